@@ -1,0 +1,199 @@
+//! The data folder: where each thing lies, the lock that keeps a second server out, and private file writes.
+//!
+//! Must not know what is in the files. Secrets are written through [`write_private`] and nothing else,
+//! so that a key never exists with wider permissions than its owner's, not even for a moment.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+/// Mode of the data folder and of every folder in it that may hold a secret.
+const PRIVATE_FOLDER: u32 = 0o700;
+/// Mode of a file that holds a secret.
+const PRIVATE_FILE: u32 = 0o600;
+
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    #[error("cannot create the folder {path}")]
+    CreateFolder {
+        path: PathBuf,
+        #[source]
+        cause: io::Error,
+    },
+    #[error(
+        "the data folder {path} is in use by another server; stop that one, or choose another folder with --data"
+    )]
+    InUse { path: PathBuf },
+    #[error("cannot lock the data folder {path}")]
+    Lock {
+        path: PathBuf,
+        #[source]
+        cause: io::Error,
+    },
+    #[error("cannot read {path}")]
+    Read {
+        path: PathBuf,
+        #[source]
+        cause: io::Error,
+    },
+    #[error("cannot write {path}")]
+    Write {
+        path: PathBuf,
+        #[source]
+        cause: io::Error,
+    },
+}
+
+/// An opened data folder. The lock is held for as long as this value lives, and by the kernel no longer
+/// than the process does, so a killed server leaves nothing to clean up.
+#[derive(Debug)]
+pub struct DataFolder {
+    root: PathBuf,
+    _lock: File,
+}
+
+impl DataFolder {
+    pub fn open(root: &Path) -> Result<DataFolder, DataError> {
+        create_folder(root)?;
+        let root = fs::canonicalize(root).map_err(|cause| DataError::Read {
+            path: root.to_path_buf(),
+            cause,
+        })?;
+        let path = root.join("lock");
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(PRIVATE_FILE)
+            .open(&path)
+            .map_err(|cause| DataError::Lock {
+                path: root.clone(),
+                cause,
+            })?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(DataError::InUse { path: root }),
+            Err(TryLockError::Error(cause)) => return Err(DataError::Lock { path: root, cause }),
+        }
+        Ok(DataFolder { root, _lock: lock })
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn database(&self) -> PathBuf {
+        self.root.join("bullion.db")
+    }
+
+    pub fn tls(&self) -> PathBuf {
+        self.root.join("tls")
+    }
+
+    /// What the administrator needs to sign in; holds a secret.
+    pub fn admin(&self) -> PathBuf {
+        self.root.join("admin.json")
+    }
+
+    /// Which process serves this folder, and where. Gone after an orderly stop.
+    pub fn server(&self) -> PathBuf {
+        self.root.join("server.json")
+    }
+
+    /// The store folder of one zone of one region: one dedup domain at one place.
+    pub fn zone(&self, region: &str, zone: &str) -> PathBuf {
+        self.root.join("regions").join(region).join(zone)
+    }
+}
+
+pub fn create_folder(path: &Path) -> Result<(), DataError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(PRIVATE_FOLDER)
+        .create(path)
+        .map_err(|cause| DataError::CreateFolder {
+            path: path.to_path_buf(),
+            cause,
+        })
+}
+
+/// Replaces `path` in one step with a file only its owner can read.
+pub fn write_private(path: &Path, content: &[u8]) -> Result<(), DataError> {
+    let fail = |cause| DataError::Write {
+        path: path.to_path_buf(),
+        cause,
+    };
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".new");
+    let temporary = folder.join(name);
+    // A leftover of a crash may have any mode; `mode` below only counts for a file that is created.
+    match fs::remove_file(&temporary) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(fail(cause)),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(PRIVATE_FILE)
+        .open(&temporary)
+        .map_err(fail)?;
+    file.write_all(content).map_err(fail)?;
+    file.sync_all().map_err(fail)?;
+    fs::rename(&temporary, path).map_err(fail)?;
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(fail)
+}
+
+pub fn read(path: &Path) -> Result<Vec<u8>, DataError> {
+    fs::read(path).map_err(|cause| DataError::Read {
+        path: path.to_path_buf(),
+        cause,
+    })
+}
+
+/// `None` where there is no such file.
+pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, DataError> {
+    match fs::read(path) {
+        Ok(content) => Ok(Some(content)),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(DataError::Read {
+            path: path.to_path_buf(),
+            cause,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_second_server_is_refused_and_the_lock_goes_with_its_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DataFolder::open(dir.path()).unwrap();
+        let refused = DataFolder::open(dir.path()).unwrap_err();
+        assert!(matches!(refused, DataError::InUse { .. }), "{refused:?}");
+        drop(first);
+        DataFolder::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_private_file_is_private_whatever_lay_there_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        fs::write(&path, "old").unwrap();
+        fs::write(dir.path().join("secret.new"), "leftover").unwrap();
+        write_private(&path, b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert!(!dir.path().join("secret.new").exists());
+    }
+}

@@ -1,0 +1,128 @@
+//! How a server is started: options given in code or on a command line, over a file, over defaults.
+//!
+//! No configuration is needed. What is in the file and not known is refused, with its line.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// Read from the data folder when no file is named.
+pub const FILE_NAME: &str = "bullion.toml";
+const LISTEN_DEFAULT: &str = "127.0.0.1:8443";
+
+#[derive(Debug, thiserror::Error)]
+pub enum OptionsError {
+    #[error("cannot read the configuration {path}")]
+    Read {
+        path: PathBuf,
+        #[source]
+        cause: std::io::Error,
+    },
+    #[error("the configuration {path} is not valid")]
+    Parse {
+        path: PathBuf,
+        #[source]
+        cause: Box<toml::de::Error>,
+    },
+}
+
+/// What a caller asks for; `None` leaves it to the file, and the file to the default.
+#[derive(Clone, Debug, Default)]
+pub struct ServeOptions {
+    pub data: PathBuf,
+    pub listen: Option<SocketAddr>,
+    /// More names and addresses that the server certificate covers.
+    pub names: Vec<String>,
+    /// `<data>/bullion.toml` where it exists, otherwise none.
+    pub config: Option<PathBuf>,
+}
+
+/// The file. Names what an operator may set, and nothing that a default cannot stand in for.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigFile {
+    pub listen: Option<SocketAddr>,
+    #[serde(default)]
+    pub names: Vec<String>,
+}
+
+/// The options, resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub listen: SocketAddr,
+    pub names: Vec<String>,
+}
+
+impl ServeOptions {
+    pub fn resolve(&self) -> Result<Settings, OptionsError> {
+        let file = match &self.config {
+            Some(path) => read(path)?,
+            None => {
+                let path = self.data.join(FILE_NAME);
+                if path.exists() {
+                    read(&path)?
+                } else {
+                    ConfigFile::default()
+                }
+            }
+        };
+        let default = LISTEN_DEFAULT.parse().expect("the default is an address");
+        Ok(Settings {
+            listen: self.listen.or(file.listen).unwrap_or(default),
+            names: file.names.into_iter().chain(self.names.clone()).collect(),
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<ConfigFile, OptionsError> {
+    let text = std::fs::read_to_string(path).map_err(|cause| OptionsError::Read {
+        path: path.to_path_buf(),
+        cause,
+    })?;
+    toml::from_str(&text).map_err(|cause| OptionsError::Parse {
+        path: path.to_path_buf(),
+        cause: Box::new(cause),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(file: Option<&str>, listen: Option<&str>, expected: Result<&str, &str>) {
+        let dir = tempfile::tempdir().unwrap();
+        if let Some(file) = file {
+            std::fs::write(dir.path().join(FILE_NAME), file).unwrap();
+        }
+        let options = ServeOptions {
+            data: dir.path().to_path_buf(),
+            listen: listen.map(|text| text.parse().unwrap()),
+            ..ServeOptions::default()
+        };
+        match (options.resolve(), expected) {
+            (Ok(settings), Ok(address)) => assert_eq!(settings.listen.to_string(), address),
+            (Err(OptionsError::Parse { cause, .. }), Err(part)) => {
+                assert!(cause.to_string().contains(part), "{cause}");
+            }
+            (outcome, expected) => panic!("{outcome:?}, expected {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file_and_the_file_over_the_default() {
+        check(None, None, Ok("127.0.0.1:8443"));
+        check(Some("listen = \"127.0.0.1:1\""), None, Ok("127.0.0.1:1"));
+        check(
+            Some("listen = \"127.0.0.1:1\""),
+            Some("127.0.0.1:2"),
+            Ok("127.0.0.1:2"),
+        );
+        check(
+            Some("# c\nlisen = \"127.0.0.1:1\""),
+            None,
+            Err("unknown field `lisen`"),
+        );
+        check(Some("listen = 8443"), None, Err("line 1"));
+    }
+}
