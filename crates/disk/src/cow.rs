@@ -192,6 +192,9 @@ impl<P: ReadAt> ReadAt for CowDisk<P> {
     }
 
     fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        if offset >= self.size() {
+            return Ok(None);
+        }
         let below = self.parent.next_data(offset)?;
         let block = BLOCK_SIZE as u64;
         let mut changed = self.changes.0.range(offset / block..);

@@ -33,7 +33,7 @@ pub trait WriteAt: ReadAt {
 
     /// Makes a range read as zero; implementations that can make a hole of it do.
     fn zero_at(&mut self, offset: u64, len: u64) -> io::Result<()> {
-        const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+        static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
         let mut done = 0;
         while done < len {
             let step = (len - done).min(ZEROS.len() as u64);
