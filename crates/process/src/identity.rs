@@ -71,8 +71,11 @@ impl ProcessId {
     }
 
     async fn wait_on(&self, handle: OwnedFd) -> Result<(), ProcessError> {
-        let handle = AsyncFd::register_with_interest(handle, Interest::READABLE)
-            .map_err(|source| self.failed(source))?;
+        // SAFETY: the handle owns its descriptor, gives out the same one each time, and keeps it
+        // open until the registration is dropped with it.
+        #[allow(unsafe_code)]
+        let handle = unsafe { AsyncFd::register_with_interest(handle, Interest::READABLE) };
+        let handle = handle.map_err(|error| self.failed(error.into()))?;
         let ready = handle.readable().await;
         ready.map(drop).map_err(|source| self.failed(source))
     }
