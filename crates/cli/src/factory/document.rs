@@ -1,0 +1,324 @@
+//! The documents of a factory folder, as Rust types.
+//!
+//! These types are the one description of the language: the published JSON Schema, the checker's
+//! messages and the values that `apply` works on all come from them. Doc comments here are the help
+//! that an editor shows. No file is opened here and nothing is looked up.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::rules::{
+    AbsolutePath, CertificateFile, DefinitionName, FactoryName, FileMode, GalleryName, Guid,
+    IdentifierPart, MediaFile, PackageName, Reference, ResourceGroupName, ScopeName, ScriptFile,
+    ServiceName, SourceVersion, SshdValue, SshdWord, TemplateName, VersionNumber, kind,
+};
+
+/// Tags of a resource: text to text.
+pub type Tags = BTreeMap<String, String>;
+
+/// One YAML document of a factory folder.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(tag = "kind")]
+#[schemars(title = "Bullion factory document")]
+pub enum Document {
+    Factory(Factory),
+    Tenant(Tenant),
+    Subscription(Subscription),
+    Region(Region),
+    ResourceGroup(ResourceGroup),
+    Gallery(Gallery),
+    ImageDefinition(ImageDefinition),
+    ImageTemplate(ImageTemplate),
+}
+
+/// What the folder is called. Every resource that `apply` creates from it carries the tag
+/// `bullion-factory: <name>`, and only such resources are ever deleted. Exactly one per folder.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Factory {
+    pub name: FactoryName,
+    /// For people; not sent to the server.
+    pub description: Option<String>,
+}
+
+/// A tenant: the boundary of identity. Names are unique in the installation.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Tenant {
+    pub name: ScopeName,
+    pub display_name: Option<String>,
+}
+
+/// A subscription inside a tenant. `name` is what other documents refer to and what lists show.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Subscription {
+    pub name: ScopeName,
+    /// The subscription id that goes into every resource id. Generate it once, keep it forever.
+    pub id: Guid,
+    /// The tenant that owns the subscription.
+    pub tenant: Reference<kind::Tenant>,
+}
+
+/// A region with its zones. Each zone keeps its own copy of the image bits.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Region {
+    pub name: ScopeName,
+    pub display_name: Option<String>,
+    /// Zone names; one zone called `1` unless given.
+    #[serde(default = "one_zone")]
+    #[schemars(length(min = 1, max = 9))]
+    pub zones: Vec<ScopeName>,
+}
+
+/// A resource group: what belongs together and is deleted together.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ResourceGroup {
+    pub name: ResourceGroupName,
+    pub subscription: Reference<kind::Subscription>,
+    pub location: Reference<kind::Region>,
+    #[serde(default)]
+    pub tags: Tags,
+}
+
+/// A gallery of images.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Gallery {
+    pub name: GalleryName,
+    pub resource_group: Reference<kind::ResourceGroup>,
+    /// The resource group's location unless given.
+    pub location: Option<Reference<kind::Region>>,
+    pub description: Option<String>,
+    #[serde(default)]
+    pub tags: Tags,
+}
+
+/// An image definition: one kind of image, whose versions a template builds.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ImageDefinition {
+    pub name: DefinitionName,
+    pub gallery: Reference<kind::Gallery>,
+    /// The gallery's location unless given.
+    pub location: Option<Reference<kind::Region>>,
+    pub description: Option<String>,
+    pub os_type: OsType,
+    pub os_state: OsState,
+    /// `V2` unless given.
+    #[serde(default, rename = "hyperVGeneration")]
+    pub hyper_v_generation: HyperVGeneration,
+    /// `x64` unless given.
+    #[serde(default)]
+    pub architecture: Architecture,
+    /// Publisher, offer and sku: unique in the gallery and fixed once created.
+    pub identifier: Identifier,
+    #[serde(default)]
+    pub tags: Tags,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema, PartialEq, Eq)]
+pub enum OsType {
+    Linux,
+    Windows,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema, PartialEq, Eq)]
+pub enum OsState {
+    Generalized,
+    Specialized,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema, PartialEq, Eq)]
+pub enum HyperVGeneration {
+    V1,
+    #[default]
+    V2,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema, PartialEq, Eq)]
+pub enum Architecture {
+    #[default]
+    #[serde(rename = "x64")]
+    X64,
+    Arm64,
+}
+
+/// What an image is called towards those who use it.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Identifier {
+    pub publisher: IdentifierPart,
+    pub offer: IdentifierPart,
+    pub sku: IdentifierPart,
+}
+
+/// An image template: the recipe of an image, its tests, and where its versions go.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ImageTemplate {
+    pub name: TemplateName,
+    pub resource_group: Reference<kind::ResourceGroup>,
+    /// The resource group's location unless given.
+    pub location: Option<Reference<kind::Region>>,
+    pub source: Source,
+    /// Steps in order; the first failure stops the build.
+    #[serde(default)]
+    #[schemars(length(max = 200))]
+    pub customize: Vec<Customizer>,
+    /// Checks that run inside a machine booted from the finished image. One failure and nothing is
+    /// published.
+    #[serde(default)]
+    #[schemars(length(max = 200))]
+    pub validate: Vec<Validator>,
+    #[schemars(length(min = 1, max = 20))]
+    pub distribute: Vec<Distribution>,
+    pub vm_profile: Option<VmProfile>,
+    /// 60 unless given.
+    #[serde(default = "build_timeout")]
+    #[schemars(range(min = 6, max = 960))]
+    pub build_timeout_in_minutes: u32,
+    #[serde(default)]
+    pub tags: Tags,
+}
+
+/// What the image is made from.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(tag = "type", deny_unknown_fields, rename_all_fields = "camelCase")]
+pub enum Source {
+    /// A base operating system that the server makes itself.
+    PlatformImage {
+        publisher: IdentifierPart,
+        offer: IdentifierPart,
+        sku: IdentifierPart,
+        /// `latest`, or one version such as `12.20261121.0`.
+        #[serde(default)]
+        version: SourceVersion,
+    },
+}
+
+/// One step of the recipe.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(tag = "type", deny_unknown_fields, rename_all_fields = "camelCase")]
+pub enum Customizer {
+    /// Install packages of the distribution.
+    Packages {
+        name: TemplateName,
+        #[schemars(length(min = 1, max = 500))]
+        packages: Vec<PackageName>,
+    },
+    /// Put one file of this folder into the image.
+    File {
+        name: TemplateName,
+        /// Path in this folder.
+        source: MediaFile,
+        /// Path in the image.
+        destination: AbsolutePath,
+        /// Permissions in quotes; `"0644"` unless given.
+        #[serde(default)]
+        mode: FileMode,
+    },
+    /// Run a script of this folder, or a few lines written here, as root.
+    Shell {
+        name: TemplateName,
+        /// Path in this folder. Either `script` or `inline`.
+        script: Option<ScriptFile>,
+        /// Lines of shell. Either `script` or `inline`.
+        #[schemars(length(min = 1, max = 500))]
+        inline: Option<Vec<String>>,
+    },
+    /// Trust a certificate authority of the organisation.
+    CaCertificate {
+        name: TemplateName,
+        /// Path in this folder of a PEM file with one or more certificates.
+        certificate: CertificateFile,
+    },
+}
+
+/// One check in a machine that was booted from the finished image.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(tag = "type", deny_unknown_fields, rename_all_fields = "camelCase")]
+pub enum Validator {
+    /// A service is active.
+    Service {
+        name: TemplateName,
+        service: ServiceName,
+    },
+    /// The effective configuration of sshd says so.
+    SshdOption {
+        name: TemplateName,
+        option: SshdWord,
+        value: SshdValue,
+    },
+    /// `/etc/bullion-image` reads back what was written.
+    Tattoo { name: TemplateName },
+    /// A script or a few lines exit with 0.
+    Shell {
+        name: TemplateName,
+        /// Path in this folder. Either `script` or `inline`.
+        script: Option<ScriptFile>,
+        /// Lines of shell. Either `script` or `inline`.
+        #[schemars(length(min = 1, max = 500))]
+        inline: Option<Vec<String>>,
+    },
+}
+
+/// Where a built image is published.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(tag = "type", deny_unknown_fields, rename_all_fields = "camelCase")]
+pub enum Distribution {
+    /// A version of an image definition, copied to the target regions.
+    SharedImage {
+        /// Unique in the template; the image definition's name unless given.
+        run_output_name: Option<TemplateName>,
+        image_definition: Reference<kind::ImageDefinition>,
+        /// Publish exactly this version, for example `1.0.0`. Usually left out: `major` and the
+        /// versions that exist decide.
+        version: Option<VersionNumber>,
+        /// The next version number is taken within this major number.
+        #[schemars(range(min = 0, max = 2147483647))]
+        major: Option<u32>,
+        #[schemars(length(min = 1, max = 100))]
+        target_regions: Vec<TargetRegion>,
+        /// `false` unless given.
+        #[serde(default)]
+        exclude_from_latest: bool,
+    },
+}
+
+/// One region that gets a copy.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct TargetRegion {
+    pub name: Reference<kind::Region>,
+    /// 1 unless given.
+    #[serde(default = "one_replica")]
+    #[schemars(range(min = 1, max = 100))]
+    pub replica_count: u32,
+}
+
+/// The machine that builds and tests.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct VmProfile {
+    /// Size of the image's disk.
+    #[serde(rename = "osDiskSizeGB")]
+    #[schemars(range(min = 1, max = 2048))]
+    pub os_disk_size_gb: Option<u32>,
+}
+
+fn one_zone() -> Vec<ScopeName> {
+    vec![ScopeName::default()]
+}
+
+fn one_replica() -> u32 {
+    1
+}
+
+fn build_timeout() -> u32 {
+    60
+}
