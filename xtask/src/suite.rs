@@ -1,0 +1,500 @@
+//! `cargo xtask test`: everything that must hold, in parts, cheapest first. What each part took is the first thing
+//! that is printed; the whole output of each is kept in a file, and shown for a part that failed.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::deps::{self, Purpose};
+use crate::program::{self, Program};
+use crate::progress::{Step, seconds};
+use crate::workspace::{self, cargo};
+use crate::{interrupt, quickstart};
+
+const HELP: &str = "\
+Install what the tests need and run all of them
+
+Usage: cargo xtask test [--quick] [--part NAME]...
+
+Options:
+  --quick      leave out what boots machines, and what must be installed for that
+  --part NAME  only this part; may be repeated. Parts: format tidy lints licences build unit boot quickstart
+
+The time of each part is printed as it ends; its output is in target/test-logs. CI runs this without options.
+
+Examples:
+  cargo xtask test --quick
+  cargo xtask test --part tidy --part lints
+";
+
+/// Exact, so that what is accepted does not change by itself.
+const DENY_VERSION: &str = "0.20.2";
+/// Lines of a failed part's log that are shown; the rest is in the file.
+const SHOWN_LINES: usize = 200;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Format,
+    Tidy,
+    Lints,
+    Licences,
+    Build,
+    Unit,
+    Boot,
+    Quickstart,
+}
+
+impl Part {
+    const ALL: [Self; 8] = [
+        Self::Format,
+        Self::Tidy,
+        Self::Lints,
+        Self::Licences,
+        Self::Build,
+        Self::Unit,
+        Self::Boot,
+        Self::Quickstart,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Format => "format",
+            Self::Tidy => "tidy",
+            Self::Lints => "lints",
+            Self::Licences => "licences",
+            Self::Build => "build",
+            Self::Unit => "unit",
+            Self::Boot => "boot",
+            Self::Quickstart => "quickstart",
+        }
+    }
+
+    fn what(self) -> &'static str {
+        match self {
+            Self::Format => "cargo fmt --check",
+            Self::Tidy => "invariants, generated references",
+            Self::Lints => "cargo clippy -D warnings, all targets",
+            Self::Licences => "cargo deny: licences, bans, sources",
+            Self::Build => "all crates and their tests",
+            Self::Unit => "unit and integration tests",
+            Self::Boot => "real images and machines",
+            Self::Quickstart => "the first hour of a user, twice",
+        }
+    }
+
+    fn boots(self) -> bool {
+        matches!(self, Self::Boot | Self::Quickstart)
+    }
+}
+
+struct Options {
+    quick: bool,
+    only: Vec<Part>,
+}
+
+impl Options {
+    fn parse(args: &[String]) -> Result<Option<Self>> {
+        let mut options = Self {
+            quick: false,
+            only: Vec::new(),
+        };
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            match arg.as_str() {
+                "--help" | "-h" => return Ok(None),
+                "--quick" => options.quick = true,
+                "--part" => {
+                    let name = args.next().context("`--part` takes the name of a part")?;
+                    let part = Part::ALL.into_iter().find(|part| part.name() == name);
+                    options
+                        .only
+                        .push(part.with_context(|| format!("there is no part `{name}`"))?);
+                }
+                other => bail!("`test` has no option `{other}`; see `cargo xtask test --help`"),
+            }
+        }
+        Ok(Some(options))
+    }
+
+    fn parts(&self) -> Vec<Part> {
+        let wanted = |part: &Part| {
+            if self.only.is_empty() {
+                !(self.quick && part.boots())
+            } else {
+                self.only.contains(part)
+            }
+        };
+        Part::ALL.into_iter().filter(wanted).collect()
+    }
+}
+
+/// How a part ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    Passed,
+    Failed(String),
+    /// Not run because what it needs failed, or cannot be had.
+    LeftOut(String),
+}
+
+struct Outcome {
+    part: Part,
+    took: Duration,
+    ended: Ended,
+    tests: Tally,
+}
+
+/// What the test runners counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+}
+
+pub fn command(args: &[String]) -> Result<ExitCode> {
+    let Some(options) = Options::parse(args)? else {
+        print!("{HELP}");
+        return Ok(ExitCode::SUCCESS);
+    };
+    interrupt::watch()?;
+    let started = Instant::now();
+    deps::install(if options.quick {
+        Purpose::Build
+    } else {
+        Purpose::Test
+    })?;
+    let logs = workspace::target_folder()?.join("test-logs");
+    std::fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
+    let mut outcomes = Vec::new();
+    for part in options.parts() {
+        if interrupt::happened() {
+            bail!("interrupted; what was built is kept");
+        }
+        let outcome = run_part(part, &options, &logs, &outcomes)?;
+        outcomes.push(outcome);
+    }
+    report(&outcomes, &logs, started.elapsed());
+    let good = outcomes
+        .iter()
+        .all(|outcome| !matches!(outcome.ended, Ended::Failed(_)));
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn run_part(part: Part, options: &Options, logs: &Path, before: &[Outcome]) -> Result<Outcome> {
+    let step = Step::begin(format!("{:<11} {}", part.name(), part.what()));
+    let log = logs.join(format!("{}.log", part.name()));
+    // A log of an earlier run would be added to.
+    std::fs::write(&log, "").with_context(|| format!("cannot write {}", log.display()))?;
+    let build_failed = before
+        .iter()
+        .any(|outcome| outcome.part == Part::Build && matches!(outcome.ended, Ended::Failed(_)));
+    let needs_build = matches!(part, Part::Unit | Part::Boot | Part::Quickstart);
+    let ended = if build_failed && needs_build {
+        Ended::LeftOut("the build failed".to_owned())
+    } else {
+        execute(part, options, &log, &step)?
+    };
+    let text = std::fs::read_to_string(&log).unwrap_or_default();
+    let tests = tally(&text);
+    let took = match &ended {
+        Ended::Passed if tests.passed > 0 => step.done(&format!("{} tests", tests.passed)),
+        Ended::Passed => step.done(""),
+        Ended::LeftOut(why) => step.done(&format!("left out: {why}")),
+        Ended::Failed(why) => step.failed(why),
+    };
+    Ok(Outcome {
+        part,
+        took,
+        ended,
+        tests,
+    })
+}
+
+fn execute(part: Part, options: &Options, log: &Path, step: &Step) -> Result<Ended> {
+    let programs = match part {
+        Part::Format => vec![cargo().args(["fmt", "--all", "--check"])],
+        Part::Tidy => {
+            let this = std::env::current_exe().context("cannot find this program")?;
+            let itself = || Program::new(&this).in_folder(workspace::root());
+            // The command-line reference is made from the built binary, so it is checked after the build.
+            vec![itself().arg("tidy")]
+        }
+        Part::Lints => vec![
+            cargo()
+                .args(["clippy", "--workspace", "--all-targets", "--locked"])
+                .args(features()?)
+                .args(["--", "-D", "warnings"]),
+        ],
+        Part::Licences => return licences(options, log, step),
+        Part::Build => {
+            let this = std::env::current_exe().context("cannot find this program")?;
+            let build = cargo().args(["test", "--no-run", "--workspace", "--locked"]);
+            let check = Program::new(this)
+                .args(["generate", "--check"])
+                .in_folder(workspace::root());
+            vec![build.args(features()?), check]
+        }
+        Part::Unit => unit_tests()?,
+        Part::Boot => boot_tests()?,
+        Part::Quickstart => return quickstart::rehearse(log, step),
+    };
+    if programs.is_empty() {
+        return Ok(Ended::LeftOut("there is nothing to run yet".to_owned()));
+    }
+    let mut failed = Vec::new();
+    for program in programs {
+        let detail = step.detail();
+        let status = program.run_into(log, move |line| detail.set(line))?;
+        if !status.success() {
+            failed.push(program.shown());
+        }
+    }
+    Ok(if failed.is_empty() {
+        Ended::Passed
+    } else {
+        Ended::Failed(failed.join("; "))
+    })
+}
+
+/// The same features in every part, so that nothing is compiled twice.
+fn features() -> Result<Vec<String>> {
+    let packages = workspace::packages_with_feature(&workspace::metadata()?, "boot");
+    if packages.is_empty() {
+        return Ok(Vec::new());
+    }
+    let list: Vec<String> = packages
+        .iter()
+        .map(|package| format!("{package}/boot"))
+        .collect();
+    Ok(vec!["--features".to_owned(), list.join(",")])
+}
+
+fn unit_tests() -> Result<Vec<Program>> {
+    let mut test = cargo().args([
+        "test",
+        "--workspace",
+        "--locked",
+        "--no-fail-fast",
+        "--lib",
+        "--bins",
+    ]);
+    let targets = workspace::test_targets(&workspace::metadata()?);
+    let mut names: Vec<&str> = targets
+        .iter()
+        .filter(|target| !target.boots)
+        .map(|target| target.name.as_str())
+        .collect();
+    names.dedup();
+    for name in names {
+        test = test.args(["--test", name]);
+    }
+    Ok(vec![test.args(features()?)])
+}
+
+/// One target after the other and one test after the other: an emulated machine takes every core there is.
+fn boot_tests() -> Result<Vec<Program>> {
+    let targets = workspace::test_targets(&workspace::metadata()?);
+    let mut names: Vec<String> = targets
+        .into_iter()
+        .filter(|target| target.boots)
+        .map(|target| target.name)
+        .collect();
+    names.sort();
+    names.dedup();
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut test = cargo().args(["test", "--workspace", "--locked", "--no-fail-fast"]);
+    for name in &names {
+        test = test.args(["--test", name]);
+    }
+    Ok(vec![test.args(features()?).args([
+        "--",
+        "--test-threads",
+        "1",
+        "--nocapture",
+    ])])
+}
+
+fn licences(options: &Options, log: &Path, step: &Step) -> Result<Ended> {
+    let detail = step.detail();
+    let Some(deny) = cargo_deny()? else {
+        if options.quick {
+            return Ok(Ended::LeftOut("cargo-deny is not installed".to_owned()));
+        }
+        let folder = workspace::target_folder()?.join("tools");
+        // Speed of the tool does not matter, the time to compile it does.
+        let install = cargo()
+            .args([
+                "install",
+                "cargo-deny",
+                "--locked",
+                "--version",
+                DENY_VERSION,
+                "--debug",
+                "--root",
+            ])
+            .arg(folder.as_os_str())
+            .env("CARGO_PROFILE_DEV_DEBUG", "0")
+            .env("CARGO_TARGET_DIR", folder.join("build"));
+        let status = install.run_into(log, move |line| detail.set(line))?;
+        if !status.success() {
+            return Ok(Ended::Failed(format!(
+                "cannot install cargo-deny {DENY_VERSION}"
+            )));
+        }
+        return licences_with(folder.join("bin/cargo-deny"), log, step);
+    };
+    licences_with(deny, log, step)
+}
+
+fn licences_with(deny: PathBuf, log: &Path, step: &Step) -> Result<Ended> {
+    let detail = step.detail();
+    // Advisories need a database from the network; the other three are decided by what is in the repository.
+    let check = Program::new(deny).args([
+        "--offline",
+        "--locked",
+        "check",
+        "bans",
+        "licenses",
+        "sources",
+    ]);
+    let status = check
+        .in_folder(workspace::root())
+        .run_into(log, move |line| detail.set(line))?;
+    Ok(if status.success() {
+        Ended::Passed
+    } else {
+        Ended::Failed("cargo deny check".to_owned())
+    })
+}
+
+/// A cargo-deny of the wanted version: ours, or one on the path.
+fn cargo_deny() -> Result<Option<PathBuf>> {
+    let ours = workspace::target_folder()?.join("tools/bin/cargo-deny");
+    for candidate in [ours, PathBuf::from("cargo-deny")] {
+        let version = Program::new(&candidate).arg("--version").output();
+        if version.is_ok_and(|version| version.stdout.trim().ends_with(DENY_VERSION)) {
+            return Ok(Some(candidate));
+        }
+    }
+    Ok(None)
+}
+
+/// Sums the lines `test result: ok. 3 passed; 0 failed; …` of a log.
+fn tally(log: &str) -> Tally {
+    let mut sum = Tally::default();
+    for line in log.lines().filter(|line| line.starts_with("test result: ")) {
+        for (count, word) in line
+            .split([' ', ';', '.'])
+            .filter(|word| !word.is_empty())
+            .collect::<Vec<_>>()
+            .windows(2)
+            .map(|pair| (pair[0], pair[1]))
+        {
+            let count: u64 = count.parse().unwrap_or(0);
+            match word {
+                "passed" => sum.passed += count,
+                "failed" => sum.failed += count,
+                _ => {}
+            }
+        }
+    }
+    sum
+}
+
+fn report(outcomes: &[Outcome], logs: &Path, took: Duration) {
+    println!();
+    for outcome in outcomes {
+        let state = match &outcome.ended {
+            Ended::Passed => "ok".to_owned(),
+            Ended::Failed(why) => format!("FAILED: {why}"),
+            Ended::LeftOut(why) => format!("left out: {why}"),
+        };
+        let tests = match outcome.tests {
+            Tally {
+                passed: 0,
+                failed: 0,
+            } => String::new(),
+            Tally { passed, failed } => format!("{passed} passed, {failed} failed"),
+        };
+        println!(
+            "{:<11} {:>10}  {tests:<24} {state}",
+            outcome.part.name(),
+            seconds(outcome.took)
+        );
+    }
+    println!("{:<11} {:>10}", "all", seconds(took));
+    for outcome in outcomes
+        .iter()
+        .filter(|outcome| matches!(outcome.ended, Ended::Failed(_)))
+    {
+        let log = logs.join(format!("{}.log", outcome.part.name()));
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        println!(
+            "\n--- {} failed; the last lines of {}:",
+            outcome.part.name(),
+            log.display()
+        );
+        println!("{}", program::tail(&text, SHOWN_LINES));
+    }
+    let sum = outcomes
+        .iter()
+        .fold(Tally::default(), |sum, outcome| Tally {
+            passed: sum.passed + outcome.tests.passed,
+            failed: sum.failed + outcome.tests.failed,
+        });
+    let parts = outcomes
+        .iter()
+        .filter(|outcome| matches!(outcome.ended, Ended::Failed(_)))
+        .count();
+    let verdict = if parts == 0 { "ok" } else { "FAILED" };
+    println!(
+        "\ntest result: {verdict}. {} passed; {} failed; {parts} parts failed",
+        sum.passed, sum.failed
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_runners_counted_is_summed() {
+        let log = "running 2 tests\ntest result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; finished in 0.00s\n\
+                   test result: FAILED. 29 passed; 1 failed; 0 ignored\nno test result: ok. 9 passed\n";
+        assert_eq!(
+            tally(log),
+            Tally {
+                passed: 31,
+                failed: 1
+            }
+        );
+    }
+
+    #[track_caller]
+    fn check_parts(args: &[&str], expected: &[&str]) {
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let options = Options::parse(&args).unwrap().unwrap();
+        let names: Vec<_> = options.parts().into_iter().map(Part::name).collect();
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn quick_leaves_out_what_boots_and_a_part_can_be_chosen() {
+        let all: Vec<_> = Part::ALL.into_iter().map(Part::name).collect();
+        check_parts(&[], &all);
+        check_parts(
+            &["--quick"],
+            &["format", "tidy", "lints", "licences", "build", "unit"],
+        );
+        check_parts(&["--part", "boot", "--part", "tidy"], &["tidy", "boot"]);
+        assert!(Options::parse(&["--part".to_owned(), "unheard-of".to_owned()]).is_err());
+    }
+}
