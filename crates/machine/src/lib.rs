@@ -1,1 +1,18 @@
-//! Placeholder.
+//! One virtual machine: start it, know when it is ready, run commands in it, end it.
+//!
+//! The rest of the program sees two traits, [`Hypervisor`] and [`Guest`]. The QEMU one is the real
+//! implementation, [`fake`] the scripted one for tests. This crate must not know what an image
+//! means: it gets a disk file and hands back what the machine said.
+
+mod acceleration;
+mod error;
+pub mod fake;
+mod hypervisor;
+mod spec;
+
+pub use acceleration::{Accel, Acceleration};
+pub use error::MachineError;
+pub use hypervisor::{Guest, Hypervisor};
+pub use spec::{
+    Boot, ExecOutput, Firmware, Lifetime, MachineInfo, MachineSpec, Network, Stopped, SystemState,
+};

@@ -1,0 +1,172 @@
+//! The words of this crate: what a machine shall be, and what it turned out to be. Data only.
+
+use crate::Accel;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::PathBuf;
+
+/// What the machine starts with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Firmware {
+    /// `SeaBIOS`: Azure's generation 1.
+    Bios,
+    /// OVMF: Azure's generation 2.
+    Uefi,
+}
+
+/// Who ends the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Lifetime {
+    /// It ends when its handle is dropped and when this process dies, however it dies.
+    Throwaway,
+    /// It goes on without us; after a restart it is adopted from its folder.
+    Persistent,
+}
+
+/// What the machine can reach. Our own login works in both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Network {
+    /// Nothing but DHCP: what a test finds then was in the image.
+    Isolated,
+    /// What this host reaches, through address translation.
+    Outbound,
+}
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct MachineSpec {
+    /// For messages and the process list.
+    pub name: String,
+    /// The machine's own folder; made if absent. It holds keys, so only we may read it.
+    pub dir: PathBuf,
+    /// A raw disk.
+    pub disk: PathBuf,
+    /// Writes go to a temporary overlay and are forgotten; the disk file does not change.
+    pub snapshot: bool,
+    /// BIOS or UEFI.
+    pub firmware: Firmware,
+    /// Virtual processors.
+    pub cpus: u8,
+    /// Memory.
+    pub memory_mib: u32,
+    /// Who ends it.
+    pub lifetime: Lifetime,
+    /// What it can reach.
+    pub network: Network,
+    /// The login that is made in it, with `sudo` without a password.
+    pub user: String,
+    /// Its host name.
+    pub hostname: String,
+}
+
+impl MachineSpec {
+    /// A throwaway UEFI machine with the defaults of a test boot: two processors, 1 GiB, a
+    /// forgotten disk, no network.
+    pub fn new(name: impl Into<String>, dir: impl Into<PathBuf>, disk: impl Into<PathBuf>) -> Self {
+        let name = name.into();
+        Self {
+            hostname: name.clone(),
+            name,
+            dir: dir.into(),
+            disk: disk.into(),
+            snapshot: true,
+            firmware: Firmware::Uefi,
+            cpus: 2,
+            memory_mib: 1024,
+            lifetime: Lifetime::Throwaway,
+            network: Network::Isolated,
+            user: "bullion".into(),
+        }
+    }
+}
+
+/// What the machine's service manager said of its boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SystemState {
+    /// Everything that should run does.
+    Running,
+    /// It runs, but these units failed.
+    Degraded(Vec<String>),
+    /// It has no systemd, or said something else.
+    Unknown(String),
+}
+
+impl fmt::Display for SystemState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Running => f.write_str("running"),
+            Self::Degraded(units) => write!(f, "degraded: {}", units.join(", ")),
+            Self::Unknown(said) => write!(f, "unknown: {said}"),
+        }
+    }
+}
+
+/// A finished boot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Boot {
+    /// From the start of the machine to the end of the first command run in it.
+    pub seconds: f64,
+    /// What the system says of itself once everything has started.
+    pub state: SystemState,
+}
+
+/// A command's end inside the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExecOutput {
+    /// Its exit status; 128 + n when signal n ended it, as shells count.
+    pub status: u32,
+    /// The end of its standard output.
+    pub stdout: String,
+    /// The end of its standard error.
+    pub stderr: String,
+}
+
+impl ExecOutput {
+    /// Whether the status is zero.
+    #[must_use]
+    pub fn success(&self) -> bool {
+        self.status == 0
+    }
+}
+
+/// How a machine stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Stopped {
+    /// The guest shut itself down, or was down already.
+    Cleanly,
+    /// It did not in time, and was switched off.
+    Forced,
+}
+
+/// What is known of a machine without asking it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineInfo {
+    /// As in the spec.
+    pub name: String,
+    /// Its folder.
+    pub dir: PathBuf,
+    /// QEMU's process.
+    pub pid: u32,
+    /// Where its SSH server answers, on 127.0.0.1.
+    pub ssh_port: u16,
+    /// The login.
+    pub user: String,
+    /// The private key of the login, a file.
+    pub key_file: PathBuf,
+    /// The host key as a `known_hosts` line wants it: `ssh-ed25519 AAAA…`.
+    pub host_key: String,
+    /// What it runs on.
+    pub accel: Accel,
+    /// What it started with.
+    pub firmware: Firmware,
+    /// Who ends it.
+    pub lifetime: Lifetime,
+}
