@@ -3,6 +3,7 @@
 //! The parent is never written. What is kept is blocks, in memory, up to a limit; storing them is
 //! the caller's matter.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
@@ -75,20 +76,17 @@ impl FromIterator<(u64, Option<Box<Block>>)> for Changes {
     }
 }
 
-/// A parent with changes on top, readable and writable as one disk.
+/// A parent with changes on top, readable as one disk, and writable if it owns the changes.
 #[derive(Debug)]
-pub struct CowDisk<P> {
+pub struct CowDisk<P, C = Changes> {
     parent: P,
-    changes: Changes,
+    changes: C,
     limit: u64,
 }
 
-impl<P: ReadAt> CowDisk<P> {
-    pub fn new(parent: P) -> Self {
-        Self::with_changes(parent, Changes::new())
-    }
-
-    pub fn with_changes(parent: P, changes: Changes) -> Self {
+impl<P: ReadAt, C: Borrow<Changes>> CowDisk<P, C> {
+    /// With changes made before: owned, or borrowed to be read only.
+    pub fn with_changes(parent: P, changes: C) -> Self {
         CowDisk {
             parent,
             changes,
@@ -96,18 +94,24 @@ impl<P: ReadAt> CowDisk<P> {
         }
     }
 
-    /// A lower limit than [`MAX_CHANGED_BYTES`].
-    pub fn limited(mut self, bytes: u64) -> Self {
-        self.limit = bytes.min(MAX_CHANGED_BYTES);
-        self
-    }
-
     pub fn parent(&self) -> &P {
         &self.parent
     }
 
     pub fn changes(&self) -> &Changes {
-        &self.changes
+        self.changes.borrow()
+    }
+}
+
+impl<P: ReadAt> CowDisk<P> {
+    pub fn new(parent: P) -> Self {
+        Self::with_changes(parent, Changes::new())
+    }
+
+    /// A lower limit than [`MAX_CHANGED_BYTES`].
+    pub fn limited(mut self, bytes: u64) -> Self {
+        self.limit = bytes.min(MAX_CHANGED_BYTES);
+        self
     }
 
     /// What really changed: a block written back to what the parent holds is dropped.
@@ -158,7 +162,7 @@ fn first_part(offset: u64, len: usize) -> (u64, Range<usize>) {
     )
 }
 
-impl<P: ReadAt> ReadAt for CowDisk<P> {
+impl<P: ReadAt, C: Borrow<Changes> + Send + Sync> ReadAt for CowDisk<P, C> {
     fn size(&self) -> u64 {
         self.parent.size()
     }
@@ -171,7 +175,7 @@ impl<P: ReadAt> ReadAt for CowDisk<P> {
             let rest = &mut buf[(at - offset) as usize..];
             let (index, part) = first_part(at, rest.len());
             // Runs without a change are one read of the parent, not one for each block.
-            let until = match self.changes.next_at(index) {
+            let until = match self.changes.borrow().next_at(index) {
                 Some((changed, block)) if changed == index => {
                     let part_len = part.len();
                     match block {
@@ -197,7 +201,7 @@ impl<P: ReadAt> ReadAt for CowDisk<P> {
         }
         let below = self.parent.next_data(offset)?;
         let block = BLOCK_SIZE as u64;
-        let mut changed = self.changes.0.range(offset / block..);
+        let mut changed = self.changes.borrow().0.range(offset / block..);
         let above = changed
             .find(|(_, block)| block.is_some())
             .map(|(index, _)| (index * block).max(offset)..((index + 1) * block).min(self.size()));

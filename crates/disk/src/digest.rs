@@ -30,6 +30,7 @@ use std::sync::LazyLock;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::hash::{Context, LeafHash};
+use crate::media::read_sparse;
 use crate::{BLOCK_SIZE, BLOCKS_PER_CHUNK, CHUNK_SIZE, Changes, ReadAt};
 
 const PREFIX: &str = "bd1:";
@@ -246,28 +247,6 @@ fn hash_chunk(
     let len = (disk.size() - start).min(CHUNK_SIZE as u64) as usize;
     read_sparse(disk, start, &mut buf[..len])?;
     Ok(digester.chunk(index, &buf[..len]))
-}
-
-/// Reads a range of which holes are known to be zero, without asking for them.
-fn read_sparse(disk: &dyn ReadAt, start: u64, buf: &mut [u8]) -> io::Result<()> {
-    let end = start + buf.len() as u64;
-    let mut offset = start;
-    while offset < end {
-        let data = match disk.next_data(offset)? {
-            Some(data) if data.start < end => data.start..data.end.min(end),
-            _ => end..end,
-        };
-        buf[(offset - start) as usize..(data.start - start) as usize].fill(0);
-        if data.is_empty() {
-            return Ok(());
-        }
-        disk.read_at(
-            data.start,
-            &mut buf[(data.start - start) as usize..(data.end - start) as usize],
-        )?;
-        offset = data.end;
-    }
-    Ok(())
 }
 
 /// The digest of a disk that differs from a known one in `changes` only. `view` is the disk after

@@ -16,7 +16,7 @@ pub use digest::{
     digest_of_chunks,
 };
 pub use hash::{LeafHash, is_zero};
-pub use media::{MemDisk, ReadAt, Window, WriteAt, check_range};
+pub use media::{MemDisk, ReadAt, Window, WriteAt, check_range, read_sparse};
 
 /// The unit in which disks are compared, hashed, kept and changed.
 pub const BLOCK_SIZE: usize = 4096;

@@ -86,6 +86,28 @@ pub fn check_range(size: u64, offset: u64, len: usize) -> io::Result<()> {
     }
 }
 
+/// Fills `buf` from `start`; holes become zeros without being read.
+pub fn read_sparse(disk: &dyn ReadAt, start: u64, buf: &mut [u8]) -> io::Result<()> {
+    let end = start + buf.len() as u64;
+    let mut offset = start;
+    while offset < end {
+        let data = match disk.next_data(offset)? {
+            Some(data) if data.start < end => data.start..data.end.min(end),
+            _ => end..end,
+        };
+        buf[(offset - start) as usize..(data.start - start) as usize].fill(0);
+        if data.is_empty() {
+            return Ok(());
+        }
+        disk.read_at(
+            data.start,
+            &mut buf[(data.start - start) as usize..(data.end - start) as usize],
+        )?;
+        offset = data.end;
+    }
+    Ok(())
+}
+
 /// A disk in memory, for tests and for small things such as an ESP.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MemDisk(Vec<u8>);
