@@ -1,0 +1,139 @@
+//! The ARM error envelope, and every code that Bullion answers with its HTTP status, in one place.
+
+use serde::{Deserialize, Serialize};
+
+/// Codes that clients compare. The status of each is in [`ErrorCode::status`], nowhere else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorCode {
+    AuthenticationFailed,
+    AuthorizationFailed,
+    BadRequest,
+    Conflict,
+    InternalServerError,
+    InvalidApiVersionParameter,
+    InvalidAuthenticationToken,
+    InvalidAuthenticationTokenTenant,
+    InvalidParameter,
+    InvalidRequestContent,
+    InvalidResourceType,
+    LinkedAuthorizationFailed,
+    MethodNotAllowed,
+    MissingApiVersionParameter,
+    NotFound,
+    OperationNotAllowed,
+    ParentResourceNotFound,
+    PlatformImageNotFound,
+    PreconditionFailed,
+    PropertyChangeNotAllowed,
+    RequestEntityTooLarge,
+    ResourceGroupNotFound,
+    ResourceNotFound,
+    ServerTimeout,
+    SubscriptionNotFound,
+    TooManyRequests,
+    ValidationFailed,
+}
+
+impl ErrorCode {
+    /// HTTP status and the code as clients see it.
+    pub const fn wire(self) -> (u16, &'static str) {
+        match self {
+            Self::AuthenticationFailed => (401, "AuthenticationFailed"),
+            Self::AuthorizationFailed => (403, "AuthorizationFailed"),
+            Self::BadRequest => (400, "BadRequest"),
+            Self::Conflict => (409, "Conflict"),
+            Self::InternalServerError => (500, "InternalServerError"),
+            Self::InvalidApiVersionParameter => (400, "InvalidApiVersionParameter"),
+            Self::InvalidAuthenticationToken => (401, "InvalidAuthenticationToken"),
+            Self::InvalidAuthenticationTokenTenant => (401, "InvalidAuthenticationTokenTenant"),
+            Self::InvalidParameter => (400, "InvalidParameter"),
+            Self::InvalidRequestContent => (400, "InvalidRequestContent"),
+            Self::InvalidResourceType => (404, "InvalidResourceType"),
+            Self::LinkedAuthorizationFailed => (403, "LinkedAuthorizationFailed"),
+            Self::MethodNotAllowed => (405, "MethodNotAllowed"),
+            Self::MissingApiVersionParameter => (400, "MissingApiVersionParameter"),
+            Self::NotFound => (404, "NotFound"),
+            Self::OperationNotAllowed => (409, "OperationNotAllowed"),
+            Self::ParentResourceNotFound => (404, "ParentResourceNotFound"),
+            Self::PlatformImageNotFound => (404, "PlatformImageNotFound"),
+            Self::PreconditionFailed => (412, "PreconditionFailed"),
+            Self::PropertyChangeNotAllowed => (409, "PropertyChangeNotAllowed"),
+            Self::RequestEntityTooLarge => (413, "RequestEntityTooLarge"),
+            Self::ResourceGroupNotFound => (404, "ResourceGroupNotFound"),
+            Self::ResourceNotFound => (404, "ResourceNotFound"),
+            Self::ServerTimeout => (503, "ServerTimeout"),
+            Self::SubscriptionNotFound => (404, "SubscriptionNotFound"),
+            Self::TooManyRequests => (429, "TooManyRequests"),
+            Self::ValidationFailed => (400, "ValidationFailed"),
+        }
+    }
+
+    pub const fn status(self) -> u16 {
+        self.wire().0
+    }
+
+    pub const fn as_str(self) -> &'static str {
+        self.wire().1
+    }
+}
+
+/// What the user is told. The context for the log travels beside it and is never sent.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message} ({})", code.as_str())]
+pub struct ArmError {
+    pub code: ErrorCode,
+    pub message: String,
+    pub target: Option<String>,
+    pub details: Vec<ArmErrorBody>,
+}
+
+impl ArmError {
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            target: None,
+            details: Vec::new(),
+        }
+    }
+
+    pub fn with_target(self, target: impl Into<String>) -> Self {
+        Self {
+            target: Some(target.into()),
+            ..self
+        }
+    }
+
+    pub fn body(&self) -> ArmErrorBody {
+        ArmErrorBody {
+            code: self.code.as_str().into(),
+            message: self.message.clone(),
+            target: self.target.clone(),
+            details: self.details.clone(),
+            additional_info: Vec::new(),
+        }
+    }
+
+    pub fn envelope(&self) -> Envelope {
+        Envelope { error: self.body() }
+    }
+}
+
+/// `{"error": {…}}`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Envelope {
+    pub error: ArmErrorBody,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ArmErrorBody {
+    pub code: String,
+    pub message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub details: Vec<ArmErrorBody>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub additional_info: Vec<serde_json::Value>,
+}
