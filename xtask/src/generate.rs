@@ -18,7 +18,7 @@ Usage: cargo xtask generate [--check]
 Options:
   --check  write nothing; fail when a reference is out of date
 
-Writes docs/CLI.md (every command's help) and docs/factory.schema.json (the JSON Schema of a factory folder).
+Writes docs/CLI.md (every command's help) and docs/schema/factory.schema.json (the JSON Schema of a factory folder).
 
 Examples:
   cargo xtask generate
@@ -39,7 +39,7 @@ const REFERENCES: &[Reference] = &[
         make: cli_reference,
     },
     Reference {
-        path: "docs/factory.schema.json",
+        path: "docs/schema/factory.schema.json",
         make: factory_schema,
     },
 ];

@@ -52,6 +52,14 @@ impl Step {
         self.detail.clone()
     }
 
+    /// Where the words of a program that tells its own progress can be put: a terminal shows the newest, a pipe all.
+    pub fn talk(&self) -> Talk {
+        Talk {
+            detail: self.detail.clone(),
+            all: !std::io::stderr().is_terminal(),
+        }
+    }
+
     pub fn done(self, what: &str) -> Duration {
         self.end("ok", what)
     }
@@ -86,6 +94,22 @@ impl Step {
 impl Drop for Step {
     fn drop(&mut self) {
         self.stop_painting();
+    }
+}
+
+/// What a program says while a step runs it.
+#[derive(Debug, Clone)]
+pub struct Talk {
+    detail: LastLine,
+    all: bool,
+}
+
+impl Talk {
+    pub fn say(&self, line: &str) {
+        self.detail.set(line);
+        if self.all && !line.trim().is_empty() {
+            eprintln!("    {line}");
+        }
     }
 }
 

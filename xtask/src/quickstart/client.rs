@@ -1,0 +1,132 @@
+//! The `bullion` command line, run as a user would: arguments in, JSON out, talk shown while it works.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::place::Place;
+use crate::program::{Finished, Program};
+use crate::progress::Step;
+
+/// `plan --detailed-exitcode` found something to do.
+const EXIT_CHANGES: i32 = 2;
+
+pub struct Client {
+    binary: PathBuf,
+    profile: PathBuf,
+}
+
+/// Whether the server holds what a folder says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plan {
+    Same,
+    Changes,
+}
+
+impl Client {
+    /// Signs in as the administrator whose secret the server made.
+    pub fn login(place: &Place, binary: PathBuf) -> Result<Self> {
+        let step = Step::begin("login");
+        let profile = place.profile();
+        let login = Program::new(&binary)
+            .args(["login", "--from"])
+            .arg(place.data().join("admin.json"));
+        // Only the server's user may read that file; the profile then belongs to whoever runs this.
+        let login = place.privileged(login.arg("--profile").arg(&profile));
+        let finished = login.stdout_while(|_| ())?;
+        if !finished.status.success() {
+            step.failed("");
+            bail!("cannot sign in:\n{}", finished.stderr.trim_end());
+        }
+        place.take_over(&profile)?;
+        step.done(&format!("profile {}", profile.display()));
+        Ok(Self { binary, profile })
+    }
+
+    /// With the profile of an earlier login.
+    pub fn known(place: &Place, binary: PathBuf) -> Self {
+        Self {
+            binary,
+            profile: place.profile(),
+        }
+    }
+
+    /// A command that must succeed; its answer is JSON.
+    pub fn json(&self, args: &[&str], step: &Step) -> Result<Value> {
+        let finished = self.run(args, Some(step))?;
+        self.must_succeed(args, &finished)?;
+        parse(args, &finished.stdout)
+    }
+
+    /// A command about something that may not exist; the error then says so.
+    pub fn try_json(&self, args: &[&str]) -> Result<Option<Value>> {
+        let finished = self.run(args, None)?;
+        if finished.status.success() {
+            return parse(args, &finished.stdout).map(Some);
+        }
+        if finished.stderr.contains("NotFound") || finished.stderr.contains("not found") {
+            return Ok(None);
+        }
+        self.must_succeed(args, &finished)?;
+        Ok(None)
+    }
+
+    pub fn plan(&self, folder: &Path, step: &Step) -> Result<Plan> {
+        let folder = folder.to_string_lossy();
+        let args = ["plan", &folder, "--detailed-exitcode"];
+        let finished = self.run(&args, Some(step))?;
+        match finished.status.code() {
+            Some(0) => Ok(Plan::Same),
+            Some(EXIT_CHANGES) => Ok(Plan::Changes),
+            _ => {
+                self.must_succeed(&args, &finished)?;
+                Ok(Plan::Same)
+            }
+        }
+    }
+
+    /// As a user would type it, for the closing words.
+    pub fn typed(&self) -> String {
+        self.binary.display().to_string()
+    }
+
+    pub fn profile(&self) -> &Path {
+        &self.profile
+    }
+
+    fn run(&self, args: &[&str], step: Option<&Step>) -> Result<Finished> {
+        let program = Program::new(&self.binary)
+            .args(args)
+            .args(["--output", "json"]);
+        let program = program.env("BULLION_PROFILE", &self.profile);
+        match step.map(Step::talk) {
+            Some(talk) => program.stdout_while(move |line| talk.say(line)),
+            None => program.stdout_while(|_| ()),
+        }
+    }
+
+    fn must_succeed(&self, args: &[&str], finished: &Finished) -> Result<()> {
+        if finished.status.success() {
+            return Ok(());
+        }
+        bail!(
+            "`bullion {}` failed ({}):\n{}",
+            args.join(" "),
+            finished.status,
+            finished.stderr.trim_end()
+        )
+    }
+}
+
+fn parse(args: &[&str], text: &str) -> Result<Value> {
+    if text.trim().is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_str(text).with_context(|| {
+        format!(
+            "`bullion {}` printed what is not JSON: {text}",
+            args.join(" ")
+        )
+    })
+}

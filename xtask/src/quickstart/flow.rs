@@ -1,0 +1,223 @@
+//! The steps of a quickstart, in the order in which a user takes them.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::client::{Client, Plan};
+use super::place::Place;
+use super::report::{self, Build, Machine};
+use super::server;
+use crate::progress::Step;
+use crate::{interrupt, workspace};
+
+/// What `examples/golden-debian` calls its parts.
+const EXAMPLE: &str = "examples/golden-debian";
+const TEMPLATE: &str = "golden-debian";
+const IMAGE: &str = "golden/debian-12";
+const SECOND_REGION: &str = "south";
+const MACHINE: &str = "web-1";
+/// The file that is changed for the second version, and what is added to it.
+const CHANGED_FILE: &str = "files/issue.net";
+const ADDED_LINE: &str = "Questions: platform-team@example.com\n";
+/// A factory folder is small; more than this in it is a mistake in the path.
+const MAX_EXAMPLE_FILES: usize = 1000;
+
+pub fn run(place: &Place, binary: PathBuf) -> Result<()> {
+    place.create()?;
+    let running = server::start(place, &binary)?;
+    let client = Client::login(place, binary)?;
+    let example = workspace::root().join(EXAMPLE);
+    apply(&client, &example, "apply")?;
+    let first = build(&client, "first version")?;
+    let machine = deploy(&client)?;
+    let changed = change_one_file(place, &example)?;
+    apply(&client, &changed, "apply the change")?;
+    let second = build(&client, "second version")?;
+    report::print(&client, &running, place, &[first, second], &machine);
+    Ok(())
+}
+
+/// Deletes the machine and stops the server; images, caches and the catalog stay.
+pub fn stop(place: &Place, binary: Option<PathBuf>) -> Result<()> {
+    let binary = match binary {
+        Some(binary) => binary,
+        None => workspace::target_folder()?.join("release/bullion"),
+    };
+    // Through the server, so that the catalog knows. Where that cannot be, stopping its process has to do.
+    if server::running(place).is_some() && binary.is_file() && place.profile().is_file() {
+        let client = Client::known(place, binary);
+        let step = Step::begin(format!("delete machine {MACHINE}"));
+        match client.json(&["vm", "delete", MACHINE, "--yes"], &step) {
+            Ok(_) => step.done("the next quickstart makes it again"),
+            Err(_) => step.done("there was none"),
+        };
+    }
+    server::stop(place)
+}
+
+/// `plan`, `apply`, and the proof that applying again would change nothing.
+fn apply(client: &Client, folder: &Path, name: &str) -> Result<()> {
+    stop_if_interrupted()?;
+    let step = Step::begin(name);
+    let planned = client.plan(folder, &step)?;
+    if planned == Plan::Changes {
+        client.json(&["apply", &folder.to_string_lossy(), "--yes"], &step)?;
+        // Again, as a user would: it must find nothing to do.
+        client.json(&["apply", &folder.to_string_lossy(), "--yes"], &step)?;
+        if client.plan(folder, &step)? == Plan::Changes {
+            step.failed("");
+            bail!(
+                "`bullion apply {}` succeeded, yet `bullion plan` still shows changes",
+                folder.display()
+            );
+        }
+        step.done("changes made; applying again changed nothing");
+    } else {
+        step.done("found as it is in the folder");
+    }
+    Ok(())
+}
+
+fn build(client: &Client, name: &str) -> Result<Build> {
+    stop_if_interrupted()?;
+    let step = Step::begin(name);
+    match client.json(&["build", "run", TEMPLATE], &step) {
+        Ok(run) => {
+            let build = Build::of_run(&run)
+                .context("the run that `bullion build run` printed is not complete")?;
+            let version = client.json(
+                &["version", "show", &format!("{IMAGE}/{}", build.version)],
+                &step,
+            )?;
+            step.done(&format!("{} {}", build.version, build.in_a_word()));
+            Ok(build.with_version(&version))
+        }
+        Err(error) => {
+            step.failed("");
+            Err(error)
+        }
+    }
+}
+
+/// A machine from the latest version, in the second region; it stays.
+fn deploy(client: &Client) -> Result<Machine> {
+    stop_if_interrupted()?;
+    let step = Step::begin(format!("machine {MACHINE} in {SECOND_REGION}"));
+    let found = client
+        .try_json(&["vm", "show", MACHINE])?
+        .filter(is_running);
+    let was_found = found.is_some();
+    if !was_found {
+        let create = [
+            "vm",
+            "create",
+            MACHINE,
+            "--image",
+            IMAGE,
+            "--region",
+            SECOND_REGION,
+        ];
+        if let Err(error) = client.json(&create, &step) {
+            step.failed("");
+            return Err(error);
+        }
+    }
+    let tattoo = client.json(&["vm", "tattoo", MACHINE], &step)?;
+    let machine = Machine::of_tattoo(MACHINE, SECOND_REGION, was_found, &tattoo);
+    step.done(&machine.in_a_word());
+    Ok(machine)
+}
+
+fn is_running(machine: &Value) -> bool {
+    let statuses = workspace::list(&machine["properties"]["instanceView"]["statuses"]);
+    statuses
+        .iter()
+        .any(|status| status["code"] == "PowerState/running")
+}
+
+/// A copy of the example with one file changed: what a commit in the team's repository would be.
+fn change_one_file(place: &Place, example: &Path) -> Result<PathBuf> {
+    let copy = place.changed_factory();
+    let mut left = MAX_EXAMPLE_FILES;
+    copy_folder(example, &copy, &mut left)?;
+    let file = copy.join(CHANGED_FILE);
+    let text = std::fs::read_to_string(&file)
+        .with_context(|| format!("cannot read {}", file.display()))?;
+    std::fs::write(&file, text + ADDED_LINE)
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    Step::begin("change").done(&format!("one line added to {}", file.display()));
+    Ok(copy)
+}
+
+fn copy_folder(from: &Path, to: &Path, left: &mut usize) -> Result<()> {
+    std::fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
+    for entry in
+        std::fs::read_dir(from).with_context(|| format!("cannot list {}", from.display()))?
+    {
+        let from = entry
+            .with_context(|| format!("cannot list {}", from.display()))?
+            .path();
+        let Some(name) = from.file_name() else {
+            continue;
+        };
+        *left = left
+            .checked_sub(1)
+            .with_context(|| format!("{} holds too many files", from.display()))?;
+        let to = to.join(name);
+        if from.is_dir() {
+            copy_folder(&from, &to, left)?;
+        } else {
+            std::fs::copy(&from, &to)
+                .with_context(|| format!("cannot copy to {}", to.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn stop_if_interrupted() -> Result<()> {
+    if interrupt::happened() {
+        bail!("interrupted");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_powered_machine_is_running() {
+        let check = |code: &str, expected: bool| {
+            let machine = serde_json::json!({"properties": {"instanceView": {"statuses": [
+                {"code": "ProvisioningState/succeeded"}, {"code": code}]}}});
+            assert_eq!(is_running(&machine), expected, "{code}");
+        };
+        check("PowerState/running", true);
+        check("PowerState/stopped", false);
+        assert!(!is_running(&Value::Null));
+    }
+
+    #[test]
+    fn the_example_has_what_the_quickstart_names() {
+        let example = workspace::root().join(EXAMPLE);
+        assert!(example.join(CHANGED_FILE).is_file());
+        let mut text = String::new();
+        for entry in std::fs::read_dir(&example).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|ending| ending == "yaml") {
+                text += &std::fs::read_to_string(path).unwrap();
+            }
+        }
+        for name in [TEMPLATE, SECOND_REGION]
+            .into_iter()
+            .chain(IMAGE.split('/'))
+        {
+            assert!(
+                text.contains(&format!("name: {name}\n")),
+                "{EXAMPLE} has no {name}"
+            );
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! The closing table: what ran and what was found, how long it took, what it made, and what to try next.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::client::Client;
+use super::place::Place;
+use super::server::Running;
+use crate::workspace::{list, text};
+
+/// The stages in the order of the pipeline.
+const STAGES: [&str; 6] = ["source", "build", "tattoo", "test", "publish", "replicate"];
+/// How much of a digest is enough to tell two apart.
+const DIGEST_SHOWN: usize = 20;
+
+/// One run of the template.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Build {
+    pub version: String,
+    run: String,
+    digest: String,
+    stages: BTreeMap<String, Stage>,
+    boot_seconds: Option<f64>,
+    size_gb: Option<u64>,
+    new_bytes: Option<u64>,
+    regions: Vec<String>,
+}
+
+/// The steps of one stage together.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Stage {
+    run: usize,
+    found: usize,
+    seconds: f64,
+}
+
+/// A machine and the image record that was read inside it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Machine {
+    name: String,
+    region: String,
+    was_found: bool,
+    version: String,
+    boot_seconds: Option<f64>,
+}
+
+impl Build {
+    /// Reads the run resource that `bullion build run` prints.
+    pub fn of_run(run: &Value) -> Result<Self> {
+        let properties = &run["properties"];
+        let version_id = text(&properties["outputs"]["versionId"]);
+        let version = version_id
+            .rsplit('/')
+            .next()
+            .filter(|name| !name.is_empty());
+        let mut build = Self {
+            version: version.context("it names no version")?.to_owned(),
+            run: text(&run["name"]),
+            digest: text(&properties["outputs"]["diskDigest"]),
+            boot_seconds: properties["outputs"]["bootSeconds"].as_f64(),
+            ..Self::default()
+        };
+        for step in list(&properties["steps"]) {
+            let stage = build.stages.entry(text(&step["stage"])).or_default();
+            match step["how"].as_str() {
+                Some("found") => stage.found += 1,
+                _ => {
+                    stage.run += 1;
+                    stage.seconds += step["seconds"].as_f64().unwrap_or(0.0);
+                }
+            }
+            if let Some(bytes) = step["detail"]["newBytes"].as_u64() {
+                *build.new_bytes.get_or_insert(0) += bytes;
+            }
+        }
+        Ok(build)
+    }
+
+    /// Adds what the published version says of itself.
+    pub fn with_version(mut self, version: &Value) -> Self {
+        let profile = &version["properties"]["storageProfile"]["osDiskImage"];
+        self.size_gb = profile["sizeInGB"].as_u64();
+        let targets = list(&version["properties"]["publishingProfile"]["targetRegions"]);
+        self.regions = targets.iter().map(|region| text(&region["name"])).collect();
+        self
+    }
+
+    pub fn in_a_word(&self) -> String {
+        let run: usize = self.stages.values().map(|stage| stage.run).sum();
+        let found: usize = self.stages.values().map(|stage| stage.found).sum();
+        match (run, found) {
+            (0, _) => "found".to_owned(),
+            (_, 0) => format!("built, {run} steps run"),
+            _ => format!("built, {run} steps run, {found} found"),
+        }
+    }
+}
+
+impl Stage {
+    fn in_a_word(&self) -> String {
+        match (self.run, self.found) {
+            (0, 0) => String::new(),
+            (0, _) => "found".to_owned(),
+            (_, 0) => format!("run    {:>8.1} s", self.seconds),
+            (run, found) => format!(
+                "run    {:>8.1} s  ({found} of {} found)",
+                self.seconds,
+                run + found
+            ),
+        }
+    }
+}
+
+impl Machine {
+    pub fn of_tattoo(name: &str, region: &str, was_found: bool, tattoo: &Value) -> Self {
+        // The record itself, or a resource that holds it.
+        let properties = if tattoo["properties"].is_object() {
+            &tattoo["properties"]
+        } else {
+            tattoo
+        };
+        Self {
+            name: name.to_owned(),
+            region: region.to_owned(),
+            was_found,
+            version: text(&properties["exactVersion"])
+                .rsplit('/')
+                .next()
+                .unwrap_or_default()
+                .to_owned(),
+            boot_seconds: properties["bootSeconds"].as_f64(),
+        }
+    }
+
+    pub fn in_a_word(&self) -> String {
+        let how = if self.was_found {
+            "found running"
+        } else {
+            "created"
+        };
+        let boot = self
+            .boot_seconds
+            .map_or_else(String::new, |seconds| format!(", booted in {seconds:.0} s"));
+        format!("{how}, says it is {}{boot}", self.version)
+    }
+}
+
+pub fn print(
+    client: &Client,
+    running: &Running,
+    place: &Place,
+    builds: &[Build],
+    machine: &Machine,
+) {
+    println!("\n{}", table(builds));
+    println!(
+        "machine {} in {}: {}",
+        machine.name,
+        machine.region,
+        machine.in_a_word()
+    );
+    println!(
+        "server  {} (pid {}), data in {}",
+        running.url,
+        running.pid,
+        place.data().display()
+    );
+    println!("\nNext:");
+    println!("  export BULLION_PROFILE={}", client.profile().display());
+    println!("  alias bullion={}", client.typed());
+    for command in next_commands(builds, machine) {
+        println!("  {command}");
+    }
+    println!(
+        "\nThe server and the machine keep running; `cargo xtask quickstart --stop` stops them."
+    );
+}
+
+fn next_commands(builds: &[Build], machine: &Machine) -> [String; 4] {
+    let run = builds.last().map_or("RUN", |build| build.run.as_str());
+    [
+        format!("$(bullion vm ssh {}) cat /etc/bullion-image", machine.name),
+        format!("bullion build log {run}"),
+        "eval \"$(bullion env az)\"".to_owned(),
+        "az sig image-version list -g images -r golden -i debian-12 -o table".to_owned(),
+    ]
+}
+
+fn table(builds: &[Build]) -> String {
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    let row = |name: &str, cell: &dyn Fn(&Build) -> String| {
+        std::iter::once(name.to_owned())
+            .chain(builds.iter().map(cell))
+            .collect::<Vec<_>>()
+    };
+    rows.push(row("stage", &|build| build.version.clone()));
+    for stage in STAGES {
+        rows.push(row(stage, &|build| {
+            build
+                .stages
+                .get(stage)
+                .map(Stage::in_a_word)
+                .unwrap_or_default()
+        }));
+    }
+    rows.push(row("test boot", &|build| {
+        build
+            .boot_seconds
+            .map_or_else(String::new, |boot| format!("{boot:.1} s"))
+    }));
+    rows.push(row("disk", &|build| {
+        build
+            .size_gb
+            .map_or_else(String::new, |size| format!("{size} GiB"))
+    }));
+    rows.push(row("new in stores", &|build| {
+        build.new_bytes.map_or_else(|| "0 B".to_owned(), bytes)
+    }));
+    rows.push(row("regions", &|build| build.regions.join(", ")));
+    rows.push(row("digest", &|build| {
+        build.digest.chars().take(DIGEST_SHOWN).collect()
+    }));
+    aligned(&rows)
+}
+
+fn aligned(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
+        format!("{}\n", cells.join("   ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+fn bytes(count: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run() -> Value {
+        serde_json::json!({"name": "r1", "properties": {
+            "outputs": {"versionId": "/subscriptions/s/a/versions/1.0.1", "diskDigest": "bd1:0123456789abcdef0123456789",
+                        "bootSeconds": 61.25},
+            "steps": [
+                {"stage": "source", "how": "found", "seconds": 143.0},
+                {"stage": "build", "how": "found"},
+                {"stage": "build", "how": "run", "seconds": 2.5, "detail": {"newBytes": 4096}},
+                {"stage": "replicate", "how": "run", "seconds": 1.0, "detail": {"newBytes": 4096}}]}})
+    }
+
+    #[test]
+    fn the_table_tells_run_from_found_and_sums_what_is_new() {
+        let build = Build::of_run(&run()).unwrap();
+        assert_eq!(build.in_a_word(), "built, 2 steps run, 2 found");
+        let table = table(&[build]);
+        let cells: Vec<Vec<&str>> = table
+            .lines()
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        assert_eq!(cells[0], ["stage", "1.0.1"]);
+        assert_eq!(cells[1], ["source", "found"]);
+        assert_eq!(
+            cells[2],
+            ["build", "run", "2.5", "s", "(1", "of", "2", "found)"]
+        );
+        assert_eq!(cells[3], ["tattoo"]);
+        assert!(table.contains("new in stores   8.0 KiB"), "{table}");
+        assert!(table.contains("61.2 s"), "{table}");
+    }
+
+    #[test]
+    fn a_run_without_a_version_is_refused() {
+        assert!(Build::of_run(&serde_json::json!({"properties": {}})).is_err());
+    }
+
+    #[test]
+    fn a_machine_tells_what_it_read_inside() {
+        let tattoo =
+            serde_json::json!({"properties": {"exactVersion": "1.0.0", "bootSeconds": 59.7}});
+        let machine = Machine::of_tattoo("web-1", "south", true, &tattoo);
+        assert_eq!(
+            machine.in_a_word(),
+            "found running, says it is 1.0.0, booted in 60 s"
+        );
+    }
+
+    #[test]
+    fn sizes_are_readable() {
+        let check = |count, expected: &str| assert_eq!(bytes(count), expected);
+        check(0, "0 B");
+        check(1536, "1.5 KiB");
+        check(471 << 20, "471.0 MiB");
+        check(3 << 40, "3.0 TiB");
+    }
+}
