@@ -638,7 +638,7 @@ impl Xattributes<'_, '_> {
             if !value.is_null() {
                 shim_value_free(value);
             }
-            Ok(bytes)
+            Ok(as_the_kernel_gives(name.to_bytes(), bytes))
         }
     }
 
@@ -667,6 +667,22 @@ impl Drop for Xattributes<'_, '_> {
         // SAFETY: opened by `FileSystem::xattrs`, closed once.
         unsafe { shim_xattrs_close(self.raw) };
     }
+}
+
+/// libext2fs gives an access control list with id 0 where an entry has none; the kernel gives -1.
+fn as_the_kernel_gives(name: &[u8], mut value: Vec<u8>) -> Vec<u8> {
+    const HEADER_BYTES: usize = 4;
+    const ENTRY_BYTES: usize = 8;
+    const NAMED_USER: u8 = 0x02;
+    const NAMED_GROUP: u8 = 0x08;
+    if name.starts_with(b"system.posix_acl_") && value.len() >= HEADER_BYTES {
+        for entry in value[HEADER_BYTES..].chunks_exact_mut(ENTRY_BYTES) {
+            if !matches!(entry[..2], [NAMED_USER | NAMED_GROUP, 0]) {
+                entry[4..].fill(0xff);
+            }
+        }
+    }
+    value
 }
 
 /// A C string of a name that holds no NUL.

@@ -109,6 +109,7 @@ pub(crate) fn open(
 fn refuse_unsupported(info: &Info) -> Result<(), String> {
     const STATE_VALID: u32 = 1;
     const STATE_ERROR: u32 = 2;
+    const COMPAT_EXT_ATTR: u32 = 0x8;
     const INCOMPAT_RECOVER: u32 = 0x4;
     /// filetype, meta_bg, extents, 64bit, flex_bg, csum_seed
     const INCOMPAT_KNOWN: u32 = 0x2 | 0x10 | 0x40 | 0x80 | 0x200 | 0x2000;
@@ -135,6 +136,9 @@ fn refuse_unsupported(info: &Info) -> Result<(), String> {
     }
     if info.state & STATE_VALID == 0 || info.state & STATE_ERROR != 0 {
         return Err(String::from("it is marked as damaged"));
+    }
+    if info.feature_compat & COMPAT_EXT_ATTR == 0 {
+        return Err(String::from("it cannot hold extended attributes"));
     }
     let unknown = info.feature_incompat & !INCOMPAT_KNOWN;
     if unknown != 0 {
