@@ -1,1 +1,27 @@
-//! Placeholder.
+//! Who may do what: tenants' principals, role definitions, assignments, tokens, secrets, and the one
+//! [`authorize`] that makes a [`Permit`].
+//!
+//! Decides, and does nothing else: no file, no socket, no clock of its own. Whoever wants to read or write
+//! a resource needs a [`Permit`], and there is no other way to get one:
+//!
+//! ```compile_fail,E0451
+//! let forged = access::Permit { action: access::Action::new("*"), ..todo!() };
+//! ```
+
+mod action;
+mod identity;
+mod permit;
+mod role;
+mod secret;
+mod token;
+
+pub use action::Action;
+pub use identity::{Caller, Identity};
+pub use permit::{
+    Forbidden, Permit, SystemReason, Visible, authorize, authorize_link, authorize_list,
+};
+pub use role::{
+    Assignment, Grants, RoleDefinition, RoleId, RolePermission, built_in_role, built_in_roles,
+};
+pub use secret::{ClientSecret, SecretError, SecretHash};
+pub use token::{Claims, KeyError, NewToken, SigningKey, TokenError, TokenVerifier};

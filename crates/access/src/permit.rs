@@ -1,0 +1,335 @@
+//! The one decision: may this identity do this action at this scope. Yes is a [`Permit`], and every read
+//! and write of the catalog takes one and takes its scope from it.
+//!
+//! Decided before anything is looked up, so that a caller without rights learns nothing about what exists.
+
+use wire::{ArmError, ErrorCode, ResourceId, TenantId};
+
+use crate::{Action, Grants, Identity};
+
+/// Why work is done that nobody asked for in a request. Every use is in a committed list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SystemReason {
+    /// First start: the installation's tenant and its operator.
+    Install,
+    /// A reconciler brings what is there to what is wanted.
+    Reconcile,
+    /// A job writes down how far it came on the resource it works for.
+    JobStatus,
+    /// The server looks at its own regions and machines when it starts.
+    Startup,
+}
+
+/// What a list may show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Visible {
+    All,
+    /// Only these scopes and what is below them.
+    Only(Vec<ResourceId>),
+}
+
+/// Proof that an action at a scope was allowed. Made by [`authorize`] and its two sisters, or by
+/// [`Permit::system`]; nowhere else.
+#[derive(Debug, Clone)]
+pub struct Permit {
+    action: Action,
+    scope: ResourceId,
+    tenant: TenantId,
+    holder: Holder,
+    visible: Visible,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Holder {
+    Identity(Identity),
+    System(SystemReason),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Forbidden {
+    #[error("{principal} may not {action} at {scope}", principal = identity.principal)]
+    NotAllowed {
+        identity: Identity,
+        action: Action,
+        scope: ResourceId,
+    },
+    #[error("a token of tenant {token} was used for a resource of tenant {resource}")]
+    WrongTenant { token: TenantId, resource: TenantId },
+    #[error("no right to {action} at the linked {scope}")]
+    Linked {
+        identity: Identity,
+        own: Action,
+        own_scope: ResourceId,
+        action: Action,
+        scope: ResourceId,
+    },
+}
+
+/// May `identity` do `action` at `scope`, which belongs to `tenant`?
+pub fn authorize(
+    identity: &Identity,
+    grants: &Grants,
+    action: &Action,
+    scope: &ResourceId,
+    tenant: TenantId,
+) -> Result<Permit, Forbidden> {
+    same_tenant(identity, tenant)?;
+    let allowed = counts(identity, grants)
+        && grants
+            .scopes(action)
+            .any(|granted| scope.is_within(granted));
+    if !allowed {
+        return Err(Forbidden::NotAllowed {
+            identity: *identity,
+            action: action.clone(),
+            scope: scope.clone(),
+        });
+    }
+    Ok(Permit::held_by(
+        *identity,
+        action,
+        scope,
+        tenant,
+        Visible::All,
+    ))
+}
+
+/// May `identity` list at `scope`? Rights below the scope are enough, and then only what lies there is seen.
+pub fn authorize_list(
+    identity: &Identity,
+    grants: &Grants,
+    action: &Action,
+    scope: &ResourceId,
+    tenant: TenantId,
+) -> Result<Permit, Forbidden> {
+    same_tenant(identity, tenant)?;
+    let granted: Vec<&ResourceId> = if counts(identity, grants) {
+        grants.scopes(action).collect()
+    } else {
+        Vec::new()
+    };
+    if granted.iter().any(|g| scope.is_within(g)) {
+        return Ok(Permit::held_by(
+            *identity,
+            action,
+            scope,
+            tenant,
+            Visible::All,
+        ));
+    }
+    let below: Vec<ResourceId> = granted
+        .into_iter()
+        .filter(|g| g.is_within(scope))
+        .cloned()
+        .collect();
+    if below.is_empty() {
+        return Err(Forbidden::NotAllowed {
+            identity: *identity,
+            action: action.clone(),
+            scope: scope.clone(),
+        });
+    }
+    Ok(Permit::held_by(
+        *identity,
+        action,
+        scope,
+        tenant,
+        Visible::Only(below),
+    ))
+}
+
+/// May the holder of `own` also do `action` at a resource that its body links to? `identities` are those
+/// that the caller proved, each with its grants; the one of the linked resource's tenant decides.
+pub fn authorize_link(
+    own: &Permit,
+    identities: &[(Identity, Grants)],
+    action: &Action,
+    scope: &ResourceId,
+    tenant: TenantId,
+) -> Result<Permit, Forbidden> {
+    let allowed = identities
+        .iter()
+        .filter(|(identity, _)| identity.tenant == tenant)
+        .find_map(|(identity, grants)| authorize(identity, grants, action, scope, tenant).ok());
+    allowed.ok_or_else(|| match own.holder {
+        Holder::Identity(identity) => Forbidden::Linked {
+            identity,
+            own: own.action.clone(),
+            own_scope: own.scope.clone(),
+            action: action.clone(),
+            scope: scope.clone(),
+        },
+        Holder::System(_) => Forbidden::WrongTenant {
+            token: own.tenant,
+            resource: tenant,
+        },
+    })
+}
+
+fn same_tenant(identity: &Identity, tenant: TenantId) -> Result<(), Forbidden> {
+    if identity.tenant == tenant {
+        return Ok(());
+    }
+    Err(Forbidden::WrongTenant {
+        token: identity.tenant,
+        resource: tenant,
+    })
+}
+
+/// Grants are read separately from the identity; a mix-up must never allow anything.
+fn counts(identity: &Identity, grants: &Grants) -> bool {
+    grants.tenant() == identity.tenant && grants.principal() == identity.principal
+}
+
+impl Permit {
+    fn held_by(
+        identity: Identity,
+        action: &Action,
+        scope: &ResourceId,
+        tenant: TenantId,
+        visible: Visible,
+    ) -> Self {
+        Self {
+            action: action.clone(),
+            scope: scope.clone(),
+            tenant,
+            holder: Holder::Identity(identity),
+            visible,
+        }
+    }
+
+    /// For work without a caller. Each use names its reason and stands in the committed list.
+    pub fn system(
+        reason: SystemReason,
+        action: Action,
+        scope: ResourceId,
+        tenant: TenantId,
+    ) -> Self {
+        Self {
+            action,
+            scope,
+            tenant,
+            holder: Holder::System(reason),
+            visible: Visible::All,
+        }
+    }
+
+    /// To look at what the scope hangs on (its gallery, its definition): a service checks a resource's
+    /// parents whether or not the caller may read them. Reads only; nothing beside or below.
+    pub fn to_read_ancestor(&self, ancestor: &ResourceId) -> Option<Self> {
+        let above = self.scope.is_within(ancestor) && &self.scope != ancestor;
+        above.then(|| self.reading(ancestor.clone()))
+    }
+
+    /// To look at the scope itself, or to list what is below it, before writing it.
+    pub fn to_read_own(&self) -> Self {
+        self.reading(self.scope.clone())
+    }
+
+    fn reading(&self, scope: ResourceId) -> Self {
+        let action = Action::new(format!("{}/read", scope.resource_type()));
+        Self {
+            action,
+            scope,
+            visible: Visible::All,
+            ..self.clone()
+        }
+    }
+
+    /// The same right at a resource below the scope, for an action that spans its children (deleting a
+    /// group deletes what is in it).
+    pub fn to_descendant(&self, below: &ResourceId) -> Option<Self> {
+        below.is_within(&self.scope).then(|| Self {
+            scope: below.clone(),
+            ..self.clone()
+        })
+    }
+
+    pub fn action(&self) -> &Action {
+        &self.action
+    }
+
+    pub fn scope(&self) -> &ResourceId {
+        &self.scope
+    }
+
+    pub fn tenant(&self) -> TenantId {
+        self.tenant
+    }
+
+    /// Who holds it; nobody where the system works on its own.
+    pub fn identity(&self) -> Option<&Identity> {
+        match &self.holder {
+            Holder::Identity(identity) => Some(identity),
+            Holder::System(_) => None,
+        }
+    }
+
+    /// For `createdBy` and the activity log.
+    pub fn holder(&self) -> String {
+        match &self.holder {
+            Holder::Identity(identity) => identity.principal.to_string(),
+            Holder::System(reason) => format!("system/{reason:?}"),
+        }
+    }
+
+    /// A permit to read writes nothing.
+    pub fn may_write(&self) -> bool {
+        !self.action.is_read()
+    }
+
+    pub fn visible(&self) -> &Visible {
+        &self.visible
+    }
+
+    /// Whether a list under this permit may show the resource.
+    pub fn may_see(&self, id: &ResourceId) -> bool {
+        match &self.visible {
+            Visible::All => id.is_within(&self.scope),
+            Visible::Only(scopes) => scopes.iter().any(|scope| id.is_within(scope)),
+        }
+    }
+}
+
+impl Forbidden {
+    /// Code and text as Azure's clients know them.
+    pub fn to_arm(&self) -> ArmError {
+        match self {
+            Self::NotAllowed {
+                identity,
+                action,
+                scope,
+            } => ArmError::new(
+                ErrorCode::AuthorizationFailed,
+                format!(
+                    "The client '{}' with object id '{}' does not have authorization to perform action '{action}' over scope '{scope}' or the scope is invalid. If access was recently granted, please refresh your credentials.",
+                    identity.app, identity.principal
+                ),
+            ),
+            Self::WrongTenant { token, resource } => ArmError::new(
+                ErrorCode::InvalidAuthenticationTokenTenant,
+                format!(
+                    "The access token is from the wrong issuer. It must match the tenant '{resource}' associated with this subscription, but is of tenant '{token}'. Please use the authority of the tenant '{resource}' to get the token."
+                ),
+            ),
+            Self::Linked {
+                identity,
+                own,
+                own_scope,
+                action,
+                scope,
+            } => {
+                let linked = scope
+                    .subscription()
+                    .map_or_else(|| scope.to_string(), |s| s.to_string());
+                ArmError::new(
+                    ErrorCode::LinkedAuthorizationFailed,
+                    format!(
+                        "The client '{}' with object id '{}' has permission to perform action '{own}' on scope '{own_scope}'; however, it does not have permission to perform action '{action}' on the linked scope(s) '{scope}', or the current tenant '{}' is not authorized to access linked subscription '{linked}'.",
+                        identity.app, identity.principal, identity.tenant
+                    ),
+                )
+            }
+        }
+    }
+}
