@@ -5,7 +5,9 @@
 //! a resource needs a [`Permit`], and there is no other way to get one:
 //!
 //! ```compile_fail,E0451
-//! let forged = access::Permit { action: access::Action::new("*"), ..todo!() };
+//! fn forge(other: access::Permit) -> access::Permit {
+//!     access::Permit { action: access::Action::new("*"), ..other }
+//! }
 //! ```
 
 mod action;
@@ -18,7 +20,7 @@ mod token;
 pub use action::Action;
 pub use identity::{Caller, Identity};
 pub use permit::{
-    Forbidden, Permit, SystemReason, Visible, authorize, authorize_link, authorize_list,
+    Forbidden, Link, Permit, SystemReason, Visible, authorize, authorize_link, authorize_list,
 };
 pub use role::{
     Assignment, Grants, RoleDefinition, RoleId, RolePermission, built_in_role, built_in_roles,

@@ -55,14 +55,17 @@ pub enum Forbidden {
     },
     #[error("a token of tenant {token} was used for a resource of tenant {resource}")]
     WrongTenant { token: TenantId, resource: TenantId },
-    #[error("no right to {action} at the linked {scope}")]
-    Linked {
-        identity: Identity,
-        own: Action,
-        own_scope: ResourceId,
-        action: Action,
-        scope: ResourceId,
-    },
+    #[error("no right to {action} at the linked {scope}", action = link.action, scope = link.scope)]
+    Linked { identity: Identity, link: Box<Link> },
+}
+
+/// What was asked for, and what its body links to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    pub own: Action,
+    pub own_scope: ResourceId,
+    pub action: Action,
+    pub scope: ResourceId,
 }
 
 /// May `identity` do `action` at `scope`, which belongs to `tenant`?
@@ -152,13 +155,19 @@ pub fn authorize_link(
         .filter(|(identity, _)| identity.tenant == tenant)
         .find_map(|(identity, grants)| authorize(identity, grants, action, scope, tenant).ok());
     allowed.ok_or_else(|| match own.holder {
-        Holder::Identity(identity) => Forbidden::Linked {
-            identity,
-            own: own.action.clone(),
-            own_scope: own.scope.clone(),
-            action: action.clone(),
-            scope: scope.clone(),
-        },
+        Holder::Identity(identity) => {
+            let (own, own_scope) = (own.action.clone(), own.scope.clone());
+            let link = Link {
+                own,
+                own_scope,
+                action: action.clone(),
+                scope: scope.clone(),
+            };
+            Forbidden::Linked {
+                identity,
+                link: Box::new(link),
+            }
+        }
         Holder::System(_) => Forbidden::WrongTenant {
             token: own.tenant,
             resource: tenant,
@@ -312,13 +321,13 @@ impl Forbidden {
                     "The access token is from the wrong issuer. It must match the tenant '{resource}' associated with this subscription, but is of tenant '{token}'. Please use the authority of the tenant '{resource}' to get the token."
                 ),
             ),
-            Self::Linked {
-                identity,
-                own,
-                own_scope,
-                action,
-                scope,
-            } => {
+            Self::Linked { identity, link } => {
+                let Link {
+                    own,
+                    own_scope,
+                    action,
+                    scope,
+                } = &**link;
                 let linked = scope
                     .subscription()
                     .map_or_else(|| scope.to_string(), |s| s.to_string());
