@@ -294,7 +294,11 @@ fn unit_tests() -> Result<Vec<Program>> {
     for name in names {
         test = test.args(["--test", name]);
     }
-    Ok(vec![test.args(features()?)])
+    let documentation = cargo().args(["test", "--workspace", "--locked", "--doc"]);
+    Ok(vec![
+        test.args(features()?),
+        documentation.args(features()?),
+    ])
 }
 
 /// One target after the other and one test after the other: an emulated machine takes every core there is.
