@@ -21,6 +21,7 @@ pub struct Function {
     pub name: String,
     pub line: usize,
     pub lines: usize,
+    pub is_test: bool,
 }
 
 impl Source {
@@ -122,6 +123,7 @@ impl Source {
                 name,
                 line,
                 lines: self.line_of(body.end) - line + 1,
+                is_test: self.is_test(at),
             });
         }
         found
