@@ -10,6 +10,7 @@
 //! [`Change`] records in the order given.
 
 mod change;
+mod content;
 mod device;
 mod error;
 mod ffi;
