@@ -7,11 +7,11 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::rules::{
     AbsolutePath, CertificateFile, DefinitionName, FactoryName, FileMode, GalleryName, Guid,
-    IdentifierPart, MediaFile, PackageName, Reference, ResourceGroupName, ScopeName, ScriptFile,
+    MediaFile, OfferOrSku, PackageName, Publisher, Reference, ResourceGroupName, ScopeName, ScriptFile,
     ServiceName, SourceVersion, SshdValue, SshdWord, TemplateName, VersionNumber, kind,
 };
 
@@ -121,26 +121,26 @@ pub struct ImageDefinition {
     pub tags: Tags,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub enum OsType {
     Linux,
     Windows,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub enum OsState {
     Generalized,
     Specialized,
 }
 
-#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub enum HyperVGeneration {
     V1,
     #[default]
     V2,
 }
 
-#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub enum Architecture {
     #[default]
     #[serde(rename = "x64")]
@@ -152,9 +152,9 @@ pub enum Architecture {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Identifier {
-    pub publisher: IdentifierPart,
-    pub offer: IdentifierPart,
-    pub sku: IdentifierPart,
+    pub publisher: Publisher,
+    pub offer: OfferOrSku,
+    pub sku: OfferOrSku,
 }
 
 /// An image template: the recipe of an image, its tests, and where its versions go.
@@ -192,9 +192,9 @@ pub struct ImageTemplate {
 pub enum Source {
     /// A base operating system that the server makes itself.
     PlatformImage {
-        publisher: IdentifierPart,
-        offer: IdentifierPart,
-        sku: IdentifierPart,
+        publisher: Publisher,
+        offer: OfferOrSku,
+        sku: OfferOrSku,
         /// `latest`, or one version such as `12.20261121.0`.
         #[serde(default)]
         version: SourceVersion,

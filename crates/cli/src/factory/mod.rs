@@ -3,6 +3,7 @@
 //! `load` either gives a folder in which every reference resolves and every file is there, or all
 //! that is wrong with it. It speaks to no server; what the documents become there is `body`'s part.
 
+pub mod body;
 mod check;
 pub mod document;
 mod folder;

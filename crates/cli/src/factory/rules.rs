@@ -9,6 +9,7 @@ use std::marker::PhantomData;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
+use wire::{NameRule, SubscriptionId};
 
 /// The schema keyword that names a rule of [`RULES`].
 pub const RULE_KEY: &str = "x-bullion-rule";
@@ -65,24 +66,26 @@ rules! {
     ScopeName "scopeName" r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$"
         "1 to 64 lower-case letters, digits and dashes, with a letter or digit at both ends" |s| is_slug(s, 64);
     ResourceGroupName "resourceGroupName" r"^[A-Za-z0-9_.()-]{0,89}[A-Za-z0-9_()-]$"
-        "1 to 90 letters, digits, `_`, `-`, `.` and brackets, not ending with `.`" is_group_name;
+        "1 to 90 letters, digits, `_`, `-`, `.` and brackets, not ending with `.`" |s| fits(NameRule::ResourceGroup, s);
     GalleryName "galleryName" r"^[A-Za-z0-9]([A-Za-z0-9_.]{0,78}[A-Za-z0-9])?$"
-        "1 to 80 letters, digits, `_` and `.`, with a letter or digit at both ends; dashes are not allowed in a gallery's name" |s| is_edged(s, 80, "_.");
+        "1 to 80 letters, digits, `_` and `.`, with a letter or digit at both ends; dashes are not allowed in a gallery's name" |s| fits(NameRule::Gallery, s);
     DefinitionName "definitionName" r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,78}[A-Za-z0-9])?$"
-        "1 to 80 letters, digits, `_`, `-` and `.`, with a letter or digit at both ends" |s| is_edged(s, 80, "_.-");
+        "1 to 80 letters, digits, `_`, `-` and `.`, with a letter or digit at both ends" |s| fits(NameRule::ImageDefinition, s);
     TemplateName "templateName" r"^[A-Za-z0-9_.-]{1,64}$"
-        "1 to 64 letters, digits, `_`, `-` and `.`" |s| is_made_of(s, 64, "_.-");
-    IdentifierPart "identifierPart" r"^[A-Za-z0-9_.-]{0,63}[A-Za-z0-9_-]$"
-        "1 to 64 letters, digits, `_`, `-` and `.`, not ending with `.`" |s| is_made_of(s, 64, "_.-") && !s.ends_with('.');
+        "1 to 64 letters, digits, `_`, `-` and `.`" |s| fits(NameRule::ImageTemplate, s);
+    Publisher "publisher" r"^[A-Za-z0-9_.-]{0,127}[A-Za-z0-9_-]$"
+        "1 to 128 letters, digits, `_`, `-` and `.`, not ending with `.`" |s| fits(NameRule::Publisher, s);
+    OfferOrSku "offerOrSku" r"^[A-Za-z0-9_.-]{0,63}[A-Za-z0-9_-]$"
+        "1 to 64 letters, digits, `_`, `-` and `.`, not ending with `.`" |s| fits(NameRule::OfferOrSku, s);
     Guid "guid" r"^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"
-        "a GUID such as `6f1d2c3b-0a4e-4b7d-9c55-2f0b8f1e7a10` (`uuidgen` makes one)" is_guid;
+        "a GUID such as `6f1d2c3b-0a4e-4b7d-9c55-2f0b8f1e7a10` (`uuidgen` makes one)" |s| s.parse::<SubscriptionId>().is_ok();
     VersionNumber "versionNumber" r"^\d{1,10}\.\d{1,10}\.\d{1,10}$"
         "Major.Minor.Patch, three whole numbers such as `1.0.0`, each at most 2147483647" is_version;
     SourceVersion "sourceVersion" r"^(latest|\d{1,10}\.\d{1,10}\.\d{1,10})$"
         "`latest`, or Major.Minor.Patch such as `12.20261121.0`" |s| s == "latest" || is_version(s);
     AbsolutePath "absolutePath" r"^/[^\x00]*[^/]$"
         "an absolute path in the image, such as `/etc/motd`, without `..`" is_absolute_path;
-    FileMode "fileMode" r"^0?[0-7]{3,4}$"
+    FileMode "fileMode" r"^[0-7]{3,4}$"
         "octal permissions in quotes, such as `\"0644\"`" is_mode;
     PackageName "packageName" r"^[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?(=[A-Za-z0-9.+~:-]+)?$"
         "a package name such as `chrony`, or `chrony=4.3-2` for one version" is_package;
@@ -201,22 +204,12 @@ fn is_slug(text: &str, max: usize) -> bool {
     is_edged(text, max, "-") && !text.contains(|c: char| c.is_ascii_uppercase())
 }
 
-fn is_group_name(text: &str) -> bool {
-    is_made_of(text, 90, "_-.()") && !text.ends_with('.')
-}
-
-fn is_guid(text: &str) -> bool {
-    text.len() == 36 && uuid::Uuid::try_parse(text).is_ok()
+fn fits(rule: NameRule, text: &str) -> bool {
+    rule.check(text).is_ok()
 }
 
 fn is_version(text: &str) -> bool {
-    let parts: Vec<&str> = text.split('.').collect();
-    parts.len() == 3
-        && parts.iter().all(|part| {
-            !part.is_empty()
-                && part.bytes().all(|b| b.is_ascii_digit())
-                && part.parse::<i32>().is_ok()
-        })
+    text.parse::<wire::VersionNumber>().is_ok()
 }
 
 fn is_absolute_path(text: &str) -> bool {
@@ -230,7 +223,7 @@ fn is_absolute_path(text: &str) -> bool {
 }
 
 fn is_mode(text: &str) -> bool {
-    (3..=5).contains(&text.len()) && u32::from_str_radix(text, 8).is_ok_and(|mode| mode <= 0o7777)
+    (3..=4).contains(&text.len()) && text.bytes().all(|b| (b'0'..=b'7').contains(&b))
 }
 
 fn is_package(text: &str) -> bool {
@@ -266,13 +259,13 @@ mod tests {
         check("versionNumber", &["1.0.0", "2018.12.1"], &["1.0", "1.0.x", "1.0.0.0", "1.0.2147483648", "+1.0.0"]);
         check("sourceVersion", &["latest", "12.20261121.0"], &["newest", "12"]);
         check("absolutePath", &["/etc/motd"], &["etc/motd", "/", "/etc/../motd", "/etc/", "//etc"]);
-        check("fileMode", &["0644", "755", "04755"], &["rw", "0689", "17777", ""]);
+        check("fileMode", &["0644", "755", "4755"], &["rw", "0689", "17777", "+644", ""]);
         check("packageName", &["chrony", "libstdc++6", "libc6:i386", "chrony=4.3-2"], &["Chrony", "a b", "-x", "x=;"]);
         check("guid", &["6f1d2c3b-0a4e-4b7d-9c55-2f0b8f1e7a10"], &["6f1d", "{6f1d2c3b-0a4e-4b7d-9c55-2f0b8f1e7a1"]);
         check("scopeName", &["north", "1"], &["North", "-n", ""]);
         check("resourceGroupName", &["images", "rg_(1)"], &["images.", "a/b"]);
         check("templateName", &["golden-debian"], &["", "a b"]);
-        check("identifierPart", &["12-hardened"], &["12.", "é"]);
+        check("offerOrSku", &["12-hardened"], &["12.", "é"]);
         check("sshdOption", &["permitrootlogin"], &["permit root", "1x"]);
         check("sshdValue", &["no", "3"], &["", "a\nb"]);
     }

@@ -1,0 +1,34 @@
+//! The api-version that each kind of resource is addressed with, and paths made from ids.
+
+use wire::ResourceId;
+
+/// Our own resources, and image templates: from this version on templates can be updated.
+pub const BULLION: &str = "2026-11-01";
+pub const COMPUTE_GALLERY: &str = "2026-03-03";
+pub const COMPUTE_VM: &str = "2025-04-01";
+pub const RESOURCES: &str = "2024-11-01";
+pub const SUBSCRIPTIONS: &str = "2022-12-01";
+
+/// The version that a resource of this type is read and written with.
+pub fn version_of(id: &ResourceId) -> &'static str {
+    let kind = id.resource_type();
+    match kind.namespace() {
+        "Microsoft.Compute" if kind.is("Microsoft.Compute/virtualMachines") => COMPUTE_VM,
+        "Microsoft.Compute" => COMPUTE_GALLERY,
+        "Microsoft.Resources" if kind.is("Microsoft.Resources/subscriptions") => SUBSCRIPTIONS,
+        "Microsoft.Resources" => RESOURCES,
+        _ => BULLION,
+    }
+}
+
+/// The path of a resource with its api-version.
+pub fn path(id: &ResourceId) -> String {
+    format!("{id}?api-version={}", version_of(id))
+}
+
+/// The path of a list or an action below an id: `collection(rg, "/providers/…/galleries", v)`.
+pub fn below(id: &ResourceId, rest: &str, version: &str) -> String {
+    let base = id.to_string();
+    let base = base.trim_end_matches('/');
+    format!("{base}{rest}?api-version={version}")
+}

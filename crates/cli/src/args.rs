@@ -1,0 +1,388 @@
+//! The client commands' arguments: clap types and their help, nothing else.
+
+use camino::Utf8PathBuf;
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::io::Format;
+
+/// Options that every command takes.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Global {
+    /// How results are printed on stdout
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Format,
+
+    /// Profile to use: server, CA and client secret [env: BULLION_PROFILE] [default:
+    /// ~/.config/bullion/profile.json]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub profile: Option<Utf8PathBuf>,
+
+    /// Log to stderr, for example `info` or `cli=debug`
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Sign in and remember the server in the profile
+    #[command(after_help = "Examples:
+  bullion login --from /var/lib/bullion/admin.json
+  bullion login --url https://factory.example:8443 --ca ca.pem --tenant TENANT-ID \\
+      --client-id CLIENT-ID --client-secret-file secret.txt")]
+    Login(Login),
+
+    /// Forget the server: delete the profile
+    #[command(after_help = "Example:
+  bullion logout")]
+    Logout,
+
+    /// Show what `apply` would create, change or delete
+    #[command(after_help = "Examples:
+  bullion plan examples/golden-debian
+  bullion plan . --output json --detailed-exitcode   # exit code 2 if there is something to do")]
+    Plan(Plan),
+
+    /// Make the server hold what a factory folder says
+    #[command(after_help = "Examples:
+  bullion apply examples/golden-debian
+  bullion apply . --yes            # no question, for pipelines
+  bullion apply . --yes --prune    # also delete what was removed from the folder")]
+    Apply(Apply),
+
+    /// Run, watch and cancel image builds
+    #[command(subcommand)]
+    Build(Build),
+
+    /// Image definitions in galleries
+    #[command(subcommand)]
+    Image(Image),
+
+    /// Versions of an image definition
+    #[command(subcommand)]
+    Version(Version),
+
+    /// Machines deployed from images
+    #[command(subcommand)]
+    Vm(Vm),
+
+    /// One request to the server, with the profile's sign-in
+    #[command(after_help = "Examples:
+  bullion rest GET '/subscriptions?api-version=2022-12-01'
+  bullion rest GET /providers/Bullion.Factory/regions
+  bullion rest PUT /providers/Bullion.Factory/regions/east --body '{\"properties\":{\"zones\":[\"1\"]}}'
+  bullion rest POST PATH --body @body.json")]
+    Rest(Rest),
+
+    /// Print what points another client at this server
+    #[command(subcommand)]
+    Env(Env),
+
+    /// Print the JSON Schema of a factory folder's documents
+    #[command(after_help = "Example:
+  bullion schema > factory.schema.json")]
+    Schema,
+}
+
+#[derive(Debug, Args)]
+pub struct Login {
+    /// Take everything from a file such as the server's `admin.json`
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "client_id", "client_secret_file", "ca"])]
+    pub from: Option<Utf8PathBuf>,
+
+    /// Address of the server, https://HOST:PORT
+    #[arg(long, required_unless_present = "from")]
+    pub url: Option<String>,
+
+    /// PEM file of the server's certificate authority
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<Utf8PathBuf>,
+
+    /// Tenant id to sign in to
+    #[arg(long, value_name = "ID", required_unless_present = "from")]
+    pub tenant: Option<String>,
+
+    /// Application (client) id
+    #[arg(long, value_name = "ID", required_unless_present = "from")]
+    pub client_id: Option<String>,
+
+    /// File with the client secret; `-` reads it from stdin
+    #[arg(long, value_name = "FILE", required_unless_present = "from")]
+    pub client_secret_file: Option<Utf8PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Plan {
+    /// Folder of the factory
+    #[arg(value_name = "DIR")]
+    pub folder: Utf8PathBuf,
+
+    /// Exit with 2 when there is something to do, as `terraform plan` does
+    #[arg(long)]
+    pub detailed_exitcode: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Apply {
+    /// Folder of the factory
+    #[arg(value_name = "DIR")]
+    pub folder: Utf8PathBuf,
+
+    /// Only show what would be done, as `plan` does
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+
+    /// Also delete what this factory created and no longer declares
+    #[arg(long)]
+    pub prune: bool,
+}
+
+/// Where a resource is looked for when only its name is given.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Scope {
+    /// Subscription, by name or id; needed when more than one is visible
+    #[arg(long, short = 's', value_name = "NAME|ID")]
+    pub subscription: Option<String>,
+
+    /// Resource group; needed when a name is used in more than one
+    #[arg(long, short = 'g', value_name = "NAME")]
+    pub resource_group: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Build {
+    /// Build an image template and follow the run
+    #[command(after_help = "Examples:
+  bullion build run golden-debian
+  bullion build run golden-debian -g images --no-wait
+
+Steps whose inputs did not change are found, not run again. Ctrl-C stops following; the run goes on.")]
+    Run {
+        /// Image template, by name or resource id
+        template: String,
+        /// Start the run and return
+        #[arg(long)]
+        no_wait: bool,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// List runs, newest first
+    #[command(after_help = "Example:
+  bullion build list -g images")]
+    List {
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// Show one run with its steps
+    #[command(after_help = "Example:
+  bullion build show RUN")]
+    Show {
+        /// Run, by name or resource id
+        run: String,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// Print a run's log
+    #[command(after_help = "Example:
+  bullion build log RUN --follow")]
+    Log {
+        /// Run, by name or resource id
+        run: String,
+        /// Keep printing until the run has ended
+        #[arg(long, short)]
+        follow: bool,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// Follow a run that goes on
+    #[command(after_help = "Example:
+  bullion build watch RUN")]
+    Watch {
+        /// Run, by name or resource id
+        run: String,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// Cancel the run of a template
+    #[command(after_help = "Example:
+  bullion build cancel golden-debian")]
+    Cancel {
+        /// Image template, by name or resource id
+        template: String,
+        #[command(flatten)]
+        scope: Scope,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Image {
+    /// List image definitions
+    #[command(after_help = "Example:
+  bullion image list")]
+    List {
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// Show one image definition
+    #[command(after_help = "Example:
+  bullion image show golden/debian-12")]
+    Show {
+        /// `gallery/definition`, or a resource id
+        image: String,
+        #[command(flatten)]
+        scope: Scope,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Version {
+    /// List the versions of an image definition, oldest first
+    #[command(after_help = "Example:
+  bullion version list golden/debian-12")]
+    List {
+        /// `gallery/definition`, or a resource id
+        image: String,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// Show one version: digest, source, regions
+    #[command(after_help = "Examples:
+  bullion version show golden/debian-12/1.0.0
+  bullion version show golden/debian-12/latest")]
+    Show {
+        /// `gallery/definition/version`, or a resource id
+        version: String,
+        #[command(flatten)]
+        scope: Scope,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Firmware {
+    Bios,
+    Uefi,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Vm {
+    /// Create a machine from an image and wait until it has booted
+    #[command(after_help = "Examples:
+  bullion vm create web-1 --image golden/debian-12 --region south
+  bullion vm create web-2 --image golden/debian-12/1.0.0 --region north --ssh-key ~/.ssh/id_ed25519.pub")]
+    Create(VmCreate),
+    /// List machines
+    #[command(after_help = "Example:
+  bullion vm list")]
+    List {
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// Show one machine
+    #[command(after_help = "Example:
+  bullion vm show web-1")]
+    Show {
+        /// Machine, by name or resource id
+        name: String,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// Stop and delete a machine
+    #[command(after_help = "Example:
+  bullion vm delete web-1 --yes")]
+    Delete {
+        /// Machine, by name or resource id
+        name: String,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// Print the image record that was read inside the machine
+    #[command(after_help = "Example:
+  bullion vm tattoo web-1")]
+    Tattoo {
+        /// Machine, by name or resource id
+        name: String,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// Print the command that logs in to a machine on the server's host
+    #[command(after_help = "Example:
+  $(bullion vm ssh web-1) uname -a")]
+    Ssh {
+        /// Machine, by name or resource id
+        name: String,
+        #[command(flatten)]
+        scope: Scope,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct VmCreate {
+    /// Name of the machine
+    pub name: String,
+
+    /// `gallery/definition` for the latest version, `gallery/definition/version`, or a resource id
+    #[arg(long)]
+    pub image: String,
+
+    /// Region to run in
+    #[arg(long)]
+    pub region: String,
+
+    /// Size of the machine
+    #[arg(long, default_value = "Standard_B1s")]
+    pub size: String,
+
+    /// Public key file that may log in as well
+    #[arg(long, value_name = "FILE")]
+    pub ssh_key: Option<Utf8PathBuf>,
+
+    /// Name of the administrator in the machine
+    #[arg(long, default_value = "azureuser")]
+    pub admin: String,
+
+    /// Firmware to boot with; the server chooses unless given
+    #[arg(long, value_enum)]
+    pub firmware: Option<Firmware>,
+
+    /// Return as soon as the server has accepted it
+    #[arg(long)]
+    pub no_wait: bool,
+
+    #[command(flatten)]
+    pub scope: Scope,
+}
+
+#[derive(Debug, Args)]
+pub struct Rest {
+    /// GET, PUT, POST, PATCH, DELETE or HEAD
+    pub method: String,
+
+    /// Path, with `?api-version=` or without
+    pub path: String,
+
+    /// JSON, or `@FILE`, or `-` for stdin
+    #[arg(long)]
+    pub body: Option<String>,
+
+    /// Tenant id to sign in to instead of the profile's; found from the path's subscription
+    #[arg(long, value_name = "ID")]
+    pub tenant: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Env {
+    /// Lines that register this server as a cloud of the Azure CLI and sign in
+    #[command(after_help = "Example:
+  eval \"$(bullion env az)\" && az group list")]
+    Az,
+    /// Export lines that replace the profile by variables; they hold the client secret
+    #[command(after_help = "Example:
+  eval \"$(bullion env sh)\"")]
+    Sh,
+}

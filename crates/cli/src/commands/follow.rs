@@ -1,0 +1,278 @@
+//! Watching a run until it ends: a line per step, live where there is a terminal.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Deserialize;
+use serde_json::Value;
+use wire::factory::{How, RunProperties, RunStep, StepState};
+use wire::template::RunState;
+
+use super::scope::Located;
+use crate::api;
+use crate::client::Client;
+use crate::error::CliError;
+use crate::io::{Format, Io, table};
+
+/// Between two looks at a run.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+/// Looks that may fail in a row, as while a server is started again.
+const FAILED_LOOKS_MAX: u32 = 60;
+/// How often the elapsed time on a terminal moves.
+const TICK: Duration = Duration::from_millis(200);
+
+/// A run as it was last seen.
+pub struct Seen {
+    pub properties: RunProperties,
+    pub raw: Value,
+}
+
+pub async fn look(client: &Client, run: &Located) -> Result<Seen, CliError> {
+    let operation = format!("look at the run {}", run.id.name());
+    let raw = client.get(&operation, run.tenant, &api::path(&run.id)).await?;
+    let properties = RunProperties::deserialize(&raw["properties"])
+        .map_err(|error| CliError::BadAnswer { operation, why: error.to_string() })?;
+    Ok(Seen { properties, raw })
+}
+
+pub fn has_ended(state: RunState) -> bool {
+    !matches!(state, RunState::Running | RunState::Canceling)
+}
+
+/// Follows a run to its end, reports it, and fails if it failed.
+pub async fn follow(io: &mut Io, client: &Client, run: &Located, template: &str) -> Result<(), CliError> {
+    let name = run.id.name().to_owned();
+    io.goes_on = vec![
+        format!("Stopped following. The run {name} goes on at the server."),
+        format!("  watch it:   bullion build watch {name}"),
+        format!("  cancel it:  bullion build cancel {template}"),
+    ];
+    io.say(format!("Run {name} of image template {template}"));
+    let mut lines = Lines::new(io.terminal.stderr);
+    let mut failed = 0;
+    let seen = loop {
+        match look(client, run).await {
+            Ok(seen) => {
+                failed = 0;
+                lines.update(io, &seen.properties.steps);
+                if has_ended(seen.properties.run_state) {
+                    break seen;
+                }
+            }
+            // A server that is started again goes on with the run, so following does too.
+            Err(CliError::Connect { .. } | CliError::Transport { .. }) if failed < FAILED_LOOKS_MAX => {
+                failed += 1;
+                if failed == 1 {
+                    lines.say(io, "the server does not answer; waiting for it");
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(LOOK_PAUSE).await;
+    };
+    lines.finish();
+    io.goes_on.clear();
+    report(io, &seen)?;
+    outcome(&name, &seen.properties)
+}
+
+/// The closing report: data on stdout.
+pub fn report(io: &mut Io, seen: &Seen) -> Result<(), CliError> {
+    if io.format == Format::Json {
+        return io.json(&seen.raw);
+    }
+    let run = &seen.properties;
+    let rows: Vec<Vec<String>> = run
+        .steps
+        .iter()
+        .map(|step| {
+            vec![
+                step.stage.as_str().to_owned(),
+                step.name.clone(),
+                word(step).to_owned(),
+                seconds(step),
+                detail(&step.detail),
+            ]
+        })
+        .collect();
+    io.line(table(&["STAGE", "STEP", "STATE", "SECONDS", "DETAIL"], &rows))?;
+    let outputs = run.outputs.clone().unwrap_or_default();
+    if let Some(version) = &outputs.version_id {
+        io.line(format!("version  {version}"))?;
+    }
+    if let Some(digest) = &outputs.disk_digest {
+        io.line(format!("disk     {digest}"))?;
+    }
+    if let Some(boot) = outputs.boot_seconds {
+        io.line(format!("boot     {boot:.1} s"))?;
+    }
+    Ok(())
+}
+
+fn outcome(name: &str, run: &RunProperties) -> Result<(), CliError> {
+    match run.run_state {
+        RunState::Succeeded => Ok(()),
+        RunState::Canceled => Err(CliError::failed(
+            format!("the run {name} was cancelled"),
+            "run it again with `bullion build run`: finished steps are found, not repeated",
+        )),
+        _ => Err(CliError::failed(
+            failure(name, run),
+            format!(
+                "the whole log: `bullion build log {name}`. Change the recipe, `bullion apply` it and run it again: \
+                 steps before the failed one are found, not repeated. Nothing was published"
+            ),
+        )),
+    }
+}
+
+/// What failed, with the output of the checks that did not pass.
+fn failure(name: &str, run: &RunProperties) -> String {
+    let failed = run.steps.iter().find(|step| step.state == StepState::Failed);
+    let place = failed.map_or_else(String::new, |step| format!(" in {} `{}`", step.stage.as_str(), step.name));
+    let reason = match (&run.error, failed) {
+        (Some(error), _) => format!("{} ({})", error.message, error.code),
+        (None, Some(step)) if !step.message.is_empty() => step.message.clone(),
+        _ => run.message.clone(),
+    };
+    let mut text = format!("the run {name} failed{place}: {reason}");
+    for detail in run.error.iter().flat_map(|error| &error.details) {
+        text.push_str(&format!("\n  {}", detail.message.replace('\n', "\n  ")));
+    }
+    for check in failed.iter().flat_map(|step| step.detail["checks"].as_array()).flatten() {
+        if check["passed"].as_bool().or(check["ok"].as_bool()) == Some(false) {
+            let output = check["output"].as_str().unwrap_or("").trim_end();
+            text.push_str(&format!("\n  check `{}` failed", check["name"].as_str().unwrap_or("?")));
+            for line in output.lines() {
+                text.push_str(&format!("\n    {line}"));
+            }
+        }
+    }
+    text
+}
+
+fn word(step: &RunStep) -> &'static str {
+    match (step.state, step.how) {
+        (StepState::Waiting, _) => "waiting",
+        (StepState::Running, _) => "running",
+        (StepState::Failed, _) => "failed",
+        (StepState::Succeeded, Some(How::Found)) => "found",
+        (StepState::Succeeded, _) => "run",
+    }
+}
+
+fn seconds(step: &RunStep) -> String {
+    step.seconds.map_or_else(String::new, |seconds| format!("{seconds:.1}"))
+}
+
+/// Details that fit on a line.
+const DETAILS_MAX: usize = 3;
+
+fn detail(detail: &Value) -> String {
+    let Value::Object(fields) = detail else { return String::new() };
+    let shown = fields.iter().filter_map(|(key, value)| {
+        let text = match value {
+            Value::Number(number) if key.ends_with("Bytes") => bytes(number.as_f64().unwrap_or(0.0)),
+            Value::Number(number) => number.to_string(),
+            Value::String(text) if text.chars().count() > 24 => {
+                format!("{}…", text.chars().take(20).collect::<String>())
+            }
+            Value::String(text) if !text.is_empty() => text.clone(),
+            Value::Bool(value) => value.to_string(),
+            _ => return None,
+        };
+        Some(format!("{key} {text}"))
+    });
+    shown.take(DETAILS_MAX).collect::<Vec<_>>().join(", ")
+}
+
+pub fn bytes(count: f64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let (mut value, mut unit) = (count, 0);
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{value} B") } else { format!("{value:.1} {}", units[unit]) }
+}
+
+/// The lines on stderr: each step once when it starts (in a pipe) and once when it ends.
+struct Lines {
+    told: Vec<(String, StepState)>,
+    bar: Option<ProgressBar>,
+}
+
+impl Lines {
+    fn new(terminal: bool) -> Lines {
+        let bar = terminal.then(|| {
+            let bar = ProgressBar::new_spinner();
+            // The template is a constant that a test renders, so it cannot be wrong here.
+            let style = ProgressStyle::with_template("  {spinner} {msg} {elapsed}")
+                .unwrap_or_else(|_| ProgressStyle::default_spinner());
+            bar.set_style(style);
+            bar.enable_steady_tick(TICK);
+            bar
+        });
+        Lines { told: Vec::new(), bar }
+    }
+
+    fn update(&mut self, io: &mut Io, steps: &[RunStep]) {
+        for step in steps {
+            let key = format!("{}/{}", step.stage.as_str(), step.name);
+            let before = self.told.iter().position(|(known, _)| *known == key);
+            if before.is_some_and(|at| self.told[at].1 == step.state) {
+                self.show(step);
+                continue;
+            }
+            match before {
+                Some(at) => self.told[at].1 = step.state,
+                None => self.told.push((key, step.state)),
+            }
+            match step.state {
+                StepState::Waiting => {}
+                StepState::Running => {
+                    if let Some(bar) = &self.bar {
+                        bar.reset_elapsed();
+                        self.show(step);
+                    } else {
+                        io.say(line(step));
+                    }
+                }
+                StepState::Succeeded | StepState::Failed => self.say(io, &line(step)),
+            }
+        }
+    }
+
+    /// The running step beside the spinner.
+    fn show(&self, step: &RunStep) {
+        if let Some(bar) = &self.bar
+            && step.state == StepState::Running
+        {
+            bar.set_message(format!("{:<9} {} {}", step.stage.as_str(), step.name, step.message));
+        }
+    }
+
+    fn say(&self, io: &mut Io, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| io.say(text)),
+            None => io.say(text),
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn line(step: &RunStep) -> String {
+    let took = match step.state {
+        StepState::Succeeded | StepState::Failed => {
+            step.seconds.map_or_else(String::new, |seconds| format!("  {seconds:.1} s"))
+        }
+        _ => String::new(),
+    };
+    let text = format!("  {:<9} {:<24} {:<7}{took}", step.stage.as_str(), step.name, word(step));
+    text.trim_end().to_owned()
+}

@@ -1,0 +1,63 @@
+//! The commands: each turns its arguments into requests and the answers into output.
+
+mod build;
+mod env;
+mod factory;
+mod follow;
+mod image;
+mod login;
+mod rest;
+mod scope;
+mod vm;
+
+use crate::args::{Command, Global};
+use crate::client::Client;
+use crate::error::{CliError, Exit, render};
+use crate::io::Io;
+use crate::profile;
+
+/// Runs one command to its end or to an interrupt, and tells what went wrong.
+pub async fn run(global: &Global, command: Command, io: &mut Io) -> Exit {
+    let interrupt = io.interrupt.clone();
+    let result = tokio::select! {
+        biased;
+        result = dispatch(global, command, io) => result,
+        () = interrupt.notified() => Err(CliError::Interrupted),
+    };
+    match result {
+        Ok(exit) => exit,
+        Err(CliError::Interrupted) => {
+            for line in std::mem::take(&mut io.goes_on) {
+                io.say(line);
+            }
+            Exit::Interrupted
+        }
+        Err(error) => {
+            io.say(render(&error));
+            error.exit()
+        }
+    }
+}
+
+async fn dispatch(global: &Global, command: Command, io: &mut Io) -> Result<Exit, CliError> {
+    match command {
+        Command::Schema => {
+            io.text(&crate::factory::schema_text())?;
+            Ok(Exit::Done)
+        }
+        Command::Login(args) => login::login(global, &args, io).await,
+        Command::Logout => login::logout(global, io),
+        Command::Plan(args) => factory::plan(global, &args, io).await,
+        Command::Apply(args) => factory::apply(global, &args, io).await,
+        Command::Build(args) => build::run(&connect(global, io)?, args, io).await,
+        Command::Image(args) => image::images(&connect(global, io)?, args, io).await,
+        Command::Version(args) => image::versions(&connect(global, io)?, args, io).await,
+        Command::Vm(args) => vm::run(&connect(global, io)?, args, io).await,
+        Command::Rest(args) => rest::run(&connect(global, io)?, &args, io).await,
+        Command::Env(args) => env::run(global, &args, io),
+    }
+}
+
+fn connect(global: &Global, io: &Io) -> Result<Client, CliError> {
+    Client::new(profile::load(io, global.profile.as_deref())?)
+}

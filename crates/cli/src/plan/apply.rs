@@ -1,0 +1,94 @@
+//! Doing a plan: one resource after the other, parents first, deletions last.
+
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::{Action, Plan, Planned, Summary, show, tenant_id};
+use crate::api;
+use crate::client::{Ask, Client};
+use crate::error::CliError;
+use crate::factory::body::Realm;
+use crate::io::Io;
+
+/// Whether what the folder no longer declares is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prune {
+    Yes,
+    No,
+}
+
+/// Does the plan and says so line by line on stderr. What was done before a failure stays done;
+/// applying again goes on from there.
+pub async fn apply(io: &mut Io, client: &Client, mut plan: Plan, prune: Prune) -> Result<Summary, CliError> {
+    let mut done = Summary::default();
+    for item in std::mem::take(&mut plan.items) {
+        match &item.action {
+            Action::Keep => done.keep += 1,
+            Action::Create { body } => {
+                put(io, client, &mut plan, &item, body, ("creating", "create", "created")).await?;
+                done.create += 1;
+            }
+            Action::Change { body, .. } => {
+                put(io, client, &mut plan, &item, body, ("changing", "change", "changed")).await?;
+                done.change += 1;
+            }
+            Action::Delete { .. } if prune == Prune::No => {}
+            Action::Delete { blocked: Some(why) } => {
+                io.say(format!("  kept     {} {}: {why}", show::noun(item.kind), item.label));
+            }
+            Action::Delete { blocked: None } => {
+                delete(io, client, &plan, &item).await?;
+                done.delete += 1;
+            }
+        }
+    }
+    Ok(done)
+}
+
+async fn put(
+    io: &mut Io,
+    client: &Client,
+    plan: &mut Plan,
+    item: &Planned,
+    body: &Value,
+    (_, verb, past): (&str, &str, &str),
+) -> Result<(), CliError> {
+    let started = Instant::now();
+    let operation = format!("{verb} {} {}", show::noun(item.kind), item.label);
+    let tenant = tenant_of(client, plan, item)?;
+    let path = api::path(&item.id);
+    let ask = Ask { operation: &operation, tenant, method: "PUT", path: &path, body: Some(body) };
+    let live = client.finish(ask).await?;
+    if item.kind == "Tenant" {
+        plan.tenants.insert(item.label.clone(), tenant_id(&operation, &live)?);
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    io.say(format!("  {past:<8} {} {} ({seconds:.1} s)", show::noun(item.kind), item.label));
+    Ok(())
+}
+
+async fn delete(io: &mut Io, client: &Client, plan: &Plan, item: &Planned) -> Result<(), CliError> {
+    let operation = format!("delete {} {}", show::noun(item.kind), item.label);
+    let tenant = tenant_of(client, plan, item)?;
+    let path = api::path(&item.id);
+    let ask = Ask { operation: &operation, tenant, method: "DELETE", path: &path, body: None };
+    match client.finish(ask).await {
+        Err(error) if !error.is_not_found() => return Err(error),
+        _ => io.say(format!("  deleted  {} {}", show::noun(item.kind), item.label)),
+    }
+    Ok(())
+}
+
+fn tenant_of(client: &Client, plan: &Plan, item: &Planned) -> Result<wire::TenantId, CliError> {
+    plan.tenant(client, &item.realm).ok_or_else(|| {
+        let name = match &item.realm {
+            Realm::Tenant(name) => name.as_str(),
+            Realm::Installation => "",
+        };
+        CliError::failed(
+            format!("tenant `{name}` does not exist yet"),
+            "declare it in the folder with `kind: Tenant`",
+        )
+    })
+}
