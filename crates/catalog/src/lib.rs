@@ -1,1 +1,16 @@
-//! Placeholder.
+//! Metadata: resources, the records that authorisation reads, and durable jobs, in one database.
+//!
+//! The only crate that knows SQL. It stores and finds; it decides no right (a [`access::Permit`] says what was
+//! decided, and every read and write takes its scope from one), interprets no body and runs no job.
+
+mod auth;
+mod clock;
+mod error;
+mod jobs;
+mod resource;
+
+pub use auth::*;
+pub use clock::{Clock, ManualClock, SystemClock, later};
+pub use error::{CatalogError, Fault, Result};
+pub use jobs::*;
+pub use resource::*;

@@ -1,0 +1,142 @@
+//! The embedded backend: one SQLite file, one connection that writes, a few that read.
+//!
+//! All statements are static text with bound values. Every write is one `BEGIN IMMEDIATE` transaction, so a process
+//! that dies, or a future that is dropped, leaves all of it or nothing.
+
+mod access_rows;
+mod auth;
+mod claims;
+mod jobs;
+mod journal;
+mod records;
+mod resources;
+mod rows;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Sqlite, SqlitePool, Transaction};
+
+use crate::clock::{Clock, SystemClock};
+use crate::error::{CatalogError, Fault, Result};
+
+/// Readers beside the one writer.
+const READERS: u32 = 4;
+/// How long a statement waits for another process's lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an operation waits for a connection before it says that the database is too busy.
+const CONNECTION_WAIT: Duration = Duration::from_secs(30);
+
+type Tx = Transaction<'static, Sqlite>;
+
+/// The catalog in a SQLite database: [`crate::Catalog`], [`crate::AuthStore`] and [`crate::JobStore`].
+#[derive(Clone)]
+pub struct SqliteCatalog {
+    writer: SqlitePool,
+    readers: SqlitePool,
+    clock: Arc<dyn Clock>,
+}
+
+/// What may differ from the usual.
+#[derive(Clone)]
+pub struct SqliteOptions {
+    pub clock: Arc<dyn Clock>,
+    pub access: FileAccess,
+}
+
+/// Whether the file may be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileAccess {
+    /// Created and migrated as needed.
+    ReadWrite,
+    /// Every write fails, and so does opening one that is not there. For tests and for looking at a copy.
+    ReadOnly,
+}
+
+impl Default for SqliteOptions {
+    fn default() -> SqliteOptions {
+        SqliteOptions { clock: Arc::new(SystemClock), access: FileAccess::ReadWrite }
+    }
+}
+
+impl SqliteCatalog {
+    /// Opens the file, makes it if there is none, and brings its tables up to date.
+    pub async fn open(path: &Path) -> Result<SqliteCatalog> {
+        SqliteCatalog::open_with(path, SqliteOptions::default()).await
+    }
+
+    pub async fn open_with(path: &Path, options: SqliteOptions) -> Result<SqliteCatalog> {
+        let fail = |source: sqlx::Error| CatalogError::Open { at: path.display().to_string(), source: source.into() };
+        let file = SqliteConnectOptions::new()
+            .filename(path)
+            .busy_timeout(BUSY_TIMEOUT)
+            .foreign_keys(true)
+            .synchronous(SqliteSynchronous::Full);
+        let file = match options.access {
+            FileAccess::ReadWrite => file.create_if_missing(true).journal_mode(SqliteJournalMode::Wal),
+            FileAccess::ReadOnly => file.read_only(true),
+        };
+        let writer = pool(1).connect_with(file.clone()).await.map_err(fail)?;
+        let readers = pool(READERS).connect_with(file.pragma("query_only", "on")).await.map_err(fail)?;
+        let catalog = SqliteCatalog { writer, readers, clock: options.clock };
+        if options.access == FileAccess::ReadWrite {
+            catalog.migrate().await?;
+        }
+        Ok(catalog)
+    }
+
+    /// A database that ends with the value: for tests and trials.
+    pub async fn in_memory(clock: Arc<dyn Clock>) -> Result<SqliteCatalog> {
+        let options = SqliteConnectOptions::new().in_memory(true).foreign_keys(true);
+        // One connection for everything: a second one would see a second, empty database.
+        let only = pool(1).connect_with(options).await;
+        let only = only.map_err(|source| CatalogError::Open { at: "memory".into(), source: source.into() })?;
+        let catalog = SqliteCatalog { writer: only.clone(), readers: only, clock };
+        catalog.migrate().await?;
+        Ok(catalog)
+    }
+
+    /// Waits for operations under way and lets go of the file.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+
+    async fn migrate(&self) -> Result<()> {
+        let run = sqlx::migrate!("migrations/sqlite").run(&self.writer).await;
+        run.map_err(|source| CatalogError::Migrate { source: Fault::from(source) })
+    }
+
+    /// Starts the one transaction that a write consists of.
+    async fn write(&self, operation: &'static str) -> Result<Tx> {
+        self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed(operation))
+    }
+
+    /// Now, as precise as it is stored.
+    fn now(&self) -> Timestamp {
+        rows::time(rows::micros(self.clock.now()))
+    }
+}
+
+fn pool(connections: u32) -> SqlitePoolOptions {
+    // Connections are kept for good: there is no server that would tire of them, and an in-memory database lives in
+    // its connection.
+    SqlitePoolOptions::new()
+        .max_connections(connections)
+        .min_connections(1)
+        .acquire_timeout(CONNECTION_WAIT)
+        .idle_timeout(None)
+        .max_lifetime(None)
+}
+
+/// Names the operation in which the database failed.
+fn failed(operation: &'static str) -> impl Fn(sqlx::Error) -> CatalogError {
+    move |source| CatalogError::Database { operation, source: source.into() }
+}
+
+async fn commit(tx: Tx, operation: &'static str) -> Result<()> {
+    tx.commit().await.map_err(failed(operation))
+}
