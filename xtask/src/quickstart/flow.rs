@@ -62,22 +62,31 @@ fn apply(client: &Client, folder: &Path, name: &str) -> Result<()> {
     stop_if_interrupted()?;
     let step = Step::begin(name);
     let planned = client.plan(folder, &step)?;
-    if planned == Plan::Changes {
-        client.json(&["apply", &folder.to_string_lossy(), "--yes"], &step)?;
-        // Again, as a user would: it must find nothing to do.
-        client.json(&["apply", &folder.to_string_lossy(), "--yes"], &step)?;
-        if client.plan(folder, &step)? == Plan::Changes {
-            step.failed("");
-            bail!(
-                "`bullion apply {}` succeeded, yet `bullion plan` still shows changes",
-                folder.display()
-            );
-        }
-        step.done("changes made; applying again changed nothing");
-    } else {
+    if planned == Plan::Same {
         step.done("found as it is in the folder");
+        return Ok(());
     }
+    let apply = ["apply", &folder.to_string_lossy(), "--yes"].map(str::to_owned);
+    let apply: Vec<&str> = apply.iter().map(String::as_str).collect();
+    let first = changes(&client.json(&apply, &step)?);
+    let again = changes(&client.json(&apply, &step)?);
+    if again != 0 {
+        step.failed("");
+        bail!(
+            "`bullion {}` changed {again} things the second time; it must change nothing",
+            apply.join(" ")
+        );
+    }
+    step.done(&format!(
+        "{first} created or changed; applying again changed nothing"
+    ));
     Ok(())
+}
+
+/// How many things an `apply` created, changed or deleted.
+fn changes(applied: &Value) -> u64 {
+    let count = |name: &str| applied["applied"][name].as_u64().unwrap_or(0);
+    count("create") + count("change") + count("delete")
 }
 
 fn build(client: &Client, name: &str) -> Result<Build> {
@@ -131,10 +140,14 @@ fn deploy(client: &Client) -> Result<Machine> {
 }
 
 fn is_running(machine: &Value) -> bool {
-    let statuses = workspace::list(&machine["properties"]["instanceView"]["statuses"]);
+    let properties = &machine["properties"];
+    let statuses = workspace::list(&properties["instanceView"]["statuses"]);
     statuses
         .iter()
         .any(|status| status["code"] == "PowerState/running")
+        || properties["bullion"]["powerState"]
+            .as_str()
+            .is_some_and(|state| state.eq_ignore_ascii_case("running"))
 }
 
 /// A copy of the example with one file changed: what a commit in the team's repository would be.

@@ -43,6 +43,8 @@ pub struct Machine {
     region: String,
     was_found: bool,
     version: String,
+    /// Whether the record inside is the one of that version.
+    matches: bool,
     boot_seconds: Option<f64>,
 }
 
@@ -64,16 +66,14 @@ impl Build {
         };
         for step in list(&properties["steps"]) {
             let stage = build.stages.entry(text(&step["stage"])).or_default();
-            match step["how"].as_str() {
-                Some("found") => stage.found += 1,
-                _ => {
-                    stage.run += 1;
-                    stage.seconds += step["seconds"].as_f64().unwrap_or(0.0);
-                }
+            if step["how"] == "found" {
+                // Its details tell what the run did that made it.
+                stage.found += 1;
+                continue;
             }
-            if let Some(bytes) = step["detail"]["newBytes"].as_u64() {
-                *build.new_bytes.get_or_insert(0) += bytes;
-            }
+            stage.run += 1;
+            stage.seconds += step["seconds"].as_f64().unwrap_or(0.0);
+            *build.new_bytes.get_or_insert(0) += step["detail"]["newBytes"].as_u64().unwrap_or(0);
         }
         Ok(build)
     }
@@ -143,7 +143,7 @@ impl Machine {
         let boot = self
             .boot_seconds
             .map_or_else(String::new, |seconds| format!(", booted in {seconds:.0} s"));
-        format!("{how}, says it is {}{boot}", self.version)
+        format!("{how}, says it is {}{matches}{boot}", self.version)
     }
 }
 
@@ -216,7 +216,7 @@ fn table(builds: &[Build]) -> String {
             .map_or_else(String::new, |size| format!("{size} GiB"))
     }));
     rows.push(row("new in stores", &|build| {
-        build.new_bytes.map_or_else(|| "0 B".to_owned(), bytes)
+        build.new_bytes.map_or_else(|| "nothing".to_owned(), bytes)
     }));
     rows.push(row("regions", &|build| build.regions.join(", ")));
     rows.push(row("digest", &|build| {
@@ -269,7 +269,7 @@ mod tests {
             "outputs": {"versionId": "/subscriptions/s/a/versions/1.0.1", "diskDigest": "bd1:0123456789abcdef0123456789",
                         "bootSeconds": 61.25},
             "steps": [
-                {"stage": "source", "how": "found", "seconds": 143.0},
+                {"stage": "source", "how": "found", "seconds": 143.0, "detail": {"newBytes": 4_000_000}},
                 {"stage": "build", "how": "found"},
                 {"stage": "build", "how": "run", "seconds": 2.5, "detail": {"newBytes": 4096}},
                 {"stage": "replicate", "how": "run", "seconds": 1.0, "detail": {"newBytes": 4096}}]}})
