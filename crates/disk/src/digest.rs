@@ -198,6 +198,11 @@ impl ChunkDigester {
     }
 }
 
+/// The leaves of whole blocks.
+pub fn leaf_hashes(blocks: &[u8], out: &mut [LeafHash]) {
+    LEAF.leaves(blocks, out);
+}
+
 /// Folds a level whose length is a power of two up to its single top node.
 fn top_of(level: &mut [LeafHash]) -> LeafHash {
     let mut width = level.len();

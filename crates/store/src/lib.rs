@@ -1,1 +1,38 @@
-//! Placeholder.
+//! Where disks are kept: each distinct block once, compressed, in one folder.
+//!
+//! A [`Store`] is one dedup domain at one place, such as one zone of one region. It holds bytes
+//! by the digest of the disk they belong to and knows nothing of names, tenants or versions: who
+//! may see a digest is decided before it reaches this crate. The format is in `docs/FORMAT.md`.
+//!
+//! Every call blocks; async callers move it to a thread for blocking work.
+
+mod bulk;
+mod checkout;
+mod codec;
+mod error;
+mod file;
+mod frame;
+mod index;
+mod ingest;
+mod manifest;
+mod pack;
+mod parallel;
+pub mod place;
+mod replicate;
+mod sidecar;
+mod store;
+mod verify;
+mod view;
+
+pub use checkout::{Checkout, CheckoutKind};
+pub use error::StoreError;
+pub use file::FileDisk;
+pub use frame::{FRAME_BLOCKS, FrameId};
+pub use ingest::Ingested;
+pub use manifest::{MAX_DISK_BYTES, Manifest};
+pub use pack::PackFooter;
+pub use replicate::{Moved, Progress};
+pub use sidecar::sidecar_path;
+pub use store::{DiskInfo, Store, StoreOptions, Usage};
+pub use verify::{DamagedFrame, VerifyReport};
+pub use view::StoredDisk;

@@ -1,0 +1,236 @@
+//! Putting a stored disk into a file, from nothing or from another disk that is there already.
+//!
+//! A file that holds a known disk is changed only where the two differ. While a file is being
+//! written its sidecar says so, so an interrupted checkout is never mistaken for a disk. The file
+//! must not be in use; nothing here can know.
+
+use std::collections::HashMap;
+use std::fs::OpenOptions;
+use std::ops::Range;
+use std::path::Path;
+
+use disk::{BLOCK_SIZE, DiskDigest, ReadAt, WriteAt};
+
+use crate::bulk::{Buffers, batches};
+use crate::error::StoreError;
+use crate::file::FileDisk;
+use crate::manifest::{Manifest, Piece, push_piece};
+use crate::parallel;
+use crate::sidecar;
+use crate::store::{Store, file_error};
+use crate::view::StoredDisk;
+
+/// What a checkout had to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checkout {
+    pub kind: CheckoutKind,
+    /// Data written to the file.
+    pub written_bytes: u64,
+    /// Data of the disk before that became holes.
+    pub cleared_bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckoutKind {
+    /// The file was written from nothing.
+    Fresh,
+    /// The file held this other disk, and only the difference was written.
+    Morphed { from: DiskDigest },
+    /// The file held this disk already.
+    Unchanged,
+}
+
+/// What differs between two disks of one size.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Difference {
+    /// Pieces of the new disk.
+    write: Vec<Piece>,
+    /// Blocks that only the old disk has.
+    clear: Vec<Range<u64>>,
+}
+
+impl Store {
+    /// Makes `file` hold exactly this disk, sparse.
+    pub fn checkout(&self, digest: &DiskDigest, file: &Path) -> Result<Checkout, StoreError> {
+        let disk = self.disk(digest)?;
+        let held = sidecar::intact(file);
+        if held == Some(*digest) {
+            let kind = CheckoutKind::Unchanged;
+            return Ok(Checkout {
+                kind,
+                written_bytes: 0,
+                cleared_bytes: 0,
+            });
+        }
+        // A disk that this store does not know is no start, and neither is one of another size.
+        let before = held.and_then(|held| self.manifest(&held).ok());
+        let before = before.filter(|before| before.size == disk.size());
+        let (kind, difference) = match &before {
+            Some(before) => (
+                CheckoutKind::Morphed {
+                    from: before.digest,
+                },
+                difference(before, disk.manifest()),
+            ),
+            None => {
+                let write = disk.manifest().pieces.clone();
+                (
+                    CheckoutKind::Fresh,
+                    Difference {
+                        write,
+                        clear: Vec::new(),
+                    },
+                )
+            }
+        };
+        sidecar::begin(file).map_err(file_error("mark as being written", file))?;
+        let mut target = open_target(file, disk.size(), kind)?;
+        for range in &difference.clear {
+            clear(&mut target, range).map_err(file_error("make a hole in", file))?;
+        }
+        let counted = difference
+            .write
+            .iter()
+            .map(|piece| u64::from(piece.count))
+            .sum::<u64>();
+        self.write_pieces(&disk, difference.write, &target, file)?;
+        sidecar::finish(file, target.file(), digest).map_err(file_error("finish", file))?;
+        let cleared: u64 = difference
+            .clear
+            .iter()
+            .map(|range| range.end - range.start)
+            .sum();
+        Ok(Checkout {
+            kind,
+            written_bytes: counted * BLOCK_SIZE as u64,
+            cleared_bytes: cleared * BLOCK_SIZE as u64,
+        })
+    }
+
+    /// Frame by frame in the order of the packs, so that each is decompressed once.
+    fn write_pieces(
+        &self,
+        disk: &StoredDisk,
+        mut pieces: Vec<Piece>,
+        target: &FileDisk,
+        path: &Path,
+    ) -> Result<(), StoreError> {
+        pieces.sort_unstable_by_key(|piece| (piece.frame, piece.block));
+        let mut numbers: Vec<u32> = pieces.iter().map(|piece| piece.frame).collect();
+        numbers.dedup();
+        let located = numbers
+            .iter()
+            .map(|number| (*number, disk.frames()[*number as usize]));
+        let mut batches = batches(located);
+        let inner = &*self.0;
+        parallel::for_each(
+            inner.threads(),
+            &mut batches,
+            Buffers::new,
+            |buffers, batch| {
+                batch.unpacked(inner, buffers, |number, _, _, raw| {
+                    let first = pieces.partition_point(|piece| piece.frame < number);
+                    let of_frame = pieces[first..]
+                        .iter()
+                        .take_while(|piece| piece.frame == number);
+                    for piece in of_frame {
+                        write_piece(target, piece, raw).map_err(file_error("write to", path))?;
+                    }
+                    Ok(())
+                })
+            },
+        )
+    }
+}
+
+fn open_target(path: &Path, size: u64, kind: CheckoutKind) -> Result<FileDisk, StoreError> {
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(kind == CheckoutKind::Fresh);
+    let file = options.open(path).map_err(file_error("open", path))?;
+    file.set_len(size)
+        .map_err(file_error("set the size of", path))?;
+    FileDisk::from_file(file).map_err(file_error("measure", path))
+}
+
+fn clear(target: &mut FileDisk, blocks: &Range<u64>) -> std::io::Result<()> {
+    let start = blocks.start * BLOCK_SIZE as u64;
+    let end = (blocks.end * BLOCK_SIZE as u64).min(target.size());
+    target.zero_at(start, end - start)
+}
+
+fn write_piece(target: &FileDisk, piece: &Piece, raw: &[u8]) -> std::io::Result<()> {
+    let start = u64::from(piece.block) * BLOCK_SIZE as u64;
+    let from = usize::from(piece.slot) * BLOCK_SIZE;
+    // The last block of a disk may be a part of one.
+    let len = (target.size() - start).min(u64::from(piece.count) * BLOCK_SIZE as u64) as usize;
+    target.write_shared(start, &raw[from..from + len])
+}
+
+/// Goes along both disks block by block. A block is the same if it is at the same place of the
+/// same frame; the store keeps no block twice, so little is missed.
+fn difference(old: &Manifest, new: &Manifest) -> Difference {
+    let in_old: HashMap<_, _> = old
+        .frames
+        .iter()
+        .zip(0u32..)
+        .map(|(used, n)| (used.id, n))
+        .collect();
+    let same: Vec<Option<u32>> = new
+        .frames
+        .iter()
+        .map(|used| in_old.get(&used.id).copied())
+        .collect();
+    let mut found = Difference::default();
+    let mut at = 0;
+    for piece in &new.pieces {
+        for step in 0..piece.count {
+            let block = piece.block + u32::from(step);
+            let slot = piece.slot + step;
+            let before = piece_at(&old.pieces, &mut at, block);
+            let kept = before.is_some_and(|before| {
+                same[piece.frame as usize] == Some(before.frame)
+                    && u32::from(before.slot) + (block - before.block) == u32::from(slot)
+            });
+            if !kept {
+                push_piece(
+                    &mut found.write,
+                    Piece {
+                        block,
+                        frame: piece.frame,
+                        slot,
+                        count: 1,
+                    },
+                );
+            }
+        }
+    }
+    at = 0;
+    for piece in &old.pieces {
+        for step in 0..piece.count {
+            let block = piece.block + u32::from(step);
+            if piece_at(&new.pieces, &mut at, block).is_none() {
+                let block = u64::from(block);
+                match found.clear.last_mut() {
+                    Some(last) if last.end == block => last.end += 1,
+                    _ => found.clear.push(block..block + 1),
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The piece that holds `block`, for blocks asked for in rising order.
+fn piece_at<'a>(pieces: &'a [Piece], at: &mut usize, block: u32) -> Option<&'a Piece> {
+    while pieces
+        .get(*at)
+        .is_some_and(|piece| piece.end() <= u64::from(block))
+    {
+        *at += 1;
+    }
+    pieces.get(*at).filter(|piece| piece.block <= block)
+}

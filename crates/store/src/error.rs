@@ -1,0 +1,103 @@
+//! What can go wrong in a store. A variant names what was being done.
+
+use std::io;
+use std::path::PathBuf;
+
+use disk::DiskDigest;
+
+use crate::frame::FrameId;
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    #[error("open the store in {folder}")]
+    Open {
+        folder: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the store in {folder} is open in another process")]
+    InUse { folder: PathBuf },
+    #[error("write {name} to the store")]
+    Put {
+        name: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("read {name} from the store")]
+    Get {
+        name: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("list {prefix} in the store")]
+    List {
+        prefix: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the store's file {name} is damaged: {what}")]
+    Damaged { name: String, what: &'static str },
+    #[error("frame {frame} in {pack} is damaged: {what}")]
+    DamagedFrame {
+        frame: FrameId,
+        pack: String,
+        what: &'static str,
+    },
+    #[error("frame {frame} of disk {disk} is in no intact pack")]
+    MissingFrame { frame: FrameId, disk: DiskDigest },
+    #[error("the store holds no disk {0}")]
+    UnknownDisk(DiskDigest),
+    #[error("disk {expected} reads back as {found}")]
+    WrongContent {
+        expected: DiskDigest,
+        found: DiskDigest,
+    },
+    #[error("a disk of {size} bytes is over the limit of {limit}")]
+    TooLarge { size: u64, limit: u64 },
+    #[error("block {block} was changed outside a disk of {size} bytes")]
+    ChangeOutside { block: u64, size: u64 },
+    #[error("read the disk to be stored")]
+    ReadDisk(#[source] io::Error),
+    #[error("compress a frame")]
+    Compress(#[source] io::Error),
+    #[error("{doing} {path}")]
+    File {
+        doing: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// A helper thread stopped first; its own error is the one that is returned.
+    #[error("the writer of packs stopped")]
+    WriterStopped,
+}
+
+impl StoreError {
+    /// Whether room is all that was missing, so that the same call may succeed later.
+    pub fn is_no_space(&self) -> bool {
+        match self {
+            StoreError::Put { source, .. } | StoreError::File { source, .. } => {
+                matches!(
+                    source.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                )
+            }
+            _ => false,
+        }
+    }
+}
+
+impl From<StoreError> for io::Error {
+    /// For readers of a stored disk, which speak `io::Error`. The store's error is kept inside.
+    fn from(error: StoreError) -> io::Error {
+        let kind = match error {
+            StoreError::Damaged { .. }
+            | StoreError::DamagedFrame { .. }
+            | StoreError::MissingFrame { .. }
+            | StoreError::WrongContent { .. } => io::ErrorKind::InvalidData,
+            _ => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, error)
+    }
+}

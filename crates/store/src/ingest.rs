@@ -1,0 +1,458 @@
+//! Taking a disk in: hash, look up, compress what is new, write packs, then the manifest.
+//!
+//! Nothing is visible before the manifest is written, which is last. What an interrupted ingest
+//! leaves behind is whole packs, which the next one finds and uses.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::{iter, thread, vec};
+
+use disk::{
+    BLOCK_SIZE, BLOCKS_PER_CHUNK, CHUNK_SIZE, Changes, ChunkDigester, ChunkHash, CowDisk,
+    DiskDigest, LeafHash, ReadAt, chunk_count, digest_of_chunks, read_sparse,
+};
+
+use crate::error::StoreError;
+use crate::frame::{FRAME_BYTES, Frame, Packer};
+use crate::index::{ByFingerprint, Fingerprint, Index};
+use crate::manifest::{MAX_DISK_BYTES, Manifest, Piece, UsedFrame, push_piece};
+use crate::pack::{Pack, PackBuilder};
+use crate::parallel;
+use crate::store::{Inner, Store};
+
+/// The level at which frames are compressed: measured as the best bytes for the time.
+pub(crate) const ZSTD_LEVEL: i32 = 3;
+
+/// Chunks that each thread has in memory at a time.
+const CHUNKS_PER_THREAD: usize = 8;
+
+/// Packs that wait for the disk while the next one is filled.
+const QUEUED_PACKS: usize = 1;
+
+/// What taking a disk in came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Ingested {
+    pub digest: DiskDigest,
+    /// The size of the disk.
+    pub logical_bytes: u64,
+    /// Blocks that are not zero.
+    pub data_bytes: u64,
+    /// Blocks that the store did not have, before compression.
+    pub new_bytes: u64,
+    /// The same, as stored.
+    pub stored_bytes: u64,
+}
+
+impl Store {
+    /// Takes in a whole disk. Holes are not read.
+    pub fn ingest(&self, disk: &dyn ReadAt) -> Result<Ingested, StoreError> {
+        let size = disk.size();
+        if size > MAX_DISK_BYTES {
+            return Err(StoreError::TooLarge {
+                size,
+                limit: MAX_DISK_BYTES,
+            });
+        }
+        let intake = Intake {
+            view: disk,
+            wanted: Wanted::Data { next: 0 },
+            changes: None,
+            chunks: vec![ChunkHash::ZERO; chunk_count(size)],
+            base: Vec::new(),
+        };
+        intake.run(&self.0)
+    }
+
+    /// Takes in a disk that is another one with changes. Of the parent, only the chunks of 1 MiB
+    /// with a change in them are read.
+    pub fn ingest_child(
+        &self,
+        parent: &DiskDigest,
+        changes: &Changes,
+    ) -> Result<Ingested, StoreError> {
+        let parent = self.disk(parent)?;
+        let size = parent.size();
+        let blocks = size.div_ceil(BLOCK_SIZE as u64);
+        if let Some((block, _)) = changes.iter().find(|(block, _)| *block >= blocks) {
+            return Err(StoreError::ChangeOutside { block, size });
+        }
+        let touched: BTreeSet<usize> = changes
+            .iter()
+            .map(|(block, _)| block as usize / BLOCKS_PER_CHUNK)
+            .collect();
+        let chunks = parent.chunks().to_vec();
+        let base = unchanged(&self.0, &parent.manifest().pieces, parent.frames(), changes);
+        let view = CowDisk::with_changes(&parent, changes);
+        let wanted = Wanted::Listed(touched.into_iter().collect::<Vec<_>>().into_iter());
+        Intake {
+            view: &view,
+            wanted,
+            changes: Some(changes),
+            chunks,
+            base,
+        }
+        .run(&self.0)
+    }
+}
+
+/// Writes packs that `make` sends, beside it: waiting for a device to take a pack would otherwise
+/// leave the processor idle. When this returns, all of them are written or there is an error.
+pub(crate) fn write_packs(
+    inner: &Inner,
+    make: impl FnOnce(&SyncSender<Pack>) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let (send, receive) = sync_channel::<Pack>(QUEUED_PACKS);
+    thread::scope(|scope| {
+        let writer = scope.spawn(move || receive.iter().try_for_each(|pack| inner.commit(&pack)));
+        let made = make(&send);
+        drop(send);
+        let written = writer
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        written.and(made)
+    })
+}
+
+/// A frame that is stored, by its number in the index, or one of this ingest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum FrameRef {
+    Stored(u32),
+    New(u32),
+}
+
+/// Pieces of a parent without the blocks that changed.
+fn unchanged(
+    inner: &Inner,
+    pieces: &[Piece],
+    frames: &[crate::index::Location],
+    changes: &Changes,
+) -> Vec<Piece<FrameRef>> {
+    let numbers: Vec<Option<u32>> = {
+        let index = inner.index();
+        frames.iter().map(|frame| index.number(&frame.id)).collect()
+    };
+    let mut changed = changes.iter().map(|(block, _)| block).peekable();
+    let mut kept = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        let Some(number) = numbers[piece.frame as usize] else {
+            continue;
+        };
+        for step in 0..piece.count {
+            let block = piece.block + u32::from(step);
+            while changed
+                .next_if(|changed| *changed < u64::from(block))
+                .is_some()
+            {}
+            if changed.peek() != Some(&u64::from(block)) {
+                let frame = FrameRef::Stored(number);
+                push_piece(
+                    &mut kept,
+                    Piece {
+                        block,
+                        frame,
+                        slot: piece.slot + step,
+                        count: 1,
+                    },
+                );
+            }
+        }
+    }
+    kept
+}
+
+/// Which chunks are looked at.
+enum Wanted {
+    /// All that may hold data, from this offset on.
+    Data { next: u64 },
+    /// These.
+    Listed(vec::IntoIter<usize>),
+}
+
+impl Wanted {
+    fn next(&mut self, view: &dyn ReadAt) -> io::Result<Option<usize>> {
+        match self {
+            Wanted::Listed(list) => Ok(list.next()),
+            Wanted::Data { next } => {
+                let Some(data) = view.next_data(*next)? else {
+                    return Ok(None);
+                };
+                let chunk = data.start / CHUNK_SIZE as u64;
+                *next = (chunk + 1) * CHUNK_SIZE as u64;
+                Ok(Some(chunk as usize))
+            }
+        }
+    }
+}
+
+/// One disk on its way in.
+struct Intake<'a> {
+    view: &'a dyn ReadAt,
+    wanted: Wanted,
+    /// If given, only these blocks of the wanted chunks count; the rest is in `base`.
+    changes: Option<&'a Changes>,
+    chunks: Vec<ChunkHash>,
+    base: Vec<Piece<FrameRef>>,
+}
+
+/// A chunk that was read and hashed.
+struct Scanned {
+    index: usize,
+    bytes: Vec<u8>,
+    leaves: Vec<LeafHash>,
+    hash: ChunkHash,
+}
+
+impl Intake<'_> {
+    fn run(mut self, inner: &Inner) -> Result<Ingested, StoreError> {
+        let _writer = inner.writer();
+        let mut session = Session::new(inner);
+        write_packs(inner, |packs| self.scan(&mut session, packs))?;
+        let manifest = self.manifest(&session);
+        inner.publish(&manifest)?;
+        Ok(Ingested {
+            digest: manifest.digest,
+            logical_bytes: manifest.size,
+            data_bytes: manifest.data_bytes(),
+            new_bytes: session.new_blocks * BLOCK_SIZE as u64,
+            stored_bytes: session.stored_bytes,
+        })
+    }
+
+    fn scan(
+        &mut self,
+        session: &mut Session<'_>,
+        packs: &SyncSender<Pack>,
+    ) -> Result<(), StoreError> {
+        let size = self.view.size();
+        let threads = session.inner.threads();
+        let new = || Scanned {
+            index: 0,
+            bytes: vec![],
+            leaves: vec![],
+            hash: ChunkHash::ZERO,
+        };
+        let mut slots: Vec<_> = iter::repeat_with(new)
+            .take(threads * CHUNKS_PER_THREAD)
+            .collect();
+        loop {
+            let mut filled = 0;
+            while filled < slots.len()
+                && let Some(index) = self.wanted.next(self.view).map_err(StoreError::ReadDisk)?
+            {
+                slots[filled].index = index;
+                filled += 1;
+            }
+            if filled == 0 {
+                break;
+            }
+            let batch = &mut slots[..filled];
+            let view = self.view;
+            parallel::for_each(
+                threads,
+                batch,
+                || ChunkDigester::new(size),
+                |digester, slot| slot.read(view, digester).map_err(StoreError::ReadDisk),
+            )?;
+            self.take(session, batch);
+            session.compress(packs)?;
+        }
+        session.finish(packs)
+    }
+
+    /// Looks up the blocks of scanned chunks, in the order of the disk.
+    fn take(&mut self, session: &mut Session<'_>, batch: &[Scanned]) {
+        let index = session.inner.index();
+        for slot in batch {
+            self.chunks[slot.index] = slot.hash;
+            let first = (slot.index * BLOCKS_PER_CHUNK) as u32;
+            let blocks = slot.bytes.chunks_exact(BLOCK_SIZE).zip(&slot.leaves);
+            for (at, (bytes, leaf)) in blocks.enumerate() {
+                let block = first + at as u32;
+                let counts = self
+                    .changes
+                    .is_none_or(|all| all.get(u64::from(block)).is_some());
+                if counts && *leaf != [0; 32] {
+                    session.block(&index, block, leaf, bytes);
+                }
+            }
+        }
+    }
+
+    fn manifest(self, session: &Session<'_>) -> Manifest {
+        let mut pieces = self.base;
+        pieces.extend_from_slice(&session.pieces);
+        pieces.sort_unstable_by_key(|piece| piece.block);
+        let index = session.inner.index();
+        let mut numbers = std::collections::HashMap::new();
+        let mut frames = Vec::new();
+        let mut numbered = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            let frame = *numbers.entry(piece.frame).or_insert_with(|| {
+                frames.push(match piece.frame {
+                    FrameRef::New(number) => session.frames[number as usize],
+                    FrameRef::Stored(number) => {
+                        let at = index.frame(number);
+                        UsedFrame {
+                            id: at.id,
+                            blocks: at.blocks,
+                        }
+                    }
+                });
+                frames.len() as u32 - 1
+            });
+            let Piece {
+                block, slot, count, ..
+            } = piece;
+            push_piece(
+                &mut numbered,
+                Piece {
+                    block,
+                    frame,
+                    slot,
+                    count,
+                },
+            );
+        }
+        let size = self.view.size();
+        let digest = digest_of_chunks(size, &self.chunks);
+        Manifest {
+            size,
+            digest,
+            chunks: self.chunks,
+            frames,
+            pieces: numbered,
+        }
+    }
+}
+
+impl Scanned {
+    fn read(&mut self, view: &dyn ReadAt, digester: &mut ChunkDigester) -> io::Result<()> {
+        let start = self.index as u64 * CHUNK_SIZE as u64;
+        let len = (view.size() - start).min(CHUNK_SIZE as u64) as usize;
+        self.bytes.resize(len, 0);
+        read_sparse(view, start, &mut self.bytes)?;
+        self.hash = digester.chunk(self.index, &self.bytes);
+        self.leaves.clear();
+        self.leaves.extend_from_slice(digester.leaves());
+        // The last block of a disk is kept whole, as it was hashed.
+        self.bytes.resize(len.next_multiple_of(BLOCK_SIZE), 0);
+        Ok(())
+    }
+}
+
+/// Blocks that will be compressed together.
+#[derive(Default)]
+struct Raw {
+    bytes: Vec<u8>,
+    fingerprints: Vec<Fingerprint>,
+    frame: Option<Frame>,
+}
+
+/// What one ingest has found and made so far.
+struct Session<'a> {
+    inner: &'a Inner,
+    pieces: Vec<Piece<FrameRef>>,
+    /// Blocks of this ingest, which the index does not know yet.
+    pending: ByFingerprint<(u32, u8)>,
+    /// Frames of this ingest that are compressed.
+    frames: Vec<UsedFrame>,
+    open: Raw,
+    full: Vec<Raw>,
+    pack: PackBuilder,
+    new_blocks: u64,
+    stored_bytes: u64,
+}
+
+impl<'a> Session<'a> {
+    fn new(inner: &'a Inner) -> Self {
+        Session {
+            inner,
+            pieces: Vec::new(),
+            pending: ByFingerprint::default(),
+            frames: Vec::new(),
+            open: Raw::default(),
+            full: Vec::new(),
+            pack: PackBuilder::default(),
+            new_blocks: 0,
+            stored_bytes: 0,
+        }
+    }
+
+    fn block(&mut self, index: &Index, block: u32, leaf: &LeafHash, bytes: &[u8]) {
+        let fingerprint = self.inner.key.fingerprint(leaf);
+        let (frame, slot) = if let Some((number, slot)) = self.pending.get(&fingerprint) {
+            (FrameRef::New(*number), *slot)
+        } else if let Some(at) = index.block(&fingerprint) {
+            (FrameRef::Stored(at.frame), at.slot)
+        } else {
+            let number = (self.frames.len() + self.full.len()) as u32;
+            let slot = self.open.fingerprints.len() as u8;
+            self.pending.insert(fingerprint, (number, slot));
+            self.append(fingerprint, bytes);
+            (FrameRef::New(number), slot)
+        };
+        push_piece(
+            &mut self.pieces,
+            Piece {
+                block,
+                frame,
+                slot,
+                count: 1,
+            },
+        );
+    }
+
+    fn append(&mut self, fingerprint: Fingerprint, bytes: &[u8]) {
+        self.new_blocks += 1;
+        self.open.fingerprints.push(fingerprint);
+        self.open
+            .bytes
+            .reserve_exact(FRAME_BYTES - self.open.bytes.len());
+        self.open.bytes.extend_from_slice(bytes);
+        if self.open.bytes.len() == FRAME_BYTES {
+            self.full.push(std::mem::take(&mut self.open));
+        }
+    }
+
+    /// Compresses what is full and hands on packs that became full by it.
+    fn compress(&mut self, packs: &SyncSender<Pack>) -> Result<(), StoreError> {
+        let threads = self.inner.threads();
+        parallel::for_each(
+            threads,
+            &mut self.full,
+            || None::<Packer>,
+            |packer, raw| {
+                let packer = match packer {
+                    Some(packer) => packer,
+                    none => none.insert(Packer::new(ZSTD_LEVEL)?),
+                };
+                raw.frame = Some(packer.pack(&raw.bytes)?);
+                Ok(())
+            },
+        )?;
+        for raw in self.full.drain(..) {
+            let Some(frame) = raw.frame else { continue };
+            self.frames.push(UsedFrame {
+                id: frame.id,
+                blocks: frame.blocks,
+            });
+            self.stored_bytes += frame.stored.len() as u64;
+            if let Some(pack) = self.pack.push(&frame, raw.fingerprints) {
+                packs.send(pack).map_err(|_| StoreError::WriterStopped)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, packs: &SyncSender<Pack>) -> Result<(), StoreError> {
+        if !self.open.bytes.is_empty() {
+            self.full.push(std::mem::take(&mut self.open));
+        }
+        self.compress(packs)?;
+        match self.pack.finish() {
+            Some(pack) => packs.send(pack).map_err(|_| StoreError::WriterStopped),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! Opening a store, and what it can say about itself.
+//!
+//! Reading needs no lock but a short one on the index. Writing is one at a time within a store,
+//! each write on several threads: two ingests of the same new blocks must not both store them.
+
+use std::io;
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread;
+
+use disk::DiskDigest;
+
+use crate::codec::{MANIFESTS, PACKS, Reader, manifest_digest, manifest_name};
+use crate::error::StoreError;
+use crate::frame::Unpacker;
+use crate::index::{DomainKey, Index, Location};
+use crate::manifest::{MAX_MANIFEST_BYTES, Manifest};
+use crate::pack::{HEADER_LEN, Pack, PackFooter, TRAILER_LEN, Trailer, check_header};
+use crate::place::{Entry, Folder, Place};
+use crate::view::StoredDisk;
+
+const HEADER: &str = "store.bullion";
+const HEADER_MAGIC: &[u8; 8] = b"BULSTOR\0";
+const HEADER_VERSION: u32 = 1;
+const HEADER_CONTEXT: &str = "bullion store header v1";
+const HEADER_BYTES: u64 = 80;
+
+/// Threads that one call uses unless told otherwise, at most.
+const MAX_THREADS: usize = 16;
+
+/// How a store works; the stored bytes do not depend on it.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// Threads for one call.
+    pub threads: NonZero<usize>,
+    /// Decompressed frames of 64 KiB that each open disk keeps.
+    pub cached_frames: usize,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        let threads = thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
+        StoreOptions {
+            threads: threads.min(NonZero::new(MAX_THREADS).unwrap_or(NonZero::<usize>::MIN)),
+            cached_frames: 256,
+        }
+    }
+}
+
+/// One dedup domain at one place. Clones are the same store.
+#[derive(Clone)]
+pub struct Store(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) place: Box<dyn Place>,
+    pub(crate) key: DomainKey,
+    pub(crate) options: StoreOptions,
+    index: RwLock<Index>,
+    writer: Mutex<()>,
+}
+
+/// A disk in a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskInfo {
+    pub digest: DiskDigest,
+    pub manifest_bytes: u64,
+}
+
+/// What a store holds in all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Usage {
+    pub disks: u64,
+    pub manifest_bytes: u64,
+    pub packs: u64,
+    pub pack_bytes: u64,
+    pub frames: u64,
+    /// Frames as they are stored.
+    pub stored_bytes: u64,
+    /// The same before compression.
+    pub raw_bytes: u64,
+    /// Packs that could not be understood when the store was opened.
+    pub damaged_packs: Vec<String>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("options", &self.0.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the store in a folder, which is made if it is not there. This process then has it to
+    /// itself until the last clone is gone.
+    pub fn open(folder: &Path, options: StoreOptions) -> Result<Store, StoreError> {
+        let place = Folder::open(folder).map_err(|source| {
+            let folder = folder.to_owned();
+            match source.kind() {
+                io::ErrorKind::WouldBlock => StoreError::InUse { folder },
+                _ => StoreError::Open { folder, source },
+            }
+        })?;
+        Store::open_place(Box::new(place), options)
+    }
+
+    /// Opens a store in any place. The caller sees to it that no one else writes there.
+    pub fn open_place(place: Box<dyn Place>, options: StoreOptions) -> Result<Store, StoreError> {
+        let key = open_header(&*place)?;
+        let mut index = Index::default();
+        for entry in list(&*place, PACKS)? {
+            match read_footer(&*place, &entry)? {
+                Ok(footer) => index.add(&entry.name, entry.bytes, &footer),
+                Err(what) => {
+                    tracing::warn!(pack = entry.name, what, "a pack is left out of the store");
+                    index.damaged.push(entry.name);
+                }
+            }
+        }
+        let index = RwLock::new(index);
+        Ok(Store(Arc::new(Inner {
+            place,
+            key,
+            options,
+            index,
+            writer: Mutex::new(()),
+        })))
+    }
+
+    /// Whether a disk is here with all its frames.
+    pub fn has(&self, digest: &DiskDigest) -> bool {
+        self.disk(digest).is_ok()
+    }
+
+    /// A disk, to be read like any other.
+    pub fn disk(&self, digest: &DiskDigest) -> Result<StoredDisk, StoreError> {
+        StoredDisk::open(Arc::clone(&self.0), digest)
+    }
+
+    pub fn manifest(&self, digest: &DiskDigest) -> Result<Manifest, StoreError> {
+        self.0.manifest(digest)
+    }
+
+    /// Disks that have a manifest, by digest.
+    pub fn list(&self) -> Result<Vec<DiskInfo>, StoreError> {
+        let entries = list(&*self.0.place, MANIFESTS)?;
+        let info = |entry: &Entry| {
+            let digest = manifest_digest(&entry.name)?;
+            Some(DiskInfo {
+                digest,
+                manifest_bytes: entry.bytes,
+            })
+        };
+        Ok(entries.iter().filter_map(info).collect())
+    }
+
+    pub fn usage(&self) -> Result<Usage, StoreError> {
+        let disks = self.list()?;
+        let index = self.0.index();
+        Ok(Usage {
+            disks: disks.len() as u64,
+            manifest_bytes: disks.iter().map(|disk| disk.manifest_bytes).sum(),
+            packs: index.pack_count() as u64,
+            pack_bytes: index.pack_bytes,
+            frames: index.frame_count() as u64,
+            stored_bytes: index.stored_bytes,
+            raw_bytes: index.raw_blocks * disk::BLOCK_SIZE as u64,
+            damaged_packs: index.damaged.clone(),
+        })
+    }
+}
+
+impl Inner {
+    pub(crate) fn threads(&self) -> usize {
+        self.options.threads.get()
+    }
+
+    /// A thread that panicked while it held the lock left the index as it was or with one more
+    /// whole pack, so what it guards is still sound.
+    pub(crate) fn index(&self) -> RwLockReadGuard<'_, Index> {
+        self.index
+            .read()
+            .unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {
+        self.index
+            .write()
+            .unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    /// The right to write, which one caller has at a time.
+    pub(crate) fn writer(&self) -> MutexGuard<'_, ()> {
+        self.writer
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    /// Writes a pack and, once it is safe, makes its frames known.
+    pub(crate) fn commit(&self, pack: &Pack) -> Result<(), StoreError> {
+        self.put(&pack.name, &pack.bytes)?;
+        self.index_mut()
+            .add(&pack.name, pack.bytes.len() as u64, &pack.footer);
+        Ok(())
+    }
+
+    pub(crate) fn put(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.place
+            .put(name, bytes)
+            .map_err(|source| StoreError::Put {
+                name: name.to_owned(),
+                source,
+            })
+    }
+
+    /// Makes a disk visible. Its frames must all be there already.
+    pub(crate) fn publish(&self, manifest: &Manifest) -> Result<(), StoreError> {
+        let name = manifest_name(&manifest.digest);
+        // What is there may be damaged; then this is the repair.
+        match self.manifest(&manifest.digest) {
+            Ok(found) if StoredDisk::locate(self, &found).is_ok() => Ok(()),
+            Ok(_) | Err(StoreError::UnknownDisk(_) | StoreError::Damaged { .. }) => {
+                self.put(&name, &manifest.encode())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) fn manifest(&self, digest: &DiskDigest) -> Result<Manifest, StoreError> {
+        let name = manifest_name(digest);
+        let bytes = match self.place.get(&name, MAX_MANIFEST_BYTES) {
+            Ok(bytes) => bytes.ok_or(StoreError::UnknownDisk(*digest))?,
+            Err(source) => return Err(StoreError::Get { name, source }),
+        };
+        match Manifest::decode(&bytes) {
+            Ok(manifest) if manifest.digest == *digest => Ok(manifest),
+            Ok(_) => Err(StoreError::Damaged {
+                name,
+                what: "it is another disk's",
+            }),
+            Err(what) => Err(StoreError::Damaged { name, what }),
+        }
+    }
+
+    /// Bytes of a pack, by the pack's number.
+    pub(crate) fn pack_range(
+        &self,
+        pack: u32,
+        offset: u32,
+        len: u32,
+    ) -> Result<Vec<u8>, StoreError> {
+        let name = self.index().pack(pack);
+        self.place
+            .get_range(&name, u64::from(offset), len as usize)
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::UnexpectedEof => StoreError::Damaged {
+                    name: name.to_string(),
+                    what: "it is shorter than it was",
+                },
+                _ => StoreError::Get {
+                    name: name.to_string(),
+                    source,
+                },
+            })
+    }
+
+    /// Checks and decompresses stored bytes that came from `at`.
+    pub(crate) fn unpack(
+        &self,
+        at: &Location,
+        stored: &[u8],
+        unpacker: &mut Unpacker,
+        into: &mut Vec<u8>,
+    ) -> Result<(), StoreError> {
+        unpacker
+            .unpack(at.id, at.codec, at.blocks, stored, into)
+            .map_err(|what| {
+                let pack = self.index().pack(at.pack).to_string();
+                StoreError::DamagedFrame {
+                    frame: at.id,
+                    pack,
+                    what,
+                }
+            })
+    }
+}
+
+fn list(place: &dyn Place, prefix: &str) -> Result<Vec<Entry>, StoreError> {
+    place.list(prefix).map_err(|source| StoreError::List {
+        prefix: prefix.to_owned(),
+        source,
+    })
+}
+
+/// The key of the store; a new one if there is no store here yet.
+fn open_header(place: &dyn Place) -> Result<DomainKey, StoreError> {
+    let get = |source| StoreError::Get {
+        name: HEADER.to_owned(),
+        source,
+    };
+    let what = match place.get(HEADER, HEADER_BYTES) {
+        Ok(Some(bytes)) => match read_header(&bytes) {
+            Ok(key) => return Ok(key),
+            Err(what) => what,
+        },
+        Ok(None) => "it is gone, and the packs depend on it",
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => "it is too long",
+        Err(error) => return Err(get(error)),
+    };
+    // An interrupted start may leave anything, but never a pack.
+    if !list(place, PACKS)?.is_empty() {
+        return Err(StoreError::Damaged {
+            name: HEADER.to_owned(),
+            what,
+        });
+    }
+    let key = DomainKey(rand::random());
+    place
+        .put(HEADER, &header_bytes(&key))
+        .map_err(|source| StoreError::Put {
+            name: HEADER.to_owned(),
+            source,
+        })?;
+    Ok(key)
+}
+
+fn header_bytes(key: &DomainKey) -> Vec<u8> {
+    let mut bytes = HEADER_MAGIC.to_vec();
+    bytes.extend_from_slice(&HEADER_VERSION.to_le_bytes());
+    bytes.extend_from_slice(&0u32.to_le_bytes());
+    bytes.extend_from_slice(&key.0);
+    let check = blake3::derive_key(HEADER_CONTEXT, &bytes);
+    bytes.extend_from_slice(&check);
+    bytes
+}
+
+fn read_header(bytes: &[u8]) -> Result<DomainKey, &'static str> {
+    let mut reader = Reader::new(bytes);
+    if reader.take(8)? != HEADER_MAGIC {
+        return Err("it is not a store's header");
+    }
+    if (reader.u32()?, reader.u32()?) != (HEADER_VERSION, 0) {
+        return Err("the store has an unknown version");
+    }
+    let key = DomainKey(reader.array()?);
+    if header_bytes(&key) == bytes {
+        Ok(key)
+    } else {
+        Err("its checksum is wrong")
+    }
+}
+
+/// The outer error is of the place and may pass; the inner one is of the pack and will not.
+fn read_footer(
+    place: &dyn Place,
+    entry: &Entry,
+) -> Result<Result<PackFooter, &'static str>, StoreError> {
+    let range = |offset: u64, len: usize| {
+        place
+            .get_range(&entry.name, offset, len)
+            .map_err(|source| StoreError::Get {
+                name: entry.name.clone(),
+                source,
+            })
+    };
+    let Some(trailer_at) = entry.bytes.checked_sub(TRAILER_LEN as u64) else {
+        return Ok(Err("it ends too early"));
+    };
+    if trailer_at < HEADER_LEN as u64 {
+        return Ok(Err("it ends too early"));
+    }
+    if let Err(what) = check_header(&range(0, HEADER_LEN)?) {
+        return Ok(Err(what));
+    }
+    let trailer = match Trailer::parse(&range(trailer_at, TRAILER_LEN)?, entry.bytes) {
+        Ok(trailer) => trailer,
+        Err(what) => return Ok(Err(what)),
+    };
+    let start = trailer_at - u64::from(trailer.footer_len);
+    let footer = range(start, trailer.footer_len as usize)?;
+    Ok(PackFooter::parse(&entry.name, &trailer, &footer, start))
+}
+
+/// For messages about a file that a call was given.
+pub(crate) fn file_error(
+    doing: &'static str,
+    path: &Path,
+) -> impl FnOnce(io::Error) -> StoreError + use<> {
+    let path: PathBuf = path.to_owned();
+    move |source| StoreError::File {
+        doing,
+        path,
+        source,
+    }
+}
