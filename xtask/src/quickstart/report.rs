@@ -130,11 +130,17 @@ impl Machine {
                 .next()
                 .unwrap_or_default()
                 .to_owned(),
+            matches: properties["tattooMatches"].as_bool().unwrap_or(true),
             boot_seconds: properties["bootSeconds"].as_f64(),
         }
     }
 
     pub fn in_a_word(&self) -> String {
+        let doubt = if self.matches {
+            ""
+        } else {
+            ", but its record is not that version's"
+        };
         let how = if self.was_found {
             "found running"
         } else {
@@ -143,7 +149,7 @@ impl Machine {
         let boot = self
             .boot_seconds
             .map_or_else(String::new, |seconds| format!(", booted in {seconds:.0} s"));
-        format!("{how}, says it is {}{matches}{boot}", self.version)
+        format!("{how}, says it is {}{doubt}{boot}", self.version)
     }
 }
 
