@@ -75,7 +75,9 @@ impl Program {
 
     /// As a user would type it.
     pub fn shown(&self) -> String {
-        let mut words = vec![self.name.to_string_lossy().into_owned()];
+        // The toolchain's own path says nothing; the name is what is typed.
+        let name = Path::new(&self.name).file_name().unwrap_or(&self.name);
+        let mut words = vec![name.to_string_lossy().into_owned()];
         words.extend(self.args.iter().map(|arg| quoted(&arg.to_string_lossy())));
         words.join(" ")
     }
@@ -167,6 +169,8 @@ impl Program {
         keep(&format!("$ {}", self.shown()));
         let mut child = self
             .command()
+            // A log is read later, and not only on a terminal.
+            .envs([("TERM", "dumb"), ("CARGO_TERM_COLOR", "never")])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -27,13 +27,19 @@ pub struct Step {
 impl Step {
     pub fn begin(name: impl Into<String>) -> Self {
         let name = name.into();
+        if !std::io::stderr().is_terminal() {
+            eprintln!("{name} …");
+        }
+        Self::begin_silently(name)
+    }
+
+    /// In a pipe only its end is told, so that a list of steps reads as a table.
+    pub fn begin_silently(name: impl Into<String>) -> Self {
+        let name = name.into();
         let started = Instant::now();
         let detail = LastLine::default();
         let ended = Arc::new((Mutex::new(false), Condvar::new()));
         let terminal = std::io::stderr().is_terminal();
-        if !terminal {
-            eprintln!("{name} …");
-        }
         let painter = {
             let (name, detail, ended) = (name.clone(), detail.clone(), Arc::clone(&ended));
             std::thread::spawn(move || paint(&name, started, &detail, &ended, terminal))

@@ -187,7 +187,7 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
 }
 
 fn run_part(part: Part, options: &Options, logs: &Path, before: &[Outcome]) -> Result<Outcome> {
-    let step = Step::begin(format!("{:<11} {}", part.name(), part.what()));
+    let step = Step::begin_silently(format!("{:<11} {}", part.name(), part.what()));
     let log = logs.join(format!("{}.log", part.name()));
     // A log of an earlier run would be added to.
     std::fs::write(&log, "").with_context(|| format!("cannot write {}", log.display()))?;
@@ -218,7 +218,7 @@ fn run_part(part: Part, options: &Options, logs: &Path, before: &[Outcome]) -> R
 
 fn execute(part: Part, options: &Options, log: &Path, step: &Step) -> Result<Ended> {
     let programs = match part {
-        Part::Format => vec![cargo().args(["fmt", "--all", "--check"])],
+        Part::Format => vec![cargo().args(["fmt", "--all", "--check", "--", "--files-with-diff"])],
         Part::Tidy => {
             let this = std::env::current_exe().context("cannot find this program")?;
             let itself = || Program::new(&this).in_folder(workspace::root());
