@@ -1,2 +1,1 @@
-//! Placeholder until the benchmark is written.
 fn main() {}

@@ -9,6 +9,7 @@ mod folder;
 mod memory;
 
 use std::io;
+use std::sync::Arc;
 
 pub use faulty::{Fault, FaultyPlace};
 pub use folder::Folder;
@@ -53,5 +54,28 @@ pub trait Place: Send + Sync {
             )),
             Some(size) => self.get_range(name, 0, size as usize).map(Some),
         }
+    }
+}
+
+/// A place that several hold, such as a test that looks at what a store does to it.
+impl<P: Place + ?Sized> Place for Arc<P> {
+    fn put(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        (**self).put(name, bytes)
+    }
+
+    fn get_range(&self, name: &str, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        (**self).get_range(name, offset, len)
+    }
+
+    fn size(&self, name: &str) -> io::Result<Option<u64>> {
+        (**self).size(name)
+    }
+
+    fn list(&self, prefix: &str) -> io::Result<Vec<Entry>> {
+        (**self).list(prefix)
+    }
+
+    fn delete(&self, name: &str) -> io::Result<()> {
+        (**self).delete(name)
     }
 }
