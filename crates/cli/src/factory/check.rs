@@ -40,7 +40,7 @@ impl Checker<'_> {
 
     fn node(&mut self, place: &Place, against: Against<'_>, node: &Node) {
         let root = self.schema;
-        let (schema, label) = resolve(root, against);
+        let (schema, label) = (resolve(root, against.schema), against.label);
         let against = Against { schema, label };
         if let Some(variants) = schema.get("oneOf").and_then(Value::as_array) {
             return self.tagged(place, against, variants, node);
@@ -68,7 +68,7 @@ impl Checker<'_> {
         let label = against.label;
         let all = one_of(shapes.iter().map(|(name, _)| *name));
         let Tree::Map(_) = node.value else {
-            let what = format!("a {label} must be a map of keys, not {}", node.describe());
+            let what = format!("`{label}` must be a map of keys, not {}", node.describe());
             return self.report(place, node.at, what, Some(format!("start with `{tag}: …`: {all}")));
         };
         let Some(value) = node.get(tag) else {
@@ -112,9 +112,9 @@ impl Checker<'_> {
                 self.node(place, Against { schema: any, label: &key.text }, value);
             } else {
                 let known = properties.keys().map(String::as_str);
-                let all = format!("keys of a {label}: {}", list(known.clone()));
+                let all = format!("keys of `{label}`: {}", list(known.clone()));
                 let near = nearest(&key.text, known);
-                let what = format!("unknown key `{}` in a {label}", key.text);
+                let what = format!("unknown key `{}` in `{label}`", key.text);
                 self.report(place, key.at, what, Some(did_you_mean(near, &all)));
             }
         }
@@ -129,8 +129,8 @@ impl Checker<'_> {
             }
             let at = empty_at.map_or(at, |(key, _)| key.at);
             let what = match empty_at {
-                Some(_) => format!("`{key}` of a {label} has no value"),
-                None => format!("`{key}` is missing in a {label}"),
+                Some(_) => format!("`{key}` of `{label}` has no value"),
+                None => format!("`{key}` is missing in `{label}`"),
             };
             let right = properties.get(key).map(|property| self.expected(property, key));
             self.report(place, at, what, right);
@@ -209,7 +209,7 @@ impl Checker<'_> {
 
     /// What would be right for a key that is missing.
     fn expected(&self, property: &Value, key: &str) -> String {
-        let (schema, _) = resolve(self.schema, Against { schema: property, label: key });
+        let schema = resolve(self.schema, property);
         let keyword = |name: &str| schema.get(name).and_then(Value::as_str);
         if let Some(rule) = keyword(RULE_KEY).and_then(rule) {
             return format!("add `{key}`: {}", rule.right);
@@ -240,23 +240,19 @@ fn list<'a>(words: impl Iterator<Item = &'a str>) -> String {
 }
 
 /// Follows `$ref` and the `anyOf [.., null]` of an optional value.
-fn resolve<'a>(root: &'a Value, against: Against<'a>) -> (&'a Value, &'a str) {
-    let Against { mut schema, mut label } = against;
+fn resolve<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
+    let mut schema = schema;
     loop {
         if let Some(name) = schema.get("$ref").and_then(Value::as_str) {
             let name = name.trim_start_matches("#/$defs/");
-            let Some(next) = root.get("$defs").and_then(|defs| defs.get(name)) else {
-                return (schema, label);
-            };
-            // `identifier` says more than `Identifier`, but a list item has no key of its own.
-            if next.get("oneOf").is_none() && next.get("enum").is_none() {
-                label = name;
+            match root.get("$defs").and_then(|defs| defs.get(name)) {
+                Some(next) => schema = next,
+                None => return schema,
             }
-            schema = next;
         } else if let Some(first) = schema.get("anyOf").and_then(|any| any.get(0)) {
             schema = first;
         } else {
-            return (schema, label);
+            return schema;
         }
     }
 }
@@ -289,7 +285,7 @@ fn right_type(expected: &str, schema: &Value, node: &Node) -> String {
     let rule = schema.get(RULE_KEY).and_then(Value::as_str).and_then(rule);
     match (expected, &node.value) {
         ("string", Tree::Int(_) | Tree::Float(_) | Tree::Bool(_)) => match rule {
-            Some(rule) => format!("write it in quotes: it must be {}", rule.right),
+            Some(rule) => format!("write it in quotes; it must be {}", rule.right),
             None => "write it in quotes to make it text".into(),
         },
         ("array", _) => "write one item per line, each after `- `".into(),

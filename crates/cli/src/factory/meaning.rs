@@ -181,6 +181,10 @@ impl Template<'_> {
     }
 
     fn script_or_inline(&mut self, item: &Node) {
+        // A misspelt `script` has been reported as an unknown key; that it is missing is no news.
+        if item.keys().any(|key| !["type", "name", "script", "inline"].contains(&key)) {
+            return;
+        }
         let given = |key: &str| item.get(key).filter(|node| node.value != Tree::Null);
         match (given("script"), given("inline")) {
             (Some(_), Some(inline)) => {

@@ -112,7 +112,8 @@ impl Names {
             }
             (Some(first), Some(second)) => {
                 // The same path twice is a duplicate, which is reported where it is declared.
-                if first.path == second.path {
+                let folded = |entry: &Entry| entry.path.join("/").to_lowercase();
+                if folded(first) == folded(second) {
                     return Ok(first);
                 }
                 let all = entries.iter().filter(|entry| entry.ends_with(&wanted));

@@ -86,7 +86,7 @@ rules! {
     AbsolutePath "absolutePath" r"^/[^\x00]*[^/]$"
         "an absolute path in the image, such as `/etc/motd`, without `..`" is_absolute_path;
     FileMode "fileMode" r"^[0-7]{3,4}$"
-        "octal permissions in quotes, such as `\"0644\"`" is_mode;
+        "octal permissions such as `0644`" is_mode;
     PackageName "packageName" r"^[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?(=[A-Za-z0-9.+~:-]+)?$"
         "a package name such as `chrony`, or `chrony=4.3-2` for one version" is_package;
     ServiceName "serviceName" r"^[A-Za-z0-9@_.:-]{1,256}$"
@@ -94,7 +94,7 @@ rules! {
     SshdWord "sshdOption" r"^[A-Za-z][A-Za-z0-9]{0,63}$"
         "the name of an sshd option, such as `permitrootlogin`" |s| is_made_of(s, 64, "") && s.starts_with(|c: char| c.is_ascii_alphabetic());
     SshdValue "sshdValue" r"^[!-~ ]{1,1024}$"
-        "what sshd prints for the option, in quotes, such as `\"no\"`" |s| (1..=1024).contains(&s.len()) && s.bytes().all(|b| (b' '..=b'~').contains(&b));
+        "what `sshd -T` prints for the option, such as `no`" |s| (1..=1024).contains(&s.len()) && s.bytes().all(|b| (b' '..=b'~').contains(&b));
 }
 
 impl Default for ScopeName {

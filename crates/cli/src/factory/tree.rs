@@ -114,7 +114,8 @@ impl Node {
             Tree::Null => "nothing".into(),
             Tree::Bool(value) => format!("the truth value `{value}`"),
             Tree::Int(value) => format!("the number {value}"),
-            Tree::Float(value) => format!("the number {value}"),
+            // The digits as written are gone: `0644` and `1.0` would both be misquoted.
+            Tree::Float(_) => "a number".into(),
             Tree::Text(value) if value.contains('\n') => "text of several lines".into(),
             Tree::Text(value) => format!("the text `{value}`"),
             Tree::List(_) => "a list".into(),
@@ -130,6 +131,14 @@ impl Node {
                 .map(|(_, value)| value),
             _ => None,
         }
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        let entries = match &self.value {
+            Tree::Map(entries) => entries.as_slice(),
+            _ => &[],
+        };
+        entries.iter().map(|(key, _)| key.text.as_str())
     }
 
     pub fn text(&self) -> Option<&str> {

@@ -1,0 +1,5 @@
+//! The commands as a user meets them: command line in; exit code, stdout and stderr out.
+
+mod bad_input;
+mod harness;
+mod schema;

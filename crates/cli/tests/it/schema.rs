@@ -1,0 +1,44 @@
+//! The published schema is the one that the types give, and the example factory holds to it.
+
+use crate::harness::{Surroundings, shown};
+
+const PUBLISHED: &str = "../../docs/schema/factory.schema.json";
+
+#[tokio::test]
+async fn published_schema_is_current() {
+    let printed = Surroundings::default().run(&["schema"]).await.out;
+    let published = std::fs::read_to_string(PUBLISHED).unwrap_or_default();
+    assert!(printed == published, "run `bullion schema > docs/schema/factory.schema.json`");
+}
+
+#[test]
+fn example_factory_is_without_fault() {
+    let factory = cli::factory::load("../../examples/golden-debian".into()).unwrap();
+    let desired = cli::factory::body::desired(&factory).unwrap();
+    let ids: Vec<String> = desired.iter().map(|desired| format!("{} {}", desired.kind, desired.id)).collect();
+    insta::assert_snapshot!("example_resources", ids.join("\n"));
+    let template = &desired.last().unwrap().body;
+    let mut body = template.clone();
+    // The contents are the example's to change; their presence is what matters here.
+    for step in body["properties"]["customize"].as_array_mut().unwrap() {
+        for key in ["sourceUri", "scriptUri", "sha256Checksum", "certificate"] {
+            if step.get(key).is_some() {
+                assert!(step[key].as_str().unwrap().len() > 40, "{key}");
+                step[key] = "…".into();
+            }
+        }
+    }
+    body["properties"]["validate"]["inVMValidations"][5]["inline"] = "…".into();
+    insta::assert_snapshot!("example_template", format!("{body:#}"));
+    // What the server reads it as.
+    let _: wire::template::ImageTemplate = serde_json::from_value(template.clone()).unwrap();
+}
+
+#[tokio::test]
+async fn without_a_profile_it_says_how_to_get_one() {
+    let line = ["plan", "tests/fixtures/valid"];
+    let mut surroundings = Surroundings::default();
+    surroundings.variables.insert("HOME".into(), "/nonexistent".into());
+    let outcome = surroundings.run(&line).await;
+    insta::assert_snapshot!("no_profile", shown(&line, &outcome));
+}
