@@ -21,7 +21,7 @@ mod write;
 pub use change::{Change, Content, FileTime, Links, Meta, NodeKind, Xattr, Xattrs};
 pub use device::{BlockDevice, MemoryDevice, Partition, SeekDevice};
 pub use error::Ext4Error;
-pub use read::{Detail, Entry, EntryKind, read_file, walk};
+pub use read::{Detail, Entry, EntryKind, Tree, read_file, walk};
 pub use tarball::{TarError, from_tar};
 pub use write::{ApplyStats, ChangeSource, apply};
 

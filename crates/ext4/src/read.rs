@@ -1,6 +1,7 @@
 //! Reads a file system without mounting it: one file, or the whole tree for comparing.
 
 use std::collections::HashSet;
+use std::io::{self, Read};
 
 use crate::BLOCK_SIZE;
 use crate::change::{FileTime, Meta, NodeKind, Xattr, Xattrs};
@@ -51,37 +52,117 @@ pub fn read_file(
     path: &[u8],
     limit: u64,
 ) -> Result<Option<Vec<u8>>, Ext4Error> {
-    let mut fs = open(device, Access::ReadOnly)?;
-    let mut current = Ino::ROOT;
-    for part in components(path)? {
-        let inode = at(fs.stat(current), "reading the inode of", path)?;
+    Tree::open(device)?.read(path, limit)
+}
+
+/// A file system opened for looking things up, one path at a time.
+#[derive(Debug)]
+pub struct Tree<'a> {
+    fs: FileSystem<'a>,
+}
+
+impl<'a> Tree<'a> {
+    pub fn open(device: &'a mut dyn BlockDevice) -> Result<Self, Ext4Error> {
+        Ok(Tree {
+            fs: open(device, Access::ReadOnly)?,
+        })
+    }
+
+    /// What is at `path`, without its content; `None` when nothing is.
+    pub fn entry(&mut self, path: &[u8]) -> Result<Option<Entry>, Ext4Error> {
+        match self.find(path)? {
+            Some(inode) => entry(&mut self.fs, path, inode, Detail::Metadata).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The names in the directory `path`, in byte order; none when it is no directory.
+    pub fn names(&mut self, path: &[u8]) -> Result<Vec<Vec<u8>>, Ext4Error> {
+        let Some(number) = self.find(path)? else {
+            return Ok(Vec::new());
+        };
+        let inode = at(self.fs.stat(number), "reading the inode of", path)?;
         if inode.mode & TYPE_MASK != TYPE_DIRECTORY {
+            return Ok(Vec::new());
+        }
+        let mut names: Vec<Vec<u8>> = at(self.fs.list(number), "listing", path)?
+            .into_iter()
+            .map(|name| name.name)
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// The content of a regular file; `None` when nothing is at `path`.
+    pub fn read(&mut self, path: &[u8], limit: u64) -> Result<Option<Vec<u8>>, Ext4Error> {
+        let Some(number) = self.find(path)? else {
             return Ok(None);
+        };
+        let inode = self.regular(path, number)?;
+        if inode.size > limit {
+            return Err(Ext4Error::TooLarge {
+                path: show(path),
+                size: inode.size,
+                limit,
+            });
         }
-        match at(fs.lookup(current, part), "looking up", path)? {
-            Some(next) => current = next,
-            None => return Ok(None),
+        let mut bytes = Vec::new();
+        for_each_piece(&mut self.fs, path, number, inode.size, &mut |piece| {
+            bytes.extend_from_slice(piece);
+            Ok(Go::On)
+        })?;
+        Ok(Some(bytes))
+    }
+
+    /// Whether the regular file `path` holds exactly what `other` gives.
+    pub fn same_content(&mut self, path: &[u8], other: &mut dyn Read) -> Result<bool, Ext4Error> {
+        let Some(number) = self.find(path)? else {
+            return Ok(false);
+        };
+        let inode = self.regular(path, number)?;
+        let failed = |source| Ext4Error::Content {
+            path: show(path),
+            source,
+        };
+        let mut same = true;
+        let mut buffer = vec![0; PIECE_BLOCKS * BLOCK_SIZE];
+        for_each_piece(&mut self.fs, path, number, inode.size, &mut |piece| {
+            let theirs = &mut buffer[..piece.len()];
+            same = match other.read_exact(theirs) {
+                Ok(()) => theirs == piece,
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => false,
+                Err(error) => return Err(failed(error)),
+            };
+            Ok(if same { Go::On } else { Go::Stop })
+        })?;
+        Ok(same && other.read(&mut buffer[..1]).map_err(failed)? == 0)
+    }
+
+    fn regular(&mut self, path: &[u8], number: Ino) -> Result<Inode, Ext4Error> {
+        let inode = at(self.fs.stat(number), "reading the inode of", path)?;
+        if inode.mode & TYPE_MASK != TYPE_FILE {
+            return Err(Ext4Error::WrongType {
+                path: show(path),
+                expected: "file",
+            });
         }
+        Ok(inode)
     }
-    let inode = at(fs.stat(current), "reading the inode of", path)?;
-    if inode.mode & TYPE_MASK != TYPE_FILE {
-        return Err(Ext4Error::WrongType {
-            path: show(path),
-            expected: "file",
-        });
+
+    fn find(&mut self, path: &[u8]) -> Result<Option<Ino>, Ext4Error> {
+        let mut current = Ino::ROOT;
+        for part in components(path)? {
+            let inode = at(self.fs.stat(current), "reading the inode of", path)?;
+            if inode.mode & TYPE_MASK != TYPE_DIRECTORY {
+                return Ok(None);
+            }
+            match at(self.fs.lookup(current, part), "looking up", path)? {
+                Some(next) => current = next,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(current))
     }
-    if inode.size > limit {
-        return Err(Ext4Error::TooLarge {
-            path: show(path),
-            size: inode.size,
-            limit,
-        });
-    }
-    let mut bytes = Vec::new();
-    for_each_piece(&mut fs, path, current, inode.size, &mut |piece| {
-        bytes.extend_from_slice(piece)
-    })?;
-    Ok(Some(bytes))
 }
 
 /// Every name of the tree in byte order of the paths, the root (an empty path) first.
@@ -198,8 +279,15 @@ fn hash(
     let mut hasher = blake3::Hasher::new();
     for_each_piece(fs, path, number, inode.size, &mut |piece| {
         hasher.update(piece);
+        Ok(Go::On)
     })?;
     Ok(*hasher.finalize().as_bytes())
+}
+
+/// Whether to go on reading.
+enum Go {
+    On,
+    Stop,
 }
 
 fn for_each_piece(
@@ -207,7 +295,7 @@ fn for_each_piece(
     path: &[u8],
     number: Ino,
     size: u64,
-    piece: &mut dyn FnMut(&[u8]),
+    piece: &mut dyn FnMut(&[u8]) -> Result<Go, Ext4Error>,
 ) -> Result<(), Ext4Error> {
     let mut buffer = vec![0; PIECE_BLOCKS * BLOCK_SIZE];
     let mut position = 0;
@@ -220,8 +308,10 @@ fn for_each_piece(
             "reading",
             path,
         )?;
-        piece(&blocks[..length]);
-        position += length as u64;
+        match piece(&blocks[..length])? {
+            Go::On => position += length as u64,
+            Go::Stop => break,
+        }
     }
     Ok(())
 }

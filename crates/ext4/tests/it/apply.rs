@@ -250,3 +250,32 @@ fn a_partition_is_written_inside_its_bounds() {
     assert_eq!(content(&mut inner, "f"), Some(b"inside".to_vec()));
     assert!(ext4::Partition::new(&mut inner, 1 << 20, length as u64).is_err());
 }
+
+#[test]
+fn one_path_at_a_time() {
+    let mut device = blank(64);
+    let long = vec![3_u8; 3 << 20];
+    applied(
+        &mut device,
+        vec![dir("d"), file("d/b", long.clone()), symlink("d/a", "b")],
+    )
+    .unwrap();
+    let mut tree = ext4::Tree::open(&mut device).unwrap();
+    assert_eq!(tree.names(b"d").unwrap(), [b"a", b"b"]);
+    assert_eq!(tree.names(b"d/b").unwrap(), Vec::<Vec<u8>>::new());
+    assert_eq!(tree.entry(b"d/c").unwrap(), None);
+    assert_eq!(
+        tree.entry(b"d/a").unwrap().unwrap().kind,
+        EntryKind::Symlink {
+            target: b"b".to_vec()
+        }
+    );
+    let mut check = |other: &[u8], expected| {
+        let mut reader = other;
+        assert_eq!(tree.same_content(b"d/b", &mut reader).unwrap(), expected);
+    };
+    check(&long, true);
+    check(&long[1..], false);
+    check(&[&long[..], b"x"].concat(), false);
+    check(&[&long[1..], b"x"].concat(), false);
+}
