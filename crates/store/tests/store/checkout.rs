@@ -91,9 +91,12 @@ fn only_the_difference_is_written() {
     assert_eq!(morphed.cleared_bytes, 2 * BLOCK_SIZE as u64);
 }
 
+/// Something that happens to a file after its checkout.
+type Touch = fn(&std::path::Path);
+
 #[test]
 fn a_file_that_was_touched_is_written_anew() {
-    let touch: [(&str, fn(&std::path::Path)); 6] = [
+    let touch: [(&str, Touch); 6] = [
         ("a write within the same second", |file| {
             let file = fs::OpenOptions::new().write(true).open(file).expect("open");
             file.write_all_at(b"guest", 4096).expect("write");
