@@ -71,7 +71,8 @@ pub struct NewInstallation {
     /// The installation tenant's name among the tenants.
     pub tenant_name: String,
     pub tenant_display_name: String,
-    pub operator_display_name: String,
+    /// Of the operator's application, as resource and to people.
+    pub operator_name: String,
     pub secret: StoredSecret,
 }
 
@@ -97,6 +98,21 @@ pub enum Audience {
     Home,
     /// Every tenant that has a principal for it.
     ManyTenants,
+}
+
+impl Audience {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Audience::Home => "home",
+            Audience::ManyTenants => "many-tenants",
+        }
+    }
+
+    pub(crate) fn stored(text: &str) -> Option<Audience> {
+        [Audience::Home, Audience::ManyTenants]
+            .into_iter()
+            .find(|audience| audience.as_str() == text)
+    }
 }
 
 /// One client secret, kept as a hash.
@@ -125,7 +141,10 @@ pub struct StoredKey {
 /// Without the key itself: records end up in logs.
 impl std::fmt::Debug for StoredKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("StoredKey").field("kid", &self.kid).field("retires_at", &self.retires_at).finish()
+        f.debug_struct("StoredKey")
+            .field("kid", &self.kid)
+            .field("retires_at", &self.retires_at)
+            .finish()
     }
 }
 
@@ -137,11 +156,20 @@ pub enum Record {
     Plain,
     /// `Bullion.Factory/tenants`, in the installation tenant alone. Besides the tenant it makes the operator's
     /// principal there and gives it Owner at that tenant's `/`.
-    Tenant { tenant: TenantId, display_name: String, operator_principal: PrincipalId },
+    Tenant {
+        tenant: TenantId,
+        display_name: String,
+        operator_principal: PrincipalId,
+    },
     /// `subscriptions`: belongs to the permit's tenant from now on.
     Subscription,
     /// `Bullion.Factory/applications`, with its principal in the permit's tenant.
-    Application { app: AppId, principal: PrincipalId, display_name: String, audience: Audience },
+    Application {
+        app: AppId,
+        principal: PrincipalId,
+        display_name: String,
+        audience: Audience,
+    },
     /// `Microsoft.Authorization/roleAssignments`: at the scope that the resource sits on, in the permit's tenant.
     RoleAssignment(Assignment),
 }

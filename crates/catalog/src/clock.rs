@@ -47,7 +47,9 @@ pub struct ManualClock {
 
 impl ManualClock {
     pub fn starting_at(now: Timestamp) -> ManualClock {
-        ManualClock { now: Arc::new(watch::Sender::new(now)) }
+        ManualClock {
+            now: Arc::new(watch::Sender::new(now)),
+        }
     }
 
     /// Moves time forward and wakes whoever waited for it.

@@ -28,7 +28,10 @@ pub enum CatalogError {
     },
     /// What was read back is not what this version writes.
     #[error("{operation}: a stored value cannot be read ({what})")]
-    Corrupt { operation: &'static str, what: String },
+    Corrupt {
+        operation: &'static str,
+        what: String,
+    },
     #[error("{id} does not exist")]
     NotFound { id: ResourceId },
     #[error("{parent}, under which {id} would be, does not exist")]

@@ -62,7 +62,12 @@ pub trait JobStore: Send + Sync {
     async fn cancel(&self, permit: &Permit, job: JobId) -> Result<JobState>;
 
     /// The oldest job of one of these kinds that may run now and that nobody holds.
-    async fn claim(&self, holder: &str, kinds: &[&str], lease_for: Duration) -> Result<Option<Claimed>>;
+    async fn claim(
+        &self,
+        holder: &str,
+        kinds: &[&str],
+        lease_for: Duration,
+    ) -> Result<Option<Claimed>>;
     /// When the next job that waits (for a retry, or for its lease to expire) may be claimed.
     async fn next_due(&self, kinds: &[&str]) -> Result<Option<Timestamp>>;
     /// Prolongs a lease and says whether the job was asked to stop.
@@ -88,7 +93,13 @@ pub trait JobStore: Send + Sync {
     /// The result of a step with these inputs, whichever job it ran in.
     async fn step_result(&self, key: &StepKey) -> Result<Option<StepResult>>;
     /// Keeps a result. If there is one already, that one stays and is answered.
-    async fn keep_step_result(&self, lease: &Lease, key: &StepKey, name: &str, output: &Value) -> Result<StepResult>;
+    async fn keep_step_result(
+        &self,
+        lease: &Lease,
+        key: &StepKey,
+        name: &str,
+        output: &Value,
+    ) -> Result<StepResult>;
     /// Drops a result that turned out to be worth nothing (what it names is gone).
     async fn forget_step_result(&self, lease: &Lease, key: &StepKey) -> Result<()>;
 }
@@ -138,6 +149,26 @@ impl StepKey {
     }
 }
 
+/// A text that is no step key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a step key is 64 hexadecimal digits")]
+pub struct StepKeyError;
+
+impl FromStr for StepKey {
+    type Err = StepKeyError;
+
+    fn from_str(text: &str) -> std::result::Result<StepKey, StepKeyError> {
+        if text.len() != 64 || !text.is_ascii() {
+            return Err(StepKeyError);
+        }
+        let mut hash = [0; 32];
+        for (at, byte) in hash.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&text[at * 2..at * 2 + 2], 16).map_err(|_| StepKeyError)?;
+        }
+        Ok(StepKey(hash))
+    }
+}
+
 impl fmt::Display for StepKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -175,7 +206,28 @@ pub enum JobState {
 
 impl JobState {
     pub fn ended(self) -> bool {
-        matches!(self, JobState::Succeeded | JobState::Failed | JobState::Canceled)
+        matches!(
+            self,
+            JobState::Succeeded | JobState::Failed | JobState::Canceled
+        )
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            JobState::Queued => "Queued",
+            JobState::Running => "Running",
+            JobState::Undoing => "Undoing",
+            JobState::Succeeded => "Succeeded",
+            JobState::Failed => "Failed",
+            JobState::Canceled => "Canceled",
+        }
+    }
+
+    pub(crate) fn stored(text: &str) -> Option<JobState> {
+        use JobState::{Canceled, Failed, Queued, Running, Succeeded, Undoing};
+        [Queued, Running, Undoing, Succeeded, Failed, Canceled]
+            .into_iter()
+            .find(|state| state.as_str() == text)
     }
 }
 
@@ -267,6 +319,8 @@ pub struct StepRow {
     pub how: Option<StepHow>,
     /// How often it was started.
     pub attempts: u32,
+    /// How often its undo failed.
+    pub undo_attempts: u32,
     pub progress: StepProgress,
     pub undo: Option<Value>,
     pub output: Option<Value>,
@@ -286,12 +340,46 @@ pub enum StepState {
     UndoFailed,
 }
 
+impl StepState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            StepState::Running => "Running",
+            StepState::Succeeded => "Succeeded",
+            StepState::Failed => "Failed",
+            StepState::Undone => "Undone",
+            StepState::UndoFailed => "UndoFailed",
+        }
+    }
+
+    pub(crate) fn stored(text: &str) -> Option<StepState> {
+        use StepState::{Failed, Running, Succeeded, UndoFailed, Undone};
+        [Running, Succeeded, Failed, Undone, UndoFailed]
+            .into_iter()
+            .find(|state| state.as_str() == text)
+    }
+}
+
 /// Where a step's result came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum StepHow {
     Run,
     Found,
+}
+
+impl StepHow {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            StepHow::Run => "run",
+            StepHow::Found => "found",
+        }
+    }
+
+    pub(crate) fn stored(text: &str) -> Option<StepHow> {
+        [StepHow::Run, StepHow::Found]
+            .into_iter()
+            .find(|how| how.as_str() == text)
+    }
 }
 
 /// What a step shows while it runs and afterwards.
@@ -313,9 +401,15 @@ pub struct StepStart {
 /// The end of a step, or of its undo.
 #[derive(Clone, Debug)]
 pub enum StepEnd {
-    Succeeded { output: Value, how: StepHow },
+    Succeeded {
+        output: Value,
+        how: StepHow,
+    },
     Failed(JobFailure),
     Undone,
+    /// Its undo failed and is to be tried again.
+    UndoRetry(JobFailure),
+    /// Its undo failed for good.
     UndoFailed(JobFailure),
 }
 

@@ -8,9 +8,11 @@ mod clock;
 mod error;
 mod jobs;
 mod resource;
+mod sqlite;
 
 pub use auth::*;
 pub use clock::{Clock, ManualClock, SystemClock, later};
 pub use error::{CatalogError, Fault, Result};
 pub use jobs::*;
 pub use resource::*;
+pub use sqlite::{FileAccess, SqliteCatalog, SqliteOptions};

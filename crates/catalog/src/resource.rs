@@ -38,7 +38,11 @@ pub trait Catalog: Send + Sync {
     /// (role assignments) go with it.
     async fn delete(&self, permit: &Permit, precondition: Precondition) -> Result<Resource>;
     /// Removes the resource at the permit's scope and everything below it. Answers what was removed, deepest last.
-    async fn delete_tree(&self, permit: &Permit, precondition: Precondition) -> Result<Vec<ResourceId>>;
+    async fn delete_tree(
+        &self,
+        permit: &Permit,
+        precondition: Precondition,
+    ) -> Result<Vec<ResourceId>>;
     /// Resources of a type at or below the permit's scope, in their useful order: versions by number, others by id.
     async fn list(&self, permit: &Permit, of: &ResourceType, page: PageRequest) -> Result<Page>;
     /// Everything directly or indirectly below the permit's scope, whatever its type, by id.
@@ -230,7 +234,10 @@ pub struct PageRequest {
 
 impl PageRequest {
     pub fn first(limit: usize) -> PageRequest {
-        PageRequest { limit: limit.clamp(1, PAGE_MAX), after: None }
+        PageRequest {
+            limit: limit.clamp(1, PAGE_MAX),
+            after: None,
+        }
     }
 
     /// As much as one page may hold.
@@ -280,7 +287,9 @@ impl FromStr for Continuation {
     type Err = CatalogError;
 
     fn from_str(text: &str) -> Result<Continuation> {
-        let hex = text.strip_prefix(CONTINUATION_VERSION).ok_or(CatalogError::BadToken)?;
+        let hex = text
+            .strip_prefix(CONTINUATION_VERSION)
+            .ok_or(CatalogError::BadToken)?;
         if hex.len() > CONTINUATION_CHARS_MAX || hex.len() % 2 != 0 || !hex.is_ascii() {
             return Err(CatalogError::BadToken);
         }
@@ -290,6 +299,9 @@ impl FromStr for Continuation {
             .map_err(|_| CatalogError::BadToken)?;
         let text = String::from_utf8(bytes).map_err(|_| CatalogError::BadToken)?;
         let (sort, key) = text.split_once('\u{1f}').ok_or(CatalogError::BadToken)?;
-        Ok(Continuation { sort: sort.to_owned(), key: key.to_owned() })
+        Ok(Continuation {
+            sort: sort.to_owned(),
+            key: key.to_owned(),
+        })
     }
 }

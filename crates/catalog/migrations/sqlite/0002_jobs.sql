@@ -43,6 +43,7 @@ create table job_steps (
     state         text    not null,
     how           text,
     attempts      integer not null,
+    undo_attempts integer not null default 0,
     progress_text text,
     detail        text    not null,
     undo          text,

@@ -3,7 +3,6 @@
 //! All statements are static text with bound values. Every write is one `BEGIN IMMEDIATE` transaction, so a process
 //! that dies, or a future that is dropped, leaves all of it or nothing.
 
-mod access_rows;
 mod auth;
 mod claims;
 mod jobs;
@@ -58,7 +57,10 @@ pub enum FileAccess {
 
 impl Default for SqliteOptions {
     fn default() -> SqliteOptions {
-        SqliteOptions { clock: Arc::new(SystemClock), access: FileAccess::ReadWrite }
+        SqliteOptions {
+            clock: Arc::new(SystemClock),
+            access: FileAccess::ReadWrite,
+        }
     }
 }
 
@@ -69,19 +71,31 @@ impl SqliteCatalog {
     }
 
     pub async fn open_with(path: &Path, options: SqliteOptions) -> Result<SqliteCatalog> {
-        let fail = |source: sqlx::Error| CatalogError::Open { at: path.display().to_string(), source: source.into() };
+        let fail = |source: sqlx::Error| CatalogError::Open {
+            at: path.display().to_string(),
+            source: source.into(),
+        };
         let file = SqliteConnectOptions::new()
             .filename(path)
             .busy_timeout(BUSY_TIMEOUT)
             .foreign_keys(true)
             .synchronous(SqliteSynchronous::Full);
         let file = match options.access {
-            FileAccess::ReadWrite => file.create_if_missing(true).journal_mode(SqliteJournalMode::Wal),
+            FileAccess::ReadWrite => file
+                .create_if_missing(true)
+                .journal_mode(SqliteJournalMode::Wal),
             FileAccess::ReadOnly => file.read_only(true),
         };
         let writer = pool(1).connect_with(file.clone()).await.map_err(fail)?;
-        let readers = pool(READERS).connect_with(file.pragma("query_only", "on")).await.map_err(fail)?;
-        let catalog = SqliteCatalog { writer, readers, clock: options.clock };
+        let readers = pool(READERS)
+            .connect_with(file.pragma("query_only", "on"))
+            .await
+            .map_err(fail)?;
+        let catalog = SqliteCatalog {
+            writer,
+            readers,
+            clock: options.clock,
+        };
         if options.access == FileAccess::ReadWrite {
             catalog.migrate().await?;
         }
@@ -90,11 +104,20 @@ impl SqliteCatalog {
 
     /// A database that ends with the value: for tests and trials.
     pub async fn in_memory(clock: Arc<dyn Clock>) -> Result<SqliteCatalog> {
-        let options = SqliteConnectOptions::new().in_memory(true).foreign_keys(true);
+        let options = SqliteConnectOptions::new()
+            .in_memory(true)
+            .foreign_keys(true);
         // One connection for everything: a second one would see a second, empty database.
         let only = pool(1).connect_with(options).await;
-        let only = only.map_err(|source| CatalogError::Open { at: "memory".into(), source: source.into() })?;
-        let catalog = SqliteCatalog { writer: only.clone(), readers: only, clock };
+        let only = only.map_err(|source| CatalogError::Open {
+            at: "memory".into(),
+            source: source.into(),
+        })?;
+        let catalog = SqliteCatalog {
+            writer: only.clone(),
+            readers: only,
+            clock,
+        };
         catalog.migrate().await?;
         Ok(catalog)
     }
@@ -107,12 +130,17 @@ impl SqliteCatalog {
 
     async fn migrate(&self) -> Result<()> {
         let run = sqlx::migrate!("migrations/sqlite").run(&self.writer).await;
-        run.map_err(|source| CatalogError::Migrate { source: Fault::from(source) })
+        run.map_err(|source| CatalogError::Migrate {
+            source: Fault::from(source),
+        })
     }
 
     /// Starts the one transaction that a write consists of.
     async fn write(&self, operation: &'static str) -> Result<Tx> {
-        self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed(operation))
+        self.writer
+            .begin_with("BEGIN IMMEDIATE")
+            .await
+            .map_err(failed(operation))
     }
 
     /// Now, as precise as it is stored.
@@ -134,7 +162,10 @@ fn pool(connections: u32) -> SqlitePoolOptions {
 
 /// Names the operation in which the database failed.
 fn failed(operation: &'static str) -> impl Fn(sqlx::Error) -> CatalogError {
-    move |source| CatalogError::Database { operation, source: source.into() }
+    move |source| CatalogError::Database {
+        operation,
+        source: source.into(),
+    }
 }
 
 async fn commit(tx: Tx, operation: &'static str) -> Result<()> {

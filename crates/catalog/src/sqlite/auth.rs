@@ -1,0 +1,392 @@
+//! `AuthStore` on SQLite.
+
+use access::{Action, Assignment, Grants, Permit, RoleId, SecretHash, SystemReason};
+use async_trait::async_trait;
+use sqlx::{FromRow, SqliteConnection};
+use uuid::Uuid;
+use wire::factory::{ApplicationProperties, TenantProperties};
+use wire::{AppId, PrincipalId, ResourceId, SubscriptionId, TenantId};
+
+use super::resources::check_write;
+use super::{SqliteCatalog, commit, failed, records, rows};
+use crate::auth::{
+    ApplicationRecord, Audience, AuthStore, GRANTS_MAX, Installation, NewInstallation, Record,
+    SECRETS_MAX, SIGNING_KEYS_MAX, StoredKey, StoredSecret, TENANTS_MAX, TenantRecord,
+};
+use crate::error::{CatalogError, Result};
+use crate::resource::{BODY_BYTES_MAX, Draft, Precondition};
+
+#[async_trait]
+impl AuthStore for SqliteCatalog {
+    async fn installation(&self) -> Result<Option<Installation>> {
+        let mut reader = self
+            .readers
+            .acquire()
+            .await
+            .map_err(failed("read the installation"))?;
+        records::installation(&mut reader).await
+    }
+
+    async fn install(&self, new: NewInstallation) -> Result<Installation> {
+        const OPERATION: &str = "install";
+        let mut tx = self.write(OPERATION).await?;
+        if records::installation(&mut tx).await?.is_some() {
+            return Err(CatalogError::Installed);
+        }
+        self.install_in(&mut tx, &new).await?;
+        commit(tx, OPERATION).await?;
+        Ok(new.installation)
+    }
+
+    async fn tenant(&self, tenant: TenantId) -> Result<Option<TenantRecord>> {
+        let row = sqlx::query_as::<_, TenantRow>(
+            "select tenant, name, display_name from tenants where tenant = ?1",
+        )
+        .bind(tenant.to_string())
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(failed("find a tenant"))?;
+        row.map(TenantRow::into_record).transpose()
+    }
+
+    async fn tenant_named(&self, name: &str) -> Result<Option<TenantRecord>> {
+        let row = sqlx::query_as::<_, TenantRow>(
+            "select tenant, name, display_name from tenants where name_key = ?1",
+        )
+        .bind(name.to_lowercase())
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(failed("find a tenant by name"))?;
+        row.map(TenantRow::into_record).transpose()
+    }
+
+    async fn tenants(&self) -> Result<Vec<TenantRecord>> {
+        let rows = sqlx::query_as::<_, TenantRow>(
+            "select tenant, name, display_name from tenants order by name_key limit ?1",
+        )
+        .bind(limit(TENANTS_MAX))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(failed("list tenants"))?;
+        rows.into_iter().map(TenantRow::into_record).collect()
+    }
+
+    async fn subscription_tenant(&self, subscription: SubscriptionId) -> Result<Option<TenantId>> {
+        let tenant = sqlx::query_scalar::<_, String>(
+            "select tenant from subscriptions where subscription = ?1",
+        )
+        .bind(subscription.to_string())
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(failed("find a subscription's tenant"))?;
+        tenant
+            .map(|tenant| rows::parsed("subscriptions.tenant", &tenant))
+            .transpose()
+    }
+
+    async fn application(&self, app: AppId) -> Result<Option<ApplicationRecord>> {
+        let row = sqlx::query_as::<_, (String, String, String)>(
+            "select home, display_name, audience from applications where app = ?1",
+        )
+        .bind(app.to_string())
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(failed("find an application"))?;
+        row.map(|(home, display_name, audience)| {
+            Ok(ApplicationRecord {
+                app,
+                home: rows::parsed("applications.home", &home)?,
+                display_name,
+                audience: Audience::stored(&audience)
+                    .ok_or_else(|| rows::corrupt("applications.audience", &audience))?,
+            })
+        })
+        .transpose()
+    }
+
+    async fn service_principal(&self, tenant: TenantId, app: AppId) -> Result<Option<PrincipalId>> {
+        let mut reader = self
+            .readers
+            .acquire()
+            .await
+            .map_err(failed("find a service principal"))?;
+        records::principal_of(&mut reader, tenant, app).await
+    }
+
+    async fn secrets(&self, app: AppId) -> Result<Vec<StoredSecret>> {
+        let mut reader = self
+            .readers
+            .acquire()
+            .await
+            .map_err(failed("read secrets"))?;
+        let now = self.now();
+        let mut secrets = secrets_of_app(&mut reader, app).await?;
+        secrets.retain(|secret| secret.expires_at > now);
+        Ok(secrets)
+    }
+
+    async fn grants(&self, tenant: TenantId, principal: PrincipalId) -> Result<Grants> {
+        let found = sqlx::query_as::<_, (String, String)>(
+            "select role, scope from assignments where tenant = ?1 and principal = ?2 limit ?3",
+        )
+        .bind(tenant.to_string())
+        .bind(principal.to_string())
+        .bind(limit(GRANTS_MAX))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(failed("read grants"))?;
+        let assignments = found.into_iter().map(|(role, scope)| {
+            let scope: ResourceId = rows::parsed("assignments.scope", &scope)?;
+            Ok(Assignment {
+                tenant,
+                principal,
+                role: RoleId::new(&role),
+                scope,
+            })
+        });
+        Ok(Grants::new(
+            tenant,
+            principal,
+            assignments.collect::<Result<_>>()?,
+        ))
+    }
+
+    async fn signing_keys(&self) -> Result<Vec<StoredKey>> {
+        let found = sqlx::query_as::<_, (String, String, i64, i64)>(
+            "select kid, private_pem, made_at, retires_at from signing_keys where retires_at > ?1
+             order by made_at desc, kid limit ?2",
+        )
+        .bind(rows::micros(self.now()))
+        .bind(limit(SIGNING_KEYS_MAX))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(failed("read signing keys"))?;
+        let keys = found
+            .into_iter()
+            .map(|(kid, private_pem, made_at, retires_at)| StoredKey {
+                kid,
+                private_pem,
+                made_at: rows::time(made_at),
+                retires_at: rows::time(retires_at),
+            });
+        Ok(keys.collect())
+    }
+
+    async fn add_signing_key(&self, key: StoredKey) -> Result<()> {
+        const OPERATION: &str = "add a signing key";
+        let mut tx = self.write(OPERATION).await?;
+        sqlx::query("delete from signing_keys where retires_at <= ?1")
+            .bind(rows::micros(self.now()))
+            .execute(&mut *tx)
+            .await
+            .map_err(failed(OPERATION))?;
+        sqlx::query("insert into signing_keys (kid, private_pem, made_at, retires_at) values (?1, ?2, ?3, ?4)")
+            .bind(key.kid)
+            .bind(key.private_pem)
+            .bind(rows::micros(key.made_at))
+            .bind(rows::micros(key.retires_at))
+            .execute(&mut *tx)
+            .await
+            .map_err(failed(OPERATION))?;
+        commit(tx, OPERATION).await
+    }
+
+    async fn add_secret(&self, permit: &Permit, secret: StoredSecret) -> Result<()> {
+        const OPERATION: &str = "add a secret";
+        check_write(permit)?;
+        let mut tx = self.write(OPERATION).await?;
+        let app = application_at(&mut tx, permit).await?;
+        add_secret_in(&mut tx, app, &secret).await?;
+        commit(tx, OPERATION).await
+    }
+
+    async fn remove_secret(&self, permit: &Permit, secret: Uuid) -> Result<bool> {
+        const OPERATION: &str = "remove a secret";
+        check_write(permit)?;
+        let mut tx = self.write(OPERATION).await?;
+        let app = application_at(&mut tx, permit).await?;
+        let removed = sqlx::query("delete from secrets where secret = ?1 and app = ?2")
+            .bind(secret.to_string())
+            .bind(app.to_string())
+            .execute(&mut *tx)
+            .await
+            .map_err(failed(OPERATION))?;
+        commit(tx, OPERATION).await?;
+        Ok(removed.rows_affected() == 1)
+    }
+
+    async fn secrets_of(&self, permit: &Permit) -> Result<Vec<StoredSecret>> {
+        let mut reader = self
+            .readers
+            .acquire()
+            .await
+            .map_err(failed("read secrets"))?;
+        let app = application_at(&mut reader, permit).await?;
+        secrets_of_app(&mut reader, app).await
+    }
+}
+
+impl SqliteCatalog {
+    /// The operator's application first: the tenant's record gives its principal Owner there.
+    async fn install_in(&self, tx: &mut SqliteConnection, new: &NewInstallation) -> Result<()> {
+        let Installation {
+            tenant,
+            operator_app,
+            operator_principal,
+        } = new.installation;
+        sqlx::query(
+            "insert into installation (one, tenant, operator_app, operator_principal) values (1, ?1, ?2, ?3)",
+        )
+        .bind(tenant.to_string())
+        .bind(operator_app.to_string())
+        .bind(operator_principal.to_string())
+        .execute(&mut *tx)
+        .await
+        .map_err(failed("install"))?;
+
+        let properties = ApplicationProperties {
+            display_name: new.operator_name.clone(),
+            multi_tenant: true,
+            app_id: Some(operator_app),
+            principal_id: Some(operator_principal),
+            provisioning_state: None,
+        };
+        let draft = Draft::new(as_value(&properties)?).record(Record::Application {
+            app: operator_app,
+            principal: operator_principal,
+            display_name: new.operator_name.clone(),
+            audience: Audience::ManyTenants,
+        });
+        let permit = install_permit(tenant, "applications", &new.operator_name)?;
+        self.put_in(tx, &permit, draft, &Precondition::Absent)
+            .await?;
+        add_secret_in(tx, operator_app, &new.secret).await?;
+
+        let properties = TenantProperties {
+            display_name: new.tenant_display_name.clone(),
+            tenant_id: Some(tenant),
+            provisioning_state: None,
+        };
+        let draft = Draft::new(as_value(&properties)?).record(Record::Tenant {
+            tenant,
+            display_name: new.tenant_display_name.clone(),
+            operator_principal,
+        });
+        let permit = install_permit(tenant, "tenants", &new.tenant_name)?;
+        self.put_in(tx, &permit, draft, &Precondition::Absent)
+            .await
+            .map(drop)
+    }
+}
+
+#[derive(FromRow)]
+struct TenantRow {
+    tenant: String,
+    name: String,
+    display_name: String,
+}
+
+impl TenantRow {
+    fn into_record(self) -> Result<TenantRecord> {
+        let tenant = rows::parsed("tenants.tenant", &self.tenant)?;
+        Ok(TenantRecord {
+            tenant,
+            name: self.name,
+            display_name: self.display_name,
+        })
+    }
+}
+
+#[derive(FromRow)]
+struct SecretRow {
+    secret: String,
+    name: String,
+    hint: String,
+    hash: String,
+    made_at: i64,
+    expires_at: i64,
+}
+
+impl SecretRow {
+    fn into_secret(self) -> Result<StoredSecret> {
+        Ok(StoredSecret {
+            id: rows::parsed("secrets.secret", &self.secret)?,
+            name: self.name,
+            hint: self.hint,
+            hash: SecretHash::from_stored(self.hash),
+            made_at: rows::time(self.made_at),
+            expires_at: rows::time(self.expires_at),
+        })
+    }
+}
+
+fn install_permit(tenant: TenantId, kind: &str, name: &str) -> Result<Permit> {
+    let id = ResourceId::root().extension("Bullion.Factory", kind, name);
+    let id = id.map_err(|error| CatalogError::Mismatch {
+        why: error.to_string(),
+    })?;
+    let action = Action::new(format!("Bullion.Factory/{kind}/write"));
+    Ok(Permit::system(SystemReason::Install, action, id, tenant))
+}
+
+fn as_value<T: serde::Serialize>(body: &T) -> Result<serde_json::Value> {
+    let text = rows::to_json("properties", body, BODY_BYTES_MAX)?;
+    rows::from_json("properties", &text)
+}
+
+async fn application_at(connection: &mut SqliteConnection, permit: &Permit) -> Result<AppId> {
+    let app = records::application_at(connection, permit).await?;
+    app.ok_or_else(|| CatalogError::NotFound {
+        id: permit.scope().clone(),
+    })
+}
+
+async fn secrets_of_app(
+    connection: &mut SqliteConnection,
+    app: AppId,
+) -> Result<Vec<StoredSecret>> {
+    let found = sqlx::query_as::<_, SecretRow>(
+        "select secret, name, hint, hash, made_at, expires_at from secrets where app = ?1
+         order by made_at desc, secret limit ?2",
+    )
+    .bind(app.to_string())
+    .bind(limit(SECRETS_MAX))
+    .fetch_all(connection)
+    .await
+    .map_err(failed("read secrets"))?;
+    found.into_iter().map(SecretRow::into_secret).collect()
+}
+
+async fn add_secret_in(tx: &mut SqliteConnection, app: AppId, secret: &StoredSecret) -> Result<()> {
+    const OPERATION: &str = "add a secret";
+    let kept = sqlx::query_scalar::<_, i64>("select count(*) from secrets where app = ?1")
+        .bind(app.to_string())
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(failed(OPERATION))?;
+    if kept >= limit(SECRETS_MAX) {
+        return Err(CatalogError::TooLarge {
+            what: "secrets of an application",
+            limit: SECRETS_MAX,
+        });
+    }
+    sqlx::query(
+        "insert into secrets (secret, app, name, hint, hash, made_at, expires_at)
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )
+    .bind(secret.id.to_string())
+    .bind(app.to_string())
+    .bind(&secret.name)
+    .bind(&secret.hint)
+    .bind(secret.hash.as_str())
+    .bind(rows::micros(secret.made_at))
+    .bind(rows::micros(secret.expires_at))
+    .execute(tx)
+    .await
+    .map(drop)
+    .map_err(failed(OPERATION))
+}
+
+fn limit(most: usize) -> i64 {
+    i64::try_from(most).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,389 @@
+//! The rows beside resources that sign-in and authorisation read: tenants, subscriptions, applications, assignments.
+//!
+//! A resource of one of these types never exists without its row, since both are written by one put.
+
+use access::{Action, Assignment, Permit, RoleId, SystemReason};
+use serde_json::json;
+use sqlx::SqliteConnection;
+use uuid::Uuid;
+use wire::{AppId, PrincipalId, ResourceId, ResourceType, TenantId};
+
+use super::{SqliteCatalog, failed, rows};
+use crate::auth::{Audience, Installation, Record};
+use crate::error::{CatalogError, Result};
+use crate::resource::{Draft, UniqueKey};
+
+pub(super) const TENANTS: &str = "Bullion.Factory/tenants";
+pub(super) const APPLICATIONS: &str = "Bullion.Factory/applications";
+const SUBSCRIPTIONS: &str = "Microsoft.Resources/subscriptions";
+const ASSIGNMENTS: &str = "Microsoft.Authorization/roleAssignments";
+const OWNER: &str = "8e3af657-a8ff-443c-a75c-2fe8c4bcb635";
+
+/// Refuses a record that does not fit the resource it comes with, before anything is written.
+pub(super) fn check(permit: &Permit, record: &Record, created: bool) -> Result<()> {
+    let id = permit.scope();
+    let found = id.resource_type();
+    let fits = match record {
+        Record::Plain => !created || !needs_record(&found),
+        Record::Tenant { .. } => found.is(TENANTS),
+        Record::Subscription => found.is(SUBSCRIPTIONS) && id.subscription().is_some(),
+        Record::Application { .. } => found.is(APPLICATIONS),
+        Record::RoleAssignment(assignment) => {
+            found.is(ASSIGNMENTS) && assignment_fits(permit, assignment)
+        }
+    };
+    if fits {
+        Ok(())
+    } else {
+        Err(mismatch(format!("{id} does not go with {record:?}")))
+    }
+}
+
+/// Tenants, and the operator's application, are what everybody's sign-in hangs on.
+pub(super) async fn check_deletable(tx: &mut SqliteConnection, permit: &Permit) -> Result<()> {
+    let id = permit.scope();
+    let Some(installation) = installation(tx).await? else {
+        return Ok(());
+    };
+    let kind = id.resource_type();
+    if kind.is(APPLICATIONS) && application_at(tx, permit).await? == Some(installation.operator_app)
+    {
+        return Err(mismatch(
+            "the operator application cannot be deleted".into(),
+        ));
+    }
+    if !kind.is(TENANTS) {
+        return Ok(());
+    }
+    let tenant = tenant_at(tx, permit).await?;
+    if tenant == Some(installation.tenant) {
+        return Err(mismatch(
+            "the installation's own tenant cannot be deleted".into(),
+        ));
+    }
+    let Some(tenant) = tenant else { return Ok(()) };
+    delete_empty_tenant(tx, id, tenant).await
+}
+
+pub(super) async fn installation(
+    connection: &mut SqliteConnection,
+) -> Result<Option<Installation>> {
+    let row = sqlx::query_as::<_, (String, String, String)>(
+        "select tenant, operator_app, operator_principal from installation",
+    )
+    .fetch_optional(connection)
+    .await
+    .map_err(failed("read the installation"))?;
+    row.map(|(tenant, app, principal)| {
+        Ok(Installation {
+            tenant: rows::parsed("installation.tenant", &tenant)?,
+            operator_app: rows::parsed("installation.operator_app", &app)?,
+            operator_principal: rows::parsed("installation.operator_principal", &principal)?,
+        })
+    })
+    .transpose()
+}
+
+/// The application that the resource at the permit's scope stands for.
+pub(super) async fn application_at(
+    connection: &mut SqliteConnection,
+    permit: &Permit,
+) -> Result<Option<AppId>> {
+    let app = sqlx::query_scalar::<_, String>(
+        "select app from applications join resources on resource = row where tenant = ?1 and id_key = ?2",
+    )
+    .bind(permit.tenant().to_string())
+    .bind(permit.scope().folded())
+    .fetch_optional(connection)
+    .await
+    .map_err(failed("find an application"))?;
+    app.map(|app| rows::parsed("applications.app", &app))
+        .transpose()
+}
+
+impl SqliteCatalog {
+    pub(super) async fn write_record(
+        &self,
+        tx: &mut SqliteConnection,
+        permit: &Permit,
+        row: i64,
+        record: &Record,
+    ) -> Result<()> {
+        match record {
+            Record::Plain => Ok(()),
+            Record::Tenant {
+                tenant,
+                display_name,
+                operator_principal,
+            } => {
+                self.write_tenant(tx, permit, row, *tenant, display_name, *operator_principal)
+                    .await
+            }
+            Record::Subscription => write_subscription(tx, permit, row).await,
+            Record::Application {
+                app,
+                principal,
+                display_name,
+                audience,
+            } => {
+                write_application(tx, permit, row, *app, display_name, *audience).await?;
+                add_principal(tx, permit.tenant(), *app, *principal).await
+            }
+            Record::RoleAssignment(assignment) => write_assignment(tx, row, assignment).await,
+        }
+    }
+
+    async fn write_tenant(
+        &self,
+        tx: &mut SqliteConnection,
+        permit: &Permit,
+        row: i64,
+        tenant: TenantId,
+        display_name: &str,
+        operator: PrincipalId,
+    ) -> Result<()> {
+        let Some(installation) = installation(tx)
+            .await?
+            .filter(|own| own.tenant == permit.tenant())
+        else {
+            return Err(mismatch(
+                "tenants are made in the installation's own tenant alone".into(),
+            ));
+        };
+        let name = permit.scope().name();
+        let written = sqlx::query(
+            "insert into tenants (tenant, name_key, name, display_name, resource) values (?1, ?2, ?3, ?4, ?5)
+             on conflict (name_key) do update set display_name = excluded.display_name
+                 where tenant = excluded.tenant",
+        )
+        .bind(tenant.to_string())
+        .bind(name.to_lowercase())
+        .bind(name)
+        .bind(display_name)
+        .bind(row)
+        .execute(&mut *tx)
+        .await
+        .map_err(failed("write a tenant"))?;
+        if written.rows_affected() == 0 {
+            return Err(mismatch(format!(
+                "tenant {name} keeps the id that it was made with"
+            )));
+        }
+        if principal_of(tx, tenant, installation.operator_app)
+            .await?
+            .is_some()
+        {
+            return Ok(());
+        }
+        add_principal(tx, tenant, installation.operator_app, operator).await?;
+        self.make_owner(tx, tenant, operator).await
+    }
+
+    /// Owner at a new tenant's `/`, so that the operator signs in there like any other principal: no back door.
+    async fn make_owner(
+        &self,
+        tx: &mut SqliteConnection,
+        tenant: TenantId,
+        principal: PrincipalId,
+    ) -> Result<()> {
+        let role = RoleId::new(OWNER);
+        let id = ResourceId::root()
+            .extension(
+                "Microsoft.Authorization",
+                "roleAssignments",
+                &Uuid::new_v4().to_string(),
+            )
+            .map_err(|error| mismatch(error.to_string()))?;
+        let properties = json!({
+            "roleDefinitionId": format!("/providers/Microsoft.Authorization/roleDefinitions/{OWNER}"),
+            "principalId": principal, "principalType": "ServicePrincipal", "scope": "/",
+        });
+        let action = Action::new("Microsoft.Authorization/roleAssignments/write");
+        let permit = Permit::system(SystemReason::Install, action, id, tenant);
+        let row = self.write_row(tx, &permit, &Draft::new(properties)).await?;
+        write_assignment(
+            tx,
+            row,
+            &Assignment {
+                tenant,
+                principal,
+                role,
+                scope: ResourceId::root(),
+            },
+        )
+        .await
+    }
+}
+
+fn needs_record(found: &ResourceType) -> bool {
+    [TENANTS, APPLICATIONS, SUBSCRIPTIONS, ASSIGNMENTS]
+        .iter()
+        .any(|kind| found.is(kind))
+}
+
+/// A right is given where its resource sits and in the tenant that was authorised, nowhere else.
+fn assignment_fits(permit: &Permit, assignment: &Assignment) -> bool {
+    assignment.tenant == permit.tenant()
+        && permit.scope().parent().as_ref() == Some(&assignment.scope)
+}
+
+fn mismatch(why: String) -> CatalogError {
+    CatalogError::Mismatch { why }
+}
+
+async fn write_subscription(tx: &mut SqliteConnection, permit: &Permit, row: i64) -> Result<()> {
+    let id = permit.scope();
+    let Some(subscription) = id.subscription() else {
+        return Err(mismatch(format!("{id} is no subscription")));
+    };
+    let written = sqlx::query(
+        "insert into subscriptions (subscription, tenant, resource) values (?1, ?2, ?3)
+         on conflict (subscription) do update set resource = excluded.resource where tenant = excluded.tenant",
+    )
+    .bind(subscription.to_string())
+    .bind(permit.tenant().to_string())
+    .bind(row)
+    .execute(tx)
+    .await
+    .map_err(failed("write a subscription"))?;
+    if written.rows_affected() == 1 {
+        return Ok(());
+    }
+    Err(CatalogError::Taken {
+        key: UniqueKey::new("subscription", &[&subscription.to_string()]),
+        holder: id.clone(),
+    })
+}
+
+async fn write_application(
+    tx: &mut SqliteConnection,
+    permit: &Permit,
+    row: i64,
+    app: AppId,
+    display_name: &str,
+    audience: Audience,
+) -> Result<()> {
+    let written = sqlx::query(
+        "insert into applications (app, home, display_name, audience, resource) values (?1, ?2, ?3, ?4, ?5)
+         on conflict (resource) do update set display_name = excluded.display_name, audience = excluded.audience
+             where app = excluded.app",
+    )
+    .bind(app.to_string())
+    .bind(permit.tenant().to_string())
+    .bind(display_name)
+    .bind(audience.as_str())
+    .bind(row)
+    .execute(tx)
+    .await
+    .map_err(failed("write an application"))?;
+    if written.rows_affected() == 1 {
+        return Ok(());
+    }
+    Err(mismatch(format!(
+        "{} keeps the client id that it was made with",
+        permit.scope()
+    )))
+}
+
+/// A principal, once given, is kept: assignments name it.
+async fn add_principal(
+    tx: &mut SqliteConnection,
+    tenant: TenantId,
+    app: AppId,
+    principal: PrincipalId,
+) -> Result<()> {
+    sqlx::query(
+        "insert into principals (tenant, app, principal) values (?1, ?2, ?3) on conflict (tenant, app) do nothing",
+    )
+    .bind(tenant.to_string())
+    .bind(app.to_string())
+    .bind(principal.to_string())
+    .execute(tx)
+    .await
+    .map(drop)
+    .map_err(failed("add a service principal"))
+}
+
+pub(super) async fn principal_of(
+    connection: &mut SqliteConnection,
+    tenant: TenantId,
+    app: AppId,
+) -> Result<Option<PrincipalId>> {
+    let principal = sqlx::query_scalar::<_, String>(
+        "select principal from principals where tenant = ?1 and app = ?2",
+    )
+    .bind(tenant.to_string())
+    .bind(app.to_string())
+    .fetch_optional(connection)
+    .await
+    .map_err(failed("find a service principal"))?;
+    principal
+        .map(|principal| rows::parsed("principals.principal", &principal))
+        .transpose()
+}
+
+async fn write_assignment(
+    tx: &mut SqliteConnection,
+    row: i64,
+    assignment: &Assignment,
+) -> Result<()> {
+    sqlx::query(
+        "insert into assignments (resource, tenant, principal, role, scope) values (?1, ?2, ?3, ?4, ?5)
+         on conflict (resource) do update set principal = excluded.principal, role = excluded.role",
+    )
+    .bind(row)
+    .bind(assignment.tenant.to_string())
+    .bind(assignment.principal.to_string())
+    .bind(assignment.role.as_str())
+    .bind(assignment.scope.to_string())
+    .execute(tx)
+    .await
+    .map(drop)
+    .map_err(failed("write a role assignment"))
+}
+
+async fn tenant_at(connection: &mut SqliteConnection, permit: &Permit) -> Result<Option<TenantId>> {
+    let tenant = sqlx::query_scalar::<_, String>(
+        "select tenants.tenant from tenants join resources on resource = row
+         where resources.tenant = ?1 and id_key = ?2",
+    )
+    .bind(permit.tenant().to_string())
+    .bind(permit.scope().folded())
+    .fetch_optional(connection)
+    .await
+    .map_err(failed("find a tenant"))?;
+    tenant
+        .map(|tenant| rows::parsed("tenants.tenant", &tenant))
+        .transpose()
+}
+
+/// Subscriptions keep a tenant alive; its applications and assignments go with it.
+async fn delete_empty_tenant(
+    tx: &mut SqliteConnection,
+    id: &ResourceId,
+    tenant: TenantId,
+) -> Result<()> {
+    const OPERATION: &str = "delete a tenant";
+    let tenant = tenant.to_string();
+    let used = sqlx::query_scalar::<_, bool>(
+        "select exists (select 1 from subscriptions where tenant = ?1)",
+    )
+    .bind(&tenant)
+    .fetch_one(&mut *tx)
+    .await
+    .map_err(failed(OPERATION))?;
+    if used {
+        return Err(CatalogError::HasChildren { id: id.clone() });
+    }
+    sqlx::query("delete from principals where tenant = ?1")
+        .bind(&tenant)
+        .execute(&mut *tx)
+        .await
+        .map_err(failed(OPERATION))?;
+    sqlx::query("delete from resources where tenant = ?1")
+        .bind(&tenant)
+        .execute(tx)
+        .await
+        .map(drop)
+        .map_err(failed(OPERATION))
+}

@@ -1,0 +1,380 @@
+//! `Catalog` on SQLite.
+
+use access::{Permit, Visible};
+use async_trait::async_trait;
+use sqlx::SqliteConnection;
+use wire::{ResourceId, ResourceType, TenantId};
+
+use super::rows::{self, ResourceRow};
+use super::{SqliteCatalog, commit, failed, records};
+use crate::error::{CatalogError, Result};
+use crate::resource::{
+    BODY_BYTES_MAX, Catalog, Continuation, Draft, Etag, Page, PageRequest, Precondition, Put,
+    Resource, TAGS_MAX, UNIQUE_KEYS_MAX,
+};
+
+#[async_trait]
+impl Catalog for SqliteCatalog {
+    async fn get(&self, permit: &Permit) -> Result<Resource> {
+        const OPERATION: &str = "get a resource";
+        let mut reader = self.readers.acquire().await.map_err(failed(OPERATION))?;
+        let row = find(&mut reader, permit.tenant(), permit.scope()).await?;
+        row.filter(|_| permit.may_see(permit.scope()))
+            .ok_or_else(|| CatalogError::NotFound {
+                id: permit.scope().clone(),
+            })?
+            .into_resource()
+    }
+
+    async fn put(&self, permit: &Permit, draft: Draft, precondition: Precondition) -> Result<Put> {
+        const OPERATION: &str = "put a resource";
+        let mut tx = self.write(OPERATION).await?;
+        let put = self.put_in(&mut tx, permit, draft, &precondition).await?;
+        commit(tx, OPERATION).await?;
+        Ok(put)
+    }
+
+    async fn delete(&self, permit: &Permit, precondition: Precondition) -> Result<Resource> {
+        const OPERATION: &str = "delete a resource";
+        let mut tx = self.write(OPERATION).await?;
+        let row = deletable(&mut tx, permit, &precondition).await?;
+        if any_child(&mut tx, permit).await? {
+            return Err(CatalogError::HasChildren {
+                id: permit.scope().clone(),
+            });
+        }
+        remove_tree(&mut tx, permit).await?;
+        commit(tx, OPERATION).await?;
+        row.into_resource()
+    }
+
+    async fn delete_tree(
+        &self,
+        permit: &Permit,
+        precondition: Precondition,
+    ) -> Result<Vec<ResourceId>> {
+        const OPERATION: &str = "delete a resource and all below it";
+        let mut tx = self.write(OPERATION).await?;
+        deletable(&mut tx, permit, &precondition).await?;
+        let removed = remove_tree(&mut tx, permit).await?;
+        commit(tx, OPERATION).await?;
+        Ok(removed)
+    }
+
+    async fn list(&self, permit: &Permit, of: &ResourceType, page: PageRequest) -> Result<Page> {
+        let (from, to) = rows::sort_range(permit.scope(), of);
+        let after = start_of(&page);
+        let rows = sqlx::query_as::<_, ResourceRow>(
+            "select * from resources
+             where tenant = ?1 and type_key = ?2 and sort_key > ?3 and sort_key >= ?4 and sort_key < ?5
+               and exists (select 1 from json_each(?6) as seen where id_key = seen.value
+                           or (id_key > seen.value || '/' and id_key < seen.value || '0'))
+             order by sort_key limit ?7",
+        )
+        .bind(permit.tenant().to_string())
+        .bind(of.folded())
+        .bind(after)
+        .bind(from)
+        .bind(to)
+        .bind(seen_scopes(permit)?)
+        .bind(page_rows(&page))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(failed("list resources"))?;
+        page_of(rows, &page)
+    }
+
+    async fn list_below(&self, permit: &Permit, page: PageRequest) -> Result<Page> {
+        let prefix = rows::prefix(permit.scope());
+        let rows = sqlx::query_as::<_, ResourceRow>(
+            "select * from resources
+             where tenant = ?1 and id_key > ?2 and id_key > ?3 || '/' and id_key < ?3 || '0'
+               and exists (select 1 from json_each(?4) as seen where id_key = seen.value
+                           or (id_key > seen.value || '/' and id_key < seen.value || '0'))
+             order by id_key limit ?5",
+        )
+        .bind(permit.tenant().to_string())
+        .bind(
+            page.after
+                .as_ref()
+                .map_or(String::new(), |after| after.key.clone()),
+        )
+        .bind(prefix)
+        .bind(seen_scopes(permit)?)
+        .bind(page_rows(&page))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(failed("list what is below a resource"))?;
+        page_of(rows, &page)
+    }
+
+    async fn has_children(&self, permit: &Permit) -> Result<bool> {
+        let mut reader = self
+            .readers
+            .acquire()
+            .await
+            .map_err(failed("look for children"))?;
+        any_child(&mut reader, permit).await
+    }
+}
+
+impl SqliteCatalog {
+    /// The put itself, for transactions that do more than it.
+    pub(super) async fn put_in(
+        &self,
+        tx: &mut SqliteConnection,
+        permit: &Permit,
+        draft: Draft,
+        precondition: &Precondition,
+    ) -> Result<Put> {
+        check_write(permit)?;
+        check_sizes(&draft)?;
+        let id = permit.scope();
+        let existing = find(tx, permit.tenant(), id).await?;
+        check_precondition(id, existing.as_ref(), precondition)?;
+        let created = existing.is_none();
+        if created {
+            check_parent(tx, permit).await?;
+        }
+        records::check(permit, &draft.record, created)?;
+        let row = self.write_row(tx, permit, &draft).await?;
+        if !draft.unique.is_empty() {
+            hold_unique_keys(tx, row, &draft).await?;
+        }
+        self.write_record(tx, permit, row, &draft.record).await?;
+        let stored = find(tx, permit.tenant(), id).await?;
+        let stored = stored.ok_or_else(|| CatalogError::NotFound { id: id.clone() })?;
+        Ok(Put {
+            resource: stored.into_resource()?,
+            created,
+        })
+    }
+
+    /// Inserts or updates; the id keeps the casing of its first put, and its creation data.
+    pub(super) async fn write_row(
+        &self,
+        tx: &mut SqliteConnection,
+        permit: &Permit,
+        draft: &Draft,
+    ) -> Result<i64> {
+        let id = permit.scope();
+        sqlx::query_scalar::<_, i64>(
+            "insert into resources (tenant, id_key, id, type_key, sort_key, attached, location, tags, properties,
+                                    extra, state, etag, created_at, created_by, changed_at, changed_by)
+             values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?13, ?14)
+             on conflict (tenant, id_key) do update set
+                 location = excluded.location, tags = excluded.tags, properties = excluded.properties,
+                 extra = excluded.extra, state = excluded.state, etag = excluded.etag,
+                 changed_at = excluded.changed_at, changed_by = excluded.changed_by
+             returning row",
+        )
+        .bind(permit.tenant().to_string())
+        .bind(id.folded())
+        .bind(id.to_string())
+        .bind(id.resource_type().folded())
+        .bind(rows::sort_key(id))
+        .bind(i64::from(rows::is_attached(id)))
+        .bind(&draft.location)
+        .bind(rows::to_json("tags", &draft.tags, BODY_BYTES_MAX)?)
+        .bind(rows::to_json("properties", &draft.properties, BODY_BYTES_MAX)?)
+        .bind(rows::to_json("top-level members", &draft.extra, BODY_BYTES_MAX)?)
+        .bind(draft.state.as_str())
+        .bind(Etag::fresh().as_str())
+        .bind(rows::micros(self.now()))
+        .bind(permit.holder())
+        .fetch_one(tx)
+        .await
+        .map_err(failed("write a resource"))
+    }
+}
+
+pub(super) async fn find(
+    connection: &mut SqliteConnection,
+    tenant: TenantId,
+    id: &ResourceId,
+) -> Result<Option<ResourceRow>> {
+    sqlx::query_as("select * from resources where tenant = ?1 and id_key = ?2")
+        .bind(tenant.to_string())
+        .bind(id.folded())
+        .fetch_optional(connection)
+        .await
+        .map_err(failed("find a resource"))
+}
+
+/// The second look at what `authorize` decided: a permit to read must never write, whoever passes it on.
+pub(super) fn check_write(permit: &Permit) -> Result<()> {
+    if permit.may_write() {
+        return Ok(());
+    }
+    Err(CatalogError::ReadOnlyPermit {
+        action: permit.action().to_string(),
+    })
+}
+
+fn check_sizes(draft: &Draft) -> Result<()> {
+    if draft.tags.len() > TAGS_MAX {
+        return Err(CatalogError::TooLarge {
+            what: "tags",
+            limit: TAGS_MAX,
+        });
+    }
+    if draft.unique.len() > UNIQUE_KEYS_MAX {
+        return Err(CatalogError::TooLarge {
+            what: "unique keys",
+            limit: UNIQUE_KEYS_MAX,
+        });
+    }
+    Ok(())
+}
+
+fn check_precondition(
+    id: &ResourceId,
+    existing: Option<&ResourceRow>,
+    precondition: &Precondition,
+) -> Result<()> {
+    let found = existing.map(ResourceRow::etag);
+    let holds = match precondition {
+        Precondition::None => true,
+        Precondition::Absent => found.is_none(),
+        Precondition::Present => found.is_some(),
+        Precondition::Match(etag) => found.as_ref() == Some(etag),
+    };
+    if holds {
+        Ok(())
+    } else {
+        Err(CatalogError::Precondition {
+            id: id.clone(),
+            found,
+        })
+    }
+}
+
+/// A parent that goes away while its child is being made would leave the child where nobody looks.
+async fn check_parent(tx: &mut SqliteConnection, permit: &Permit) -> Result<()> {
+    let id = permit.scope();
+    let Some(parent) = id.parent().filter(|parent| !parent.is_root()) else {
+        return Ok(());
+    };
+    if find(tx, permit.tenant(), &parent).await?.is_some() {
+        return Ok(());
+    }
+    Err(CatalogError::ParentMissing {
+        id: id.clone(),
+        parent,
+    })
+}
+
+/// Replaces the keys that the resource holds.
+async fn hold_unique_keys(tx: &mut SqliteConnection, row: i64, draft: &Draft) -> Result<()> {
+    const OPERATION: &str = "hold unique keys";
+    sqlx::query("delete from unique_keys where resource = ?1")
+        .bind(row)
+        .execute(&mut *tx)
+        .await
+        .map_err(failed(OPERATION))?;
+    for key in &draft.unique {
+        let held = sqlx::query(
+            "insert into unique_keys (name, resource) values (?1, ?2) on conflict do nothing",
+        )
+        .bind(key.as_str())
+        .bind(row)
+        .execute(&mut *tx)
+        .await
+        .map_err(failed(OPERATION))?;
+        if held.rows_affected() == 1 {
+            continue;
+        }
+        let holder = sqlx::query_scalar::<_, String>(
+            "select id from resources join unique_keys on resource = row where name = ?1",
+        )
+        .bind(key.as_str())
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(failed(OPERATION))?;
+        return Err(CatalogError::Taken {
+            key: key.clone(),
+            holder: rows::parsed("resources.id", &holder)?,
+        });
+    }
+    Ok(())
+}
+
+/// The resource at the permit's scope, if it may be deleted under this precondition.
+async fn deletable(
+    tx: &mut SqliteConnection,
+    permit: &Permit,
+    precondition: &Precondition,
+) -> Result<ResourceRow> {
+    check_write(permit)?;
+    let id = permit.scope();
+    let row = find(tx, permit.tenant(), id).await?;
+    let row = row.ok_or_else(|| CatalogError::NotFound { id: id.clone() })?;
+    check_precondition(id, Some(&row), precondition)?;
+    records::check_deletable(tx, permit).await?;
+    Ok(row)
+}
+
+async fn any_child(connection: &mut SqliteConnection, permit: &Permit) -> Result<bool> {
+    sqlx::query_scalar::<_, bool>(
+        "select exists (select 1 from resources
+                        where tenant = ?1 and id_key > ?2 || '/' and id_key < ?2 || '0' and attached = 0)",
+    )
+    .bind(permit.tenant().to_string())
+    .bind(rows::prefix(permit.scope()))
+    .fetch_one(connection)
+    .await
+    .map_err(failed("look for children"))
+}
+
+async fn remove_tree(tx: &mut SqliteConnection, permit: &Permit) -> Result<Vec<ResourceId>> {
+    let ids = sqlx::query_scalar::<_, String>(
+        "delete from resources
+         where tenant = ?1 and (id_key = ?2 or (id_key > ?2 || '/' and id_key < ?2 || '0')) returning id",
+    )
+    .bind(permit.tenant().to_string())
+    .bind(permit.scope().folded())
+    .fetch_all(tx)
+    .await
+    .map_err(failed("remove resources"))?;
+    let mut ids: Vec<ResourceId> = ids
+        .iter()
+        .map(|id| rows::parsed("resources.id", id))
+        .collect::<Result<_>>()?;
+    ids.sort();
+    Ok(ids)
+}
+
+/// The scopes that a list may show, as JSON text for `json_each`.
+fn seen_scopes(permit: &Permit) -> Result<String> {
+    let scopes: Vec<&str> = match permit.visible() {
+        Visible::All => vec![rows::prefix(permit.scope())],
+        Visible::Only(scopes) => scopes.iter().map(rows::prefix).collect(),
+    };
+    rows::to_json("visible scopes", &scopes, BODY_BYTES_MAX)
+}
+
+fn start_of(page: &PageRequest) -> String {
+    page.after
+        .as_ref()
+        .map_or(String::new(), |after| after.sort.clone())
+}
+
+/// One more than asked for tells whether there is a next page.
+fn page_rows(page: &PageRequest) -> i64 {
+    i64::try_from(page.limit() + 1).unwrap_or(i64::MAX)
+}
+
+fn page_of(mut rows: Vec<ResourceRow>, page: &PageRequest) -> Result<Page> {
+    let more = rows.len() > page.limit();
+    rows.truncate(page.limit());
+    let next = rows.last().filter(|_| more);
+    let next = next.map(|row| Continuation {
+        sort: row.sort_key.clone(),
+        key: row.id_key.clone(),
+    });
+    let resources = rows
+        .into_iter()
+        .map(ResourceRow::into_resource)
+        .collect::<Result<_>>()?;
+    Ok(Page { resources, next })
+}
