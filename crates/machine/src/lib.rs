@@ -1,6 +1,6 @@
 //! One virtual machine: start it, know when it is ready, run commands in it, end it.
 //!
-//! The rest of the program sees two traits, [`Hypervisor`] and [`Guest`]. The QEMU one is the real
+//! The rest of the program sees two traits, [`Hypervisor`] and [`Guest`]. [`Qemu`] is the real
 //! implementation, [`fake`] the scripted one for tests. This crate must not know what an image
 //! means: it gets a disk file and hands back what the machine said.
 
@@ -8,11 +8,17 @@ mod acceleration;
 mod error;
 pub mod fake;
 mod hypervisor;
+mod login;
+mod qemu;
+mod record;
+mod seed;
+mod serial;
 mod spec;
 
-pub use acceleration::{Accel, Acceleration};
+pub use acceleration::{Accel, Acceleration, PROBE_DEADLINE, probe};
 pub use error::MachineError;
 pub use hypervisor::{Guest, Hypervisor};
+pub use qemu::{Qemu, missing_programs};
 pub use spec::{
     Boot, ExecOutput, Firmware, Lifetime, MachineInfo, MachineSpec, Network, Stopped, SystemState,
 };

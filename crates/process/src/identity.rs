@@ -5,8 +5,12 @@ use crate::ProcessError;
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io;
+use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+/// The unit of times in `/proc`, fixed for all programs whatever the kernel's own tick is.
+const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Identity of a running process: survives our restart (store the two numbers), does not survive
 /// the process.
@@ -31,6 +35,15 @@ impl ProcessId {
     #[must_use]
     pub fn is_alive(&self) -> bool {
         Self::of(self.pid) == Some(*self)
+    }
+
+    /// How long ago it started, to a hundredth of a second. Counts on when it has ended.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+        let uptime = uptime.split(' ').next().and_then(|text| text.parse().ok());
+        let started = self.start_ticks as f64 / TICKS_PER_SECOND;
+        Duration::from_secs_f64((uptime.unwrap_or(started) - started).max(0.0))
     }
 
     /// Ends it at once, and waits until it is gone. Nothing happens when it is gone already.
@@ -118,6 +131,7 @@ mod tests {
     fn a_recycled_id_is_another_process() {
         let me = ProcessId::of(std::process::id()).unwrap();
         assert!(me.is_alive());
+        assert!(me.age() < Duration::from_secs(3600));
         let other = ProcessId {
             start_ticks: me.start_ticks + 1,
             ..me

@@ -1,0 +1,142 @@
+//! QEMU's command line for a machine. It must not look at the system: the same spec gives the
+//! same line.
+
+use crate::{Accel, Firmware, MachineSpec, Network};
+use crate::{seed, serial};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+/// Debian's `ovmf`; the variables are copied for each machine.
+pub(crate) const FIRMWARE_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+pub(crate) const FIRMWARE_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+pub(super) const VARS_FILE: &str = "efivars.fd";
+
+/// A `-drive` value: `options,file=PATH`, with the commas of the path doubled as QEMU wants.
+pub(crate) fn drive(options: &str, file: &Path) -> OsString {
+    let mut value = format!("{options},file=").into_bytes();
+    value.extend(doubled(file.as_os_str()));
+    OsString::from_vec(value)
+}
+
+fn doubled(value: &OsStr) -> Vec<u8> {
+    let bytes = value.as_bytes().iter();
+    bytes
+        .flat_map(|&byte| std::iter::repeat_n(byte, if byte == b',' { 2 } else { 1 }))
+        .collect()
+}
+
+/// The whole line but the program. Relative paths in it are in the machine's folder, where QEMU
+/// is started.
+pub(super) fn of(spec: &MachineSpec, accel: Accel, ssh_port: u16) -> Vec<OsString> {
+    let mut line: Vec<OsString> = Vec::new();
+    let mut add = |words: &[&str]| line.extend(words.iter().map(OsString::from));
+    add(&["-name", &spec.name, "-machine", "q35"]);
+    add(&[
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-vga",
+        "none",
+    ]);
+    // A guest that breaks out of QEMU meets a filter: no new programs, no other user.
+    add(&[
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    ]);
+    add(&accel.args());
+    add(&[
+        "-smp",
+        &spec.cpus.to_string(),
+        "-m",
+        &spec.memory_mib.to_string(),
+    ]);
+    add(&["-serial", &format!("file:{}", serial::FILE)]);
+    add(&[
+        "-qmp",
+        &format!("unix:{},server=on,wait=off", super::qmp::SOCKET),
+    ]);
+    add(&["-device", "virtio-rng-pci"]);
+    let restrict = match spec.network {
+        Network::Isolated => "on",
+        Network::Outbound => "off",
+    };
+    let forward = format!("hostfwd=tcp:127.0.0.1:{ssh_port}-:22");
+    add(&[
+        "-netdev",
+        &format!("user,id=net,restrict={restrict},{forward}"),
+    ]);
+    // Without its boot code: nothing here boots from the network.
+    add(&["-device", "virtio-net-pci,netdev=net,romfile="]);
+    if spec.firmware == Firmware::Uefi {
+        let code = format!("if=pflash,format=raw,readonly=on,file={FIRMWARE_CODE}");
+        add(&["-drive", &code]);
+        add(&["-drive", &format!("if=pflash,format=raw,file={VARS_FILE}")]);
+    }
+    let seed = format!(
+        "if=none,id=seed,format=raw,readonly=on,file={}",
+        seed::SEED_FILE
+    );
+    add(&["-drive", &seed, "-device", "virtio-blk-pci,drive=seed"]);
+    // What is forgotten anyway need not be flushed.
+    let disk = if spec.snapshot {
+        "if=none,id=disk,format=raw,snapshot=on,cache=unsafe"
+    } else {
+        "if=none,id=disk,format=raw,cache=writeback,discard=unmap"
+    };
+    add(&["-device", "virtio-blk-pci,drive=disk,bootindex=0", "-drive"]);
+    line.push(drive(disk, &spec.disk));
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(spec: &MachineSpec, accel: Accel) -> String {
+        let words = of(spec, accel, 2222);
+        let words = words.iter().map(|word| word.to_string_lossy().into_owned());
+        words.collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn line_follows_the_spec() {
+        let check = |spec: &MachineSpec, accel, has: &[&str], has_not: &[&str]| {
+            let line = line(spec, accel);
+            for part in has {
+                assert!(line.contains(part), "{part} is not in {line}");
+            }
+            for part in has_not {
+                assert!(!line.contains(part), "{part} is in {line}");
+            }
+        };
+        let test = MachineSpec::new("t", "/m/t", "/d/a,b.raw");
+        check(
+            &test,
+            Accel::Tcg,
+            &[
+                "-accel tcg,thread=multi",
+                "snapshot=on",
+                "restrict=on",
+                "hostfwd=tcp:127.0.0.1:2222-:22",
+                "file=/d/a,,b.raw",
+                "OVMF_CODE_4M.fd",
+                "-smp 2 -m 1024",
+            ],
+            &["-cpu host"],
+        );
+        let server = MachineSpec {
+            snapshot: false,
+            firmware: Firmware::Bios,
+            network: Network::Outbound,
+            ..test
+        };
+        check(
+            &server,
+            Accel::Kvm,
+            &["-accel kvm -cpu host", "cache=writeback", "restrict=off"],
+            &["pflash", "snapshot=on", "cache=unsafe"],
+        );
+    }
+}

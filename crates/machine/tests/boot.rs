@@ -1,0 +1,243 @@
+//! Machines that really run, with guests of a few instructions: what QEMU, its control socket,
+//! its disk overlay and its process do. Needs no network and no image; always TCG, so that the
+//! result does not depend on the host.
+
+use machine::{
+    Accel, Acceleration, Firmware, Guest, Hypervisor, Lifetime, MachineError, MachineSpec, Qemu,
+    Stopped,
+};
+use process::ProcessId;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// Far more than any wait here needs; it only turns a hang into a failure.
+const PATIENCE: Duration = Duration::from_secs(120);
+const SHORT: Duration = Duration::from_millis(500);
+const SECTOR: usize = 512;
+
+/// Writes its own sector to the disk's second one, says `UP` on the serial port and halts.
+#[rustfmt::skip]
+const WRITES_AND_HALTS: &[u8] = &[
+    0x31, 0xc0,             // xor ax, ax
+    0x8e, 0xc0,             // mov es, ax
+    0xbb, 0x00, 0x7c,       // mov bx, 0x7c00
+    0xb8, 0x01, 0x03,       // mov ax, 0x0301: write one sector
+    0xb9, 0x02, 0x00,       // mov cx, 2: cylinder 0, sector 2
+    0xb6, 0x00,             // mov dh, 0: head 0; dl is the disk that we came from
+    0xcd, 0x13,             // int 0x13
+    0xba, 0xf8, 0x03,       // mov dx, 0x3f8
+    0xb0, b'U', 0xee,       // out 'U'
+    0xb0, b'P', 0xee,       // out 'P'
+    0xb0, b'\n', 0xee,      // out '\n'
+    0xf4, 0xeb, 0xfd,       // hlt, for ever
+];
+
+/// Says `BYE` on the serial port and switches the power off.
+#[rustfmt::skip]
+const POWERS_OFF: &[u8] = &[
+    0xba, 0xf8, 0x03,       // mov dx, 0x3f8
+    0xb0, b'B', 0xee,
+    0xb0, b'Y', 0xee,
+    0xb0, b'E', 0xee,
+    0xba, 0x04, 0x06,       // mov dx, 0x604: ACPI's power management control
+    0xb8, 0x00, 0x20,       // mov ax, 0x2000: sleep enable, type 0 (off)
+    0xef,                   // out dx, ax
+    0xf4, 0xeb, 0xfd,
+];
+
+struct Bench {
+    folder: TempDir,
+    qemu: Qemu,
+}
+
+impl Bench {
+    fn new(guest: &[u8]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut disk = guest.to_vec();
+        disk.resize(510, 0);
+        disk.extend([0x55, 0xaa]);
+        disk.resize(1024 * 1024, 0);
+        std::fs::write(folder.path().join("disk, raw"), disk).unwrap();
+        let qemu = Qemu::new(Acceleration {
+            accel: Accel::Tcg,
+            why: "a test".into(),
+        });
+        Self { folder, qemu }
+    }
+
+    fn spec(&self, lifetime: Lifetime) -> MachineSpec {
+        // Deeper than a socket's path may be.
+        let dir = self.folder.path().join("deep".repeat(30)).join("machine");
+        MachineSpec {
+            lifetime,
+            snapshot: lifetime == Lifetime::Throwaway,
+            firmware: Firmware::Bios,
+            cpus: 1,
+            memory_mib: 64,
+            ..MachineSpec::new("tiny", dir, self.folder.path().join("disk, raw"))
+        }
+    }
+
+    fn second_sector_written(&self) -> bool {
+        let disk = std::fs::read(self.folder.path().join("disk, raw")).unwrap();
+        disk[SECTOR..2 * SECTOR] == disk[..SECTOR]
+    }
+}
+
+async fn says(guest: &Arc<dyn Guest>, text: &str) {
+    let said = async {
+        while !guest.serial_tail(1000).await.unwrap().contains(text) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let said = tokio::time::timeout(PATIENCE, said).await;
+    said.expect("the guest did not say it");
+}
+
+async fn gone(id: ProcessId) {
+    let gone = tokio::time::timeout(PATIENCE, id.gone()).await;
+    gone.expect("it still runs").unwrap();
+}
+
+fn mode_of(file: &Path) -> u32 {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(file).unwrap().permissions().mode() & 0o777
+}
+
+#[tokio::test]
+async fn throwaway_forgets_its_disk_and_ends_with_its_handle() {
+    let bench = Bench::new(WRITES_AND_HALTS);
+    let spec = bench.spec(Lifetime::Throwaway);
+    let dir = spec.dir.clone();
+    let guest = bench.qemu.start(spec.clone()).await.unwrap();
+    says(&guest, "UP").await;
+    assert!(guest.is_running());
+    assert_eq!(mode_of(&dir), 0o700);
+    assert_eq!(mode_of(&guest.info().key_file), 0o600);
+    let again = bench.qemu.start(spec).await.err().unwrap();
+    assert!(matches!(again, MachineError::Occupied { .. }), "{again}");
+    let id = ProcessId::of(guest.info().pid).unwrap();
+    drop(guest);
+    gone(id).await;
+    assert!(!bench.second_sector_written());
+    assert!(bench.qemu.adopt(&dir).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn persistent_is_adopted_and_starts_again() {
+    let bench = Bench::new(WRITES_AND_HALTS);
+    let spec = bench.spec(Lifetime::Persistent);
+    let dir = spec.dir.clone();
+    let guest = bench.qemu.start(spec.clone()).await.unwrap();
+    says(&guest, "UP").await;
+    assert!(bench.second_sector_written());
+    let before = guest.info().clone();
+    drop(guest);
+
+    // What a server does after a restart.
+    let guest = bench.qemu.adopt(&dir).await.unwrap().expect("it runs");
+    assert_eq!(*guest.info(), before);
+    assert!(guest.is_running());
+    // This guest does not hear the power button.
+    assert_eq!(guest.stop(SHORT).await.unwrap(), Stopped::Forced);
+    assert!(!guest.is_running());
+    assert_eq!(guest.stop(SHORT).await.unwrap(), Stopped::Cleanly);
+    guest.kill().await.unwrap();
+    assert!(bench.qemu.adopt(&dir).await.unwrap().is_none());
+
+    let guest = bench.qemu.start(spec).await.unwrap();
+    assert_eq!(guest.info().host_key, before.host_key);
+    guest.kill().await.unwrap();
+    assert!(!guest.is_running());
+}
+
+#[tokio::test]
+async fn another_process_with_the_same_id_is_not_adopted() {
+    let bench = Bench::new(WRITES_AND_HALTS);
+    let spec = bench.spec(Lifetime::Persistent);
+    let guest = bench.qemu.start(spec.clone()).await.unwrap();
+    let file = spec.dir.join("machine.json");
+    let mut record: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let ticks = record["startTicks"].as_u64().unwrap();
+    record["startTicks"] = (ticks + 1).into();
+    std::fs::write(&file, record.to_string()).unwrap();
+    assert!(bench.qemu.adopt(&spec.dir).await.unwrap().is_none());
+    guest.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn no_login_is_explained_by_the_console() {
+    let bench = Bench::new(WRITES_AND_HALTS);
+    let guest = bench
+        .qemu
+        .start(bench.spec(Lifetime::Throwaway))
+        .await
+        .unwrap();
+    says(&guest, "UP").await;
+    let error = guest.wait_ready(Duration::from_secs(2)).await.unwrap_err();
+    let MachineError::NotReady { serial, accel, .. } = &error else {
+        panic!("{error}");
+    };
+    assert!(serial.contains("UP"), "{serial}");
+    assert_eq!(*accel, Accel::Tcg);
+}
+
+#[tokio::test]
+async fn a_machine_that_ends_while_we_wait_is_noticed() {
+    for lifetime in [Lifetime::Throwaway, Lifetime::Persistent] {
+        // It goes down by itself, perhaps before we look for the first time.
+        let bench = Bench::new(POWERS_OFF);
+        let guest = bench.qemu.start(bench.spec(lifetime)).await.unwrap();
+        let error = guest.wait_ready(PATIENCE).await.unwrap_err();
+        let MachineError::Ended { serial, .. } = &error else {
+            panic!("{error}");
+        };
+        assert!(serial.contains("BYE"), "{serial}");
+
+        // It is killed.
+        let bench = Bench::new(WRITES_AND_HALTS);
+        let guest = bench.qemu.start(bench.spec(lifetime)).await.unwrap();
+        says(&guest, "UP").await;
+        let id = ProcessId::of(guest.info().pid).unwrap();
+        let (ready, killed) = tokio::join!(guest.wait_ready(PATIENCE), id.kill());
+        killed.unwrap();
+        let error = ready.unwrap_err();
+        assert!(matches!(error, MachineError::Ended { .. }), "{error}");
+        let error = guest.exec("true", PATIENCE).await.unwrap_err();
+        assert!(matches!(error, MachineError::Ended { .. }), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn what_qemu_refuses_is_told() {
+    let bench = Bench::new(WRITES_AND_HALTS);
+    for lifetime in [Lifetime::Throwaway, Lifetime::Persistent] {
+        let spec = MachineSpec {
+            cpus: 255,
+            memory_mib: 100_000_000,
+            ..bench.spec(lifetime)
+        };
+        let error = bench.qemu.start(spec).await.err().unwrap();
+        let MachineError::Ended { stderr, .. } = &error else {
+            panic!("{error}");
+        };
+        assert!(!stderr.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_machine_with_uefi_starts() {
+    let bench = Bench::new(WRITES_AND_HALTS);
+    let spec = MachineSpec {
+        firmware: Firmware::Uefi,
+        memory_mib: 256,
+        ..bench.spec(Lifetime::Throwaway)
+    };
+    let guest = bench.qemu.start(spec).await.unwrap();
+    // The firmware looks for something to boot and says so; this disk has nothing for it.
+    says(&guest, "BdsDxe").await;
+    guest.kill().await.unwrap();
+}
