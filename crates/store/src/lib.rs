@@ -12,6 +12,8 @@ mod codec;
 mod error;
 mod file;
 mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
 mod index;
 mod ingest;
 mod manifest;

@@ -170,11 +170,7 @@ impl Manifest {
         if digest_of_chunks(size, &chunks) != digest {
             return Err("its hashes do not make its digest");
         }
-        let frames = read_frames(&mut reader)?;
-        let pieces = read_pieces(&mut reader, size, &frames)?;
-        if !reader.is_empty() {
-            return Err("it goes on after its end");
-        }
+        let (frames, pieces) = read_tables(&mut reader, size)?;
         Ok(Manifest {
             size,
             digest,
@@ -211,6 +207,20 @@ fn read_chunks(reader: &mut Reader<'_>, size: u64) -> Result<Vec<ChunkHash>, &'s
         });
     }
     Ok(chunks)
+}
+
+/// All that follows the hashes.
+pub(crate) fn read_tables(
+    reader: &mut Reader<'_>,
+    size: u64,
+) -> Result<(Vec<UsedFrame>, Vec<Piece>), &'static str> {
+    let frames = read_frames(reader)?;
+    let pieces = read_pieces(reader, size, &frames)?;
+    if reader.is_empty() {
+        Ok((frames, pieces))
+    } else {
+        Err("it goes on after its end")
+    }
 }
 
 fn read_frames(reader: &mut Reader<'_>) -> Result<Vec<UsedFrame>, &'static str> {

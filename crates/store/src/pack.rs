@@ -186,10 +186,19 @@ impl PackFooter {
         if pack_name(&trailer.check) != name {
             return Err("it is another pack under this name");
         }
+        PackFooter::parse_frames(trailer.frames, footer, frames_end)
+    }
+
+    /// The part behind the checksum.
+    pub(crate) fn parse_frames(
+        count: u32,
+        footer: &[u8],
+        frames_end: u64,
+    ) -> Result<PackFooter, &'static str> {
         let mut reader = Reader::new(footer);
         let mut frames = Vec::new();
         let mut offset = HEADER_LEN as u64;
-        for _ in 0..trailer.frames {
+        for _ in 0..count {
             let frame = read_frame(&mut reader, offset)?;
             offset += u64::from(frame.len);
             frames.push(frame);

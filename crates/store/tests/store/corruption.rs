@@ -125,6 +125,8 @@ proptest! {
 
     #[test]
     fn parsers_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        store::fuzzing::manifest(&bytes);
+        store::fuzzing::pack(&bytes);
         prop_assert!(Manifest::decode(&bytes).is_err());
         prop_assert!(PackFooter::parse_file("packs/x.pack", &bytes).is_err());
         let mut pack = b"BULPACK\0\x01\0\0\0\0\0\0\0".to_vec();
