@@ -192,21 +192,13 @@ impl LoopbackProxy for reqwest::ClientBuilder {
 }
 
 /// Whether the chain of causes holds a refusal by rustls.
-fn is_tls(error: &reqwest::Error) -> bool {
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        if inner.downcast_ref::<rustls::Error>().is_some() {
-            return true;
-        }
-        // hyper wraps rustls' error into io errors, whose `source` skips the wrapped error itself.
-        if let Some(io) = inner.downcast_ref::<std::io::Error>()
-            && io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
-        {
-            return true;
-        }
-        cause = inner.source();
+fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    if error.is::<rustls::Error>() {
+        return true;
     }
-    false
+    // An io error's `source` is that of the error it wraps and skips the wrapped error itself.
+    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    wrapped.is_some_and(|inner| is_tls(inner)) || error.source().is_some_and(is_tls)
 }
 
 fn arm_error(operation: &str, reply: &Reply) -> CliError {

@@ -2,8 +2,11 @@
 
 use camino::Utf8PathBuf;
 use secrecy::ExposeSecret;
+use wire::TenantId;
 
-use crate::args::{Env, Global};
+use super::scope::{Finder, Subscription};
+use crate::args::{Env, Global, Scope};
+use crate::client::Client;
 use crate::error::{CliError, Exit};
 use crate::io::Io;
 use crate::profile::{self, Profile};
@@ -11,11 +14,16 @@ use crate::profile::{self, Profile};
 /// The name under which `az` knows this server.
 const CLOUD: &str = "Bullion";
 
-pub fn run(global: &Global, args: &Env, io: &mut Io) -> Result<Exit, CliError> {
+pub async fn run(global: &Global, args: &Env, io: &mut Io) -> Result<Exit, CliError> {
     let profile = profile::load(io, global.profile.as_deref())?;
     let ca = ca_file(global, &profile, io)?;
     let lines = match args {
-        Env::Az => az(&profile, ca),
+        Env::Az => {
+            let client = Client::new(profile)?;
+            let scope = Scope::default();
+            let subscriptions = Finder::new(&client, &scope).subscriptions().await?;
+            az(client.profile(), ca, &subscriptions)
+        }
         Env::Sh => sh(&profile, ca),
     };
     for line in lines {
@@ -42,7 +50,8 @@ fn ca_file(global: &Global, profile: &Profile, io: &Io) -> Result<Option<Utf8Pat
     Ok(Some(path.canonicalize_utf8().unwrap_or(path)))
 }
 
-fn az(profile: &Profile, ca: Option<Utf8PathBuf>) -> Vec<String> {
+/// `az` signs in per tenant, so there is one line for each tenant that has a subscription.
+fn az(profile: &Profile, ca: Option<Utf8PathBuf>, subscriptions: &[Subscription]) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(ca) = ca {
         lines.push(format!("export REQUESTS_CA_BUNDLE={}", quoted(ca.as_str())));
@@ -55,12 +64,22 @@ fn az(profile: &Profile, ca: Option<Utf8PathBuf>) -> Vec<String> {
         url = quoted(&profile.url)
     ));
     lines.push(format!("az cloud set -n {CLOUD}"));
-    lines.push(format!(
-        "az login --service-principal -u {} -p {} --tenant {} --allow-no-subscriptions --output none",
-        quoted(&profile.client_id),
-        quoted(profile.client_secret.expose_secret()),
-        profile.tenant
-    ));
+    let mut tenants: Vec<TenantId> = subscriptions.iter().map(|known| known.tenant).collect();
+    tenants.sort();
+    tenants.dedup();
+    if tenants.is_empty() {
+        tenants.push(profile.tenant);
+    }
+    for tenant in tenants {
+        lines.push(format!(
+            "az login --service-principal -u {} -p {} --tenant {tenant} --allow-no-subscriptions --output none",
+            quoted(&profile.client_id),
+            quoted(profile.client_secret.expose_secret()),
+        ));
+    }
+    if let Some(first) = subscriptions.first() {
+        lines.push(format!("az account set -s {}", first.id));
+    }
     lines
 }
 

@@ -54,7 +54,7 @@ async fn dispatch(global: &Global, command: Command, io: &mut Io) -> Result<Exit
         Command::Version(args) => image::versions(&connect(global, io)?, args, io).await,
         Command::Vm(args) => vm::run(&connect(global, io)?, args, io).await,
         Command::Rest(args) => rest::run(&connect(global, io)?, &args, io).await,
-        Command::Env(args) => env::run(global, &args, io),
+        Command::Env(args) => env::run(global, &args, io).await,
     }
 }
 

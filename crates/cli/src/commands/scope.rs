@@ -19,10 +19,10 @@ pub struct Located {
 }
 
 #[derive(Debug, Clone)]
-struct Subscription {
-    tenant: TenantId,
-    id: SubscriptionId,
-    name: String,
+pub struct Subscription {
+    pub tenant: TenantId,
+    pub id: SubscriptionId,
+    pub name: String,
 }
 
 /// A kind of resource that can be found by name in a subscription.
@@ -200,7 +200,7 @@ impl<'a> Finder<'a> {
     }
 
     /// Subscriptions of the profile's tenant and of every tenant that it can sign in to.
-    async fn subscriptions(&self) -> Result<Vec<Subscription>, CliError> {
+    pub async fn subscriptions(&self) -> Result<Vec<Subscription>, CliError> {
         let mut tenants = vec![self.client.home()];
         let path = format!("/providers/Bullion.Factory/tenants?api-version={}", api::BULLION);
         match self.client.list("list tenants", self.client.home(), &path).await {
@@ -260,7 +260,14 @@ impl<'a> Finder<'a> {
 
 fn not_there(noun: &str, written: &str, ids: &[ResourceId]) -> CliError {
     let hint = match ids {
-        [] => format!("there is no {noun} at all yet; `bullion apply` creates what a factory folder says"),
+        [] => {
+            let way = match noun {
+                "machine" => "`bullion vm create` makes one",
+                "run" => "`bullion build run` starts one",
+                _ => "`bullion apply` creates what a factory folder says",
+            };
+            format!("there is no {noun} at all yet; {way}")
+        }
         ids => format!("there are: {}", names(ids)),
     };
     CliError::failed(format!("there is no {noun} `{written}`"), hint)

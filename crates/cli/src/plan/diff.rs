@@ -23,7 +23,18 @@ pub struct FieldChange {
 pub fn differences(desired: &Value, live: &Value) -> Vec<FieldChange> {
     let mut changes = Vec::new();
     compare("", desired, live, &mut changes);
-    changes
+    without_checksums(changes)
+}
+
+/// A checksum that moves with its content says nothing new.
+fn without_checksums(changes: Vec<FieldChange>) -> Vec<FieldChange> {
+    let contents: Vec<String> = changes
+        .iter()
+        .filter_map(|change| change.field.strip_suffix("Uri"))
+        .filter_map(|field| field.rsplit_once('.'))
+        .map(|(step, _)| format!("{step}.sha256Checksum"))
+        .collect();
+    changes.into_iter().filter(|change| !contents.contains(&change.field)).collect()
 }
 
 fn compare(field: &str, desired: &Value, live: &Value, changes: &mut Vec<FieldChange>) {

@@ -1,5 +1,7 @@
 //! The commands as a user meets them: command line in; exit code, stdout and stderr out.
 
 mod bad_input;
+mod commands;
+mod fake;
 mod harness;
 mod schema;
