@@ -3,8 +3,29 @@
 //! Only this crate knows the HTTP framework. It decides who may do what to which resource and says so in
 //! Azure's shapes; what a build does is the factory's, what a disk holds is the store's.
 
+mod app;
+mod banner;
+mod bearer;
+mod body;
 mod data;
+mod dispatch;
+mod errors;
+mod exchange;
 mod net;
+mod oauth;
+mod operation;
 mod options;
+mod path;
+mod production;
+mod publish;
+mod removal;
+mod resources;
+mod sign_in;
+mod start;
+mod state;
+mod table;
+mod tokens;
+mod work;
 
 pub use options::{OptionsError, ServeOptions};
+pub use start::{Running, ServeError, serve, start};

@@ -1,0 +1,21 @@
+//! What a person sees when the server starts. The only place in this crate that prints, and only to stderr.
+
+use crate::start::{FirstStart, Running};
+
+#[allow(clippy::print_stderr)]
+pub fn show(running: &Running, first: Option<&FirstStart>, acceleration: &str) {
+    let data = running.data.display();
+    eprintln!("Bullion serves {}", running.url);
+    eprintln!("  data folder   {data}");
+    eprintln!("  certificate   {data}/tls/ca.pem");
+    eprintln!("  machines run  {acceleration}");
+    match first {
+        Some(first) => {
+            eprintln!(
+                "  administrator {data}/admin.json was written; its client secret, shown this once:"
+            );
+            eprintln!("                {}", first.secret.expose());
+        }
+        None => eprintln!("  administrator {data}/admin.json"),
+    }
+}

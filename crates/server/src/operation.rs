@@ -1,0 +1,132 @@
+//! What an ARM operation is: one row of the table, with the action that a caller needs for it.
+//!
+//! An action has no default. The rows are in [`crate::table`]; the same rows give the permission check, the
+//! denial test and the committed listing.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use access::Permit;
+use catalog::{Etag, Resource};
+use http::header::{IF_MATCH, IF_NONE_MATCH};
+use http::{HeaderMap, Method};
+use serde_json::Value;
+use wire::{ApiVersion, ArmError, ErrorCode, ResourceId};
+
+use crate::exchange::{Base, Query, Reply};
+use crate::path::{Place, Shape};
+use crate::state::Server;
+
+pub type Running = Pin<Box<dyn Future<Output = Result<Reply, ArmError>> + Send>>;
+
+/// A scope that a body refers to, and what the caller must be allowed to do there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub scope: String,
+    pub action: &'static str,
+    /// The member of the body that names it.
+    pub target: &'static str,
+}
+
+/// What the action is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The path's resource, or the scope of a collection.
+    Path,
+    /// What the path's resource sits on: for things that are read as a part of that.
+    Parent,
+}
+
+/// Whose a path outside every subscription is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tenancy {
+    /// The subscription's tenant; without one, the caller's.
+    Scope,
+    /// The installation's own.
+    Installation,
+}
+
+/// The api-versions that a row answers. Azure's own are open-ended: any well-formed one is accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Versions {
+    Any,
+}
+
+pub struct Operation {
+    pub method: Method,
+    pub shape: Shape,
+    /// The type, as Azure writes it; for an action on a resource, with the action as last segment.
+    pub kind: &'static str,
+    /// Where the type may sit; a path that puts it elsewhere names nothing.
+    pub places: &'static [Place],
+    pub subject: Subject,
+    pub tenancy: Tenancy,
+    pub versions: Versions,
+    pub action: &'static str,
+    /// What the body refers to. Each needs a permit of its own, in its own tenant.
+    pub links: fn(&Value) -> Vec<Link>,
+    pub run: fn(Arc<Server>, Call) -> Running,
+}
+
+/// One authorised request.
+pub struct Call {
+    /// For the row's action, at the row's subject.
+    pub permit: Permit,
+    /// The path's resource, or the scope of a collection.
+    pub id: ResourceId,
+    pub method: Method,
+    pub version: ApiVersion,
+    pub query: Query,
+    /// `null` where there was none.
+    pub body: Value,
+    pub base: Base,
+    /// As the client wrote it, for next links.
+    pub path: String,
+    /// In the order of the row's `links`.
+    pub links: Vec<Permit>,
+    pub preconditions: Preconditions,
+}
+
+/// What `If-Match` and `If-None-Match` ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Preconditions {
+    if_match: Option<String>,
+    if_none_match: Option<String>,
+}
+
+impl Preconditions {
+    pub fn of(headers: &HeaderMap) -> Preconditions {
+        let text = |name| {
+            let value = headers.get(name)?.to_str().ok()?;
+            Some(value.to_string())
+        };
+        Preconditions {
+            if_match: text(IF_MATCH),
+            if_none_match: text(IF_NONE_MATCH),
+        }
+    }
+
+    pub fn check(&self, old: Option<&Resource>) -> Result<(), ArmError> {
+        let names = |list: &str| {
+            old.is_some_and(|old| {
+                list.split(',').any(|one| {
+                    let etag: Result<Etag, _> = one.parse();
+                    one.trim() == "*" || etag.is_ok_and(|etag| etag == old.etag)
+                })
+            })
+        };
+        let held = self.if_match.as_deref().is_none_or(names)
+            && !self.if_none_match.as_deref().is_some_and(names);
+        if held {
+            return Ok(());
+        }
+        Err(ArmError::new(
+            ErrorCode::PreconditionFailed,
+            "The condition of the If-Match or If-None-Match header is not met.",
+        ))
+    }
+}
+
+pub fn no_links(_body: &Value) -> Vec<Link> {
+    Vec::new()
+}

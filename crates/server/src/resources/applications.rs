@@ -1,0 +1,130 @@
+//! `Bullion.Factory/applications`: who may sign in, with which secrets. One per name and tenant.
+
+use std::sync::Arc;
+
+use access::ClientSecret;
+use catalog::{Audience, Draft, Record, StoredSecret};
+use jiff::{Timestamp, ToSpan as _};
+use serde_json::{Value, json};
+use uuid::Uuid;
+use wire::{AppId, ArmError, PrincipalId};
+
+use super::tenancy::{check_name, display_name};
+use super::{Reply, delete, find, list, present, properties, put_reply, show, store};
+use crate::body::{ResourceBody, wrong_type};
+use crate::errors;
+use crate::operation::Call;
+use crate::state::Server;
+
+pub const KIND: &str = "Bullion.Factory/applications";
+const SECRET_DAYS_DEFAULT: i64 = 365;
+const SECRET_DAYS_MAX: i64 = 730;
+const HINT_CHARS: usize = 3;
+
+pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    check_name(&call, "applicationName")?;
+    let body = ResourceBody::parse(&call.body, &call.id)?;
+    let old = find(&server, &call).await?;
+    let kept = old.as_ref().map(properties);
+    let display_name = display_name(&body.properties, call.id.name())?;
+    let many = match body.properties.get("multiTenant") {
+        None | Some(Value::Null) => kept
+            .as_ref()
+            .and_then(|kept| kept.get("multiTenant")?.as_bool())
+            .unwrap_or(false),
+        Some(Value::Bool(many)) => *many,
+        Some(_) => return Err(wrong_type("properties.multiTenant", "true or false")),
+    };
+    let mut stored = json!({ "displayName": display_name, "multiTenant": many });
+    let id = |key: &str| kept.as_ref()?.get(key)?.as_str().map(str::to_string);
+    let app = id("appId").and_then(|text| text.parse().ok());
+    let principal = id("principalId").and_then(|text| text.parse().ok());
+    let (app, principal) = match (app, principal) {
+        (Some(app), Some(principal)) => (app, principal),
+        _ => (AppId::random(), PrincipalId::random()),
+    };
+    stored["appId"] = app.to_string().into();
+    stored["principalId"] = principal.to_string().into();
+    let audience = if many {
+        Audience::ManyTenants
+    } else {
+        Audience::Home
+    };
+    let mut draft = Draft::new(stored).record(Record::Application {
+        app,
+        principal,
+        display_name,
+        audience,
+    });
+    draft.tags = body.tags;
+    let put = store(&server, &call, old.as_ref(), draft).await?;
+    Ok(put_reply(&put))
+}
+
+pub async fn get(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    show(&server, &call).await
+}
+
+pub async fn remove(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    delete(&server, &call).await
+}
+
+pub async fn all(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    list(&server, &call, KIND, |application| {
+        Some(present(application))
+    })
+    .await
+}
+
+/// Makes a secret. The answer is the only time that it is shown.
+pub async fn add_password(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    if !server.exists(&call.permit.to_read_own()).await? {
+        return Err(errors::not_found(&call.id));
+    }
+    let now = Timestamp::now();
+    let expires_at = expiry(&call.body, now)?;
+    let name = call
+        .body
+        .get("displayName")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let secret = ClientSecret::random().map_err(|error| errors::internal("a secret", &error))?;
+    let hash = server.hash(&secret).await?;
+    let stored = StoredSecret {
+        id: Uuid::new_v4(),
+        name: name.chars().take(64).collect(),
+        hint: secret.expose().chars().take(HINT_CHARS).collect(),
+        hash,
+        made_at: now,
+        expires_at,
+    };
+    let (key_id, hint) = (stored.id, stored.hint.clone());
+    server
+        .auth
+        .add_secret(&call.permit, stored)
+        .await
+        .map_err(errors::catalog)?;
+    Ok(Reply::ok(json!({
+        "keyId": key_id.to_string(),
+        "displayName": name,
+        "hint": hint,
+        "secretText": secret.expose(),
+        "startDateTime": now.to_string(),
+        "endDateTime": expires_at.to_string(),
+    })))
+}
+
+fn expiry(body: &Value, now: Timestamp) -> Result<Timestamp, ArmError> {
+    let days = |count: i64| now + (count * 24).hours();
+    let Some(asked) = body.get("endDateTime").filter(|asked| !asked.is_null()) else {
+        return Ok(days(SECRET_DAYS_DEFAULT));
+    };
+    let asked: Option<Timestamp> = asked.as_str().and_then(|text| text.parse().ok());
+    match asked {
+        Some(asked) if asked > now && asked <= days(SECRET_DAYS_MAX) => Ok(asked),
+        _ => Err(errors::invalid(
+            "endDateTime",
+            format!("The end must be a time in the next {SECRET_DAYS_MAX} days."),
+        )),
+    }
+}

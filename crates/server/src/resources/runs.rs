@@ -1,0 +1,53 @@
+//! `Bullion.Factory/runs`: the record of each run of a template, kept by the job, and its log.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use wire::ArmError;
+use wire::factory::ReadLog;
+
+use super::{Reply, list, present, show};
+use crate::body::typed;
+use crate::errors;
+use crate::operation::Call;
+use crate::state::Server;
+
+pub const KIND: &str = "Bullion.Factory/runs";
+const LINES_MAX: usize = 1000;
+
+pub async fn get(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    show(&server, &call).await
+}
+
+pub async fn all(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    list(&server, &call, KIND, |run| Some(present(run))).await
+}
+
+/// Lines from an offset on; `done` once the job has ended and its last line was read.
+pub async fn read_log(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    let asked: ReadLog = match call.body.as_object() {
+        Some(body) => typed(body)?,
+        None => ReadLog { offset: 0 },
+    };
+    let permit = call.permit.to_read_own();
+    let run = server.catalog.get(&permit).await.map_err(errors::catalog)?;
+    let jobs = server.jobs_at(&permit).await?;
+    let Some(job) = jobs.first() else {
+        // The record is made before the job is submitted; a crash in between leaves it alone.
+        let over = run.state.is_final();
+        let body = json!({"lines": [], "offset": 0, "nextOffset": 0, "done": over});
+        return Ok(Reply::ok(body));
+    };
+    let page = server
+        .jobs
+        .log(&permit, job.id, asked.offset, LINES_MAX)
+        .await
+        .map_err(errors::catalog)?;
+    let lines: Vec<&str> = page.lines.iter().map(|line| line.text.as_str()).collect();
+    Ok(Reply::ok(json!({
+        "lines": lines,
+        "offset": page.next,
+        "nextOffset": page.next,
+        "done": page.done,
+    })))
+}

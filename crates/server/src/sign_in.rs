@@ -1,0 +1,312 @@
+//! The token endpoint: client credentials in, an access token out.
+//!
+//! Refusals carry Entra's AADSTS numbers. Secrets are compared by `access`; this module never logs a form.
+
+use std::sync::Arc;
+
+use access::{Identity, LIFETIME_SECONDS};
+use axum::http::StatusCode;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use jiff::Timestamp;
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use uuid::Uuid;
+use wire::{AppId, ArmError, TenantId};
+
+use crate::exchange::{Base, Reply};
+use crate::oauth::{AUDIENCES, OTHER_AUDIENCES, TokenVersion};
+use crate::state::Server;
+
+const FORM_FIELDS_MAX: usize = 32;
+
+/// A refusal in Entra's shape.
+#[derive(Debug)]
+pub struct Refusal {
+    status: StatusCode,
+    error: &'static str,
+    code: u32,
+    message: String,
+}
+
+impl Refusal {
+    fn bad(error: &'static str, code: u32, message: String) -> Refusal {
+        Refusal {
+            status: StatusCode::BAD_REQUEST,
+            error,
+            code,
+            message,
+        }
+    }
+
+    fn client(code: u32, message: String) -> Refusal {
+        Refusal {
+            status: StatusCode::UNAUTHORIZED,
+            error: "invalid_client",
+            code,
+            message,
+        }
+    }
+}
+
+impl From<Refusal> for Reply {
+    fn from(refusal: Refusal) -> Reply {
+        let trace = Uuid::new_v4();
+        let now = Timestamp::now().strftime("%Y-%m-%d %H:%M:%SZ").to_string();
+        let description = format!(
+            "AADSTS{}: {} Trace ID: {trace} Timestamp: {now}",
+            refusal.code, refusal.message
+        );
+        Reply::new(
+            refusal.status,
+            Some(json!({
+                "error": refusal.error,
+                "error_description": description,
+                "error_codes": [refusal.code],
+                "timestamp": now,
+                "trace_id": trace.to_string(),
+                "correlation_id": trace.to_string(),
+            })),
+        )
+    }
+}
+
+enum Failure {
+    Refused(Refusal),
+    Broken(ArmError),
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Failure {
+        Failure::Refused(refusal)
+    }
+}
+
+impl From<ArmError> for Failure {
+    fn from(error: ArmError) -> Failure {
+        Failure::Broken(error)
+    }
+}
+
+pub fn unknown_tenant(tenant: &str) -> Refusal {
+    Refusal::bad(
+        "invalid_request",
+        90002,
+        format!(
+            "Tenant '{tenant}' not found. Check to make sure you have the correct tenant ID and are \
+             signing into the correct cloud."
+        ),
+    )
+}
+
+pub async fn token(
+    server: &Arc<Server>,
+    base: &Base,
+    tenant: &str,
+    version: TokenVersion,
+    form: &[u8],
+    authorization: Option<&str>,
+) -> Reply {
+    match issue(server, base, tenant, version, form, authorization).await {
+        Ok(answer) => Reply::ok(answer),
+        Err(Failure::Refused(refusal)) => {
+            tracing::info!(target: "bullion::activity", tenant, code = refusal.code, "sign-in refused");
+            refusal.into()
+        }
+        Err(Failure::Broken(error)) => error.into(),
+    }
+}
+
+/// The fields of a form. One that is given twice is refused, as which of them counts would be a guess.
+struct Form(Vec<(String, String)>);
+
+impl Form {
+    fn parse(bytes: &[u8]) -> Result<Form, Refusal> {
+        let mut fields: Vec<(String, String)> = Vec::new();
+        for (name, value) in url::form_urlencoded::parse(bytes) {
+            let twice = fields.iter().any(|(known, _)| *known == name);
+            if twice || fields.len() == FORM_FIELDS_MAX {
+                return Err(Refusal::bad(
+                    "invalid_request",
+                    90014,
+                    "The request body holds too many or duplicate parameters.".into(),
+                ));
+            }
+            fields.push((name.into_owned(), value.into_owned()));
+        }
+        Ok(Form(fields))
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .find(|(known, value)| known == name && !value.is_empty())
+            .map(|(_, value)| value.as_str())
+    }
+
+    fn need(&self, name: &'static str) -> Result<&str, Refusal> {
+        self.get(name).ok_or_else(|| {
+            Refusal::bad(
+                "invalid_request",
+                900144,
+                format!("The request body must contain the following parameter: '{name}'."),
+            )
+        })
+    }
+}
+
+async fn issue(
+    server: &Arc<Server>,
+    base: &Base,
+    tenant_text: &str,
+    version: TokenVersion,
+    form: &[u8],
+    authorization: Option<&str>,
+) -> Result<Value, Failure> {
+    let form = Form::parse(form)?;
+    let grant = form.need("grant_type")?;
+    if grant != "client_credentials" {
+        return Err(Refusal::bad(
+            "unsupported_grant_type",
+            70003,
+            format!("The app requested an unsupported grant type '{grant}'."),
+        )
+        .into());
+    }
+    let Some(tenant) = find_tenant(server, tenant_text).await? else {
+        return Err(unknown_tenant(tenant_text).into());
+    };
+    let (client, secret) = credentials(&form, authorization)?;
+    let audience = audience(&form, version, base)?;
+    let unknown_app = || {
+        Refusal::bad(
+            "unauthorized_client",
+            700016,
+            format!(
+                "Application with identifier '{client}' was not found in the directory '{tenant}'."
+            ),
+        )
+    };
+    let app: AppId = client.parse().map_err(|_| unknown_app())?;
+    let principal = server.sign_in_principal(tenant, app).await?;
+    let Some(principal) = principal else {
+        return Err(unknown_app().into());
+    };
+    let Some(secret) = secret else {
+        return Err(Refusal::client(
+            7000216,
+            "'client_assertion', 'client_secret' or 'request' is required for the \
+             'client_credentials' grant type."
+                .into(),
+        )
+        .into());
+    };
+    if !server.secret_fits(app, secret).await? {
+        return Err(Refusal::client(
+            7000215,
+            format!(
+                "Invalid client secret provided. Ensure the secret being sent in the request is the \
+                 client secret value, not the client secret ID, for a secret added to app '{client}'."
+            ),
+        )
+        .into());
+    }
+    let identity = Identity {
+        tenant,
+        principal,
+        app,
+    };
+    let token = server.issue_token(base.as_str(), identity, &audience, version)?;
+    Ok(answer(&token, LIFETIME_SECONDS, &audience, version))
+}
+
+/// A tenant by its id. Names are no part of sign-in: they may change, tokens must not follow them.
+pub async fn find_tenant(server: &Server, text: &str) -> Result<Option<TenantId>, ArmError> {
+    match text.parse::<TenantId>() {
+        Ok(tenant) => server.tenant_exists(tenant).await,
+        Err(_) => Ok(None),
+    }
+}
+
+/// Client id and secret, from the form or from a Basic header.
+fn credentials(
+    form: &Form,
+    authorization: Option<&str>,
+) -> Result<(String, Option<SecretString>), Refusal> {
+    let basic = authorization
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"))
+        .and_then(|(_, value)| BASE64.decode(value.trim()).ok())
+        .and_then(|pair| String::from_utf8(pair).ok());
+    if let Some((client, secret)) = basic.as_deref().and_then(|pair| pair.split_once(':')) {
+        let decode = |text: &str| {
+            percent_encoding::percent_decode_str(text)
+                .decode_utf8_lossy()
+                .into_owned()
+        };
+        return Ok((decode(client), Some(SecretString::from(decode(secret)))));
+    }
+    let client = form.need("client_id")?.to_string();
+    Ok((client, form.get("client_secret").map(SecretString::from)))
+}
+
+/// What the token is for. `/.default` is taken off exactly once: an id may itself end in a slash.
+fn audience(form: &Form, version: TokenVersion, base: &Base) -> Result<String, Refusal> {
+    let resource = match version {
+        TokenVersion::V1 => form.need("resource")?,
+        TokenVersion::V2 => {
+            let scope = form.need("scope")?;
+            let asked = scope
+                .split(' ')
+                .find(|word| !matches!(*word, "openid" | "profile" | "offline_access"))
+                .unwrap_or_default();
+            asked.strip_suffix("/.default").ok_or_else(|| {
+                Refusal::bad(
+                    "invalid_scope",
+                    1002012,
+                    format!(
+                        "The provided value for scope {scope} is not valid. Client credential flows \
+                         must have a scope value with /.default suffixed to the resource identifier \
+                         (application ID URI)."
+                    ),
+                )
+            })?
+        }
+    };
+    let same = |known: &str| known.trim_end_matches('/') == resource.trim_end_matches('/');
+    let ours = AUDIENCES
+        .iter()
+        .chain(&OTHER_AUDIENCES)
+        .any(|one| same(one));
+    if ours || same(base.as_str()) || same(&format!("{}/graph", base.as_str())) {
+        return Ok(resource.to_string());
+    }
+    Err(Refusal::bad(
+        "invalid_resource",
+        500011,
+        format!("The resource principal named {resource} was not found in the tenant."),
+    ))
+}
+
+fn answer(token: &str, lifetime: u64, audience: &str, version: TokenVersion) -> Value {
+    match version {
+        TokenVersion::V2 => json!({
+            "token_type": "Bearer",
+            "expires_in": lifetime,
+            "ext_expires_in": lifetime,
+            "access_token": token,
+        }),
+        TokenVersion::V1 => {
+            let now = Timestamp::now().as_second();
+            json!({
+                "token_type": "Bearer",
+                "expires_in": lifetime.to_string(),
+                "ext_expires_in": lifetime.to_string(),
+                "expires_on": (now + lifetime as i64).to_string(),
+                "not_before": now.to_string(),
+                "resource": audience,
+                "access_token": token,
+            })
+        }
+    }
+}

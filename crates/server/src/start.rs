@@ -1,0 +1,231 @@
+//! The first start and every start: data folder, certificates, catalog, administrator, listener.
+//!
+//! [`serve`] runs until it is told to stop; [`start`] does the same inside a process that goes on.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use access::ClientSecret;
+use catalog::{
+    AuthStore, CatalogError, Installation, NewInstallation, SqliteCatalog, StoredSecret,
+};
+use jiff::{Timestamp, ToSpan as _};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+use wire::{AppId, PrincipalId, TenantId};
+
+use crate::data::{self, DataError, DataFolder};
+use crate::net::listen::{self, ListenError};
+use crate::net::tls::{self, TlsError};
+use crate::options::{OptionsError, ServeOptions};
+use crate::production::{Engine, EngineError};
+use crate::state::{self, Server};
+use crate::tokens::{Tokens, TokensError};
+use crate::{app, banner};
+
+/// The administrator's first secret; `addPassword` makes the next.
+const ADMIN_SECRET_DAYS: i64 = 730;
+const INSTALLATION_TENANT: &str = "installation";
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("cannot use the configuration")]
+    Options(#[from] OptionsError),
+    #[error("cannot use the data folder")]
+    Data(#[from] DataError),
+    #[error("cannot set up TLS")]
+    Tls(#[from] TlsError),
+    #[error("cannot open the catalog")]
+    Catalog(#[from] CatalogError),
+    #[error("cannot set up sign-in")]
+    Tokens(#[from] TokensError),
+    #[error("cannot make the administrator's secret")]
+    Secret(#[from] access::SecretError),
+    #[error("cannot set up the factory")]
+    Engine(#[from] EngineError),
+    #[error("cannot listen")]
+    Listen(#[from] ListenError),
+    #[error("cannot watch for signals")]
+    Signals(#[source] std::io::Error),
+}
+
+/// A server in this process.
+pub struct Running {
+    pub url: String,
+    /// The certificate to trust, PEM.
+    pub ca: String,
+    pub data: PathBuf,
+    pub address: SocketAddr,
+    stop: watch::Sender<bool>,
+    listener: JoinHandle<()>,
+    engine: Engine,
+    folder: DataFolder,
+}
+
+impl Running {
+    /// Lets running requests and steps end, then frees the data folder.
+    pub async fn stop(self) {
+        let _ = self.stop.send(true);
+        if let Err(error) = self.listener.await {
+            tracing::error!(%error, "the listener ended badly");
+        }
+        self.engine.stop().await;
+        let _ = std::fs::remove_file(self.folder.server());
+    }
+}
+
+/// What a first start made, for the banner.
+pub struct FirstStart {
+    pub secret: ClientSecret,
+}
+
+pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
+    start_showing(options).await.map(|(running, _)| running)
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub async fn serve(options: ServeOptions) -> Result<(), ServeError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut term = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
+    let (running, first) = start_showing(options).await?;
+    banner::show(
+        &running,
+        first.as_ref(),
+        &running.engine.acceleration().await,
+    );
+    tokio::select! {
+        _ = term.recv() => tracing::info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+    }
+    running.stop().await;
+    Ok(())
+}
+
+async fn start_showing(options: ServeOptions) -> Result<(Running, Option<FirstStart>), ServeError> {
+    let folder = DataFolder::open(&options.data)?;
+    let settings = options.resolve()?;
+    let identity = tls::identity(
+        &folder.tls(),
+        &tls::host_names(&settings.names),
+        Timestamp::now(),
+    )?;
+    // Before anything is stored: a port in use should leave no half-made installation behind.
+    let listener = listen::bind(settings.listen).await?;
+    let address = listener.local_addr().map_err(|cause| ListenError::Bind {
+        address: settings.listen,
+        cause,
+    })?;
+    let url = url_of(address);
+    let catalog = Arc::new(SqliteCatalog::open(&folder.database()).await?);
+    let (installation, first) = install(catalog.as_ref(), &folder, &url, &identity.ca_path).await?;
+    let tokens = Tokens::load(catalog.as_ref(), Timestamp::now()).await?;
+    let engine = Engine::start(&folder, Arc::clone(&catalog), installation).await?;
+    let server = Arc::new(Server {
+        url: url.clone(),
+        installation,
+        catalog: catalog.clone(),
+        auth: catalog.clone(),
+        jobs: catalog,
+        work: engine.work(),
+        tokens,
+        wake: engine.wake(),
+        hashing: state::hashing(),
+    });
+    let (stop, stopped) = watch::channel(false);
+    let serving = listen::run(listener, identity.config, app::router(server), stopped);
+    let listener = tokio::spawn(serving);
+    let ca = String::from_utf8_lossy(&data::read(&identity.ca_path)?).into_owned();
+    let note = json!({ "pid": std::process::id(), "url": url });
+    write_json(&folder.server(), &note)?;
+    let running = Running {
+        url,
+        ca,
+        data: folder.root().to_path_buf(),
+        address,
+        stop,
+        listener,
+        engine,
+        folder,
+    };
+    Ok((running, first))
+}
+
+fn url_of(address: SocketAddr) -> String {
+    if address.ip().is_loopback() || address.ip().is_unspecified() {
+        format!("https://localhost:{}", address.port())
+    } else {
+        format!("https://{address}")
+    }
+}
+
+/// The installation, made now if this is the first start.
+async fn install(
+    auth: &dyn AuthStore,
+    folder: &DataFolder,
+    url: &str,
+    ca: &Path,
+) -> Result<(Installation, Option<FirstStart>), ServeError> {
+    if let Some(installation) = auth.installation().await? {
+        move_admin(folder, url)?;
+        return Ok((installation, None));
+    }
+    let secret = ClientSecret::random()?;
+    let now = Timestamp::now();
+    let stored = StoredSecret {
+        id: Uuid::new_v4(),
+        name: "first start".into(),
+        hint: secret.expose().chars().take(3).collect(),
+        hash: secret.hash()?,
+        made_at: now,
+        expires_at: now + (ADMIN_SECRET_DAYS * 24).hours(),
+    };
+    let installation = Installation {
+        tenant: TenantId::random(),
+        operator_app: AppId::random(),
+        operator_principal: PrincipalId::random(),
+    };
+    let admin = json!({
+        "url": url,
+        "ca": ca,
+        "tenantId": installation.tenant.to_string(),
+        "clientId": installation.operator_app.to_string(),
+        "clientSecret": secret.expose(),
+    });
+    // The file comes first: a crash in between makes a new secret, never an installation without one.
+    write_json(&folder.admin(), &admin)?;
+    let made = auth
+        .install(NewInstallation {
+            installation,
+            tenant_name: INSTALLATION_TENANT.into(),
+            tenant_display_name: "This installation".into(),
+            operator_name: "operator".into(),
+            secret: stored,
+        })
+        .await?;
+    Ok((made, Some(FirstStart { secret })))
+}
+
+/// Brings the administrator's file up to a new address. Whoever moved it to a safer place does not get it
+/// back, and what is not ours in it stays.
+fn move_admin(folder: &DataFolder, url: &str) -> Result<(), ServeError> {
+    let path = folder.admin();
+    let Some(text) = data::read_if_there(&path)? else {
+        return Ok(());
+    };
+    match serde_json::from_slice::<Value>(&text) {
+        Ok(mut admin) if admin.is_object() && admin["url"] != url => {
+            admin["url"] = url.into();
+            write_json(&path, &admin)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<(), ServeError> {
+    let text = serde_json::to_vec_pretty(value).unwrap_or_default();
+    Ok(data::write_private(path, &text)?)
+}

@@ -1,0 +1,186 @@
+//! The operation table: every ARM operation that this server answers, one row each.
+//!
+//! From these rows come the permission check, the denial test, the list of providers and the committed listing
+//! in `tests/operations.txt`. A path that is in no row is answered by nothing.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use http::Method;
+
+use crate::operation::{Operation, Subject, Tenancy, Versions, no_links};
+use crate::path::{ArmPath, Place, Shape};
+use crate::resources::{
+    applications, galleries, groups, images, machines, operations, roles, runs, subscriptions,
+    templates, tenancy, versions,
+};
+
+const ROOT: &[Place] = &[Place::Root];
+const SUBSCRIPTION: &[Place] = &[Place::Subscription];
+const GROUP: &[Place] = &[Place::Group];
+const LISTED: &[Place] = &[Place::Subscription, Place::Group];
+const EXTENSION: &[Place] = &[Place::Group, Place::Resource];
+const RESOURCE: &[Place] = &[Place::Resource];
+const ANYWHERE: &[Place] = &[
+    Place::Root,
+    Place::Subscription,
+    Place::Group,
+    Place::Resource,
+];
+
+/// A handler as a table cell: its future, boxed.
+macro_rules! run {
+    ($handler:path) => {
+        |server, call| Box::pin($handler(server, call))
+    };
+}
+
+/// One row: method, shape, type, places, action, handler; what is unusual is set behind it.
+macro_rules! row {
+    ($method:ident $shape:ident $kind:expr, $places:expr, $action:expr, $handler:path $(, $field:ident: $value:expr)*) => {{
+        #[allow(unused_mut)]
+        let mut row = Operation {
+            method: Method::$method,
+            shape: Shape::$shape,
+            kind: $kind,
+            places: $places,
+            subject: Subject::Path,
+            tenancy: Tenancy::Scope,
+            versions: Versions::Any,
+            action: $action,
+            links: no_links,
+            run: run!($handler),
+        };
+        $(row.$field = $value;)*
+        row
+    }};
+}
+
+/// What belongs to the installation's tenant.
+fn installation() -> Vec<Operation> {
+    vec![
+        row!(PUT Named tenancy::TENANT, ROOT, "Bullion.Factory/tenants/write", tenancy::put_tenant, tenancy: Tenancy::Installation),
+        row!(GET Named tenancy::TENANT, ROOT, "Bullion.Factory/tenants/read", tenancy::get, tenancy: Tenancy::Installation),
+        row!(GET Collection tenancy::TENANT, ROOT, "Bullion.Factory/tenants/read", tenancy::tenants, tenancy: Tenancy::Installation),
+        row!(DELETE Named tenancy::TENANT, ROOT, "Bullion.Factory/tenants/delete", tenancy::remove_tenant, tenancy: Tenancy::Installation),
+        row!(PUT Named tenancy::REGION, ROOT, "Bullion.Factory/regions/write", tenancy::put_region, tenancy: Tenancy::Installation),
+        row!(GET Named tenancy::REGION, ROOT, "Bullion.Factory/regions/read", tenancy::get, tenancy: Tenancy::Installation),
+        row!(GET Collection tenancy::REGION, ROOT, "Bullion.Factory/regions/read", tenancy::regions, tenancy: Tenancy::Installation),
+    ]
+}
+
+/// Subscriptions, groups and what Azure shows beside them.
+fn subscriptions() -> Vec<Operation> {
+    vec![
+        row!(PUT Named subscriptions::KIND, ROOT, "Microsoft.Resources/subscriptions/write", subscriptions::put),
+        row!(GET Named subscriptions::KIND, ROOT, "Microsoft.Resources/subscriptions/read", subscriptions::get),
+        row!(GET Collection subscriptions::KIND, ROOT, "Microsoft.Resources/subscriptions/read", subscriptions::all),
+        row!(GET Collection "Microsoft.Resources/tenants", ROOT, "Microsoft.Resources/tenants/read", subscriptions::tenants),
+        row!(GET Collection "Microsoft.Resources/locations", SUBSCRIPTION, "Microsoft.Resources/subscriptions/locations/read", subscriptions::locations),
+        row!(GET Collection "Microsoft.Resources/providers", SUBSCRIPTION, "Microsoft.Resources/subscriptions/providers/read", subscriptions::providers),
+        row!(GET Named "Microsoft.Resources/providers", SUBSCRIPTION, "Microsoft.Resources/subscriptions/providers/read", subscriptions::one_provider),
+        row!(PUT Named groups::KIND, SUBSCRIPTION, "Microsoft.Resources/subscriptions/resourceGroups/write", groups::put),
+        row!(GET Named groups::KIND, SUBSCRIPTION, "Microsoft.Resources/subscriptions/resourceGroups/read", groups::get),
+        row!(HEAD Named groups::KIND, SUBSCRIPTION, "Microsoft.Resources/subscriptions/resourceGroups/read", groups::head),
+        row!(GET Collection groups::KIND, SUBSCRIPTION, "Microsoft.Resources/subscriptions/resourceGroups/read", groups::all),
+        row!(DELETE Named groups::KIND, SUBSCRIPTION, "Microsoft.Resources/subscriptions/resourceGroups/delete", groups::remove),
+    ]
+}
+
+/// Who may sign in, and who may do what.
+fn identity() -> Vec<Operation> {
+    vec![
+        row!(PUT Named applications::KIND, ROOT, "Bullion.Factory/applications/write", applications::put),
+        row!(GET Named applications::KIND, ROOT, "Bullion.Factory/applications/read", applications::get),
+        row!(GET Collection applications::KIND, ROOT, "Bullion.Factory/applications/read", applications::all),
+        row!(DELETE Named applications::KIND, ROOT, "Bullion.Factory/applications/delete", applications::remove),
+        row!(POST Collection "Bullion.Factory/applications/addPassword", ROOT, "Bullion.Factory/applications/addPassword/action", applications::add_password),
+        row!(PUT Named roles::ASSIGNMENT, ANYWHERE, "Microsoft.Authorization/roleAssignments/write", roles::put),
+        row!(GET Named roles::ASSIGNMENT, ANYWHERE, "Microsoft.Authorization/roleAssignments/read", roles::get),
+        row!(GET Collection roles::ASSIGNMENT, ANYWHERE, "Microsoft.Authorization/roleAssignments/read", roles::all),
+        row!(DELETE Named roles::ASSIGNMENT, ANYWHERE, "Microsoft.Authorization/roleAssignments/delete", roles::remove),
+        row!(GET Named roles::DEFINITION, ANYWHERE, "Microsoft.Authorization/roleDefinitions/read", roles::definition),
+        row!(GET Collection roles::DEFINITION, ANYWHERE, "Microsoft.Authorization/roleDefinitions/read", roles::definitions),
+    ]
+}
+
+/// Galleries and machines.
+fn compute() -> Vec<Operation> {
+    vec![
+        row!(PUT Named galleries::KIND, GROUP, "Microsoft.Compute/galleries/write", galleries::put),
+        row!(GET Named galleries::KIND, GROUP, "Microsoft.Compute/galleries/read", galleries::get),
+        row!(GET Collection galleries::KIND, LISTED, "Microsoft.Compute/galleries/read", galleries::all),
+        row!(DELETE Named galleries::KIND, GROUP, "Microsoft.Compute/galleries/delete", galleries::remove),
+        row!(PUT Named images::KIND, GROUP, "Microsoft.Compute/galleries/images/write", images::put),
+        row!(GET Named images::KIND, GROUP, "Microsoft.Compute/galleries/images/read", images::get),
+        row!(GET Collection images::KIND, GROUP, "Microsoft.Compute/galleries/images/read", images::all),
+        row!(DELETE Named images::KIND, GROUP, "Microsoft.Compute/galleries/images/delete", images::remove),
+        row!(PUT Named versions::KIND, GROUP, "Microsoft.Compute/galleries/images/versions/write", versions::put, links: versions::links),
+        row!(GET Named versions::KIND, GROUP, "Microsoft.Compute/galleries/images/versions/read", versions::get),
+        row!(GET Collection versions::KIND, GROUP, "Microsoft.Compute/galleries/images/versions/read", versions::all),
+        row!(DELETE Named versions::KIND, GROUP, "Microsoft.Compute/galleries/images/versions/delete", versions::remove),
+        row!(PUT Named machines::KIND, GROUP, "Microsoft.Compute/virtualMachines/write", machines::put, links: machines::links),
+        row!(GET Named machines::KIND, GROUP, "Microsoft.Compute/virtualMachines/read", machines::get),
+        row!(GET Collection machines::KIND, LISTED, "Microsoft.Compute/virtualMachines/read", machines::all),
+        row!(DELETE Named machines::KIND, GROUP, "Microsoft.Compute/virtualMachines/delete", machines::remove),
+        row!(GET Collection "Microsoft.Compute/virtualMachines/instanceView", GROUP, "Microsoft.Compute/virtualMachines/instanceView/read", machines::instance_view),
+        row!(GET Named "Bullion.Factory/machineImages", RESOURCE, "Bullion.Factory/machineImages/read", machines::image, subject: Subject::Parent),
+    ]
+}
+
+/// Templates, runs, and where operations are polled.
+fn factory() -> Vec<Operation> {
+    vec![
+        row!(PUT Named templates::KIND, GROUP, "Microsoft.VirtualMachineImages/imageTemplates/write", templates::put, links: templates::links),
+        row!(GET Named templates::KIND, GROUP, "Microsoft.VirtualMachineImages/imageTemplates/read", templates::get),
+        row!(GET Collection templates::KIND, LISTED, "Microsoft.VirtualMachineImages/imageTemplates/read", templates::all),
+        row!(DELETE Named templates::KIND, GROUP, "Microsoft.VirtualMachineImages/imageTemplates/delete", templates::remove),
+        row!(POST Collection "Microsoft.VirtualMachineImages/imageTemplates/run", GROUP, "Microsoft.VirtualMachineImages/imageTemplates/run/action", templates::run),
+        row!(POST Collection "Microsoft.VirtualMachineImages/imageTemplates/cancel", GROUP, "Microsoft.VirtualMachineImages/imageTemplates/cancel/action", templates::cancel),
+        row!(GET Named templates::OUTPUT_KIND, GROUP, "Microsoft.VirtualMachineImages/imageTemplates/runOutputs/read", templates::output),
+        row!(GET Collection templates::OUTPUT_KIND, GROUP, "Microsoft.VirtualMachineImages/imageTemplates/runOutputs/read", templates::outputs),
+        row!(GET Named runs::KIND, GROUP, "Bullion.Factory/runs/read", runs::get),
+        row!(GET Collection runs::KIND, LISTED, "Bullion.Factory/runs/read", runs::all),
+        row!(POST Collection "Bullion.Factory/runs/readLog", GROUP, "Bullion.Factory/runs/readLog/action", runs::read_log),
+        row!(GET Named operations::KIND, EXTENSION, "Bullion.Factory/operations/read", operations::status, subject: Subject::Parent),
+        row!(GET Named operations::RESULT_KIND, EXTENSION, "Bullion.Factory/operationResults/read", operations::result, subject: Subject::Parent),
+    ]
+}
+
+static TABLE: LazyLock<Vec<Operation>> = LazyLock::new(|| {
+    let mut rows = installation();
+    rows.extend(subscriptions());
+    rows.extend(identity());
+    rows.extend(compute());
+    rows.extend(factory());
+    rows
+});
+
+pub fn all() -> &'static [Operation] {
+    &TABLE
+}
+
+/// The rows that a path can mean, of any method.
+pub fn rows(path: &ArmPath) -> Vec<&'static Operation> {
+    let fits = |row: &&Operation| {
+        row.shape == path.shape
+            && row.kind.eq_ignore_ascii_case(&path.kind)
+            && row.places.contains(&path.place)
+    };
+    TABLE.iter().filter(fits).collect()
+}
+
+/// Namespaces with the types that have rows, for `az provider`.
+pub fn namespaces() -> BTreeMap<String, Vec<String>> {
+    let mut namespaces: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for row in TABLE.iter().filter(|row| row.shape == Shape::Named) {
+        let Some((namespace, kind)) = row.kind.split_once('/') else {
+            continue;
+        };
+        let types = namespaces.entry(namespace.to_string()).or_default();
+        if !types.iter().any(|known| known == kind) {
+            types.push(kind.to_string());
+        }
+    }
+    namespaces
+}

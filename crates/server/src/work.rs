@@ -1,0 +1,40 @@
+//! What the server asks of the factory: validation, the jobs to submit, what machines and replicas look like.
+//!
+//! A trait, so that the operation table is tested without tools, disks and machines. The real one is in
+//! [`crate::production`], the fake beside it here.
+
+use access::Permit;
+use async_trait::async_trait;
+use catalog::{NewJob, Resource};
+use serde_json::{Map, Value};
+use wire::{ArmError, Location, ResourceId};
+
+/// A run that has its record and waits to be submitted.
+pub struct Begun {
+    pub run: ResourceId,
+    pub job: NewJob,
+}
+
+#[async_trait]
+pub trait Work: Send + Sync {
+    /// The regions that have a store.
+    fn regions(&self) -> Vec<Location>;
+    /// Makes the stores of a region. Zones are added, never removed.
+    fn define_region(&self, region: &Location, zones: &[String]) -> Result<(), ArmError>;
+    /// Refuses a template that no run could build.
+    fn check_template(&self, properties: &Map<String, Value>) -> Result<(), ArmError>;
+    /// Makes the record of a new run of a template, and the job that runs it.
+    async fn begin_run(&self, permit: &Permit, template: &Resource) -> Result<Begun, ArmError>;
+    /// The job that starts a machine.
+    fn deploy(&self, machine: &ResourceId) -> NewJob;
+    /// The job that stops a machine and removes it and its resource.
+    fn delete_machine(&self, machine: &ResourceId) -> NewJob;
+    /// Replicas of a version have changed; do not wait for the next round.
+    fn nudge_replication(&self);
+    /// Azure's `replicationStatus`.
+    fn replication_status(&self, version: &Resource) -> Value;
+    /// Azure's `instanceView`, looked at now.
+    async fn instance_view(&self, machine: &Resource) -> Value;
+    /// What the machine really runs, once that is known.
+    fn machine_image(&self, machine: &Resource) -> Option<Value>;
+}
