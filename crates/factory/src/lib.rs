@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The pipeline: its folders are the stages, in order.
+
+pub mod source;

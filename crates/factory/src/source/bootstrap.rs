@@ -1,0 +1,416 @@
+//! Makes a whole disk from a pinned archive state: installs the packages into a tree, turns the
+//! tree into an image's, and writes it with what starts it. Equal inputs give equal bytes, so
+//! nothing here may depend on the clock, the time zone, the umask or the folder it works in.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use disk::layout::HybridLayout;
+use disk::{ReadAt, WriteAt};
+use process::{Command, ProcessError, Stream};
+
+use super::archive::{ARCHITECTURE, PROXY_VARIABLES};
+use super::content::{self, ImageIds};
+use super::{BaseInputs, BaseRequest, LogLine, Pin, SourceError, boot};
+
+/// Raised whenever equal inputs would give other bytes than before.
+const RECIPE: &str = "debian-archive 1";
+const INSTALL_DEADLINE: Duration = Duration::from_secs(45 * 60);
+const GIB: u64 = 1 << 30;
+/// Packages kept for the next time.
+const MAX_DEBS: usize = 100_000;
+
+/// What a minimal system lacks to start as a machine of a cloud: an init, a kernel, a network, a
+/// login, and what takes the machine's own data at the first start.
+const PACKAGES: [&str; 20] = [
+    "ca-certificates",
+    "cloud-guest-utils",
+    "cloud-init",
+    "dbus",
+    "e2fsprogs",
+    "fdisk",
+    "ifupdown",
+    "initramfs-tools",
+    "iproute2",
+    "isc-dhcp-client",
+    "kmod",
+    "linux-image-cloud-amd64",
+    "locales",
+    "openssh-server",
+    "procps",
+    "sudo",
+    "systemd",
+    "systemd-sysv",
+    "udev",
+    "zstd",
+];
+
+/// Packages of this machine whose version is in the bytes of the disk.
+const TOOLS: [&str; 7] = [
+    "dosfstools",
+    "e2fsprogs",
+    "grub-common",
+    "grub-efi-amd64-bin",
+    "grub-pc-bin",
+    "mmdebstrap",
+    "mtools",
+];
+
+/// The tools that make a disk, with their versions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tools(Vec<(String, String)>);
+
+impl Tools {
+    pub(crate) async fn installed() -> Result<Tools, SourceError> {
+        for program in [
+            "mmdebstrap",
+            "mke2fs",
+            "grub-mkimage",
+            "mkfs.vfat",
+            "mmd",
+            "mcopy",
+        ] {
+            process::find(program)?;
+        }
+        let output = Command::new("dpkg-query")
+            .args(["-W", "-f", "${Package} ${Version}\n"])
+            .args(TOOLS)
+            .output()
+            .await?;
+        let text = output.stdout_text();
+        let versions = text.lines().filter_map(|line| line.split_once(' '));
+        Ok(Tools(
+            versions
+                .map(|(name, version)| (name.to_owned(), version.to_owned()))
+                .collect(),
+        ))
+    }
+}
+
+/// Where a bootstrap reads and works.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// The pin's package lists.
+    pub lists: PathBuf,
+    /// Packages fetched before; shared between all builds.
+    pub debs: PathBuf,
+    /// An empty folder.
+    pub work: PathBuf,
+    /// How the archive is reached, as lines of an apt configuration.
+    pub acquire: String,
+}
+
+pub(crate) fn inputs(pin: &Pin, request: &BaseRequest, tools: &Tools) -> BaseInputs {
+    let mut inputs: BaseInputs = vec![
+        ("recipe".to_owned(), RECIPE.to_owned()),
+        ("product".to_owned(), product(pin)),
+        ("state".to_owned(), pin.state.to_string()),
+        ("sources".to_owned(), pin.sources_list()),
+        ("epoch".to_owned(), pin.epoch.to_string()),
+        ("packages".to_owned(), PACKAGES.join(" ")),
+        ("writer".to_owned(), ext4::writer_version()),
+        ("disk-gib".to_owned(), request.disk_gib.to_string()),
+    ];
+    inputs.extend(
+        tools
+            .0
+            .iter()
+            .map(|(name, version)| (format!("tool {name}"), version.clone())),
+    );
+    inputs
+}
+
+fn product(pin: &Pin) -> String {
+    format!(
+        "{}:{}:{}",
+        pin.image.publisher, pin.image.offer, pin.image.sku
+    )
+}
+
+pub(crate) async fn run(
+    pin: &Pin,
+    request: &BaseRequest,
+    place: &Place,
+    log: LogLine,
+) -> Result<PathBuf, SourceError> {
+    let ids = ImageIds::of(&product(pin));
+    let tar = install(pin, place, &log).await?;
+    log("writing the disk");
+    let raw = place.work.join("disk.raw");
+    let layout = HybridLayout::new(u64::from(request.disk_gib) * GIB, ids.partitions)?;
+    let file = File::create(&raw).map_err(SourceError::file("make", &raw))?;
+    file.set_len(layout.size())
+        .map_err(SourceError::file("size", &raw))?;
+    boot::blank_root(&place.work, &raw, &layout, &ids, pin.epoch).await?;
+    let grub = boot::grub(&place.work, &ids, pin.epoch).await?;
+    let esp_size = layout.esp().end - layout.esp().start;
+    let esp = boot::esp(&place.work, &grub.efi_program, &ids, esp_size, pin.epoch).await?;
+    let (pin, path) = (pin.clone(), raw.clone());
+    let written = tokio::task::spawn_blocking(move || {
+        let mut device = RawFile::open(&path)?;
+        layout.write_tables(&mut device)?;
+        layout.write_bios_boot(&mut device, &grub.boot_image, &grub.core_image)?;
+        boot::copy_sparse(&esp, &mut device.file, layout.esp().start)?;
+        let tree = content::image_tree(ext4::from_tar(&tar, pin.epoch)?, &pin, &ids)?;
+        write_tree(&mut device, &layout, tree, pin.epoch)?;
+        device
+            .file
+            .sync_all()
+            .map_err(SourceError::file("write", &path))?;
+        std::fs::remove_file(&tar).map_err(SourceError::file("remove", &tar))
+    });
+    written.await.map_err(SourceError::Worker)??;
+    Ok(raw)
+}
+
+pub(super) fn write_tree(
+    device: &mut RawFile,
+    layout: &HybridLayout,
+    tree: Vec<ext4::Change>,
+    epoch: i64,
+) -> Result<(), SourceError> {
+    let root = layout.root();
+    let mut whole = ext4::SeekDevice::new(&mut device.file)
+        .map_err(SourceError::file("open", Path::new("disk.raw")))?;
+    let mut partition = ext4::Partition::new(&mut whole, root.start, root.end - root.start)
+        .map_err(SourceError::file("open", Path::new("disk.raw")))?;
+    let mut changes = tree.into_iter().map(Ok);
+    let stats = ext4::apply(&mut partition, &mut changes, epoch)?;
+    tracing::debug!(
+        records = stats.records,
+        content_bytes = stats.content_bytes,
+        "tree written"
+    );
+    Ok(())
+}
+
+/// Installs the packages and answers the tree as an archive.
+async fn install(pin: &Pin, place: &Place, log: &LogLine) -> Result<PathBuf, SourceError> {
+    let fetched = place.work.join("debs");
+    for folder in [&place.debs, &fetched] {
+        std::fs::create_dir_all(folder).map_err(SourceError::file("make", folder))?;
+    }
+    let write = |name: &str, text: &str| {
+        let path = place.work.join(name);
+        std::fs::write(&path, text)
+            .map_err(SourceError::file("write", &path))
+            .map(|()| path)
+    };
+    let sources = write("sources.list", &pin.sources_list())?;
+    let options = write(
+        "apt.conf",
+        &format!("Acquire::Languages \"none\";\n{}", place.acquire),
+    )?;
+    let tar = place.work.join("tree.tar");
+    let mode = if rustix::process::geteuid().is_root() {
+        "root"
+    } else {
+        "unshare"
+    };
+    let lines = log.clone();
+    let installed = Command::new("mmdebstrap")
+        .arg(format!("--mode={mode}"))
+        .args(["--format=tar", "--variant=minbase"])
+        .arg(format!("--architectures={ARCHITECTURE}"))
+        .arg(format!("--include={}", PACKAGES.join(",")))
+        .arg(format!("--aptopt={}", options.display()))
+        .arg("--dpkgopt=force-unsafe-io")
+        // The lists are the pin's, so that what is installed is what was pinned.
+        .args(["--skip=update", "--skip=essential/unlink"])
+        .arg(format!(
+            "--setup-hook=sync-in {} /var/lib/apt/lists",
+            quoted(&place.lists)
+        ))
+        .arg("--setup-hook=mkdir -p \"$1/var/cache/apt/archives\"")
+        .arg(format!(
+            "--setup-hook=sync-in {} /var/cache/apt/archives",
+            quoted(&place.debs)
+        ))
+        .arg(format!(
+            "--customize-hook=sync-out /var/cache/apt/archives {}",
+            quoted(&fetched)
+        ))
+        .arg("")
+        .args([&tar, &sources])
+        .env("SOURCE_DATE_EPOCH", pin.epoch.to_string())
+        .env("TMPDIR", &place.work)
+        .inherit(PROXY_VARIABLES)
+        .deadline(INSTALL_DEADLINE)
+        .on_line(move |stream, line| {
+            if let (Stream::Stderr, Some(said)) = (stream, line.strip_prefix("I: ")) {
+                lines(said);
+            }
+        })
+        .run()
+        .await;
+    installed.map_err(|error| install_error(error, pin))?;
+    keep_debs(&fetched, &place.debs)?;
+    Ok(tar)
+}
+
+/// A path inside the text of a hook, which is split as a shell would.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
+}
+
+fn install_error(error: ProcessError, pin: &Pin) -> SourceError {
+    let ProcessError::Failed { tail, .. } = &error else {
+        return error.into();
+    };
+    let says = |texts: &[&str]| texts.iter().any(|text| tail.contains(text));
+    if says(&[
+        "404  Not Found",
+        "Hash Sum mismatch",
+        "File has unexpected size",
+    ]) {
+        return SourceError::ArchiveMoved {
+            version: pin.image.version.clone(),
+            source: error,
+        };
+    }
+    if says(&[
+        "Could not resolve",
+        "Could not connect",
+        "Temporary failure",
+        "Failed to fetch",
+    ]) {
+        let hint = "packages that were fetched are kept".to_owned();
+        return SourceError::ArchiveUnreachable {
+            hint,
+            source: error,
+        };
+    }
+    error.into()
+}
+
+/// Moves what was fetched to what is kept. A file appears there whole or not at all, so builds that
+/// run at the same time may share the folder.
+fn keep_debs(fetched: &Path, kept: &Path) -> Result<(), SourceError> {
+    let entries = std::fs::read_dir(fetched).map_err(SourceError::file("list", fetched))?;
+    for entry in entries.flatten().take(MAX_DEBS) {
+        let (path, target) = (entry.path(), kept.join(entry.file_name()));
+        if path.extension().is_some_and(|ext| ext == "deb") && !target.exists() {
+            std::fs::rename(&path, &target).map_err(SourceError::file("keep", &path))?;
+        }
+    }
+    std::fs::remove_dir_all(fetched).map_err(SourceError::file("remove", fetched))
+}
+
+/// A raw disk in a file, as the layout writes it.
+pub(super) struct RawFile {
+    file: File,
+    size: u64,
+}
+
+impl RawFile {
+    pub(super) fn open(path: &Path) -> Result<RawFile, SourceError> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(SourceError::file("open", path))?;
+        let size = file
+            .metadata()
+            .map_err(SourceError::file("look at", path))?
+            .len();
+        Ok(RawFile { file, size })
+    }
+}
+
+impl ReadAt for RawFile {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        disk::check_range(self.size, offset, buf.len())?;
+        self.file.read_exact_at(buf, offset)
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<std::ops::Range<u64>>> {
+        Ok((offset < self.size).then_some(offset..self.size))
+    }
+}
+
+impl WriteAt for RawFile {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        disk::check_range(self.size, offset, bytes.len())?;
+        self.file.write_all_at(bytes, offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pin() -> Pin {
+        let image = "Debian:debian-12:12-gen2:12.15.20261118".parse().unwrap();
+        Pin::new(image, "Debian".to_owned(), Vec::new(), Vec::new())
+    }
+
+    #[track_caller]
+    fn check(tail: &str, expected: fn(&SourceError) -> bool) {
+        let status = std::os::unix::process::ExitStatusExt::from_raw(256);
+        let failed = ProcessError::Failed {
+            program: "mmdebstrap".to_owned(),
+            status,
+            tail: tail.to_owned(),
+        };
+        let error = install_error(failed, &pin());
+        assert!(expected(&error), "{error:?}");
+    }
+
+    #[test]
+    fn a_failed_installation_says_what_to_do() {
+        check("Err:1 http://mirror.example 404  Not Found", |error| {
+            matches!(error, SourceError::ArchiveMoved { .. })
+        });
+        check("Could not resolve 'mirror.example'", |error| {
+            matches!(error, SourceError::ArchiveUnreachable { .. })
+        });
+        check("No space left on device", |error| {
+            matches!(error, SourceError::Process(_))
+        });
+    }
+
+    #[test]
+    fn every_input_is_named() {
+        let tools = Tools(vec![("mmdebstrap".to_owned(), "1.3.5".to_owned())]);
+        let one = inputs(&pin(), &BaseRequest { disk_gib: 2 }, &tools);
+        assert_ne!(one, inputs(&pin(), &BaseRequest { disk_gib: 3 }, &tools));
+        assert_ne!(
+            one,
+            inputs(&pin(), &BaseRequest { disk_gib: 2 }, &Tools(Vec::new()))
+        );
+    }
+
+    #[test]
+    fn packages_are_in_order_and_once() {
+        assert!(PACKAGES.is_sorted_by(|a, b| a < b));
+    }
+
+    #[test]
+    fn quoting_survives_odd_folders() {
+        assert_eq!(quoted(Path::new("/a b/it's")), "'/a b/it'\\''s'");
+    }
+
+    #[test]
+    fn fetched_packages_are_kept_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        for path in [&from, &to] {
+            std::fs::create_dir(path).unwrap();
+        }
+        for (name, text) in [("a.deb", "new"), ("b.deb", "new"), ("lock", "")] {
+            std::fs::write(from.join(name), text).unwrap();
+        }
+        std::fs::write(to.join("a.deb"), "old").unwrap();
+        keep_debs(&from, &to).unwrap();
+        assert_eq!(std::fs::read_to_string(to.join("a.deb")).unwrap(), "old");
+        assert_eq!(std::fs::read_to_string(to.join("b.deb")).unwrap(), "new");
+        assert!(!to.join("lock").exists() && !from.exists());
+    }
+}
