@@ -114,21 +114,11 @@ fn build(client: &Client, name: &str) -> Result<Build> {
 fn deploy(client: &Client) -> Result<Machine> {
     stop_if_interrupted()?;
     let step = Step::begin(format!("machine {MACHINE} in {SECOND_REGION}"));
-    let found = client
-        .try_json(&["vm", "show", MACHINE])?
-        .filter(is_running);
-    let was_found = found.is_some();
+    let known = client.try_json(&["vm", "show", MACHINE])?;
+    let was_found = known.as_ref().is_some_and(is_running);
     if !was_found {
-        let create = [
-            "vm",
-            "create",
-            MACHINE,
-            "--image",
-            IMAGE,
-            "--region",
-            SECOND_REGION,
-        ];
-        if let Err(error) = client.json(&create, &step) {
+        let made = make_machine(client, known.is_some(), &step);
+        if let Err(error) = made {
             step.failed("");
             return Err(error);
         }
@@ -137,6 +127,24 @@ fn deploy(client: &Client) -> Result<Machine> {
     let machine = Machine::of_tattoo(MACHINE, SECOND_REGION, was_found, &tattoo);
     step.done(&machine.in_a_word());
     Ok(machine)
+}
+
+fn make_machine(client: &Client, known: bool, step: &Step) -> Result<()> {
+    if known {
+        // Its process is gone, as after a restart of this host: what it was is in the image.
+        client.json(&["vm", "delete", MACHINE, "--yes"], step)?;
+    }
+    let create = [
+        "vm",
+        "create",
+        MACHINE,
+        "--image",
+        IMAGE,
+        "--region",
+        SECOND_REGION,
+    ];
+    client.json(&create, step)?;
+    Ok(())
 }
 
 fn is_running(machine: &Value) -> bool {
