@@ -1,2 +1,160 @@
-//! Placeholder.
-fn main() {}
+//! The `bullion` program: the client's commands, the daemon, and tools that need neither.
+//!
+//! This is dispatch only. Client commands are in `cli` and speak HTTPS; what touches a data folder
+//! directly is here and says so.
+
+mod doctor;
+mod offline;
+mod store_tool;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use cli::args::Global;
+use cli::io::Io;
+use tracing_subscriber::EnvFilter;
+
+use offline::Failure;
+
+/// The filter of the logs if `--log` is not given.
+const LOG: &str = "BULLION_LOG";
+/// What a daemon logs unless told otherwise.
+const SERVE_LOG: &str = "info";
+
+/// A golden-image factory and gallery that speaks the Azure Resource Manager API
+#[derive(Debug, Parser)]
+#[command(
+    name = "bullion",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = "Start here:
+  bullion serve --data /var/lib/bullion             # a server, on nothing but an empty folder
+  bullion login --from /var/lib/bullion/admin.json
+  bullion apply examples/golden-debian
+  bullion build run golden-debian
+
+Exit codes: 0 done, 1 failed, 2 wrong use (or `plan --detailed-exitcode` found changes), 130 interrupted"
+)]
+struct Bullion {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server until it is stopped by SIGTERM or Ctrl-C
+    #[command(after_help = "Examples:
+  bullion serve
+  bullion serve --data /var/lib/bullion --listen 0.0.0.0:8443 --name factory.example")]
+    Serve(Serve),
+
+    #[command(flatten)]
+    Client(Box<cli::args::Command>),
+
+    /// Check that this host can build and run images
+    #[command(after_help = "Example:
+  bullion doctor --data /var/lib/bullion")]
+    Doctor(offline::Data),
+
+    /// Look into a store of image bits; the server need not run
+    #[command(subcommand)]
+    Store(store_tool::StoreCommand),
+
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:
+  bullion completions bash > /etc/bash_completion.d/bullion")]
+    Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, clap::Args)]
+struct Serve {
+    #[command(flatten)]
+    data: offline::Data,
+
+    /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:8443]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+
+    /// A further host name or address for the server's certificate; may be repeated
+    #[arg(long = "name", value_name = "HOST")]
+    names: Vec<String>,
+
+    /// Configuration file [default: DATA/bullion.toml where it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Bullion::parse();
+    start_logging(&arguments);
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::new("cannot start the program", error).tell(),
+    };
+    runtime.block_on(run(arguments))
+}
+
+fn start_logging(arguments: &Bullion) {
+    let fallback = match arguments.command {
+        Command::Serve(_) => SERVE_LOG,
+        _ => "off",
+    };
+    let filter = arguments
+        .global
+        .log
+        .clone()
+        .or_else(|| std::env::var(LOG).ok());
+    let filter = filter.as_deref().unwrap_or(fallback);
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(fallback)))
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+async fn run(arguments: Bullion) -> ExitCode {
+    let global = arguments.global;
+    let mut io = Io::process(global.output);
+    let result = match arguments.command {
+        Command::Client(command) => return client(&global, *command, io).await,
+        Command::Serve(args) => serve(args).await,
+        Command::Doctor(data) => doctor::run(&data, &mut io).await,
+        Command::Store(command) => store_tool::run(command, &mut io),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Bullion::command(), "bullion", &mut script);
+            io.text(&String::from_utf8_lossy(&script))
+                .map_err(Failure::from)
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.tell(),
+    }
+}
+
+async fn client(global: &Global, command: cli::args::Command, mut io: Io) -> ExitCode {
+    let interrupt = io.interrupt.clone();
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            interrupt.notify_one();
+        }
+    });
+    ExitCode::from(cli::run(global, command, &mut io).await.code())
+}
+
+async fn serve(args: Serve) -> Result<(), Failure> {
+    let options = server::ServeOptions {
+        data: args.data.folder()?,
+        listen: args.listen,
+        names: args.names,
+        config: args.config,
+    };
+    server::serve(options)
+        .await
+        .map_err(|error| Failure::new("the server cannot run", error))
+}

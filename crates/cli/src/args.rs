@@ -9,7 +9,13 @@ use crate::io::Format;
 #[derive(Debug, Clone, Default, Args)]
 pub struct Global {
     /// How results are printed on stdout
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT"
+    )]
     pub output: Format,
 
     /// Profile to use: server, CA and client secret [env: BULLION_PROFILE] [default:

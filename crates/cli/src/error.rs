@@ -17,9 +17,15 @@ pub enum CliError {
     #[error("cannot write the output")]
     Output(#[source] io::Error),
     #[error("cannot read `{path}`")]
-    ReadFile { path: Utf8PathBuf, source: io::Error },
+    ReadFile {
+        path: Utf8PathBuf,
+        source: io::Error,
+    },
     #[error("cannot write `{path}`")]
-    WriteFile { path: Utf8PathBuf, source: io::Error },
+    WriteFile {
+        path: Utf8PathBuf,
+        source: io::Error,
+    },
     #[error("no server to talk to: there is no profile at `{path}` and BULLION_URL is not set")]
     NoProfile { path: Utf8PathBuf },
     #[error("the profile `{path}` cannot be used: {why}")]
@@ -29,17 +35,34 @@ pub enum CliError {
     #[error("{what}")]
     Failed { what: String, hint: Option<String> },
     #[error("the certificate authority in {from} cannot be used")]
-    BadCa { from: String, source: reqwest::Error },
+    BadCa {
+        from: String,
+        source: reqwest::Error,
+    },
     #[error("cannot reach the server at {url}")]
     Connect { url: String, source: reqwest::Error },
     #[error("the server at {url} does not show a certificate that this profile trusts")]
     Tls { url: String, source: reqwest::Error },
     #[error("cannot {operation}: the connection broke")]
-    Transport { operation: String, source: reqwest::Error },
+    Transport {
+        operation: String,
+        source: reqwest::Error,
+    },
     #[error("signing in to tenant {tenant} as {client} was refused: {description}")]
-    SignIn { tenant: TenantId, client: String, description: String, code: String },
+    SignIn {
+        tenant: TenantId,
+        client: String,
+        description: String,
+        code: String,
+    },
     #[error("cannot {operation}: {message} ({code})")]
-    Arm { operation: String, status: StatusCode, code: String, message: String, details: Vec<String> },
+    Arm {
+        operation: String,
+        status: StatusCode,
+        code: String,
+        message: String,
+        details: Vec<String>,
+    },
     #[error("cannot {operation}: the answer is not understood: {why}")]
     BadAnswer { operation: String, why: String },
     #[error("cannot {operation}: it did not finish within {minutes} minutes")]
@@ -75,7 +98,10 @@ impl Exit {
 
 impl CliError {
     pub fn failed(what: impl Into<String>, hint: impl Into<String>) -> CliError {
-        CliError::Failed { what: what.into(), hint: Some(hint.into()) }
+        CliError::Failed {
+            what: what.into(),
+            hint: Some(hint.into()),
+        }
     }
 
     pub fn exit(&self) -> Exit {
@@ -122,11 +148,21 @@ impl CliError {
 
 fn arm_hint(code: &str) -> Option<String> {
     let hint = match code {
-        "AuthorizationFailed" => "the signed-in application needs a role there; an owner can assign one with `az role assignment create`",
-        "InvalidAuthenticationTokenTenant" => "the resource belongs to another tenant; name that tenant with `--tenant`",
-        "ExpiredAuthenticationToken" | "InvalidAuthenticationToken" => "sign in again with `bullion login`; compare this machine's clock with the server's",
-        "ResourceGroupNotFound" | "ResourceNotFound" | "SubscriptionNotFound" => "check the name; `bullion image list`, `bullion build list` and `bullion vm list` show what exists",
-        "Conflict" => "something else is changing it, or it exists in another shape; wait for it or look at it with `bullion rest GET`",
+        "AuthorizationFailed" => {
+            "the signed-in application needs a role there; an owner can assign one with `az role assignment create`"
+        }
+        "InvalidAuthenticationTokenTenant" => {
+            "the resource belongs to another tenant; name that tenant with `--tenant`"
+        }
+        "ExpiredAuthenticationToken" | "InvalidAuthenticationToken" => {
+            "sign in again with `bullion login`; compare this machine's clock with the server's"
+        }
+        "ResourceGroupNotFound" | "ResourceNotFound" | "SubscriptionNotFound" => {
+            "check the name; `bullion image list`, `bullion build list` and `bullion vm list` show what exists"
+        }
+        "Conflict" => {
+            "something else is changing it, or it exists in another shape; wait for it or look at it with `bullion rest GET`"
+        }
         _ => return None,
     };
     Some(hint.into())

@@ -73,7 +73,9 @@ impl Io {
 
     /// Data that brings its own line ends.
     pub fn text(&mut self, text: &str) -> Result<(), CliError> {
-        self.out.write_all(text.as_bytes()).map_err(CliError::Output)
+        self.out
+            .write_all(text.as_bytes())
+            .map_err(CliError::Output)
     }
 
     /// One line of talk. A closed stderr must not stop the work, so failures are not reported.
@@ -82,7 +84,8 @@ impl Io {
     }
 
     pub fn json(&mut self, value: &impl serde::Serialize) -> Result<(), CliError> {
-        let text = serde_json::to_string_pretty(value).map_err(|error| CliError::Output(error.into()))?;
+        let text =
+            serde_json::to_string_pretty(value).map_err(|error| CliError::Output(error.into()))?;
         self.line(text)
     }
 
@@ -91,7 +94,9 @@ impl Io {
         let _ = write!(self.err, "{question} [y/N] ");
         let _ = self.err.flush();
         let mut answer = String::new();
-        self.input.read_line(&mut answer).map_err(CliError::Output)?;
+        self.input
+            .read_line(&mut answer)
+            .map_err(CliError::Output)?;
         Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
     }
 }
@@ -113,6 +118,9 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
         padded.join("  ").trim_end().to_owned()
     };
     let mut lines = vec![render(header.to_vec())];
-    lines.extend(rows.iter().map(|row| render(row.iter().map(String::as_str).collect())));
+    lines.extend(
+        rows.iter()
+            .map(|row| render(row.iter().map(String::as_str).collect())),
+    );
     lines.join("\n")
 }

@@ -71,7 +71,9 @@ pub fn load(io: &Io, given: Option<&Utf8Path>) -> Result<Profile, CliError> {
     let must_exist = given.is_some() || io.variable(PROFILE).is_some();
     let stored = match fs::read_to_string(&path) {
         Ok(text) => parse(&path, &text)?,
-        Err(source) if source.kind() == std::io::ErrorKind::NotFound && !must_exist => Stored::default(),
+        Err(source) if source.kind() == std::io::ErrorKind::NotFound && !must_exist => {
+            Stored::default()
+        }
         Err(source) => return Err(CliError::ReadFile { path, source }),
     };
     complete(io, &path, stored)
@@ -79,12 +81,18 @@ pub fn load(io: &Io, given: Option<&Utf8Path>) -> Result<Profile, CliError> {
 
 /// Reads a file such as `admin.json` as it is, for `login`.
 pub fn read(io: &Io, path: &Utf8Path) -> Result<Profile, CliError> {
-    let text = fs::read_to_string(path).map_err(|source| CliError::ReadFile { path: path.into(), source })?;
+    let text = fs::read_to_string(path).map_err(|source| CliError::ReadFile {
+        path: path.into(),
+        source,
+    })?;
     complete(io, path, parse(path, &text)?)
 }
 
 fn parse(path: &Utf8Path, text: &str) -> Result<Stored, CliError> {
-    serde_json::from_str(text).map_err(|error| CliError::BadProfile { path: path.into(), why: error.to_string() })
+    serde_json::from_str(text).map_err(|error| CliError::BadProfile {
+        path: path.into(),
+        why: error.to_string(),
+    })
 }
 
 fn complete(io: &Io, path: &Utf8Path, stored: Stored) -> Result<Profile, CliError> {
@@ -98,7 +106,10 @@ fn complete(io: &Io, path: &Utf8Path, stored: Stored) -> Result<Profile, CliErro
     };
     let url = url.trim_end_matches('/').to_owned();
     if !url.starts_with("https://") {
-        return Err(CliError::BadProfile { path: path.into(), why: format!("`{url}` does not start with https://") });
+        return Err(CliError::BadProfile {
+            path: path.into(),
+            why: format!("`{url}` does not start with https://"),
+        });
     }
     let folder = path.parent().unwrap_or(Utf8Path::new("."));
     let (ca, ca_file) = match (io.variable(CA), stored.ca) {
@@ -113,26 +124,39 @@ fn complete(io: &Io, path: &Utf8Path, stored: Stored) -> Result<Profile, CliErro
         tenant: pick(TENANT, stored.tenant_id)
             .ok_or_else(|| missing("tenantId", TENANT))?
             .parse()
-            .map_err(|error: wire::IdKindError| CliError::BadProfile { path: path.into(), why: error.to_string() })?,
-        client_id: pick(CLIENT_ID, stored.client_id).ok_or_else(|| missing("clientId", CLIENT_ID))?,
+            .map_err(|error: wire::IdKindError| CliError::BadProfile {
+                path: path.into(),
+                why: error.to_string(),
+            })?,
+        client_id: pick(CLIENT_ID, stored.client_id)
+            .ok_or_else(|| missing("clientId", CLIENT_ID))?,
         client_secret: pick(CLIENT_SECRET, stored.client_secret)
             .ok_or_else(|| missing("clientSecret", CLIENT_SECRET))?
             .into(),
     })
 }
 
-fn read_ca(folder: &Utf8Path, value: &str) -> Result<(Option<String>, Option<Utf8PathBuf>), CliError> {
+fn read_ca(
+    folder: &Utf8Path,
+    value: &str,
+) -> Result<(Option<String>, Option<Utf8PathBuf>), CliError> {
     if value.contains("-----BEGIN") {
         return Ok((Some(value.to_owned()), None));
     }
     let path = folder.join(value);
-    let text = fs::read_to_string(&path).map_err(|source| CliError::ReadFile { path: path.clone(), source })?;
+    let text = fs::read_to_string(&path).map_err(|source| CliError::ReadFile {
+        path: path.clone(),
+        source,
+    })?;
     Ok((Some(text), Some(path)))
 }
 
 /// Writes the profile, readable by its owner only, in one step.
 pub fn save(path: &Utf8Path, profile: &Profile) -> Result<(), CliError> {
-    let failed = |source| CliError::WriteFile { path: path.into(), source };
+    let failed = |source| CliError::WriteFile {
+        path: path.into(),
+        source,
+    };
     let stored = Stored {
         url: Some(profile.url.clone()),
         ca: profile.ca.clone(),

@@ -77,13 +77,26 @@ impl Client {
             .timeout(Duration::from_secs(REQUEST_SECONDS_MAX))
             .user_agent(concat!("bullion/", env!("CARGO_PKG_VERSION")));
         if let Some(pem) = &profile.ca {
-            let from = profile.ca_file.as_ref().map_or("the profile".into(), |file| format!("`{file}`"));
-            let bad = |source| CliError::BadCa { from: from.clone(), source };
+            let from = profile
+                .ca_file
+                .as_ref()
+                .map_or("the profile".into(), |file| format!("`{file}`"));
+            let bad = |source| CliError::BadCa {
+                from: from.clone(),
+                source,
+            };
             let roots = reqwest::Certificate::from_pem_bundle(pem.as_bytes()).map_err(bad)?;
             builder = builder.tls_certs_merge(roots);
         }
-        let http = builder.build().map_err(|source| CliError::BadCa { from: "the profile".into(), source })?;
-        Ok(Client { http, profile, tokens: Tokens::default() })
+        let http = builder.build().map_err(|source| CliError::BadCa {
+            from: "the profile".into(),
+            source,
+        })?;
+        Ok(Client {
+            http,
+            profile,
+            tokens: Tokens::default(),
+        })
     }
 
     pub fn profile(&self) -> &Profile {
@@ -118,7 +131,9 @@ impl Client {
             let reply = self.exchange(ask.operation, request).await?;
             match reply.status {
                 StatusCode::UNAUTHORIZED if attempt == 1 => self.tokens.forget(ask.tenant),
-                StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE if attempt < TRIES_MAX => {
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+                    if attempt < TRIES_MAX =>
+                {
                     let pause = reply.retry_after().unwrap_or(Duration::from_secs(1));
                     tokio::time::sleep(pause).await;
                 }
@@ -143,14 +158,28 @@ impl Client {
         })
     }
 
-    async fn exchange(&self, operation: &str, request: reqwest::RequestBuilder) -> Result<Reply, CliError> {
-        let mut response = request.send().await.map_err(|source| self.classify(operation, source))?;
+    async fn exchange(
+        &self,
+        operation: &str,
+        request: reqwest::RequestBuilder,
+    ) -> Result<Reply, CliError> {
+        let mut response = request
+            .send()
+            .await
+            .map_err(|source| self.classify(operation, source))?;
         let (status, headers) = (response.status(), response.headers().clone());
         tracing::debug!(operation, status = status.as_u16(), "answered");
         let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|source| self.classify(operation, source))? {
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|source| self.classify(operation, source))?
+        {
             if bytes.len() + chunk.len() > ANSWER_BYTES_MAX {
-                return Err(CliError::BadAnswer { operation: operation.into(), why: "it is too large".into() });
+                return Err(CliError::BadAnswer {
+                    operation: operation.into(),
+                    why: "it is too large".into(),
+                });
             }
             bytes.extend_from_slice(&chunk);
         }
@@ -161,7 +190,11 @@ impl Client {
             serde_json::from_slice(&bytes)
                 .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()))
         };
-        Ok(Reply { status, headers, body })
+        Ok(Reply {
+            status,
+            headers,
+            body,
+        })
     }
 
     fn classify(&self, operation: &str, source: reqwest::Error) -> CliError {
@@ -171,7 +204,10 @@ impl Client {
         } else if source.is_connect() {
             CliError::Connect { url, source }
         } else {
-            CliError::Transport { operation: operation.to_owned(), source }
+            CliError::Transport {
+                operation: operation.to_owned(),
+                source,
+            }
         }
     }
 }
@@ -183,7 +219,9 @@ trait LoopbackProxy {
 impl LoopbackProxy for reqwest::ClientBuilder {
     /// A proxy of the environment cannot reach this machine's own loopback address.
     fn no_proxy_for_loopback(self, url: &str) -> Self {
-        let host = url::Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned));
+        let host = url::Url::parse(url)
+            .ok()
+            .and_then(|url| url.host_str().map(str::to_owned));
         match host.as_deref() {
             Some("localhost" | "127.0.0.1" | "[::1]") => self.no_proxy(),
             _ => self,
@@ -197,7 +235,9 @@ fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
         return true;
     }
     // An io error's `source` is that of the error it wraps and skips the wrapped error itself.
-    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    let wrapped = error
+        .downcast_ref::<std::io::Error>()
+        .and_then(std::io::Error::get_ref);
     wrapped.is_some_and(|inner| is_tls(inner)) || error.source().is_some_and(is_tls)
 }
 
@@ -213,7 +253,10 @@ fn arm_error(operation: &str, reply: &Reply) -> CliError {
         operation: operation.to_owned(),
         status: reply.status,
         code: text(error, "code").unwrap_or_else(|| reply.status.as_u16().to_string()),
-        message: text(error, "message").unwrap_or(plain).trim_end_matches('.').to_owned(),
+        message: text(error, "message")
+            .unwrap_or(plain)
+            .trim_end_matches('.')
+            .to_owned(),
         details: details
             .into_iter()
             .flatten()
@@ -231,6 +274,10 @@ fn arm_error(operation: &str, reply: &Reply) -> CliError {
 /// The error of a long operation, which travels in a body that is itself a success.
 pub fn operation_error(operation: &str, error: &Value) -> CliError {
     let body = serde_json::json!({ "error": error });
-    let reply = Reply { status: StatusCode::OK, headers: HeaderMap::new(), body };
+    let reply = Reply {
+        status: StatusCode::OK,
+        headers: HeaderMap::new(),
+        body,
+    };
     arm_error(operation, &reply)
 }

@@ -14,7 +14,12 @@ const PAGES_MAX: usize = 10_000;
 
 impl Client {
     /// Every item of a list, following `nextLink`.
-    pub async fn list(&self, operation: &str, tenant: TenantId, path: &str) -> Result<Vec<Value>, CliError> {
+    pub async fn list(
+        &self,
+        operation: &str,
+        tenant: TenantId,
+        path: &str,
+    ) -> Result<Vec<Value>, CliError> {
         let mut items = Vec::new();
         let mut next = Some(path.to_owned());
         let mut seen = HashSet::new();
@@ -25,7 +30,13 @@ impl Client {
                     why: "its pages do not end".into(),
                 });
             }
-            let ask = Ask { operation, tenant, method: "GET", path: &path, body: None };
+            let ask = Ask {
+                operation,
+                tenant,
+                method: "GET",
+                path: &path,
+                body: None,
+            };
             let mut body = self.send(ask).await?.body;
             let Some(Value::Array(page)) = body.get_mut("value").map(Value::take) else {
                 return Err(CliError::BadAnswer {
@@ -34,7 +45,10 @@ impl Client {
                 });
             };
             items.extend(page);
-            next = body.get("nextLink").and_then(Value::as_str).map(str::to_owned);
+            next = body
+                .get("nextLink")
+                .and_then(Value::as_str)
+                .map(str::to_owned);
         }
         Ok(items)
     }

@@ -57,20 +57,30 @@ impl Client {
             ("scope", SCOPE),
         ];
         let url = format!("{}/{tenant}/oauth2/v2.0/token", profile.url);
-        let reply = self.exchange(&operation, self.http.post(url).form(&form)).await?;
+        let reply = self
+            .exchange(&operation, self.http.post(url).form(&form))
+            .await?;
         let text = |key: &str| reply.body.get(key).and_then(Value::as_str);
         let Some(token) = text("access_token").filter(|_| reply.status.is_success()) else {
             let described = text("error_description").map(str::to_owned);
             return Err(CliError::SignIn {
                 tenant,
                 client: profile.client_id.clone(),
-                description: described.unwrap_or_else(|| format!("the server answered {}", reply.status)),
+                description: described
+                    .unwrap_or_else(|| format!("the server answered {}", reply.status)),
                 code: text("error").unwrap_or("").to_owned(),
             });
         };
-        let lasts = reply.body.get("expires_in").and_then(Value::as_u64).unwrap_or(300);
+        let lasts = reply
+            .body
+            .get("expires_in")
+            .and_then(Value::as_u64)
+            .unwrap_or(300);
         let until = Instant::now() + Duration::from_secs(lasts).saturating_sub(MARGIN);
-        let entry = Token { text: token.to_owned().into(), until };
+        let entry = Token {
+            text: token.to_owned().into(),
+            until,
+        };
         self.tokens.lock().insert(tenant, entry);
         Ok(token.to_owned())
     }

@@ -17,7 +17,12 @@ const POLL_PAUSE: Duration = Duration::from_secs(1);
 
 impl Client {
     /// The resource at `path`, or nothing if there is none.
-    pub async fn find(&self, operation: &str, tenant: TenantId, path: &str) -> Result<Option<Value>, CliError> {
+    pub async fn find(
+        &self,
+        operation: &str,
+        tenant: TenantId,
+        path: &str,
+    ) -> Result<Option<Value>, CliError> {
         match self.get(operation, tenant, path).await {
             Ok(body) => Ok(Some(body)),
             Err(error) if error.is_not_found() => Ok(None),
@@ -25,8 +30,19 @@ impl Client {
         }
     }
 
-    pub async fn get(&self, operation: &str, tenant: TenantId, path: &str) -> Result<Value, CliError> {
-        let ask = Ask { operation, tenant, method: "GET", path, body: None };
+    pub async fn get(
+        &self,
+        operation: &str,
+        tenant: TenantId,
+        path: &str,
+    ) -> Result<Value, CliError> {
+        let ask = Ask {
+            operation,
+            tenant,
+            method: "GET",
+            path,
+            body: None,
+        };
         Ok(self.send(ask).await?.body)
     }
 
@@ -62,18 +78,39 @@ impl Client {
         }
     }
 
-    async fn poll_operation(&self, ask: Ask<'_>, url: &str, mut pause: Duration) -> Result<(), CliError> {
+    async fn poll_operation(
+        &self,
+        ask: Ask<'_>,
+        url: &str,
+        mut pause: Duration,
+    ) -> Result<(), CliError> {
         let started = Instant::now();
         loop {
             self.pause(ask.operation, started, pause).await?;
-            let reply = self.send(Ask { method: "GET", path: url, body: None, ..ask }).await?;
+            let reply = self
+                .send(Ask {
+                    method: "GET",
+                    path: url,
+                    body: None,
+                    ..ask
+                })
+                .await?;
             pause = reply.retry_after().unwrap_or(POLL_PAUSE);
-            let status = reply.body.get("status").and_then(Value::as_str).unwrap_or("");
+            let status = reply
+                .body
+                .get("status")
+                .and_then(Value::as_str)
+                .unwrap_or("");
             match status {
                 "Succeeded" => return Ok(()),
                 "Failed" | "Canceled" => {
-                    let none = serde_json::json!({ "code": status, "message": "no reason was given" });
-                    let error = reply.body.get("error").filter(|error| error.is_object()).unwrap_or(&none);
+                    let none =
+                        serde_json::json!({ "code": status, "message": "no reason was given" });
+                    let error = reply
+                        .body
+                        .get("error")
+                        .filter(|error| error.is_object())
+                        .unwrap_or(&none);
                     return Err(operation_error(ask.operation, error));
                 }
                 "" => {
@@ -87,11 +124,23 @@ impl Client {
         }
     }
 
-    async fn poll_location(&self, ask: Ask<'_>, url: &str, mut pause: Duration) -> Result<Value, CliError> {
+    async fn poll_location(
+        &self,
+        ask: Ask<'_>,
+        url: &str,
+        mut pause: Duration,
+    ) -> Result<Value, CliError> {
         let started = Instant::now();
         loop {
             self.pause(ask.operation, started, pause).await?;
-            let reply = self.send(Ask { method: "GET", path: url, body: None, ..ask }).await?;
+            let reply = self
+                .send(Ask {
+                    method: "GET",
+                    path: url,
+                    body: None,
+                    ..ask
+                })
+                .await?;
             if reply.status != StatusCode::ACCEPTED {
                 return Ok(reply.body);
             }
@@ -110,9 +159,17 @@ impl Client {
         }
     }
 
-    async fn pause(&self, operation: &str, started: Instant, pause: Duration) -> Result<(), CliError> {
+    async fn pause(
+        &self,
+        operation: &str,
+        started: Instant,
+        pause: Duration,
+    ) -> Result<(), CliError> {
         if started.elapsed() > Duration::from_secs(WAIT_MINUTES_MAX * 60) {
-            return Err(CliError::Deadline { operation: operation.to_owned(), minutes: WAIT_MINUTES_MAX });
+            return Err(CliError::Deadline {
+                operation: operation.to_owned(),
+                minutes: WAIT_MINUTES_MAX,
+            });
         }
         tokio::time::sleep(pause).await;
         Ok(())
@@ -120,6 +177,11 @@ impl Client {
 }
 
 fn is_running(body: &Value) -> bool {
-    let state = body.pointer("/properties/provisioningState").and_then(Value::as_str);
-    matches!(state, Some("Creating" | "Updating" | "Accepted" | "Deleting" | "Running"))
+    let state = body
+        .pointer("/properties/provisioningState")
+        .and_then(Value::as_str);
+    matches!(
+        state,
+        Some("Creating" | "Updating" | "Accepted" | "Deleting" | "Running")
+    )
 }

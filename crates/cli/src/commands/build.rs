@@ -22,7 +22,11 @@ const LOG_PAGES_MAX: usize = 100_000;
 
 pub async fn run(client: &Client, args: Build, io: &mut Io) -> Result<Exit, CliError> {
     match args {
-        Build::Run { template, no_wait, scope } => start(client, &template, no_wait, &scope, io).await,
+        Build::Run {
+            template,
+            no_wait,
+            scope,
+        } => start(client, &template, no_wait, &scope, io).await,
         Build::List { scope } => list(client, &scope, io).await,
         Build::Show { run, scope } => {
             let run = Finder::new(client, &scope).run(&run).await?;
@@ -33,7 +37,13 @@ pub async fn run(client: &Client, args: Build, io: &mut Io) -> Result<Exit, CliE
         Build::Watch { run, scope } => {
             let run = Finder::new(client, &scope).run(&run).await?;
             let seen = follow::look(client, &run).await?;
-            let template = seen.properties.template.rsplit('/').next().unwrap_or("").to_owned();
+            let template = seen
+                .properties
+                .template
+                .rsplit('/')
+                .next()
+                .unwrap_or("")
+                .to_owned();
             follow(io, client, &run, &template).await?;
             Ok(Exit::Done)
         }
@@ -45,22 +55,39 @@ pub async fn run(client: &Client, args: Build, io: &mut Io) -> Result<Exit, CliE
     }
 }
 
-async fn start(client: &Client, template: &str, no_wait: bool, scope: &Scope, io: &mut Io) -> Result<Exit, CliError> {
+async fn start(
+    client: &Client,
+    template: &str,
+    no_wait: bool,
+    scope: &Scope,
+    io: &mut Io,
+) -> Result<Exit, CliError> {
     let finder = Finder::new(client, scope);
     let template = finder.find(TEMPLATE, template).await?;
     let name = template.id.name().to_owned();
     let operation = format!("start a run of image template {name}");
     let path = api::below(&template.id, "/run", api::BULLION);
-    let ask = Ask { operation: &operation, tenant: template.tenant, method: "POST", path: &path, body: None };
+    let ask = Ask {
+        operation: &operation,
+        tenant: template.tenant,
+        method: "POST",
+        path: &path,
+        body: None,
+    };
     let reply = client.send(ask).await?;
-    let run = Located { tenant: template.tenant, id: run_id(&finder, &template, &reply).await? };
+    let run = Located {
+        tenant: template.tenant,
+        id: run_id(&finder, &template, &reply).await?,
+    };
     if no_wait {
         match io.format {
             Format::Json => io.json(&json!({ "id": run.id.to_string(), "name": run.id.name() }))?,
             Format::Table => io.line(run.id.name())?,
         }
         let name = run.id.name().to_owned();
-        io.say(format!("The run has started; watch it with `bullion build watch {name}`."));
+        io.say(format!(
+            "The run has started; watch it with `bullion build watch {name}`."
+        ));
         return Ok(Exit::Done);
     }
     follow(io, client, &run, &name).await?;
@@ -68,22 +95,33 @@ async fn start(client: &Client, template: &str, no_wait: bool, scope: &Scope, io
 }
 
 /// The run that a POST has started: named by a header or the body, otherwise the template's newest.
-async fn run_id(finder: &Finder<'_>, template: &Located, reply: &Reply) -> Result<ResourceId, CliError> {
-    let named = reply.header("x-bullion-run").or_else(|| reply.body.get("id").and_then(Value::as_str));
+async fn run_id(
+    finder: &Finder<'_>,
+    template: &Located,
+    reply: &Reply,
+) -> Result<ResourceId, CliError> {
+    let named = reply
+        .header("x-bullion-run")
+        .or_else(|| reply.body.get("id").and_then(Value::as_str));
     if let Some(id) = named.and_then(|id| ResourceId::parse(id).ok()) {
         return Ok(id);
     }
     let group = template.id.group_scope().unwrap_or_else(ResourceId::root);
     let mut runs = finder.runs_of(template.tenant, &group).await?;
     runs.retain(|run| {
-        let of = run.pointer("/properties/template").and_then(Value::as_str).unwrap_or("");
+        let of = run
+            .pointer("/properties/template")
+            .and_then(Value::as_str)
+            .unwrap_or("");
         ResourceId::parse(of).is_ok_and(|of| of == template.id)
     });
     runs.sort_by_key(start_time);
-    runs.last().and_then(super::scope::id_of).ok_or_else(|| CliError::BadAnswer {
-        operation: "start the run".into(),
-        why: "the server does not name the run".into(),
-    })
+    runs.last()
+        .and_then(super::scope::id_of)
+        .ok_or_else(|| CliError::BadAnswer {
+            operation: "start the run".into(),
+            why: "the server does not name the run".into(),
+        })
 }
 
 fn start_time(run: &Value) -> String {
@@ -98,7 +136,12 @@ async fn list(client: &Client, scope: &Scope, io: &mut Io) -> Result<Exit, CliEr
         io.json(&runs)?;
         return Ok(Exit::Done);
     }
-    let text = |run: &Value, pointer: &str| run.pointer(pointer).and_then(Value::as_str).unwrap_or("").to_owned();
+    let text = |run: &Value, pointer: &str| {
+        run.pointer(pointer)
+            .and_then(Value::as_str)
+            .unwrap_or("")
+            .to_owned()
+    };
     let last = |path: String| path.rsplit('/').next().unwrap_or("").to_owned();
     let rows: Vec<Vec<String>> = runs
         .iter()
@@ -112,11 +155,19 @@ async fn list(client: &Client, scope: &Scope, io: &mut Io) -> Result<Exit, CliEr
             ]
         })
         .collect();
-    io.line(table(&["RUN", "TEMPLATE", "STATE", "STARTED", "VERSION"], &rows))?;
+    io.line(table(
+        &["RUN", "TEMPLATE", "STATE", "STARTED", "VERSION"],
+        &rows,
+    ))?;
     Ok(Exit::Done)
 }
 
-async fn log(client: &Client, run: &Located, until_end: bool, io: &mut Io) -> Result<Exit, CliError> {
+async fn log(
+    client: &Client,
+    run: &Located,
+    until_end: bool,
+    io: &mut Io,
+) -> Result<Exit, CliError> {
     let name = run.id.name().to_owned();
     io.goes_on = vec![format!("Stopped reading. The run {name} is not affected.")];
     let operation = format!("read the log of the run {name}");
@@ -129,10 +180,18 @@ async fn log(client: &Client, run: &Located, until_end: bool, io: &mut Io) -> Re
             false => true,
         };
         let body = json!({ "offset": offset });
-        let ask = Ask { operation: &operation, tenant: run.tenant, method: "POST", path: &path, body: Some(&body) };
+        let ask = Ask {
+            operation: &operation,
+            tenant: run.tenant,
+            method: "POST",
+            path: &path,
+            body: Some(&body),
+        };
         let answer = client.send(ask).await?.body;
-        let page = LogPage::deserialize(&answer)
-            .map_err(|error| CliError::BadAnswer { operation: operation.clone(), why: error.to_string() })?;
+        let page = LogPage::deserialize(&answer).map_err(|error| CliError::BadAnswer {
+            operation: operation.clone(),
+            why: error.to_string(),
+        })?;
         for line in &page.lines {
             io.line(line)?;
         }
@@ -148,12 +207,26 @@ async fn log(client: &Client, run: &Located, until_end: bool, io: &mut Io) -> Re
     Ok(Exit::Done)
 }
 
-async fn cancel(client: &Client, template: &str, scope: &Scope, io: &mut Io) -> Result<Exit, CliError> {
+async fn cancel(
+    client: &Client,
+    template: &str,
+    scope: &Scope,
+    io: &mut Io,
+) -> Result<Exit, CliError> {
     let template = Finder::new(client, scope).find(TEMPLATE, template).await?;
     let operation = format!("cancel the run of image template {}", template.id.name());
     let path = api::below(&template.id, "/cancel", api::BULLION);
-    let ask = Ask { operation: &operation, tenant: template.tenant, method: "POST", path: &path, body: None };
+    let ask = Ask {
+        operation: &operation,
+        tenant: template.tenant,
+        method: "POST",
+        path: &path,
+        body: None,
+    };
     client.finish(ask).await?;
-    io.say(format!("Cancelled the run of image template {}.", template.id.name()));
+    io.say(format!(
+        "Cancelled the run of image template {}.",
+        template.id.name()
+    ));
     Ok(Exit::Done)
 }

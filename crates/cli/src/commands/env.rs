@@ -34,14 +34,21 @@ pub async fn run(global: &Global, args: &Env, io: &mut Io) -> Result<Exit, CliEr
 
 /// The CA as a file: the one that was named, or one written beside the profile.
 fn ca_file(global: &Global, profile: &Profile, io: &Io) -> Result<Option<Utf8PathBuf>, CliError> {
-    let Some(pem) = &profile.ca else { return Ok(None) };
+    let Some(pem) = &profile.ca else {
+        return Ok(None);
+    };
     if let Some(file) = &profile.ca_file {
-        return Ok(Some(file.canonicalize_utf8().unwrap_or_else(|_| file.clone())));
+        return Ok(Some(
+            file.canonicalize_utf8().unwrap_or_else(|_| file.clone()),
+        ));
     }
     let path = profile::path(io, global.profile.as_deref()).with_file_name("ca.pem");
     let same = std::fs::read_to_string(&path).is_ok_and(|held| held == *pem);
     if !same {
-        let failed = |source| CliError::WriteFile { path: path.clone(), source };
+        let failed = |source| CliError::WriteFile {
+            path: path.clone(),
+            source,
+        };
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(failed)?;
         }
@@ -89,8 +96,16 @@ fn sh(profile: &Profile, ca: Option<Utf8PathBuf>) -> Vec<String> {
         lines.push(format!("export {}={}", profile::CA, quoted(ca.as_str())));
     }
     lines.push(format!("export {}={}", profile::TENANT, profile.tenant));
-    lines.push(format!("export {}={}", profile::CLIENT_ID, quoted(&profile.client_id)));
-    lines.push(format!("export {}={}", profile::CLIENT_SECRET, quoted(profile.client_secret.expose_secret())));
+    lines.push(format!(
+        "export {}={}",
+        profile::CLIENT_ID,
+        quoted(&profile.client_id)
+    ));
+    lines.push(format!(
+        "export {}={}",
+        profile::CLIENT_SECRET,
+        quoted(profile.client_secret.expose_secret())
+    ));
     lines
 }
 

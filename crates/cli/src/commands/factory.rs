@@ -45,7 +45,14 @@ pub async fn apply(global: &Global, args: &Apply, io: &mut Io) -> Result<Exit, C
         show::print(io, &plan)?;
     }
     if work == 0 {
-        return report(io, &factory, Summary { keep: sum.keep, ..Summary::default() });
+        return report(
+            io,
+            &factory,
+            Summary {
+                keep: sum.keep,
+                ..Summary::default()
+            },
+        );
     }
     if !args.yes {
         if !io.terminal.stdin {
@@ -60,7 +67,8 @@ pub async fn apply(global: &Global, args: &Apply, io: &mut Io) -> Result<Exit, C
         }
     }
     io.goes_on = vec![
-        "Stopped. What was created stays; run `bullion apply` again to go on from there.".to_owned(),
+        "Stopped. What was created stays; run `bullion apply` again to go on from there."
+            .to_owned(),
     ];
     let done = plan::apply::apply(io, &client, plan, prune).await?;
     report(io, &factory, done)

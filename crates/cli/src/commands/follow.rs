@@ -29,9 +29,14 @@ pub struct Seen {
 
 pub async fn look(client: &Client, run: &Located) -> Result<Seen, CliError> {
     let operation = format!("look at the run {}", run.id.name());
-    let raw = client.get(&operation, run.tenant, &api::path(&run.id)).await?;
-    let properties = RunProperties::deserialize(&raw["properties"])
-        .map_err(|error| CliError::BadAnswer { operation, why: error.to_string() })?;
+    let raw = client
+        .get(&operation, run.tenant, &api::path(&run.id))
+        .await?;
+    let properties =
+        RunProperties::deserialize(&raw["properties"]).map_err(|error| CliError::BadAnswer {
+            operation,
+            why: error.to_string(),
+        })?;
     Ok(Seen { properties, raw })
 }
 
@@ -40,7 +45,12 @@ pub fn has_ended(state: RunState) -> bool {
 }
 
 /// Follows a run to its end, reports it, and fails if it failed.
-pub async fn follow(io: &mut Io, client: &Client, run: &Located, template: &str) -> Result<(), CliError> {
+pub async fn follow(
+    io: &mut Io,
+    client: &Client,
+    run: &Located,
+    template: &str,
+) -> Result<(), CliError> {
     let name = run.id.name().to_owned();
     io.goes_on = vec![
         format!("Stopped following. The run {name} goes on at the server."),
@@ -60,7 +70,9 @@ pub async fn follow(io: &mut Io, client: &Client, run: &Located, template: &str)
                 }
             }
             // A server that is started again goes on with the run, so following does too.
-            Err(CliError::Connect { .. } | CliError::Transport { .. }) if failed < FAILED_LOOKS_MAX => {
+            Err(CliError::Connect { .. } | CliError::Transport { .. })
+                if failed < FAILED_LOOKS_MAX =>
+            {
                 failed += 1;
                 if failed == 1 {
                     lines.say(io, "the server does not answer; waiting for it");
@@ -95,7 +107,10 @@ pub fn report(io: &mut Io, seen: &Seen) -> Result<(), CliError> {
             ]
         })
         .collect();
-    io.line(table(&["STAGE", "STEP", "STATE", "SECONDS", "DETAIL"], &rows))?;
+    io.line(table(
+        &["STAGE", "STEP", "STATE", "SECONDS", "DETAIL"],
+        &rows,
+    ))?;
     let outputs = run.outputs.clone().unwrap_or_default();
     if let Some(version) = &outputs.version_id {
         io.line(format!("version  {version}"))?;
@@ -128,8 +143,13 @@ fn outcome(name: &str, run: &RunProperties) -> Result<(), CliError> {
 
 /// What failed, with the output of the checks that did not pass.
 fn failure(name: &str, run: &RunProperties) -> String {
-    let failed = run.steps.iter().find(|step| step.state == StepState::Failed);
-    let place = failed.map_or_else(String::new, |step| format!(" in {} `{}`", step.stage.as_str(), step.name));
+    let failed = run
+        .steps
+        .iter()
+        .find(|step| step.state == StepState::Failed);
+    let place = failed.map_or_else(String::new, |step| {
+        format!(" in {} `{}`", step.stage.as_str(), step.name)
+    });
     let reason = match (&run.error, failed) {
         (Some(error), _) => format!("{} ({})", error.message, error.code),
         (None, Some(step)) if !step.message.is_empty() => step.message.clone(),
@@ -139,10 +159,17 @@ fn failure(name: &str, run: &RunProperties) -> String {
     for detail in run.error.iter().flat_map(|error| &error.details) {
         text.push_str(&format!("\n  {}", detail.message.replace('\n', "\n  ")));
     }
-    for check in failed.iter().flat_map(|step| step.detail["checks"].as_array()).flatten() {
+    for check in failed
+        .iter()
+        .flat_map(|step| step.detail["checks"].as_array())
+        .flatten()
+    {
         if check["passed"].as_bool().or(check["ok"].as_bool()) == Some(false) {
             let output = check["output"].as_str().unwrap_or("").trim_end();
-            text.push_str(&format!("\n  check `{}` failed", check["name"].as_str().unwrap_or("?")));
+            text.push_str(&format!(
+                "\n  check `{}` failed",
+                check["name"].as_str().unwrap_or("?")
+            ));
             for line in output.lines() {
                 text.push_str(&format!("\n    {line}"));
             }
@@ -162,17 +189,22 @@ fn word(step: &RunStep) -> &'static str {
 }
 
 fn seconds(step: &RunStep) -> String {
-    step.seconds.map_or_else(String::new, |seconds| format!("{seconds:.1}"))
+    step.seconds
+        .map_or_else(String::new, |seconds| format!("{seconds:.1}"))
 }
 
 /// Details that fit on a line.
 const DETAILS_MAX: usize = 3;
 
 fn detail(detail: &Value) -> String {
-    let Value::Object(fields) = detail else { return String::new() };
+    let Value::Object(fields) = detail else {
+        return String::new();
+    };
     let shown = fields.iter().filter_map(|(key, value)| {
         let text = match value {
-            Value::Number(number) if key.ends_with("Bytes") => bytes(number.as_f64().unwrap_or(0.0)),
+            Value::Number(number) if key.ends_with("Bytes") => {
+                bytes(number.as_f64().unwrap_or(0.0))
+            }
             Value::Number(number) => number.to_string(),
             Value::String(text) if text.chars().count() > 24 => {
                 format!("{}…", text.chars().take(20).collect::<String>())
@@ -193,7 +225,11 @@ pub fn bytes(count: f64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    if unit == 0 { format!("{value} B") } else { format!("{value:.1} {}", units[unit]) }
+    if unit == 0 {
+        format!("{value} B")
+    } else {
+        format!("{value:.1} {}", units[unit])
+    }
 }
 
 /// The lines on stderr: each step once when it starts (in a pipe) and once when it ends.
@@ -213,7 +249,10 @@ impl Lines {
             bar.enable_steady_tick(TICK);
             bar
         });
-        Lines { told: Vec::new(), bar }
+        Lines {
+            told: Vec::new(),
+            bar,
+        }
     }
 
     fn update(&mut self, io: &mut Io, steps: &[RunStep]) {
@@ -248,7 +287,12 @@ impl Lines {
         if let Some(bar) = &self.bar
             && step.state == StepState::Running
         {
-            bar.set_message(format!("{:<9} {} {}", step.stage.as_str(), step.name, step.message));
+            bar.set_message(format!(
+                "{:<9} {} {}",
+                step.stage.as_str(),
+                step.name,
+                step.message
+            ));
         }
     }
 
@@ -268,11 +312,16 @@ impl Lines {
 
 fn line(step: &RunStep) -> String {
     let took = match step.state {
-        StepState::Succeeded | StepState::Failed => {
-            step.seconds.map_or_else(String::new, |seconds| format!("  {seconds:.1} s"))
-        }
+        StepState::Succeeded | StepState::Failed => step
+            .seconds
+            .map_or_else(String::new, |seconds| format!("  {seconds:.1} s")),
         _ => String::new(),
     };
-    let text = format!("  {:<9} {:<24} {:<7}{took}", step.stage.as_str(), step.name, word(step));
+    let text = format!(
+        "  {:<9} {:<24} {:<7}{took}",
+        step.stage.as_str(),
+        step.name,
+        word(step)
+    );
     text.trim_end().to_owned()
 }

@@ -23,13 +23,22 @@ pub async fn images(client: &Client, args: Image, io: &mut Io) -> Result<Exit, C
                 ("LOCATION", "/location"),
             ];
             print(io, &items, &columns, |item| {
-                let id = item["id"].as_str().and_then(|id| ResourceId::parse(id).ok());
-                id.and_then(|id| id.part("galleries").map(str::to_owned)).unwrap_or_default()
+                let id = item["id"]
+                    .as_str()
+                    .and_then(|id| ResourceId::parse(id).ok());
+                id.and_then(|id| id.part("galleries").map(str::to_owned))
+                    .unwrap_or_default()
             })?;
         }
         Image::Show { image, scope } => {
             let image = Finder::new(client, &scope).definition(&image).await?;
-            let body = client.get("show the image definition", image.tenant, &api::path(&image.id)).await?;
+            let body = client
+                .get(
+                    "show the image definition",
+                    image.tenant,
+                    &api::path(&image.id),
+                )
+                .await?;
             io.json(&body)?;
         }
     }
@@ -82,14 +91,20 @@ async fn locate(client: &Client, written: &str, scope: &Scope) -> Result<Located
             "`{written}` is not `gallery/definition/version`, such as `golden/debian-12/1.0.0`"
         )));
     };
-    let image = finder.definition(image.trim_end_matches("/versions")).await?;
+    let image = finder
+        .definition(image.trim_end_matches("/versions"))
+        .await?;
     let name = if version == "latest" {
         let items = list(client, &image).await?;
         let excluded = |item: &&Value| {
             let flag = item.pointer("/properties/publishingProfile/excludeFromLatest");
-            flag.and_then(Value::as_bool) != Some(true) && item["properties"]["provisioningState"] == "Succeeded"
+            flag.and_then(Value::as_bool) != Some(true)
+                && item["properties"]["provisioningState"] == "Succeeded"
         };
-        let latest = items.iter().rfind(excluded).and_then(|item| item["name"].as_str());
+        let latest = items
+            .iter()
+            .rfind(excluded)
+            .and_then(|item| item["name"].as_str());
         latest.map(str::to_owned).ok_or_else(|| {
             CliError::failed(
                 format!("`{}` has no version yet", image.id.name()),
@@ -99,13 +114,24 @@ async fn locate(client: &Client, written: &str, scope: &Scope) -> Result<Located
     } else {
         version.to_owned()
     };
-    let id = image.id.child("versions", &name).map_err(|error| CliError::Usage(format!("`{written}`: {error}")))?;
-    Ok(Located { tenant: image.tenant, id })
+    let id = image
+        .id
+        .child("versions", &name)
+        .map_err(|error| CliError::Usage(format!("`{written}`: {error}")))?;
+    Ok(Located {
+        tenant: image.tenant,
+        id,
+    })
 }
 
 fn regions(item: &Value) -> String {
-    let regions = item.pointer("/properties/publishingProfile/targetRegions").and_then(Value::as_array);
-    let names = regions.into_iter().flatten().filter_map(|region| region["name"].as_str());
+    let regions = item
+        .pointer("/properties/publishingProfile/targetRegions")
+        .and_then(Value::as_array);
+    let names = regions
+        .into_iter()
+        .flatten()
+        .filter_map(|region| region["name"].as_str());
     names.collect::<Vec<_>>().join(",")
 }
 
@@ -122,11 +148,20 @@ fn print(
     let header: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
     let cell = |item: &Value, pointer: &str| match pointer {
         "" => computed(item),
-        pointer => item.pointer(pointer).and_then(Value::as_str).unwrap_or("").to_owned(),
+        pointer => item
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .unwrap_or("")
+            .to_owned(),
     };
     let rows: Vec<Vec<String>> = items
         .iter()
-        .map(|item| columns.iter().map(|(_, pointer)| cell(item, pointer)).collect())
+        .map(|item| {
+            columns
+                .iter()
+                .map(|(_, pointer)| cell(item, pointer))
+                .collect()
+        })
         .collect();
     io.line(table(&header, &rows))
 }

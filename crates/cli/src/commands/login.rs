@@ -38,14 +38,21 @@ pub async fn login(global: &Global, args: &Login, io: &mut Io) -> Result<Exit, C
 
 fn from_arguments(args: &Login, io: &mut Io) -> Result<Profile, CliError> {
     let need = |value: &Option<String>, name: &str| {
-        value.clone().ok_or_else(|| CliError::Usage(format!("`--{name}` is missing")))
+        value
+            .clone()
+            .ok_or_else(|| CliError::Usage(format!("`--{name}` is missing")))
     };
     let url = need(&args.url, "url")?.trim_end_matches('/').to_owned();
     if !url.starts_with("https://") {
-        return Err(CliError::Usage(format!("`{url}` does not start with https://")));
+        return Err(CliError::Usage(format!(
+            "`{url}` does not start with https://"
+        )));
     }
     let read = |path: &Utf8Path| {
-        std::fs::read_to_string(path).map_err(|source| CliError::ReadFile { path: path.into(), source })
+        std::fs::read_to_string(path).map_err(|source| CliError::ReadFile {
+            path: path.into(),
+            source,
+        })
     };
     let secret = match args.client_secret_file.as_deref() {
         None => return Err(CliError::Usage("`--client-secret-file` is missing".into())),
@@ -54,7 +61,10 @@ fn from_arguments(args: &Login, io: &mut Io) -> Result<Profile, CliError> {
             let mut limited = (&mut io.input).take(SECRET_BYTES_MAX);
             limited
                 .read_to_string(&mut text)
-                .map_err(|source| CliError::ReadFile { path: path.into(), source })?;
+                .map_err(|source| CliError::ReadFile {
+                    path: path.into(),
+                    source,
+                })?;
             text
         }
         Some(path) => read(path)?,
@@ -70,7 +80,8 @@ fn from_arguments(args: &Login, io: &mut Io) -> Result<Profile, CliError> {
 }
 
 fn parse_tenant(text: &str) -> Result<wire::TenantId, CliError> {
-    text.parse().map_err(|error: wire::IdKindError| CliError::Usage(error.to_string()))
+    text.parse()
+        .map_err(|error: wire::IdKindError| CliError::Usage(error.to_string()))
 }
 
 pub fn logout(global: &Global, io: &mut Io) -> Result<Exit, CliError> {

@@ -48,7 +48,11 @@ pub const GALLERY: Kind = Kind {
     rest: "/providers/Microsoft.Compute/galleries",
     version: api::COMPUTE_GALLERY,
 };
-pub const GROUP: Kind = Kind { noun: "resource group", rest: "/resourceGroups", version: api::RESOURCES };
+pub const GROUP: Kind = Kind {
+    noun: "resource group",
+    rest: "/resourceGroups",
+    version: api::RESOURCES,
+};
 const RUNS: &str = "/providers/Bullion.Factory/runs";
 
 pub struct Finder<'a> {
@@ -67,16 +71,26 @@ impl<'a> Finder<'a> {
             return self.by_id(written).await;
         }
         let (tenant, items) = self.list(kind).await?;
-        let found = items.iter().filter_map(id_of).filter(|id| id.name().eq_ignore_ascii_case(written));
+        let found = items
+            .iter()
+            .filter_map(id_of)
+            .filter(|id| id.name().eq_ignore_ascii_case(written));
         self.only(kind.noun, written, tenant, found.collect(), &items)
     }
 
     /// Everything of a kind in the subscription, or in the resource group if one was named.
     pub async fn list(&self, kind: Kind) -> Result<(TenantId, Vec<Value>), CliError> {
         let subscription = self.subscription().await?;
-        let path = api::below(&ResourceId::subscription_scope(subscription.id), kind.rest, kind.version);
+        let path = api::below(
+            &ResourceId::subscription_scope(subscription.id),
+            kind.rest,
+            kind.version,
+        );
         let operation = format!("list {}s", kind.noun);
-        let mut items = self.client.list(&operation, subscription.tenant, &path).await?;
+        let mut items = self
+            .client
+            .list(&operation, subscription.tenant, &path)
+            .await?;
         if let Some(group) = &self.scope.resource_group {
             items.retain(|item| {
                 let id = id_of(item);
@@ -98,7 +112,10 @@ impl<'a> Finder<'a> {
         };
         let (tenant, items) = self.definitions().await?;
         let found = items.iter().filter_map(id_of).filter(|id| {
-            let in_gallery = |gallery: &str| id.part("galleries").is_some_and(|part| part.eq_ignore_ascii_case(gallery));
+            let in_gallery = |gallery: &str| {
+                id.part("galleries")
+                    .is_some_and(|part| part.eq_ignore_ascii_case(gallery))
+            };
             id.name().eq_ignore_ascii_case(name) && gallery.is_none_or(in_gallery)
         });
         self.only("image definition", written, tenant, found.collect(), &items)
@@ -110,7 +127,11 @@ impl<'a> Finder<'a> {
         let mut all = Vec::new();
         for gallery in galleries.iter().filter_map(id_of) {
             let path = api::below(&gallery, "/images", api::COMPUTE_GALLERY);
-            all.extend(self.client.list("list image definitions", tenant, &path).await?);
+            all.extend(
+                self.client
+                    .list("list image definitions", tenant, &path)
+                    .await?,
+            );
         }
         Ok((tenant, all))
     }
@@ -120,7 +141,10 @@ impl<'a> Finder<'a> {
             return self.by_id(written).await;
         }
         let (tenant, items) = self.runs().await?;
-        let found = items.iter().filter_map(id_of).filter(|id| id.name().eq_ignore_ascii_case(written));
+        let found = items
+            .iter()
+            .filter_map(id_of)
+            .filter(|id| id.name().eq_ignore_ascii_case(written));
         self.only("run", written, tenant, found.collect(), &items)
     }
 
@@ -134,7 +158,11 @@ impl<'a> Finder<'a> {
         Ok((tenant, all))
     }
 
-    pub async fn runs_of(&self, tenant: TenantId, group: &ResourceId) -> Result<Vec<Value>, CliError> {
+    pub async fn runs_of(
+        &self,
+        tenant: TenantId,
+        group: &ResourceId,
+    ) -> Result<Vec<Value>, CliError> {
         let path = api::below(group, RUNS, api::BULLION);
         self.client.list("list runs", tenant, &path).await
     }
@@ -144,7 +172,10 @@ impl<'a> Finder<'a> {
         let (tenant, items) = self.list(GROUP).await?;
         let found: Vec<ResourceId> = items.iter().filter_map(id_of).collect();
         match (found.as_slice(), &self.scope.resource_group) {
-            ([id], _) => Ok(Located { tenant, id: id.clone() }),
+            ([id], _) => Ok(Located {
+                tenant,
+                id: id.clone(),
+            }),
             ([], Some(name)) => Err(not_there("resource group", name, &[])),
             (ids, _) => Err(CliError::failed(
                 format!("there are {} resource groups", ids.len()),
@@ -155,7 +186,8 @@ impl<'a> Finder<'a> {
 
     /// Turns a full id into a located resource: its subscription's tenant is looked up.
     pub async fn by_id(&self, text: &str) -> Result<Located, CliError> {
-        let id = ResourceId::parse(text).map_err(|error| CliError::Usage(format!("`{text}`: {error}")))?;
+        let id = ResourceId::parse(text)
+            .map_err(|error| CliError::Usage(format!("`{text}`: {error}")))?;
         let tenant = match id.subscription() {
             None => self.client.home(),
             Some(subscription) => self.tenant_of(subscription).await?,
@@ -177,11 +209,17 @@ impl<'a> Finder<'a> {
             .iter()
             .filter(|known| {
                 wanted.is_none_or(|wanted| {
-                    known.name.eq_ignore_ascii_case(wanted) || known.id.to_string().eq_ignore_ascii_case(wanted)
+                    known.name.eq_ignore_ascii_case(wanted)
+                        || known.id.to_string().eq_ignore_ascii_case(wanted)
                 })
             })
             .collect();
-        let listed = || all.iter().map(|known| format!("`{}`", known.name)).collect::<Vec<_>>().join(", ");
+        let listed = || {
+            all.iter()
+                .map(|known| format!("`{}`", known.name))
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
         match (found.as_slice(), wanted) {
             ([one], _) => Ok((*one).clone()),
             ([], _) if all.is_empty() => Err(CliError::failed(
@@ -202,10 +240,20 @@ impl<'a> Finder<'a> {
     /// Subscriptions of the profile's tenant and of every tenant that it can sign in to.
     pub async fn subscriptions(&self) -> Result<Vec<Subscription>, CliError> {
         let mut tenants = vec![self.client.home()];
-        let path = format!("/providers/Bullion.Factory/tenants?api-version={}", api::BULLION);
-        match self.client.list("list tenants", self.client.home(), &path).await {
+        let path = format!(
+            "/providers/Bullion.Factory/tenants?api-version={}",
+            api::BULLION
+        );
+        match self
+            .client
+            .list("list tenants", self.client.home(), &path)
+            .await
+        {
             Ok(items) => tenants.extend(items.iter().take(TENANTS_MAX).filter_map(|item| {
-                item.pointer("/properties/tenantId")?.as_str()?.parse::<TenantId>().ok()
+                item.pointer("/properties/tenantId")?
+                    .as_str()?
+                    .parse::<TenantId>()
+                    .ok()
             })),
             // An application of an ordinary tenant may not list tenants; its own is enough.
             Err(CliError::Arm { .. }) => {}
@@ -242,7 +290,10 @@ impl<'a> Finder<'a> {
         all: &[Value],
     ) -> Result<Located, CliError> {
         match found.as_slice() {
-            [id] => Ok(Located { tenant, id: id.clone() }),
+            [id] => Ok(Located {
+                tenant,
+                id: id.clone(),
+            }),
             [] => {
                 let ids: Vec<ResourceId> = all.iter().filter_map(id_of).collect();
                 Err(not_there(noun, written, &ids))
@@ -251,7 +302,10 @@ impl<'a> Finder<'a> {
                 format!("more than one {noun} is called `{written}`"),
                 format!(
                     "use `--resource-group`, or one of the ids: {}",
-                    ids.iter().map(ResourceId::to_string).collect::<Vec<_>>().join(", ")
+                    ids.iter()
+                        .map(ResourceId::to_string)
+                        .collect::<Vec<_>>()
+                        .join(", ")
                 ),
             )),
         }
@@ -277,7 +331,11 @@ fn not_there(noun: &str, written: &str, ids: &[ResourceId]) -> CliError {
 const NAMES_MAX: usize = 10;
 
 fn names(ids: &[ResourceId]) -> String {
-    let mut shown: Vec<String> = ids.iter().take(NAMES_MAX).map(|id| format!("`{}`", id.name())).collect();
+    let mut shown: Vec<String> = ids
+        .iter()
+        .take(NAMES_MAX)
+        .map(|id| format!("`{}`", id.name()))
+        .collect();
     if ids.len() > NAMES_MAX {
         shown.push("…".into());
     }

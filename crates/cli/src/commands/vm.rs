@@ -29,7 +29,9 @@ pub async fn run(client: &Client, args: Vm, io: &mut Io) -> Result<Exit, CliErro
 
 async fn get(client: &Client, vm: &Located) -> Result<Value, CliError> {
     let path = format!("{}&$expand=instanceView", api::path(&vm.id));
-    client.get(&format!("show machine {}", vm.id.name()), vm.tenant, &path).await
+    client
+        .get(&format!("show machine {}", vm.id.name()), vm.tenant, &path)
+        .await
 }
 
 async fn create(client: &Client, args: &VmCreate, io: &mut Io) -> Result<(), CliError> {
@@ -46,13 +48,25 @@ async fn create(client: &Client, args: &VmCreate, io: &mut Io) -> Result<(), Cli
     let body = body(args, &image, key);
     let operation = format!("create machine {}", args.name);
     let path = api::path(&id);
-    let ask = Ask { operation: &operation, tenant, method: "PUT", path: &path, body: Some(&body) };
+    let ask = Ask {
+        operation: &operation,
+        tenant,
+        method: "PUT",
+        path: &path,
+        body: Some(&body),
+    };
     io.goes_on = vec![
-        format!("Stopped waiting. Machine {} is still being created at the server.", args.name),
+        format!(
+            "Stopped waiting. Machine {} is still being created at the server.",
+            args.name
+        ),
         format!("  look at it:  bullion vm show {}", args.name),
         format!("  remove it:   bullion vm delete {}", args.name),
     ];
-    io.say(format!("Creating machine {} in {} from {}", args.name, args.region, image));
+    io.say(format!(
+        "Creating machine {} in {} from {}",
+        args.name, args.region, image
+    ));
     let reply = client.send(ask).await?;
     if args.no_wait {
         return io.line(id.to_string());
@@ -68,13 +82,19 @@ async fn create(client: &Client, args: &VmCreate, io: &mut Io) -> Result<(), Cli
 }
 
 /// The image's id: a definition for its latest version, or one version.
-async fn image(finder: &Finder<'_>, written: &str) -> Result<(ResourceId, wire::TenantId), CliError> {
+async fn image(
+    finder: &Finder<'_>,
+    written: &str,
+) -> Result<(ResourceId, wire::TenantId), CliError> {
     if written.starts_with('/') {
         let found = finder.by_id(written).await?;
         return Ok((found.id, found.tenant));
     }
     let (definition, version) = match written.split('/').collect::<Vec<_>>().as_slice() {
-        [gallery, definition, version] => (format!("{gallery}/{definition}"), Some((*version).to_owned())),
+        [gallery, definition, version] => (
+            format!("{gallery}/{definition}"),
+            Some((*version).to_owned()),
+        ),
         _ => (written.to_owned(), None),
     };
     let found = finder.definition(&definition).await?;
@@ -106,7 +126,8 @@ fn body(args: &VmCreate, image: &ResourceId, key: Option<String>) -> Value {
     });
     if let Some(key) = key {
         let path = format!("/home/{}/.ssh/authorized_keys", args.admin);
-        os["linuxConfiguration"]["ssh"] = json!({ "publicKeys": [{ "path": path, "keyData": key }] });
+        os["linuxConfiguration"]["ssh"] =
+            json!({ "publicKeys": [{ "path": path, "keyData": key }] });
     }
     let mut properties = json!({
         "hardwareProfile": { "vmSize": args.size },
@@ -124,14 +145,23 @@ fn body(args: &VmCreate, image: &ResourceId, key: Option<String>) -> Value {
 }
 
 fn public_key(path: &Utf8Path) -> Result<String, CliError> {
-    let text = std::fs::read_to_string(path).map_err(|source| CliError::ReadFile { path: path.into(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| CliError::ReadFile {
+        path: path.into(),
+        source,
+    })?;
     let key = text.trim();
     if key.contains("PRIVATE KEY") {
-        return Err(CliError::Usage(format!("`{path}` is a private key; give the public one, `{path}.pub`")));
+        return Err(CliError::Usage(format!(
+            "`{path}` is a private key; give the public one, `{path}.pub`"
+        )));
     }
-    let known = ["ssh-", "ecdsa-", "sk-"].iter().any(|start| key.starts_with(start));
+    let known = ["ssh-", "ecdsa-", "sk-"]
+        .iter()
+        .any(|start| key.starts_with(start));
     if !known || key.lines().count() != 1 {
-        return Err(CliError::Usage(format!("`{path}` does not hold one OpenSSH public key")));
+        return Err(CliError::Usage(format!(
+            "`{path}` does not hold one OpenSSH public key"
+        )));
     }
     Ok(key.to_owned())
 }
@@ -145,32 +175,58 @@ async fn list(client: &Client, scope: &Scope, io: &mut Io) -> Result<(), CliErro
 }
 
 fn print(io: &mut Io, items: &[Value]) -> Result<(), CliError> {
-    let text = |item: &Value, pointer: &str| item.pointer(pointer).and_then(Value::as_str).unwrap_or("").to_owned();
+    let text = |item: &Value, pointer: &str| {
+        item.pointer(pointer)
+            .and_then(Value::as_str)
+            .unwrap_or("")
+            .to_owned()
+    };
     let rows: Vec<Vec<String>> = items
         .iter()
         .map(|item| {
             let image = text(item, "/properties/storageProfile/imageReference/id");
-            let definition = ResourceId::parse(&image).ok().and_then(|id| id.part("images").map(str::to_owned));
-            let boot = item.pointer("/properties/bullion/bootSeconds").and_then(Value::as_f64);
+            let definition = ResourceId::parse(&image)
+                .ok()
+                .and_then(|id| id.part("images").map(str::to_owned));
+            let boot = item
+                .pointer("/properties/bullion/bootSeconds")
+                .and_then(Value::as_f64);
             vec![
                 text(item, "/name"),
                 text(item, "/location"),
                 text(item, "/properties/provisioningState"),
                 text(item, "/properties/bullion/powerState"),
                 definition.unwrap_or_default(),
-                text(item, "/properties/storageProfile/imageReference/exactVersion"),
+                text(
+                    item,
+                    "/properties/storageProfile/imageReference/exactVersion",
+                ),
                 boot.map_or_else(String::new, |seconds| format!("{seconds:.1} s")),
             ]
         })
         .collect();
-    io.line(table(&["NAME", "REGION", "STATE", "POWER", "IMAGE", "VERSION", "BOOT"], &rows))
+    io.line(table(
+        &[
+            "NAME", "REGION", "STATE", "POWER", "IMAGE", "VERSION", "BOOT",
+        ],
+        &rows,
+    ))
 }
 
-async fn delete(client: &Client, name: &str, yes: bool, scope: &Scope, io: &mut Io) -> Result<Exit, CliError> {
+async fn delete(
+    client: &Client,
+    name: &str,
+    yes: bool,
+    scope: &Scope,
+    io: &mut Io,
+) -> Result<Exit, CliError> {
     let vm = Finder::new(client, scope).find(VM, name).await?;
     if !yes {
         if !io.terminal.stdin {
-            return Err(CliError::failed("there is nobody to ask", "run it with `--yes`"));
+            return Err(CliError::failed(
+                "there is nobody to ask",
+                "run it with `--yes`",
+            ));
         }
         if !io.confirm(&format!("Delete machine {} and its disk?", vm.id.name()))? {
             io.say("Nothing was deleted.");
@@ -180,7 +236,13 @@ async fn delete(client: &Client, name: &str, yes: bool, scope: &Scope, io: &mut 
     let operation = format!("delete machine {}", vm.id.name());
     let path = api::path(&vm.id);
     client
-        .finish(Ask { operation: &operation, tenant: vm.tenant, method: "DELETE", path: &path, body: None })
+        .finish(Ask {
+            operation: &operation,
+            tenant: vm.tenant,
+            method: "DELETE",
+            path: &path,
+            body: None,
+        })
         .await?;
     io.say(format!("Deleted machine {}.", vm.id.name()));
     Ok(Exit::Done)
@@ -188,19 +250,32 @@ async fn delete(client: &Client, name: &str, yes: bool, scope: &Scope, io: &mut 
 
 async fn tattoo(client: &Client, name: &str, scope: &Scope, io: &mut Io) -> Result<(), CliError> {
     let vm = Finder::new(client, scope).find(VM, name).await?;
-    let path = api::below(&vm.id, "/providers/Bullion.Factory/machineImages/default", api::BULLION);
+    let path = api::below(
+        &vm.id,
+        "/providers/Bullion.Factory/machineImages/default",
+        api::BULLION,
+    );
     let operation = format!("read the image record of machine {}", vm.id.name());
     let body = client.get(&operation, vm.tenant, &path).await?;
     if io.format == Format::Json {
         return io.json(&body);
     }
-    let Some(record) = body.pointer("/properties/tattoo").and_then(Value::as_object) else {
-        return Err(CliError::BadAnswer { operation, why: "there is no record in it".into() });
+    let Some(record) = body
+        .pointer("/properties/tattoo")
+        .and_then(Value::as_object)
+    else {
+        return Err(CliError::BadAnswer {
+            operation,
+            why: "there is no record in it".into(),
+        });
     };
     for (key, value) in record {
         io.line(format!("{key}={}", value.as_str().unwrap_or("")))?;
     }
-    match body.pointer("/properties/tattooMatches").and_then(Value::as_bool) {
+    match body
+        .pointer("/properties/tattooMatches")
+        .and_then(Value::as_bool)
+    {
         Some(false) => Err(CliError::failed(
             "the record inside the machine is not the one of the version it was made from",
             "compare it with `bullion version show`; the machine's /etc/bullion-image was changed",
@@ -212,7 +287,10 @@ async fn tattoo(client: &Client, name: &str, scope: &Scope, io: &mut Io) -> Resu
 async fn ssh(client: &Client, name: &str, scope: &Scope, io: &mut Io) -> Result<(), CliError> {
     let vm = Finder::new(client, scope).find(VM, name).await?;
     let body = get(client, &vm).await?;
-    let Some(ssh) = body.pointer("/properties/bullion/ssh").filter(|ssh| ssh.is_object()) else {
+    let Some(ssh) = body
+        .pointer("/properties/bullion/ssh")
+        .filter(|ssh| ssh.is_object())
+    else {
         return Err(CliError::failed(
             format!("machine {} has no address yet", vm.id.name()),
             format!("look at its state with `bullion vm show {}`", vm.id.name()),

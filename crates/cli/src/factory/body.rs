@@ -50,7 +50,12 @@ pub fn desired(factory: &Factory) -> Result<Vec<Desired>, IdError> {
     Ok(all)
 }
 
-fn one(factory: &Factory, kind: &'static str, entry: &Entry, document: &Document) -> Result<Option<Desired>, IdError> {
+fn one(
+    factory: &Factory,
+    kind: &'static str,
+    entry: &Entry,
+    document: &Document,
+) -> Result<Option<Desired>, IdError> {
     let (id, realm) = factory.locate(kind, entry)?;
     let tags = |own: &super::document::Tags| {
         let mut tags = own.clone();
@@ -60,18 +65,26 @@ fn one(factory: &Factory, kind: &'static str, entry: &Entry, document: &Document
     let body = match document {
         Document::Factory(_) => return Ok(None),
         Document::Tenant(tenant) => {
-            let shown = tenant.display_name.as_deref().unwrap_or(tenant.name.as_str());
+            let shown = tenant
+                .display_name
+                .as_deref()
+                .unwrap_or(tenant.name.as_str());
             json!({ "properties": { "displayName": shown } })
         }
         Document::Region(region) => {
-            let shown = region.display_name.as_deref().unwrap_or(region.name.as_str());
+            let shown = region
+                .display_name
+                .as_deref()
+                .unwrap_or(region.name.as_str());
             let zones: Vec<&str> = region.zones.iter().map(|zone| zone.as_str()).collect();
             json!({ "properties": { "displayName": shown, "zones": zones } })
         }
         Document::Subscription(subscription) => {
             json!({ "properties": { "displayName": subscription.name.as_str(), "tenant": subscription.tenant.text } })
         }
-        Document::ResourceGroup(group) => json!({ "location": group.location.text, "tags": tags(&group.tags) }),
+        Document::ResourceGroup(group) => {
+            json!({ "location": group.location.text, "tags": tags(&group.tags) })
+        }
         Document::Gallery(gallery) => {
             let properties = without_null(json!({ "description": gallery.description }));
             json!({ "location": factory.location(entry), "tags": tags(&gallery.tags), "properties": properties })
@@ -96,7 +109,13 @@ fn one(factory: &Factory, kind: &'static str, entry: &Entry, document: &Document
             json!({ "location": factory.location(entry), "tags": tags(&template.tags), "properties": properties })
         }
     };
-    Ok(Some(Desired { kind, label: entry.path[entry.path.len().min(2) - 1..].join("/"), id, realm, body }))
+    Ok(Some(Desired {
+        kind,
+        label: entry.path[entry.path.len().min(2) - 1..].join("/"),
+        id,
+        realm,
+        body,
+    }))
 }
 
 impl Factory {
@@ -105,8 +124,18 @@ impl Factory {
         let root = ResourceId::root();
         let name = entry.name();
         match kind {
-            "Tenant" => return Ok((root.extension("Bullion.Factory", "tenants", name)?, Realm::Installation)),
-            "Region" => return Ok((root.extension("Bullion.Factory", "regions", name)?, Realm::Installation)),
+            "Tenant" => {
+                return Ok((
+                    root.extension("Bullion.Factory", "tenants", name)?,
+                    Realm::Installation,
+                ));
+            }
+            "Region" => {
+                return Ok((
+                    root.extension("Bullion.Factory", "regions", name)?,
+                    Realm::Installation,
+                ));
+            }
             "Factory" => return Ok((root, Realm::Installation)),
             _ => {}
         }
@@ -115,7 +144,9 @@ impl Factory {
         for (depth, part) in entry.path.iter().enumerate().skip(1) {
             id = match (depth, kind) {
                 (1, _) => id.child("resourceGroups", part)?,
-                (2, "ImageTemplate") => id.extension("Microsoft.VirtualMachineImages", "imageTemplates", part)?,
+                (2, "ImageTemplate") => {
+                    id.extension("Microsoft.VirtualMachineImages", "imageTemplates", part)?
+                }
                 (2, _) => id.extension("Microsoft.Compute", "galleries", part)?,
                 _ => id.child("images", part)?,
             };
@@ -132,7 +163,11 @@ impl Factory {
             .map(|entry| &self.documents[entry.document]);
         match document {
             Some(Document::Subscription(found)) => (
-                found.id.as_str().parse().unwrap_or(SubscriptionId::new(uuid::Uuid::nil())),
+                found
+                    .id
+                    .as_str()
+                    .parse()
+                    .unwrap_or(SubscriptionId::new(uuid::Uuid::nil())),
                 found.tenant.text.clone(),
             ),
             _ => (SubscriptionId::new(uuid::Uuid::nil()), String::new()),
@@ -145,7 +180,9 @@ impl Factory {
             Document::ResourceGroup(group) => return group.location.text.clone(),
             Document::Gallery(gallery) => (&gallery.location, self.parent(&gallery.resource_group)),
             Document::ImageDefinition(image) => (&image.location, self.parent(&image.gallery)),
-            Document::ImageTemplate(template) => (&template.location, self.parent(&template.resource_group)),
+            Document::ImageTemplate(template) => {
+                (&template.location, self.parent(&template.resource_group))
+            }
             _ => return String::new(),
         };
         match (own, parent) {
@@ -160,7 +197,12 @@ impl Factory {
     }
 
     fn template(&self, template: &super::document::ImageTemplate) -> Result<Value, IdError> {
-        let Source::PlatformImage { publisher, offer, sku, version } = &template.source;
+        let Source::PlatformImage {
+            publisher,
+            offer,
+            sku,
+            version,
+        } = &template.source;
         let distribute = template
             .distribute
             .iter()
@@ -182,7 +224,11 @@ impl Factory {
             "distribute": distribute,
             "buildTimeoutInMinutes": template.build_timeout_in_minutes,
         });
-        if let Some(size) = template.vm_profile.as_ref().and_then(|profile| profile.os_disk_size_gb) {
+        if let Some(size) = template
+            .vm_profile
+            .as_ref()
+            .and_then(|profile| profile.os_disk_size_gb)
+        {
             properties["vmProfile"] = json!({ "osDiskSizeGB": size });
         }
         Ok(properties)
@@ -194,7 +240,12 @@ impl Factory {
                 let packages: Vec<&str> = packages.iter().map(|package| package.as_str()).collect();
                 json!({ "type": "Bullion.Packages", "name": name.as_str(), "packages": packages })
             }
-            Customizer::File { name, source, destination, mode } => {
+            Customizer::File {
+                name,
+                source,
+                destination,
+                mode,
+            } => {
                 let bytes = self.file(&source.0);
                 json!({
                     "type": "File",
@@ -205,7 +256,11 @@ impl Factory {
                     "mode": format!("{:0>4}", mode.as_str()),
                 })
             }
-            Customizer::Shell { name, script: Some(script), .. } => {
+            Customizer::Shell {
+                name,
+                script: Some(script),
+                ..
+            } => {
                 let bytes = self.file(&script.0);
                 json!({
                     "type": "Shell",
@@ -230,15 +285,25 @@ impl Factory {
             Validator::Service { name, service } => {
                 json!({ "type": "Bullion.Service", "name": name.as_str(), "service": service.as_str() })
             }
-            Validator::SshdOption { name, option, value } => json!({
+            Validator::SshdOption {
+                name,
+                option,
+                value,
+            } => json!({
                 "type": "Bullion.SshdOption",
                 "name": name.as_str(),
                 "option": option.as_str(),
                 "value": value.as_str(),
             }),
-            Validator::Tattoo { name } => json!({ "type": "Bullion.Tattoo", "name": name.as_str() }),
+            Validator::Tattoo { name } => {
+                json!({ "type": "Bullion.Tattoo", "name": name.as_str() })
+            }
             // A check has no `scriptUri` on the wire; the whole script as one entry keeps what spans lines.
-            Validator::Shell { name, script: Some(script), .. } => {
+            Validator::Shell {
+                name,
+                script: Some(script),
+                ..
+            } => {
                 let text = String::from_utf8_lossy(&self.file(&script.0)).into_owned();
                 json!({ "type": "Shell", "name": name.as_str(), "inline": [text] })
             }
@@ -300,5 +365,8 @@ fn data_uri(bytes: &[u8]) -> String {
 
 /// The digest in hexadecimal, as Azure's `sha256Checksum` is.
 pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }

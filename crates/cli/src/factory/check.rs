@@ -6,6 +6,7 @@
 
 use serde_json::{Map, Value};
 
+use super::content::wrong_content;
 use super::folder::Folder;
 use super::names::{Names, Unresolved};
 use super::problem::{Place, Problems, nearest, one_of};
@@ -30,11 +31,21 @@ struct Against<'a> {
 impl Checker<'_> {
     pub fn document(&mut self, place: &Place, node: &Node) {
         let schema = self.schema;
-        self.node(place, Against { schema, label: "document" }, node);
+        self.node(
+            place,
+            Against {
+                schema,
+                label: "document",
+            },
+            node,
+        );
     }
 
     fn report(&mut self, place: &Place, at: Position, what: String, right: Option<String>) {
-        let place = Place { file: place.file.clone(), at };
+        let place = Place {
+            file: place.file.clone(),
+            at,
+        };
         self.problems.push(place, what, right);
     }
 
@@ -56,7 +67,11 @@ impl Checker<'_> {
             ("boolean", Tree::Bool(_)) => {}
             (expected, _) => {
                 let right = right_type(expected, schema, node);
-                let what = format!("`{label}` must be {}, not {}", type_name(expected), node.describe());
+                let what = format!(
+                    "`{label}` must be {}, not {}",
+                    type_name(expected),
+                    node.describe()
+                );
                 self.report(place, node.at, what, Some(right));
             }
         }
@@ -64,12 +79,19 @@ impl Checker<'_> {
 
     /// A map whose `kind` or `type` says which of several shapes it has.
     fn tagged(&mut self, place: &Place, against: Against<'_>, variants: &[Value], node: &Node) {
-        let Some((tag, shapes)) = variants_by_tag(variants) else { return };
+        let Some((tag, shapes)) = variants_by_tag(variants) else {
+            return;
+        };
         let label = against.label;
         let all = one_of(shapes.iter().map(|(name, _)| *name));
         let Tree::Map(_) = node.value else {
             let what = format!("`{label}` must be a map of keys, not {}", node.describe());
-            return self.report(place, node.at, what, Some(format!("start with `{tag}: …`: {all}")));
+            return self.report(
+                place,
+                node.at,
+                what,
+                Some(format!("start with `{tag}: …`: {all}")),
+            );
         };
         let Some(value) = node.get(tag) else {
             let what = format!("`{tag}` is missing");
@@ -77,7 +99,14 @@ impl Checker<'_> {
         };
         let written = value.text().unwrap_or("");
         match shapes.iter().find(|(name, _)| *name == written) {
-            Some((name, shape)) => self.node(place, Against { schema: shape, label: name }, node),
+            Some((name, shape)) => self.node(
+                place,
+                Against {
+                    schema: shape,
+                    label: name,
+                },
+                node,
+            ),
             None => {
                 let what = format!("unknown `{tag}`: {}", value.describe());
                 let near = nearest(written, shapes.iter().map(|(name, _)| *name));
@@ -101,15 +130,32 @@ impl Checker<'_> {
     fn map(&mut self, place: &Place, against: Against<'_>, entries: &[(Key, Node)], at: Position) {
         let (schema, label) = (against.schema, against.label);
         let none = Map::new();
-        let properties = schema.get("properties").and_then(Value::as_object).unwrap_or(&none);
+        let properties = schema
+            .get("properties")
+            .and_then(Value::as_object)
+            .unwrap_or(&none);
         for (key, value) in entries {
             if let Some(property) = properties.get(&key.text) {
                 // A key without a value counts as left out; `required` below sees to the rest.
                 if value.value != Tree::Null {
-                    self.node(place, Against { schema: property, label: &key.text }, value);
+                    self.node(
+                        place,
+                        Against {
+                            schema: property,
+                            label: &key.text,
+                        },
+                        value,
+                    );
                 }
             } else if let Some(any @ Value::Object(_)) = schema.get("additionalProperties") {
-                self.node(place, Against { schema: any, label: &key.text }, value);
+                self.node(
+                    place,
+                    Against {
+                        schema: any,
+                        label: &key.text,
+                    },
+                    value,
+                );
             } else {
                 let known = properties.keys().map(String::as_str);
                 let all = format!("keys of `{label}`: {}", list(known.clone()));
@@ -120,9 +166,9 @@ impl Checker<'_> {
         }
         let required = schema.get("required").and_then(Value::as_array);
         for key in required.into_iter().flatten().filter_map(Value::as_str) {
-            let given = entries
-                .iter()
-                .find(|(found, _)| found.text == key && found.text != "kind" && found.text != "type");
+            let given = entries.iter().find(|(found, _)| {
+                found.text == key && found.text != "kind" && found.text != "type"
+            });
             let empty_at = given.filter(|(_, value)| value.value == Tree::Null);
             if key == "kind" || key == "type" || (given.is_some() && empty_at.is_none()) {
                 continue;
@@ -132,7 +178,9 @@ impl Checker<'_> {
                 Some(_) => format!("`{key}` of `{label}` has no value"),
                 None => format!("`{key}` is missing in `{label}`"),
             };
-            let right = properties.get(key).map(|property| self.expected(property, key));
+            let right = properties
+                .get(key)
+                .map(|property| self.expected(property, key));
             self.report(place, at, what, right);
         }
     }
@@ -142,24 +190,49 @@ impl Checker<'_> {
         let size = items.len() as u64;
         let bound = |key: &str| schema.get(key).and_then(Value::as_u64);
         if let Some(min) = bound("minItems").filter(|min| size < *min) {
-            self.report(place, at, format!("`{label}` needs at least {min} item"), None);
+            self.report(
+                place,
+                at,
+                format!("`{label}` needs at least {min} item"),
+                None,
+            );
         }
         if let Some(max) = bound("maxItems").filter(|max| size > *max) {
-            self.report(place, at, format!("`{label}` has {size} items; {max} is the limit"), None);
+            self.report(
+                place,
+                at,
+                format!("`{label}` has {size} items; {max} is the limit"),
+                None,
+            );
         }
         if let Some(item_schema) = schema.get("items") {
             for item in items {
-                self.node(place, Against { schema: item_schema, label }, item);
+                self.node(
+                    place,
+                    Against {
+                        schema: item_schema,
+                        label,
+                    },
+                    item,
+                );
             }
         }
     }
 
     fn number(&mut self, place: &Place, against: Against<'_>, number: i64, at: Position) {
         let bound = |key: &str| against.schema.get(key).and_then(Value::as_i64);
-        let (min, max) = (bound("minimum").unwrap_or(i64::MIN), bound("maximum").unwrap_or(i64::MAX));
+        let (min, max) = (
+            bound("minimum").unwrap_or(i64::MIN),
+            bound("maximum").unwrap_or(i64::MAX),
+        );
         if number < min || number > max {
             let what = format!("`{}` is {number}", against.label);
-            self.report(place, at, what, Some(format!("it must be between {min} and {max}")));
+            self.report(
+                place,
+                at,
+                what,
+                Some(format!("it must be between {min} and {max}")),
+            );
         }
     }
 
@@ -190,7 +263,9 @@ impl Checker<'_> {
                     [] => format!("add a document with `kind: {kind}` and `name: {text}`"),
                     names => format!("declared: {}", list(names.iter().map(String::as_str))),
                 };
-                let what = format!("`{label}` is `{text}`, but the folder declares no {kind} of that name");
+                let what = format!(
+                    "`{label}` is `{text}`, but the folder declares no {kind} of that name"
+                );
                 (what, did_you_mean(near.as_deref(), &all))
             }
         };
@@ -200,7 +275,9 @@ impl Checker<'_> {
     fn file(&mut self, place: &Place, content: &str, text: &str, at: Position) {
         let fault = match self.folder.file(text) {
             Err(fault) => Some((fault.what, fault.right)),
-            Ok(bytes) => wrong_content(content, text, &bytes),
+            Ok(bytes) => {
+                wrong_content(content, text, &bytes).map(|wrong| (wrong.what, wrong.right))
+            }
         };
         if let Some((what, right)) = fault {
             self.report(place, at, what, right);
@@ -215,7 +292,12 @@ impl Checker<'_> {
             return format!("add `{key}`: {}", rule.right);
         }
         if let Some(kind) = keyword(REFERENCE_KEY) {
-            let declared: Vec<&str> = self.names.of_kind(kind).iter().map(|entry| entry.name()).collect();
+            let declared: Vec<&str> = self
+                .names
+                .of_kind(kind)
+                .iter()
+                .map(|entry| entry.name())
+                .collect();
             return match declared.as_slice() {
                 [] => format!("add `{key}`: the name of a document with `kind: {kind}`"),
                 names => format!("add `{key}`: {}", one_of(names.iter().copied())),
@@ -236,7 +318,10 @@ fn did_you_mean(near: Option<&str>, otherwise: &str) -> String {
 }
 
 fn list<'a>(words: impl Iterator<Item = &'a str>) -> String {
-    words.map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+    words
+        .map(|word| format!("`{word}`"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// Follows `$ref` and the `anyOf [.., null]` of an optional value.
@@ -290,7 +375,9 @@ fn right_type(expected: &str, schema: &Value, node: &Node) -> String {
         },
         ("array", _) => "write one item per line, each after `- `".into(),
         ("object", _) => "write `key: value` lines, indented".into(),
-        ("integer", Tree::Text(text)) if text.parse::<i64>().is_ok() => "leave out the quotes".into(),
+        ("integer", Tree::Text(text)) if text.parse::<i64>().is_ok() => {
+            "leave out the quotes".into()
+        }
         _ => format!("write {}", type_name(expected)),
     }
 }
@@ -305,9 +392,11 @@ fn words(schema: &Value) -> Option<Vec<&str>> {
 fn variants_by_tag(variants: &[Value]) -> Option<(&str, Vec<(&str, &Value)>)> {
     let tag_of = |variant: &'_ Value| -> Option<&'static str> {
         let properties = variant.get("properties")?;
-        ["kind", "type"]
-            .into_iter()
-            .find(|tag| properties.get(tag).is_some_and(|property| property.get("const").is_some()))
+        ["kind", "type"].into_iter().find(|tag| {
+            properties
+                .get(tag)
+                .is_some_and(|property| property.get("const").is_some())
+        })
     };
     let tag = tag_of(variants.first()?)?;
     let shapes = variants
@@ -315,37 +404,6 @@ fn variants_by_tag(variants: &[Value]) -> Option<(&str, Vec<(&str, &Value)>)> {
         .map(|variant| Some((variant["properties"][tag]["const"].as_str()?, variant)))
         .collect::<Option<Vec<_>>>()?;
     Some((tag, shapes))
-}
-
-fn wrong_content(content: &str, path: &str, bytes: &[u8]) -> Option<(String, Option<String>)> {
-    let text = std::str::from_utf8(bytes);
-    match content {
-        "script" => match text {
-            Err(_) => Some((format!("`{path}` is not text"), Some("a script is a UTF-8 text file".into()))),
-            Ok(text) if text.trim().is_empty() => Some((format!("`{path}` is empty"), None)),
-            Ok(text) if text.contains('\r') => Some((
-                format!("`{path}` has Windows line ends, which a shell reads as part of the commands"),
-                Some("save it with LF line ends".into()),
-            )),
-            Ok(_) => None,
-        },
-        "certificates" => {
-            let text = text.unwrap_or("");
-            if text.contains("PRIVATE KEY-----") {
-                return Some((
-                    format!("`{path}` holds a private key"),
-                    Some("keep only the certificate; take the key out of the folder and replace it".into()),
-                ));
-            }
-            let begins = text.matches("-----BEGIN CERTIFICATE-----").count();
-            let ends = text.matches("-----END CERTIFICATE-----").count();
-            (begins == 0 || begins != ends).then(|| {
-                let right = "a PEM file has `-----BEGIN CERTIFICATE-----` … `-----END CERTIFICATE-----`; `openssl x509 -inform der -in FILE -out FILE.pem` makes one from DER";
-                (format!("`{path}` is not a PEM certificate"), Some(right.into()))
-            })
-        }
-        _ => None,
-    }
 }
 
 #[cfg(test)]
@@ -356,17 +414,43 @@ mod tests {
     /// Keywords that this checker acts on or may ignore. One that is missing here would be a rule
     /// that editors enforce and `bullion` does not.
     const KNOWN: &[&str] = &[
-        "$schema", "$defs", "$ref", "title", "description", "default", "format", "type", "properties",
-        "required", "additionalProperties", "items", "minItems", "maxItems", "oneOf", "anyOf", "enum", "const",
-        "minimum", "maximum", "minLength", "pattern", RULE_KEY, REFERENCE_KEY, FILE_KEY,
+        "$schema",
+        "$defs",
+        "$ref",
+        "title",
+        "description",
+        "default",
+        "format",
+        "type",
+        "properties",
+        "required",
+        "additionalProperties",
+        "items",
+        "minItems",
+        "maxItems",
+        "oneOf",
+        "anyOf",
+        "enum",
+        "const",
+        "minimum",
+        "maximum",
+        "minLength",
+        "pattern",
+        RULE_KEY,
+        REFERENCE_KEY,
+        FILE_KEY,
     ];
 
     fn walk(value: &Value, names_are_keywords: bool) {
         match value {
             Value::Object(map) => {
                 for (key, inner) in map {
-                    assert!(!names_are_keywords || KNOWN.contains(&key.as_str()), "unknown keyword {key}");
-                    let names = !(names_are_keywords && ["properties", "$defs"].contains(&key.as_str()));
+                    assert!(
+                        !names_are_keywords || KNOWN.contains(&key.as_str()),
+                        "unknown keyword {key}"
+                    );
+                    let names =
+                        !(names_are_keywords && ["properties", "$defs"].contains(&key.as_str()));
                     walk(inner, names);
                 }
             }

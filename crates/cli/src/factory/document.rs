@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::rules::{
     AbsolutePath, CertificateFile, DefinitionName, FactoryName, FileMode, GalleryName, Guid,
-    MediaFile, OfferOrSku, PackageName, Publisher, Reference, ResourceGroupName, ScopeName, ScriptFile,
-    ServiceName, SourceVersion, SshdValue, SshdWord, TemplateName, VersionNumber, kind,
+    MediaFile, OfferOrSku, PackageName, Publisher, Reference, ResourceGroupName, ScopeName,
+    ScriptFile, ServiceName, SourceVersion, SshdValue, SshdWord, TemplateName, VersionNumber, kind,
 };
 
 /// Tags of a resource: text to text.

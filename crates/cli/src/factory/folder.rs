@@ -41,7 +41,10 @@ pub struct FileFault {
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     #[error("cannot read the factory folder `{path}`")]
-    Read { path: Utf8PathBuf, source: io::Error },
+    Read {
+        path: Utf8PathBuf,
+        source: io::Error,
+    },
     #[error("`{path}` is not a folder")]
     NotAFolder { path: Utf8PathBuf },
     #[error("no `*.yaml` file in `{path}`")]
@@ -54,12 +57,19 @@ pub enum FolderError {
 
 impl Folder {
     pub fn open(root: &Utf8Path) -> Result<Folder, FolderError> {
-        let read = |source| FolderError::Read { path: root.into(), source };
+        let read = |source| FolderError::Read {
+            path: root.into(),
+            source,
+        };
         let real = root.canonicalize_utf8().map_err(read)?;
         if !real.is_dir() {
             return Err(FolderError::NotAFolder { path: root.into() });
         }
-        Ok(Folder { root: root.into(), real, read: RefCell::default() })
+        Ok(Folder {
+            root: root.into(),
+            real,
+            read: RefCell::default(),
+        })
     }
 
     /// Every YAML file with its text, in a fixed order, named as the user would name it.
@@ -68,11 +78,16 @@ impl Folder {
         self.walk(&self.root, 0, &mut paths)?;
         paths.sort();
         if paths.is_empty() {
-            return Err(FolderError::Empty { path: self.root.clone() });
+            return Err(FolderError::Empty {
+                path: self.root.clone(),
+            });
         }
         let mut files = Vec::new();
         for path in paths {
-            let read = |source| FolderError::Read { path: path.clone(), source };
+            let read = |source| FolderError::Read {
+                path: path.clone(),
+                source,
+            };
             if fs::metadata(&path).map_err(read)?.len() > YAML_BYTES_MAX {
                 return Err(FolderError::TooLarge { path });
             }
@@ -82,11 +97,19 @@ impl Folder {
         Ok(files)
     }
 
-    fn walk(&self, folder: &Utf8Path, depth: usize, found: &mut Vec<Utf8PathBuf>) -> Result<(), FolderError> {
+    fn walk(
+        &self,
+        folder: &Utf8Path,
+        depth: usize,
+        found: &mut Vec<Utf8PathBuf>,
+    ) -> Result<(), FolderError> {
         if depth > DEPTH_MAX {
             return Ok(());
         }
-        let read = |source| FolderError::Read { path: folder.into(), source };
+        let read = |source| FolderError::Read {
+            path: folder.into(),
+            source,
+        };
         for entry in folder.read_dir_utf8().map_err(read)? {
             let entry = entry.map_err(read)?;
             let (name, path) = (entry.file_name(), entry.path());
@@ -99,7 +122,9 @@ impl Folder {
                 self.walk(path, depth + 1, found)?;
             } else if kind.is_file() && matches!(path.extension(), Some("yaml" | "yml")) {
                 if found.len() == YAML_FILES_MAX {
-                    return Err(FolderError::TooMany { path: self.root.clone() });
+                    return Err(FolderError::TooMany {
+                        path: self.root.clone(),
+                    });
                 }
                 found.push(path.to_owned());
             }
@@ -117,8 +142,11 @@ impl Folder {
         let total: u64 = read.values().map(|bytes| bytes.len() as u64).sum();
         if total + bytes.len() as u64 > TOTAL_BYTES_MAX {
             return Err(FileFault {
-                what: format!("the folder's files together are larger than {} MB", TOTAL_BYTES_MAX >> 20),
-                right: Some("let the image fetch large files in a script".into()),
+                what: format!(
+                    "the folder's files together are larger than {} MB",
+                    TOTAL_BYTES_MAX >> 20
+                ),
+                right: Some("make it a package, or several smaller files".into()),
             });
         }
         read.insert(written.to_owned(), bytes.clone());
@@ -128,7 +156,10 @@ impl Folder {
     fn read_file(&self, written: &str) -> Result<Vec<u8>, FileFault> {
         let outside = || FileFault {
             what: format!("`{written}` is outside the factory folder"),
-            right: Some(format!("copy the file into `{}` and name it from there, so that the folder is complete", self.root)),
+            right: Some(format!(
+                "copy the file into `{}` and name it from there, so that the folder is complete",
+                self.root
+            )),
         };
         let path = Utf8Path::new(written);
         if path.is_absolute() {
@@ -142,7 +173,10 @@ impl Folder {
         if !real.starts_with(&self.real) {
             return Err(outside());
         }
-        let failed = |error: io::Error| FileFault { what: format!("cannot read `{written}`: {error}"), right: None };
+        let failed = |error: io::Error| FileFault {
+            what: format!("cannot read `{written}`: {error}"),
+            right: None,
+        };
         let metadata = fs::metadata(&real).map_err(failed)?;
         if !metadata.is_file() {
             return Err(FileFault {
@@ -152,8 +186,11 @@ impl Folder {
         }
         if metadata.len() > FILE_BYTES_MAX {
             return Err(FileFault {
-                what: format!("`{written}` has {} bytes; a file may have {FILE_BYTES_MAX} (20 MB)", metadata.len()),
-                right: Some("let the image fetch large files in a script".into()),
+                what: format!(
+                    "`{written}` has {} bytes; a file may have {FILE_BYTES_MAX} (20 MB)",
+                    metadata.len()
+                ),
+                right: Some("make it a package, or several smaller files".into()),
             });
         }
         fs::read(&real).map_err(failed)
@@ -161,16 +198,27 @@ impl Folder {
 
     fn missing(&self, path: &Utf8Path, error: &io::Error) -> FileFault {
         if error.kind() != io::ErrorKind::NotFound {
-            return FileFault { what: format!("cannot read `{path}`: {error}"), right: None };
+            return FileFault {
+                what: format!("cannot read `{path}`: {error}"),
+                right: None,
+            };
         }
         let parent = path.parent().unwrap_or(Utf8Path::new(""));
         let siblings: Vec<String> = self
             .real
             .join(parent)
             .read_dir_utf8()
-            .map(|entries| entries.flatten().map(|entry| entry.file_name().to_owned()).collect())
+            .map(|entries| {
+                entries
+                    .flatten()
+                    .map(|entry| entry.file_name().to_owned())
+                    .collect()
+            })
             .unwrap_or_default();
-        let near = nearest(path.file_name().unwrap_or(""), siblings.iter().map(String::as_str));
+        let near = nearest(
+            path.file_name().unwrap_or(""),
+            siblings.iter().map(String::as_str),
+        );
         FileFault {
             what: format!("there is no file `{path}` in `{}`", self.root),
             right: Some(match near {

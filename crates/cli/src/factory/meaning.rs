@@ -19,13 +19,23 @@ pub fn check(documents: &[(Place, Node)], names: &Names, problems: &mut Problems
     identifiers_differ(documents, names, problems);
     for (place, node) in documents {
         if node.get("kind").and_then(Node::text) == Some("ImageTemplate") {
-            Template { place, node, documents, names, problems }.check();
+            Template {
+                place,
+                node,
+                documents,
+                names,
+                problems,
+            }
+            .check();
         }
     }
 }
 
 fn at(place: &Place, at: Position) -> Place {
-    Place { file: place.file.clone(), at }
+    Place {
+        file: place.file.clone(),
+        at,
+    }
 }
 
 fn one_factory(documents: &[(Place, Node)], names: &Names, problems: &mut Problems) {
@@ -48,7 +58,11 @@ fn one_factory(documents: &[(Place, Node)], names: &Names, problems: &mut Proble
         for second in entries.filter(|entry| entry.name() != first.name()) {
             problems.push(
                 second.place.clone(),
-                format!("a second Factory, `{}`; the first is at {}", second.name(), first.place),
+                format!(
+                    "a second Factory, `{}`; the first is at {}",
+                    second.name(),
+                    first.place
+                ),
                 Some("keep one per folder".into()),
             );
         }
@@ -74,9 +88,15 @@ fn no_duplicates(kind: &str, names: &Names, problems: &mut Problems) {
 fn galleries_differ_in_subscription(names: &Names, problems: &mut Problems) {
     let mut seen = BTreeMap::new();
     for entry in names.of_kind("Gallery") {
-        let (Some(subscription), name) = (entry.path.first(), entry.name()) else { continue };
+        let (Some(subscription), name) = (entry.path.first(), entry.name()) else {
+            continue;
+        };
         let key = (subscription.to_lowercase(), name.to_lowercase());
-        let group = entry.path.len().checked_sub(2).map(|index| entry.path[index].to_lowercase());
+        let group = entry
+            .path
+            .len()
+            .checked_sub(2)
+            .map(|index| entry.path[index].to_lowercase());
         match seen.get(&key) {
             Some((other, first)) if *other != group => problems.push(
                 entry.place.clone(),
@@ -97,7 +117,10 @@ fn values_differ(documents: &[(Place, Node)], kind: &str, key: &str, problems: &
         if node.get("kind").and_then(Node::text) != Some(kind) {
             continue;
         }
-        let Some((value, text)) = node.get(key).and_then(|value| Some((value, value.text()?))) else { continue };
+        let Some((value, text)) = node.get(key).and_then(|value| Some((value, value.text()?)))
+        else {
+            continue;
+        };
         let here = at(place, value.at);
         if let Some(first) = seen.get(&text.to_lowercase()) {
             problems.push(
@@ -115,9 +138,18 @@ fn identifiers_differ(documents: &[(Place, Node)], names: &Names, problems: &mut
     let mut seen: BTreeMap<Vec<String>, Place> = BTreeMap::new();
     for entry in names.of_kind("ImageDefinition") {
         let (place, node) = &documents[entry.document];
-        let Some(identifier) = node.get("identifier") else { continue };
-        let part = |key: &str| identifier.get(key).and_then(Node::text).map(str::to_lowercase);
-        let (Some(publisher), Some(offer), Some(sku)) = (part("publisher"), part("offer"), part("sku")) else {
+        let Some(identifier) = node.get("identifier") else {
+            continue;
+        };
+        let part = |key: &str| {
+            identifier
+                .get(key)
+                .and_then(Node::text)
+                .map(str::to_lowercase)
+        };
+        let (Some(publisher), Some(offer), Some(sku)) =
+            (part("publisher"), part("offer"), part("sku"))
+        else {
             continue;
         };
         let gallery = entry.path[..entry.path.len() - 1].join("/").to_lowercase();
@@ -164,7 +196,8 @@ impl Template<'_> {
     }
 
     fn report(&mut self, position: Position, what: String, right: &str) {
-        self.problems.push(at(self.place, position), what, Some(right.to_owned()));
+        self.problems
+            .push(at(self.place, position), what, Some(right.to_owned()));
     }
 
     fn names_differ(&mut self, list: &str, key: &str, items: &[Node]) {
@@ -172,8 +205,15 @@ impl Template<'_> {
         for name in items.iter().filter_map(|item| item.get(key)) {
             let Some(text) = name.text() else { continue };
             if let Some(first) = seen.get(text) {
-                let what = format!("`{key}` `{text}` is used twice in `{list}`; the first is on line {}", first.line);
-                self.report(name.at, what, "name each step differently: reports and logs use the name");
+                let what = format!(
+                    "`{key}` `{text}` is used twice in `{list}`; the first is on line {}",
+                    first.line
+                );
+                self.report(
+                    name.at,
+                    what,
+                    "name each step differently: reports and logs use the name",
+                );
             } else {
                 seen.insert(text, name.at);
             }
@@ -182,13 +222,20 @@ impl Template<'_> {
 
     fn script_or_inline(&mut self, item: &Node) {
         // A misspelt `script` has been reported as an unknown key; that it is missing is no news.
-        if item.keys().any(|key| !["type", "name", "script", "inline"].contains(&key)) {
+        if item
+            .keys()
+            .any(|key| !["type", "name", "script", "inline"].contains(&key))
+        {
             return;
         }
         let given = |key: &str| item.get(key).filter(|node| node.value != Tree::Null);
         match (given("script"), given("inline")) {
             (Some(_), Some(inline)) => {
-                self.report(inline.at, "a Shell step has both `script` and `inline`".into(), "keep one of the two");
+                self.report(
+                    inline.at,
+                    "a Shell step has both `script` and `inline`".into(),
+                    "keep one of the two",
+                );
             }
             (None, None) => self.report(
                 item.at,
@@ -211,16 +258,28 @@ impl Template<'_> {
 
     /// Azure's rule: a version lives in its definition's location, which must be a target region.
     fn regions(&mut self, output: &Node) {
-        let Some(regions) = output.get("targetRegions") else { return };
+        let Some(regions) = output.get("targetRegions") else {
+            return;
+        };
         let mut seen: Vec<String> = Vec::new();
-        for name in regions.items().iter().filter_map(|region| region.get("name")) {
+        for name in regions
+            .items()
+            .iter()
+            .filter_map(|region| region.get("name"))
+        {
             let Some(text) = name.text() else { continue };
             if seen.contains(&text.to_lowercase()) {
-                self.report(name.at, format!("region `{text}` is listed twice"), "list each region once and raise `replicaCount`");
+                self.report(
+                    name.at,
+                    format!("region `{text}` is listed twice"),
+                    "list each region once and raise `replicaCount`",
+                );
             }
             seen.push(text.to_lowercase());
         }
-        let Some(home) = self.home(output) else { return };
+        let Some(home) = self.home(output) else {
+            return;
+        };
         if !seen.is_empty() && !seen.contains(&home.to_lowercase()) {
             self.report(
                 regions.at,
@@ -234,7 +293,11 @@ impl Template<'_> {
     fn home(&self, output: &Node) -> Option<String> {
         let reference = output.get("imageDefinition")?.text()?;
         let mut entry = self.names.resolve("ImageDefinition", reference).ok()?;
-        for (key, kind) in [("gallery", "Gallery"), ("resourceGroup", "ResourceGroup"), ("", "")] {
+        for (key, kind) in [
+            ("gallery", "Gallery"),
+            ("resourceGroup", "ResourceGroup"),
+            ("", ""),
+        ] {
             let (_, node) = &self.documents[entry.document];
             if let Some(location) = node.get("location") {
                 return location.text().map(str::to_owned);

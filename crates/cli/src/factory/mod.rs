@@ -5,6 +5,7 @@
 
 pub mod body;
 mod check;
+mod content;
 pub mod document;
 mod folder;
 mod meaning;
@@ -80,16 +81,32 @@ pub fn load(root: &Utf8Path) -> Result<Factory, LoadError> {
         problems.sort();
         return Err(LoadError::Problems(problems));
     }
-    let name = names.of_kind("Factory").first().map_or("", Entry::name).to_owned();
-    Ok(Factory { name, documents, names, folder })
+    let name = names
+        .of_kind("Factory")
+        .first()
+        .map_or("", Entry::name)
+        .to_owned();
+    Ok(Factory {
+        name,
+        documents,
+        names,
+        folder,
+    })
 }
 
 fn read_trees(folder: &Folder, problems: &mut Problems) -> Result<Vec<(Place, Node)>, FolderError> {
     let mut trees = Vec::new();
     for (file, bytes) in folder.yaml_files()? {
-        let place = |at| Place { file: file.clone(), at };
+        let place = |at| Place {
+            file: file.clone(),
+            at,
+        };
         let Ok(text) = String::from_utf8(bytes) else {
-            problems.push(place(Position::START), "the file is not UTF-8 text", Some("save it as UTF-8".into()));
+            problems.push(
+                place(Position::START),
+                "the file is not UTF-8 text",
+                Some("save it as UTF-8".into()),
+            );
             continue;
         };
         match tree::parse(&text) {

@@ -11,14 +11,38 @@ use super::tree::Node;
 
 /// The kinds in the order in which they are created, each with the key that names its parent.
 pub const KINDS: &[KindRow] = &[
-    KindRow { kind: "Factory", parent: None },
-    KindRow { kind: "Tenant", parent: None },
-    KindRow { kind: "Region", parent: None },
-    KindRow { kind: "Subscription", parent: None },
-    KindRow { kind: "ResourceGroup", parent: Some(("subscription", "Subscription")) },
-    KindRow { kind: "Gallery", parent: Some(("resourceGroup", "ResourceGroup")) },
-    KindRow { kind: "ImageDefinition", parent: Some(("gallery", "Gallery")) },
-    KindRow { kind: "ImageTemplate", parent: Some(("resourceGroup", "ResourceGroup")) },
+    KindRow {
+        kind: "Factory",
+        parent: None,
+    },
+    KindRow {
+        kind: "Tenant",
+        parent: None,
+    },
+    KindRow {
+        kind: "Region",
+        parent: None,
+    },
+    KindRow {
+        kind: "Subscription",
+        parent: None,
+    },
+    KindRow {
+        kind: "ResourceGroup",
+        parent: Some(("subscription", "Subscription")),
+    },
+    KindRow {
+        kind: "Gallery",
+        parent: Some(("resourceGroup", "ResourceGroup")),
+    },
+    KindRow {
+        kind: "ImageDefinition",
+        parent: Some(("gallery", "Gallery")),
+    },
+    KindRow {
+        kind: "ImageTemplate",
+        parent: Some(("resourceGroup", "ResourceGroup")),
+    },
 ];
 
 pub struct KindRow {
@@ -55,7 +79,10 @@ impl Entry {
 pub struct Names(BTreeMap<&'static str, Vec<Entry>>);
 
 pub enum Unresolved {
-    Unknown { near: Option<String>, declared: Vec<String> },
+    Unknown {
+        near: Option<String>,
+        declared: Vec<String>,
+    },
     Ambiguous(Vec<String>),
 }
 
@@ -70,12 +97,21 @@ impl Names {
                 if node.get("kind").and_then(Node::text) != Some(row.kind) {
                     continue;
                 }
-                let Some(name) = node.get("name") else { continue };
+                let Some(name) = node.get("name") else {
+                    continue;
+                };
                 let Some(text) = name.text() else { continue };
                 let mut path = names.parent_path(row, node);
                 path.push(text.to_owned());
-                let place = Place { file: place.file.clone(), at: name.at };
-                entries.push(Entry { path, place, document: index });
+                let place = Place {
+                    file: place.file.clone(),
+                    at: name.at,
+                };
+                entries.push(Entry {
+                    path,
+                    place,
+                    document: index,
+                });
             }
             names.0.insert(row.kind, entries);
         }
@@ -83,7 +119,9 @@ impl Names {
     }
 
     fn parent_path(&self, row: &KindRow, node: &Node) -> Vec<String> {
-        let Some((key, kind)) = row.parent else { return Vec::new() };
+        let Some((key, kind)) = row.parent else {
+            return Vec::new();
+        };
         let written = node.get(key).and_then(Node::text).unwrap_or("");
         match self.resolve(kind, written) {
             Ok(parent) => parent.path.clone(),
@@ -107,7 +145,10 @@ impl Names {
                 let near = nearest(last, entries.iter().map(Entry::name));
                 Err(Unresolved::Unknown {
                     near: near.map(str::to_owned),
-                    declared: entries.iter().map(|entry| entry.name().to_owned()).collect(),
+                    declared: entries
+                        .iter()
+                        .map(|entry| entry.name().to_owned())
+                        .collect(),
                 })
             }
             (Some(first), Some(second)) => {
@@ -117,7 +158,9 @@ impl Names {
                     return Ok(first);
                 }
                 let all = entries.iter().filter(|entry| entry.ends_with(&wanted));
-                Err(Unresolved::Ambiguous(all.map(|entry| entry.path.join("/")).collect()))
+                Err(Unresolved::Ambiguous(
+                    all.map(|entry| entry.path.join("/")).collect(),
+                ))
             }
         }
     }

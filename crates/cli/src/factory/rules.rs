@@ -229,7 +229,9 @@ fn is_mode(text: &str) -> bool {
 fn is_package(text: &str) -> bool {
     let (name, version) = text.split_once('=').unwrap_or((text, "1"));
     let (name, architecture) = name.split_once(':').unwrap_or((name, "any"));
+    // To apt, a `-` at the end of a name means removal.
     name.len() >= 2
+        && !name.ends_with('-')
         && name
             .chars()
             .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "+.-".contains(c))
@@ -254,16 +256,52 @@ mod tests {
 
     #[test]
     fn rules_accept_and_refuse() {
-        check("galleryName", &["golden", "g.1_a"], &["", "gold-en", "_g", "g."]);
-        check("definitionName", &["debian-12"], &["-debian", "debian-", "a b"]);
-        check("versionNumber", &["1.0.0", "2018.12.1"], &["1.0", "1.0.x", "1.0.0.0", "1.0.2147483648", "+1.0.0"]);
-        check("sourceVersion", &["latest", "12.20261121.0"], &["newest", "12"]);
-        check("absolutePath", &["/etc/motd"], &["etc/motd", "/", "/etc/../motd", "/etc/", "//etc"]);
-        check("fileMode", &["0644", "755", "4755"], &["rw", "0689", "17777", "+644", ""]);
-        check("packageName", &["chrony", "libstdc++6", "libc6:i386", "chrony=4.3-2"], &["Chrony", "a b", "-x", "x=;"]);
-        check("guid", &["6f1d2c3b-0a4e-4b7d-9c55-2f0b8f1e7a10"], &["6f1d", "{6f1d2c3b-0a4e-4b7d-9c55-2f0b8f1e7a1"]);
+        check(
+            "galleryName",
+            &["golden", "g.1_a"],
+            &["", "gold-en", "_g", "g."],
+        );
+        check(
+            "definitionName",
+            &["debian-12"],
+            &["-debian", "debian-", "a b"],
+        );
+        check(
+            "versionNumber",
+            &["1.0.0", "2018.12.1"],
+            &["1.0", "1.0.x", "1.0.0.0", "1.0.2147483648", "+1.0.0"],
+        );
+        check(
+            "sourceVersion",
+            &["latest", "12.20261121.0"],
+            &["newest", "12"],
+        );
+        check(
+            "absolutePath",
+            &["/etc/motd"],
+            &["etc/motd", "/", "/etc/../motd", "/etc/", "//etc"],
+        );
+        check(
+            "fileMode",
+            &["0644", "755", "4755"],
+            &["rw", "0689", "17777", "+644", ""],
+        );
+        check(
+            "packageName",
+            &["chrony", "libstdc++6", "libc6:i386", "chrony=4.3-2"],
+            &["Chrony", "a b", "-x", "x=;"],
+        );
+        check(
+            "guid",
+            &["6f1d2c3b-0a4e-4b7d-9c55-2f0b8f1e7a10"],
+            &["6f1d", "{6f1d2c3b-0a4e-4b7d-9c55-2f0b8f1e7a1"],
+        );
         check("scopeName", &["north", "1"], &["North", "-n", ""]);
-        check("resourceGroupName", &["images", "rg_(1)"], &["images.", "a/b"]);
+        check(
+            "resourceGroupName",
+            &["images", "rg_(1)"],
+            &["images.", "a/b"],
+        );
         check("templateName", &["golden-debian"], &["", "a b"]);
         check("offerOrSku", &["12-hardened"], &["12.", "é"]);
         check("sshdOption", &["permitrootlogin"], &["permit root", "1x"]);

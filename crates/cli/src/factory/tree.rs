@@ -80,9 +80,7 @@ pub fn parse(text: &str) -> Result<Vec<Node>, NotYaml> {
 }
 
 fn not_yaml(text: &str, error: &serde_saphyr::Error) -> NotYaml {
-    let at = error
-        .location()
-        .map_or(Position::START, |location| Position::from(location));
+    let at = error.location().map_or(Position::START, Position::from);
     let full = error.to_string();
     let why = full
         .split(" at line ")
@@ -286,7 +284,11 @@ mod tests {
 
     fn check(text: &str, line: u64, column: u64, why: &str) {
         let error = parse(text).unwrap_err();
-        assert_eq!((error.at.line, error.at.column), (line, column), "{text:?}: {error:?}");
+        assert_eq!(
+            (error.at.line, error.at.column),
+            (line, column),
+            "{text:?}: {error:?}"
+        );
         assert!(error.why.contains(why), "{text:?}: {}", error.why);
     }
 
@@ -303,6 +305,10 @@ mod tests {
         assert_eq!(documents.len(), 2);
         let item = &documents[0].get("x").unwrap().items()[0];
         assert_eq!(item.get("a").unwrap().at, Position { line: 4, column: 9 });
-        assert_eq!(item.get("a").unwrap().text(), Some("yes"), "YAML 1.2: `yes` is text");
+        assert_eq!(
+            item.get("a").unwrap().text(),
+            Some("yes"),
+            "YAML 1.2: `yes` is text"
+        );
     }
 }

@@ -20,22 +20,47 @@ pub enum Prune {
 
 /// Does the plan and says so line by line on stderr. What was done before a failure stays done;
 /// applying again goes on from there.
-pub async fn apply(io: &mut Io, client: &Client, mut plan: Plan, prune: Prune) -> Result<Summary, CliError> {
+pub async fn apply(
+    io: &mut Io,
+    client: &Client,
+    mut plan: Plan,
+    prune: Prune,
+) -> Result<Summary, CliError> {
     let mut done = Summary::default();
     for item in std::mem::take(&mut plan.items) {
         match &item.action {
             Action::Keep => done.keep += 1,
             Action::Create { body } => {
-                put(io, client, &mut plan, &item, body, ("creating", "create", "created")).await?;
+                put(
+                    io,
+                    client,
+                    &mut plan,
+                    &item,
+                    body,
+                    ("creating", "create", "created"),
+                )
+                .await?;
                 done.create += 1;
             }
             Action::Change { body, .. } => {
-                put(io, client, &mut plan, &item, body, ("changing", "change", "changed")).await?;
+                put(
+                    io,
+                    client,
+                    &mut plan,
+                    &item,
+                    body,
+                    ("changing", "change", "changed"),
+                )
+                .await?;
                 done.change += 1;
             }
             Action::Delete { .. } if prune == Prune::No => {}
             Action::Delete { blocked: Some(why) } => {
-                io.say(format!("  kept     {} {}: {why}", show::noun(item.kind), item.label));
+                io.say(format!(
+                    "  kept     {} {}: {why}",
+                    show::noun(item.kind),
+                    item.label
+                ));
             }
             Action::Delete { blocked: None } => {
                 delete(io, client, &plan, &item).await?;
@@ -58,13 +83,24 @@ async fn put(
     let operation = format!("{verb} {} {}", show::noun(item.kind), item.label);
     let tenant = tenant_of(client, plan, item)?;
     let path = api::path(&item.id);
-    let ask = Ask { operation: &operation, tenant, method: "PUT", path: &path, body: Some(body) };
+    let ask = Ask {
+        operation: &operation,
+        tenant,
+        method: "PUT",
+        path: &path,
+        body: Some(body),
+    };
     let live = client.finish(ask).await?;
     if item.kind == "Tenant" {
-        plan.tenants.insert(item.label.clone(), tenant_id(&operation, &live)?);
+        plan.tenants
+            .insert(item.label.clone(), tenant_id(&operation, &live)?);
     }
     let seconds = started.elapsed().as_secs_f64();
-    io.say(format!("  {past:<8} {} {} ({seconds:.1} s)", show::noun(item.kind), item.label));
+    io.say(format!(
+        "  {past:<8} {} {} ({seconds:.1} s)",
+        show::noun(item.kind),
+        item.label
+    ));
     Ok(())
 }
 
@@ -72,10 +108,20 @@ async fn delete(io: &mut Io, client: &Client, plan: &Plan, item: &Planned) -> Re
     let operation = format!("delete {} {}", show::noun(item.kind), item.label);
     let tenant = tenant_of(client, plan, item)?;
     let path = api::path(&item.id);
-    let ask = Ask { operation: &operation, tenant, method: "DELETE", path: &path, body: None };
+    let ask = Ask {
+        operation: &operation,
+        tenant,
+        method: "DELETE",
+        path: &path,
+        body: None,
+    };
     match client.finish(ask).await {
         Err(error) if !error.is_not_found() => return Err(error),
-        _ => io.say(format!("  deleted  {} {}", show::noun(item.kind), item.label)),
+        _ => io.say(format!(
+            "  deleted  {} {}",
+            show::noun(item.kind),
+            item.label
+        )),
     }
     Ok(())
 }

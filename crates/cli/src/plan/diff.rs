@@ -34,7 +34,10 @@ fn without_checksums(changes: Vec<FieldChange>) -> Vec<FieldChange> {
         .filter_map(|field| field.rsplit_once('.'))
         .map(|(step, _)| format!("{step}.sha256Checksum"))
         .collect();
-    changes.into_iter().filter(|change| !contents.contains(&change.field)).collect()
+    changes
+        .into_iter()
+        .filter(|change| !contents.contains(&change.field))
+        .collect()
 }
 
 fn compare(field: &str, desired: &Value, live: &Value, changes: &mut Vec<FieldChange>) {
@@ -42,7 +45,12 @@ fn compare(field: &str, desired: &Value, live: &Value, changes: &mut Vec<FieldCh
         (Value::Object(wanted), Value::Object(held)) => {
             for (key, value) in wanted {
                 let inner = join(field, key);
-                compare(&inner, value, held.get(key).unwrap_or(&Value::Null), changes);
+                compare(
+                    &inner,
+                    value,
+                    held.get(key).unwrap_or(&Value::Null),
+                    changes,
+                );
             }
         }
         (Value::Object(wanted), Value::Null) if !wanted.is_empty() => {
@@ -52,7 +60,11 @@ fn compare(field: &str, desired: &Value, live: &Value, changes: &mut Vec<FieldCh
         }
         (Value::Array(wanted), Value::Array(held)) => lists(field, wanted, held, changes),
         _ if same(field, desired, live) => {}
-        _ => changes.push(FieldChange { field: field.to_owned(), old: shown(live), new: shown(desired) }),
+        _ => changes.push(FieldChange {
+            field: field.to_owned(),
+            old: shown(live),
+            new: shown(desired),
+        }),
     }
 }
 
@@ -70,20 +82,40 @@ fn lists(field: &str, wanted: &[Value], held: &[Value], changes: &mut Vec<FieldC
     let (Some(wanted_names), Some(held_names)) = (names(wanted), names(held)) else {
         if wanted.len() != held.len() || !wanted.iter().zip(held).all(|(a, b)| includes(a, b)) {
             let (old, new) = (shown(&held.into()), shown(&wanted.into()));
-            changes.push(FieldChange { field: field.to_owned(), old, new });
+            changes.push(FieldChange {
+                field: field.to_owned(),
+                old,
+                new,
+            });
         }
         return;
     };
     for (item, name) in wanted.iter().zip(&wanted_names) {
         let inner = format!("{field}[{name}]");
-        match held_names.iter().position(|held| held.eq_ignore_ascii_case(name)) {
+        match held_names
+            .iter()
+            .position(|held| held.eq_ignore_ascii_case(name))
+        {
             Some(at) => compare(&inner, item, &held[at], changes),
-            None => changes.push(FieldChange { field: inner, old: None, new: Some("added".into()) }),
+            None => changes.push(FieldChange {
+                field: inner,
+                old: None,
+                new: Some("added".into()),
+            }),
         }
     }
-    let missing = |name: &&String, others: &[String]| !others.iter().any(|other| other.eq_ignore_ascii_case(name));
-    for name in held_names.iter().filter(|name| missing(name, &wanted_names)) {
-        changes.push(FieldChange { field: format!("{field}[{name}]"), old: Some("removed".into()), new: None });
+    let missing = |name: &&String, others: &[String]| {
+        !others.iter().any(|other| other.eq_ignore_ascii_case(name))
+    };
+    for name in held_names
+        .iter()
+        .filter(|name| missing(name, &wanted_names))
+    {
+        changes.push(FieldChange {
+            field: format!("{field}[{name}]"),
+            old: Some("removed".into()),
+            new: None,
+        });
     }
     let kept = |names: &[String], others: &[String]| -> Vec<String> {
         let kept = names.iter().filter(|name| !missing(name, others));
@@ -137,9 +169,14 @@ fn shown(value: &Value) -> Option<String> {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    if let Some(encoded) = text.strip_prefix("data:").and_then(|rest| rest.split_once(";base64,")) {
+    if let Some(encoded) = text
+        .strip_prefix("data:")
+        .and_then(|rest| rest.split_once(";base64,"))
+    {
         use base64::Engine;
-        let bytes = base64::engine::general_purpose::STANDARD.decode(encoded.1).unwrap_or_default();
+        let bytes = base64::engine::general_purpose::STANDARD
+            .decode(encoded.1)
+            .unwrap_or_default();
         return Some(digest(&bytes));
     }
     if text.chars().count() > SHOWN_CHARS_MAX || text.contains('\n') {
@@ -162,7 +199,12 @@ mod tests {
             .into_iter()
             .map(|change| {
                 let side = |text: Option<String>| text.unwrap_or_else(|| "-".into());
-                format!("{}: {} -> {}", change.field, side(change.old), side(change.new))
+                format!(
+                    "{}: {} -> {}",
+                    change.field,
+                    side(change.old),
+                    side(change.new)
+                )
             })
             .collect();
         assert_eq!(found, expected);

@@ -42,9 +42,16 @@ pub struct Planned {
 #[derive(Debug)]
 pub enum Action {
     Keep,
-    Create { body: Value },
-    Change { body: Value, fields: Vec<FieldChange> },
-    Delete { blocked: Option<String> },
+    Create {
+        body: Value,
+    },
+    Change {
+        body: Value,
+        fields: Vec<FieldChange>,
+    },
+    Delete {
+        blocked: Option<String>,
+    },
 }
 
 /// How many resources each action concerns.
@@ -71,7 +78,9 @@ impl Plan {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.items.iter().all(|item| matches!(item.action, Action::Keep))
+        self.items
+            .iter()
+            .all(|item| matches!(item.action, Action::Keep))
     }
 }
 
@@ -81,7 +90,11 @@ pub async fn plan(client: &Client, factory: &Factory) -> Result<Plan, CliError> 
         what: format!("cannot name a resource of the factory: {error}"),
         hint: None,
     })?;
-    let mut plan = Plan { factory: factory.name.clone(), items: Vec::new(), tenants: BTreeMap::new() };
+    let mut plan = Plan {
+        factory: factory.name.clone(),
+        items: Vec::new(),
+        tenants: BTreeMap::new(),
+    };
     let mut absent: HashSet<ResourceId> = HashSet::new();
     for desired in &wanted {
         let live = plan.live(client, desired, &absent).await?;
@@ -109,21 +122,28 @@ impl Plan {
         desired: &Desired,
         absent: &HashSet<ResourceId>,
     ) -> Result<Option<Value>, CliError> {
-        if desired.id.parent().is_some_and(|parent| absent.contains(&parent)) {
+        if desired
+            .id
+            .parent()
+            .is_some_and(|parent| absent.contains(&parent))
+        {
             return Ok(None);
         }
         let Some(tenant) = self.tenant(client, &desired.realm) else {
             return Ok(None);
         };
         let operation = format!("look at {} {}", show::noun(desired.kind), desired.label);
-        let mut live = client.find(&operation, tenant, &api::path(&desired.id)).await?;
+        let mut live = client
+            .find(&operation, tenant, &api::path(&desired.id))
+            .await?;
         if desired.kind == "Subscription" {
             live = live.map(|live| subscription(&live, desired));
         }
         if desired.kind == "Tenant"
             && let Some(live) = &live
         {
-            self.tenants.insert(desired.label.clone(), tenant_id(&operation, live)?);
+            self.tenants
+                .insert(desired.label.clone(), tenant_id(&operation, live)?);
         }
         Ok(live)
     }
@@ -152,30 +172,44 @@ fn subscription(live: &Value, desired: &Desired) -> Value {
 /// The id that the server gave a tenant.
 fn tenant_id(operation: &str, live: &Value) -> Result<TenantId, CliError> {
     let text = live.pointer("/properties/tenantId").and_then(Value::as_str);
-    text.and_then(|text| text.parse().ok()).ok_or_else(|| CliError::BadAnswer {
-        operation: operation.to_owned(),
-        why: "the tenant has no `tenantId`".into(),
-    })
+    text.and_then(|text| text.parse().ok())
+        .ok_or_else(|| CliError::BadAnswer {
+            operation: operation.to_owned(),
+            why: "the tenant has no `tenantId`".into(),
+        })
 }
 
 fn decide(factory: &str, desired: &Desired, live: Option<Value>) -> Result<Action, CliError> {
     let Some(live) = live else {
-        return Ok(Action::Create { body: desired.body.clone() });
+        return Ok(Action::Create {
+            body: desired.body.clone(),
+        });
     };
-    let owner = live.pointer(&format!("/tags/{FACTORY_TAG}")).and_then(Value::as_str);
+    let owner = live
+        .pointer(&format!("/tags/{FACTORY_TAG}"))
+        .and_then(Value::as_str);
     if let Some(owner) = owner.filter(|owner| *owner != factory)
         && desired.body.get("tags").is_some()
     {
         return Err(CliError::failed(
-            format!("{} {} belongs to the factory `{owner}`", show::noun(desired.kind), desired.label),
-            format!("rename it in this folder, or take it out of `{owner}` and remove its tag `{FACTORY_TAG}`"),
+            format!(
+                "{} {} belongs to the factory `{owner}`",
+                show::noun(desired.kind),
+                desired.label
+            ),
+            format!(
+                "rename it in this folder, or take it out of `{owner}` and remove its tag `{FACTORY_TAG}`"
+            ),
         ));
     }
     let fields = diff::differences(&desired.body, &live);
     if fields.is_empty() {
         return Ok(Action::Keep);
     }
-    Ok(Action::Change { body: merged(desired, &live), fields })
+    Ok(Action::Change {
+        body: merged(desired, &live),
+        fields,
+    })
 }
 
 /// The body of an update. A PUT replaces, so what the folder does not speak of is sent back as it

@@ -27,8 +27,16 @@ const IN_SUBSCRIPTION: &[Listing] = &[
         rest: "/providers/Microsoft.VirtualMachineImages/imageTemplates",
         version: api::BULLION,
     },
-    Listing { kind: "Gallery", rest: "/providers/Microsoft.Compute/galleries", version: api::COMPUTE_GALLERY },
-    Listing { kind: "ResourceGroup", rest: "/resourceGroups", version: api::RESOURCES },
+    Listing {
+        kind: "Gallery",
+        rest: "/providers/Microsoft.Compute/galleries",
+        version: api::COMPUTE_GALLERY,
+    },
+    Listing {
+        kind: "ResourceGroup",
+        rest: "/resourceGroups",
+        version: api::RESOURCES,
+    },
 ];
 const VMS: &str = "/providers/Microsoft.Compute/virtualMachines";
 
@@ -40,21 +48,34 @@ pub async fn add_deletions(
     absent: &HashSet<ResourceId>,
 ) -> Result<(), CliError> {
     let declared: HashSet<&ResourceId> = wanted.iter().map(|desired| &desired.id).collect();
-    for subscription in wanted.iter().filter(|desired| desired.kind == "Subscription") {
-        let Realm::Tenant(_) = &subscription.realm else { continue };
-        let Some(tenant) = plan.tenant(client, &subscription.realm) else { continue };
+    for subscription in wanted
+        .iter()
+        .filter(|desired| desired.kind == "Subscription")
+    {
+        let Realm::Tenant(_) = &subscription.realm else {
+            continue;
+        };
+        let Some(tenant) = plan.tenant(client, &subscription.realm) else {
+            continue;
+        };
         if absent.contains(&subscription.id) {
             continue;
         }
-        let finder = Finder { client, tenant, factory: &plan.factory, declared: &declared };
+        let finder = Finder {
+            client,
+            tenant,
+            factory: &plan.factory,
+            declared: &declared,
+        };
         let found = finder.find(&subscription.id).await?;
-        plan.items.extend(found.into_iter().map(|(kind, id, blocked)| Planned {
-            kind,
-            label: label(&id),
-            id,
-            realm: subscription.realm.clone(),
-            action: Action::Delete { blocked },
-        }));
+        plan.items
+            .extend(found.into_iter().map(|(kind, id, blocked)| Planned {
+                kind,
+                label: label(&id),
+                id,
+                realm: subscription.realm.clone(),
+                action: Action::Delete { blocked },
+            }));
     }
     Ok(())
 }
@@ -74,7 +95,10 @@ impl Finder<'_> {
         let mut all = Vec::new();
         for listing in IN_SUBSCRIPTION {
             let path = api::below(subscription, listing.rest, listing.version);
-            let items = self.client.list("list what exists", self.tenant, &path).await?;
+            let items = self
+                .client
+                .list("list what exists", self.tenant, &path)
+                .await?;
             for item in &items {
                 let Some(id) = id_of(item) else { continue };
                 all.push(id.clone());
@@ -87,7 +111,10 @@ impl Finder<'_> {
             }
         }
         let path = api::below(subscription, VMS, api::COMPUTE_VM);
-        let vms = self.client.list("list machines", self.tenant, &path).await?;
+        let vms = self
+            .client
+            .list("list machines", self.tenant, &path)
+            .await?;
         all.extend(vms.iter().filter_map(id_of));
         block_what_holds_others(&mut found, &all);
         Ok(found)
@@ -100,16 +127,27 @@ impl Finder<'_> {
         found: &mut Vec<Found>,
     ) -> Result<(), CliError> {
         let path = api::below(gallery, "/images", api::COMPUTE_GALLERY);
-        for item in self.client.list("list image definitions", self.tenant, &path).await? {
+        for item in self
+            .client
+            .list("list image definitions", self.tenant, &path)
+            .await?
+        {
             let Some(id) = id_of(&item) else { continue };
             all.push(id.clone());
             if !self.is_ours(&item) || self.declared.contains(&id) {
                 continue;
             }
             let path = api::below(&id, "/versions", api::COMPUTE_GALLERY);
-            let versions = self.client.list("list image versions", self.tenant, &path).await?;
+            let versions = self
+                .client
+                .list("list image versions", self.tenant, &path)
+                .await?;
             let blocked = (!versions.is_empty()).then(|| {
-                format!("it has {} version{}; delete them first", versions.len(), plural(versions.len()))
+                format!(
+                    "it has {} version{}; delete them first",
+                    versions.len(),
+                    plural(versions.len())
+                )
             });
             found.push(("ImageDefinition", id, blocked));
         }
@@ -145,7 +183,11 @@ fn id_of(item: &Value) -> Option<ResourceId> {
 fn label(id: &ResourceId) -> String {
     let text = id.to_string();
     let names: Vec<&str> = text.split('/').skip(2).step_by(2).skip(1).collect();
-    names.into_iter().filter(|name| !name.starts_with("Microsoft.")).collect::<Vec<_>>().join("/")
+    names
+        .into_iter()
+        .filter(|name| !name.starts_with("Microsoft."))
+        .collect::<Vec<_>>()
+        .join("/")
 }
 
 fn plural(count: usize) -> &'static str {

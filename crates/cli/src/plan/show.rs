@@ -34,7 +34,10 @@ pub fn print(io: &mut Io, plan: &Plan) -> Result<(), CliError> {
 
 fn lines(plan: &Plan) -> Vec<String> {
     if plan.is_empty() {
-        return vec![format!("No changes. The server holds what the factory `{}` says.", plan.factory)];
+        return vec![format!(
+            "No changes. The server holds what the factory `{}` says.",
+            plan.factory
+        )];
     }
     let mut lines = Vec::new();
     for item in &plan.items {
@@ -44,18 +47,32 @@ fn lines(plan: &Plan) -> Vec<String> {
             Action::Change { .. } => ("~", "change"),
             Action::Delete { .. } => ("-", "delete"),
         };
-        lines.push(format!("  {mark} {word}  {:<16}  {}", noun(item.kind), item.label));
+        lines.push(format!(
+            "  {mark} {word}  {:<16}  {}",
+            noun(item.kind),
+            item.label
+        ));
         match &item.action {
             Action::Change { fields, .. } => lines.extend(fields.iter().map(|change| {
                 let side = |text: &Option<String>| text.clone().unwrap_or_else(|| "(none)".into());
-                format!("              {}: {} -> {}", change.field, side(&change.old), side(&change.new))
+                format!(
+                    "              {}: {} -> {}",
+                    change.field,
+                    side(&change.old),
+                    side(&change.new)
+                )
             })),
-            Action::Delete { blocked: Some(why) } => lines.push(format!("              not possible now: {why}")),
+            Action::Delete { blocked: Some(why) } => {
+                lines.push(format!("              not possible now: {why}"))
+            }
             _ => {}
         }
     }
     let sum = plan.summary();
-    lines.push(format!("Plan: {} to create, {} to change, {} to delete.", sum.create, sum.change, sum.delete));
+    lines.push(format!(
+        "Plan: {} to create, {} to change, {} to delete.",
+        sum.create, sum.change, sum.delete
+    ));
     if sum.delete > 0 {
         lines.push("Deletions are done by `bullion apply --prune` only.".into());
     }

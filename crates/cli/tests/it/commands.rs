@@ -20,8 +20,15 @@ struct Stage {
 async fn stage() -> Stage {
     let fake = fake::start().await;
     let folder = tempfile::tempdir().unwrap();
-    let surroundings = Surroundings { variables: fake.variables(folder.path()), ..Surroundings::default() };
-    Stage { fake, surroundings, folder }
+    let surroundings = Surroundings {
+        variables: fake.variables(folder.path()),
+        ..Surroundings::default()
+    };
+    Stage {
+        fake,
+        surroundings,
+        folder,
+    }
 }
 
 impl Stage {
@@ -59,24 +66,53 @@ fn without_times(text: &str) -> String {
 #[tokio::test]
 async fn plan_apply_and_nothing_to_do() {
     let stage = stage().await;
-    stage.check("plan_all_new", &["plan", "tests/fixtures/valid"]).await;
+    stage
+        .check("plan_all_new", &["plan", "tests/fixtures/valid"])
+        .await;
     assert_eq!(stage.fake.writes(), [""; 0], "planning writes nothing");
-    stage.check("plan_detailed", &["plan", "tests/fixtures/valid", "--detailed-exitcode"]).await;
-    stage.check("apply_nobody_to_ask", &["apply", "tests/fixtures/valid"]).await;
-    stage.check("apply_dry_run", &["apply", "tests/fixtures/valid", "--dry-run"]).await;
+    stage
+        .check(
+            "plan_detailed",
+            &["plan", "tests/fixtures/valid", "--detailed-exitcode"],
+        )
+        .await;
+    stage
+        .check("apply_nobody_to_ask", &["apply", "tests/fixtures/valid"])
+        .await;
+    stage
+        .check(
+            "apply_dry_run",
+            &["apply", "tests/fixtures/valid", "--dry-run"],
+        )
+        .await;
     assert_eq!(stage.fake.writes(), [""; 0]);
-    stage.check("apply_all_new", &["apply", "tests/fixtures/valid", "--yes"]).await;
+    stage
+        .check("apply_all_new", &["apply", "tests/fixtures/valid", "--yes"])
+        .await;
     insta::assert_snapshot!("apply_requests", stage.fake.writes().join("\n"));
-    stage.check("apply_again", &["apply", "tests/fixtures/valid", "--yes"]).await;
-    stage.check("plan_again", &["plan", "tests/fixtures/valid", "--detailed-exitcode"]).await;
-    assert_eq!(stage.fake.writes(), [""; 0], "a second apply changes nothing");
+    stage
+        .check("apply_again", &["apply", "tests/fixtures/valid", "--yes"])
+        .await;
+    stage
+        .check(
+            "plan_again",
+            &["plan", "tests/fixtures/valid", "--detailed-exitcode"],
+        )
+        .await;
+    assert_eq!(
+        stage.fake.writes(),
+        [""; 0],
+        "a second apply changes nothing"
+    );
 }
 
 #[tokio::test]
 async fn apply_asks_on_a_terminal() {
     let mut stage = stage().await;
     stage.surroundings.typed = Some("no\n".into());
-    stage.check("apply_declined", &["apply", "tests/fixtures/valid"]).await;
+    stage
+        .check("apply_declined", &["apply", "tests/fixtures/valid"])
+        .await;
     assert_eq!(stage.fake.writes(), [""; 0]);
     stage.surroundings.typed = Some("yes\n".into());
     assert_eq!(stage.run(&["apply", "tests/fixtures/valid"]).await.code, 0);
@@ -87,7 +123,8 @@ async fn apply_asks_on_a_terminal() {
 async fn changes_show_both_sides_and_keep_what_others_said() {
     let stage = stage().await;
     stage.applied().await;
-    let template = format!("{GROUP}/providers/Microsoft.VirtualMachineImages/imageTemplates/golden-debian");
+    let template =
+        format!("{GROUP}/providers/Microsoft.VirtualMachineImages/imageTemplates/golden-debian");
     let gallery = format!("{GROUP}/providers/Microsoft.Compute/galleries/golden");
     {
         let mut state = stage.fake.state.lock().unwrap();
@@ -101,14 +138,34 @@ async fn changes_show_both_sides_and_keep_what_others_said() {
         live["location"] = "North".into();
         live["properties"]["sharingProfile"] = json!({ "permissions": "Private" });
     }
-    stage.check("plan_changes", &["plan", "tests/fixtures/valid"]).await;
-    stage.check("plan_changes_json", &["plan", "tests/fixtures/valid", "--output", "json"]).await;
-    assert_eq!(stage.run(&["apply", "tests/fixtures/valid", "--yes"]).await.code, 0);
+    stage
+        .check("plan_changes", &["plan", "tests/fixtures/valid"])
+        .await;
+    stage
+        .check(
+            "plan_changes_json",
+            &["plan", "tests/fixtures/valid", "--output", "json"],
+        )
+        .await;
+    assert_eq!(
+        stage
+            .run(&["apply", "tests/fixtures/valid", "--yes"])
+            .await
+            .code,
+        0
+    );
     assert_eq!(stage.fake.writes(), [format!("PUT {template}")]);
     let state = stage.fake.state.lock().unwrap();
     let live = &state.resources[&template.to_lowercase()];
-    assert_eq!(live["tags"]["owner"], "somebody", "a tag of somebody else stays");
-    assert_eq!(live["properties"].get("lastRunStatus"), None, "a template is the folder's alone");
+    assert_eq!(
+        live["tags"]["owner"], "somebody",
+        "a tag of somebody else stays"
+    );
+    assert_eq!(
+        live["properties"].get("lastRunStatus"),
+        None,
+        "a template is the folder's alone"
+    );
 }
 
 #[tokio::test]
@@ -118,17 +175,47 @@ async fn what_was_removed_from_the_folder_is_deleted_only_with_prune() {
     let tags = json!({ "bullion-factory": "test" });
     let compute = format!("{GROUP}/providers/Microsoft.Compute");
     let old = format!("{SUBSCRIPTION}/resourceGroups/old");
-    stage.fake.put(&format!("{compute}/galleries/former"), json!({ "tags": tags }));
-    stage.fake.put(&format!("{compute}/galleries/former/images/used"), json!({ "tags": tags }));
-    stage.fake.put(&format!("{compute}/galleries/former/images/used/versions/1.0.0"), json!({}));
-    stage.fake.put(&format!("{compute}/galleries/former/images/unused"), json!({ "tags": tags }));
-    stage.fake.put(&format!("{compute}/galleries/foreign"), json!({ "tags": { "bullion-factory": "other" } }));
+    stage.fake.put(
+        &format!("{compute}/galleries/former"),
+        json!({ "tags": tags }),
+    );
+    stage.fake.put(
+        &format!("{compute}/galleries/former/images/used"),
+        json!({ "tags": tags }),
+    );
+    stage.fake.put(
+        &format!("{compute}/galleries/former/images/used/versions/1.0.0"),
+        json!({}),
+    );
+    stage.fake.put(
+        &format!("{compute}/galleries/former/images/unused"),
+        json!({ "tags": tags }),
+    );
+    stage.fake.put(
+        &format!("{compute}/galleries/foreign"),
+        json!({ "tags": { "bullion-factory": "other" } }),
+    );
     stage.fake.put(&old, json!({ "tags": tags }));
-    stage.fake.put(&format!("{old}/providers/Microsoft.Compute/galleries/mine"), json!({ "tags": tags }));
-    stage.check("plan_deletes", &["plan", "tests/fixtures/valid"]).await;
-    stage.check("apply_without_prune", &["apply", "tests/fixtures/valid", "--yes"]).await;
+    stage.fake.put(
+        &format!("{old}/providers/Microsoft.Compute/galleries/mine"),
+        json!({ "tags": tags }),
+    );
+    stage
+        .check("plan_deletes", &["plan", "tests/fixtures/valid"])
+        .await;
+    stage
+        .check(
+            "apply_without_prune",
+            &["apply", "tests/fixtures/valid", "--yes"],
+        )
+        .await;
     assert_eq!(stage.fake.writes(), [""; 0]);
-    stage.check("apply_prune", &["apply", "tests/fixtures/valid", "--yes", "--prune"]).await;
+    stage
+        .check(
+            "apply_prune",
+            &["apply", "tests/fixtures/valid", "--yes", "--prune"],
+        )
+        .await;
     insta::assert_snapshot!("apply_prune_requests", stage.fake.writes().join("\n"));
 }
 
@@ -136,9 +223,15 @@ async fn what_was_removed_from_the_folder_is_deleted_only_with_prune() {
 async fn a_resource_of_another_factory_is_not_taken_over() {
     let stage = stage().await;
     stage.applied().await;
-    let body = json!({ "location": "north", "tags": { "bullion-factory": "other" }, "properties": {} });
-    stage.fake.put(&format!("{GROUP}/providers/Microsoft.Compute/galleries/golden"), body);
-    stage.check("plan_foreign", &["plan", "tests/fixtures/valid"]).await;
+    let body =
+        json!({ "location": "north", "tags": { "bullion-factory": "other" }, "properties": {} });
+    stage.fake.put(
+        &format!("{GROUP}/providers/Microsoft.Compute/galleries/golden"),
+        body,
+    );
+    stage
+        .check("plan_foreign", &["plan", "tests/fixtures/valid"])
+        .await;
 }
 
 #[tokio::test]
@@ -150,17 +243,43 @@ async fn refusals_have_code_and_way_out() {
         "details": [{ "code": "X", "message": "It was Windows", "target": "osType" }],
     });
     stage.fake.state.lock().unwrap().refuse = Some(("/images/debian-12", refusal));
-    stage.check("refused", &["apply", "tests/fixtures/valid", "--yes"]).await;
-    stage.surroundings.variables.insert("BULLION_CLIENT_SECRET".into(), "wrong".into());
+    stage
+        .check("refused", &["apply", "tests/fixtures/valid", "--yes"])
+        .await;
+    stage
+        .surroundings
+        .variables
+        .insert("BULLION_CLIENT_SECRET".into(), "wrong".into());
     stage.check("wrong_secret", &["vm", "list"]).await;
     stage.surroundings.variables.remove("BULLION_CA");
     let outcome = stage.run(&["vm", "list"]).await;
     assert_eq!(outcome.code, 1);
-    assert!(outcome.err.contains("does not show a certificate that this profile trusts"), "{}", outcome.err);
-    stage.surroundings.variables.insert("BULLION_URL".into(), "https://localhost:1".into());
+    assert!(
+        outcome
+            .err
+            .contains("does not show a certificate that this profile trusts"),
+        "{}",
+        outcome.err
+    );
+    stage
+        .surroundings
+        .variables
+        .insert("BULLION_URL".into(), "https://localhost:1".into());
     let outcome = stage.run(&["vm", "list"]).await;
-    assert!(outcome.err.starts_with("error: cannot reach the server at https://localhost:1\n"), "{}", outcome.err);
-    assert!(outcome.err.contains("hint: is the server running? `bullion serve` starts it"), "{}", outcome.err);
+    assert!(
+        outcome
+            .err
+            .starts_with("error: cannot reach the server at https://localhost:1\n"),
+        "{}",
+        outcome.err
+    );
+    assert!(
+        outcome
+            .err
+            .contains("hint: is the server running? `bullion serve` starts it"),
+        "{}",
+        outcome.err
+    );
 }
 
 #[tokio::test]
@@ -168,26 +287,36 @@ async fn login_writes_a_profile_that_only_its_owner_reads() {
     use std::os::unix::fs::PermissionsExt;
     let mut stage = stage().await;
     let variables = std::mem::take(&mut stage.surroundings.variables);
-    stage.surroundings.variables.insert("HOME".into(), variables["HOME"].clone());
+    stage
+        .surroundings
+        .variables
+        .insert("HOME".into(), variables["HOME"].clone());
     let admin = stage.folder.path().join("admin.json");
     let content = json!({
         "url": stage.fake.url, "ca": "ca.pem", "tenantId": HOME,
         "clientId": "00000000-0000-4000-8000-00000000c000", "clientSecret": fake::SECRET,
     });
     std::fs::write(&admin, content.to_string()).unwrap();
-    stage.check("login", &["login", "--from", admin.to_str().unwrap()]).await;
+    stage
+        .check("login", &["login", "--from", admin.to_str().unwrap()])
+        .await;
     let profile = stage.folder.path().join(".config/bullion/profile.json");
     let mode = std::fs::metadata(&profile).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     std::fs::remove_file(stage.folder.path().join("ca.pem")).unwrap();
-    assert_eq!(stage.run(&["vm", "list"]).await.code, 1, "no subscription yet, but signed in");
+    assert_eq!(
+        stage.run(&["vm", "list"]).await.code,
+        1,
+        "no subscription yet, but signed in"
+    );
     stage.check("env_sh", &["env", "sh"]).await;
     stage.check("logout", &["logout"]).await;
     assert!(!profile.exists());
 }
 
 fn run_body(state: &str, steps: Value, error: Value) -> Value {
-    let template = format!("{GROUP}/providers/Microsoft.VirtualMachineImages/imageTemplates/golden-debian");
+    let template =
+        format!("{GROUP}/providers/Microsoft.VirtualMachineImages/imageTemplates/golden-debian");
     let mut body = json!({
         "template": template, "runState": state, "startTime": "2026-11-21T03:00:00Z", "steps": steps,
         "outputs": {},
@@ -214,10 +343,14 @@ async fn a_build_is_followed_to_its_end() {
     let stage = stage().await;
     stage.applied().await;
     let source = step("source", "debian-12", "Succeeded", Some("found"), json!({}));
-    let built = json!({ "newBytes": 5_242_880, "diskDigest": "bd1:0123456789abcdef0123456789abcdef" });
+    let built =
+        json!({ "newBytes": 5_242_880, "diskDigest": "bd1:0123456789abcdef0123456789abcdef" });
     let mut last = run_body(
         "Succeeded",
-        json!([source, step("build", "recipe", "Succeeded", Some("run"), built)]),
+        json!([
+            source,
+            step("build", "recipe", "Succeeded", Some("run"), built)
+        ]),
         Value::Null,
     );
     last["outputs"] = json!({
@@ -225,18 +358,41 @@ async fn a_build_is_followed_to_its_end() {
         "diskDigest": "bd1:01", "bootSeconds": 33.25,
     });
     stage.fake.state.lock().unwrap().run = vec![
-        run_body("Running", json!([step("source", "debian-12", "Running", None, json!({}))]), Value::Null),
-        run_body("Running", json!([source, step("build", "recipe", "Running", None, json!({}))]), Value::Null),
+        run_body(
+            "Running",
+            json!([step("source", "debian-12", "Running", None, json!({}))]),
+            Value::Null,
+        ),
+        run_body(
+            "Running",
+            json!([source, step("build", "recipe", "Running", None, json!({}))]),
+            Value::Null,
+        ),
         last,
     ];
-    stage.check("build_run", &["build", "run", "golden-debian"]).await;
-    stage.check("build_show", &["build", "show", "golden-debian-1"]).await;
-    stage.check("build_no_wait", &["build", "run", "golden-debian", "-g", "images", "--no-wait"]).await;
+    stage
+        .check("build_run", &["build", "run", "golden-debian"])
+        .await;
+    stage
+        .check("build_show", &["build", "show", "golden-debian-1"])
+        .await;
+    stage
+        .check(
+            "build_no_wait",
+            &["build", "run", "golden-debian", "-g", "images", "--no-wait"],
+        )
+        .await;
     stage.check("build_list", &["build", "list"]).await;
     stage.fake.state.lock().unwrap().log = ["one", "two", "three"].map(String::from).into();
-    stage.check("build_log", &["build", "log", "golden-debian-1"]).await;
-    stage.check("build_cancel", &["build", "cancel", "golden-debian"]).await;
-    stage.check("build_unknown", &["build", "run", "golden"]).await;
+    stage
+        .check("build_log", &["build", "log", "golden-debian-1"])
+        .await;
+    stage
+        .check("build_cancel", &["build", "cancel", "golden-debian"])
+        .await;
+    stage
+        .check("build_unknown", &["build", "run", "golden"])
+        .await;
 }
 
 #[tokio::test]
@@ -250,7 +406,9 @@ async fn a_failed_check_is_named_with_its_output() {
     let error = json!({ "code": "ValidationFailed", "message": "1 of 2 checks failed" });
     let steps = json!([step("test", "checks", "Failed", Some("run"), checks)]);
     stage.fake.state.lock().unwrap().run = vec![run_body("Failed", steps, error)];
-    stage.check("build_failed", &["build", "run", "golden-debian"]).await;
+    stage
+        .check("build_failed", &["build", "run", "golden-debian"])
+        .await;
 }
 
 #[tokio::test]
@@ -259,15 +417,26 @@ async fn an_interrupt_stops_following_and_says_how_to_go_on() {
     stage.applied().await;
     let running = json!([step("source", "debian-12", "Running", None, json!({}))]);
     stage.fake.state.lock().unwrap().run = vec![run_body("Running", running, Value::Null)];
-    let (interrupt, state) = (stage.surroundings.interrupt.clone(), Arc::clone(&stage.fake.state));
+    let (interrupt, state) = (
+        stage.surroundings.interrupt.clone(),
+        Arc::clone(&stage.fake.state),
+    );
     let watcher = tokio::spawn(async move {
         // The run is being followed once it has been looked at.
-        while !state.lock().unwrap().asked.iter().any(|line| line.contains("/runs/golden-debian-1")) {
+        while !state
+            .lock()
+            .unwrap()
+            .asked
+            .iter()
+            .any(|line| line.contains("/runs/golden-debian-1"))
+        {
             tokio::task::yield_now().await;
         }
         interrupt.notify_one();
     });
-    stage.check("build_interrupted", &["build", "run", "golden-debian"]).await;
+    stage
+        .check("build_interrupted", &["build", "run", "golden-debian"])
+        .await;
     watcher.await.unwrap();
 }
 
@@ -277,13 +446,26 @@ async fn machines_are_created_from_images() {
     stage.applied().await;
     let key = stage.folder.path().join("id.pub");
     std::fs::write(&key, "ssh-ed25519 AAAA me@example\n").unwrap();
-    let line = ["vm", "create", "web-1", "--image", "golden/debian-12", "--region", "south", "--firmware", "uefi"];
+    let line = [
+        "vm",
+        "create",
+        "web-1",
+        "--image",
+        "golden/debian-12",
+        "--region",
+        "south",
+        "--firmware",
+        "uefi",
+    ];
     let line = [&line[..], &["--ssh-key", key.to_str().unwrap()]].concat();
     stage.check("vm_create", &line).await;
     let vm = format!("{GROUP}/providers/Microsoft.Compute/virtualMachines/web-1");
     {
         let state = stage.fake.state.lock().unwrap();
-        insta::assert_snapshot!("vm_body", format!("{:#}", state.resources[&vm.to_lowercase()]));
+        insta::assert_snapshot!(
+            "vm_body",
+            format!("{:#}", state.resources[&vm.to_lowercase()])
+        );
     }
     stage.fake.put(
         &format!("{vm}/providers/Bullion.Factory/machineImages/default"),
@@ -291,10 +473,29 @@ async fn machines_are_created_from_images() {
     );
     stage.check("vm_tattoo", &["vm", "tattoo", "web-1"]).await;
     stage.check("vm_list", &["vm", "list"]).await;
-    stage.check("vm_delete_nobody_to_ask", &["vm", "delete", "web-1"]).await;
-    stage.check("vm_delete", &["vm", "delete", "web-1", "--yes"]).await;
+    stage
+        .check("vm_delete_nobody_to_ask", &["vm", "delete", "web-1"])
+        .await;
+    stage
+        .check("vm_delete", &["vm", "delete", "web-1", "--yes"])
+        .await;
     stage.check("vm_gone", &["vm", "show", "web-1"]).await;
-    stage.check("vm_private_key", &["vm", "create", "web-1", "--image", "i", "--region", "r", "--ssh-key", "tests/fixtures/bad-certificate/certificates/with-key.pem"]).await;
+    stage
+        .check(
+            "vm_private_key",
+            &[
+                "vm",
+                "create",
+                "web-1",
+                "--image",
+                "i",
+                "--region",
+                "r",
+                "--ssh-key",
+                "tests/fixtures/bad-certificate/certificates/with-key.pem",
+            ],
+        )
+        .await;
 }
 
 #[tokio::test]
@@ -310,11 +511,21 @@ async fn versions_are_in_numeric_order_and_latest_is_the_highest() {
         }});
         stage.fake.put(&format!("{image}/versions/{version}"), body);
     }
-    stage.check("version_list", &["version", "list", "golden/debian-12"]).await;
-    let latest = stage.run(&["version", "show", "golden/debian-12/latest"]).await;
-    assert!(latest.out.contains("\"name\": \"1.0.10\""), "{}", latest.out);
+    stage
+        .check("version_list", &["version", "list", "golden/debian-12"])
+        .await;
+    let latest = stage
+        .run(&["version", "show", "golden/debian-12/latest"])
+        .await;
+    assert!(
+        latest.out.contains("\"name\": \"1.0.10\""),
+        "{}",
+        latest.out
+    );
     stage.check("image_list", &["image", "list"]).await;
-    stage.check("image_unknown", &["image", "show", "golden/debian-13"]).await;
+    stage
+        .check("image_unknown", &["image", "show", "golden/debian-13"])
+        .await;
 }
 
 #[tokio::test]
@@ -322,8 +533,23 @@ async fn other_clients_are_pointed_here() {
     let stage = stage().await;
     stage.applied().await;
     stage.check("env_az", &["env", "az"]).await;
-    stage.check("rest_get", &["rest", "GET", "/providers/Bullion.Factory/regions/north"]).await;
-    stage.check("rest_tenant", &["rest", "get", &format!("{GROUP}?api-version=2024-11-01")]).await;
-    stage.check("rest_not_found", &["rest", "GET", "/providers/Bullion.Factory/regions/west"]).await;
+    stage
+        .check(
+            "rest_get",
+            &["rest", "GET", "/providers/Bullion.Factory/regions/north"],
+        )
+        .await;
+    stage
+        .check(
+            "rest_tenant",
+            &["rest", "get", &format!("{GROUP}?api-version=2024-11-01")],
+        )
+        .await;
+    stage
+        .check(
+            "rest_not_found",
+            &["rest", "GET", "/providers/Bullion.Factory/regions/west"],
+        )
+        .await;
     assert_eq!(ENG.len(), HOME.len());
 }

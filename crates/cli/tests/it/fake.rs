@@ -51,25 +51,40 @@ struct Reply {
 }
 
 fn reply(status: u16, body: Value) -> Reply {
-    Reply { status: StatusCode::from_u16(status).unwrap(), headers: Vec::new(), body }
+    Reply {
+        status: StatusCode::from_u16(status).unwrap(),
+        headers: Vec::new(),
+        body,
+    }
 }
 
 fn error(status: u16, code: &str, message: &str) -> Reply {
-    reply(status, json!({ "error": { "code": code, "message": message } }))
+    reply(
+        status,
+        json!({ "error": { "code": code, "message": message } }),
+    )
 }
 
 pub async fn start() -> Fake {
     let (acceptor, ca) = certificates();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
-    let state = Arc::new(Mutex::new(State { url: url.clone(), ..State::default() }));
+    let url = format!(
+        "https://localhost:{}",
+        listener.local_addr().unwrap().port()
+    );
+    let state = Arc::new(Mutex::new(State {
+        url: url.clone(),
+        ..State::default()
+    }));
     let shared = state.clone();
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
             let (acceptor, state) = (acceptor.clone(), shared.clone());
             tokio::spawn(async move {
-                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let Ok(stream) = acceptor.accept(stream).await else {
+                    return;
+                };
                 let service = service_fn(|request| answer(state.clone(), request));
                 let _ = hyper::server::conn::http1::Builder::new()
                     .serve_connection(TokioIo::new(stream), service)
@@ -112,52 +127,83 @@ impl Fake {
             ("BULLION_CLIENT_SECRET", SECRET),
             ("HOME", folder.to_str().unwrap()),
         ];
-        pairs.map(|(name, value)| (name.into(), value.into())).into()
+        pairs
+            .map(|(name, value)| (name.into(), value.into()))
+            .into()
     }
 
     /// The requests since the last call, reads left out.
     pub fn writes(&self) -> Vec<String> {
         let mut state = self.state.lock().unwrap();
         let asked = std::mem::take(&mut state.asked);
-        asked.into_iter().filter(|line| !line.starts_with("GET ")).collect()
+        asked
+            .into_iter()
+            .filter(|line| !line.starts_with("GET "))
+            .collect()
     }
 
     pub fn put(&self, path: &str, body: Value) {
         let mut state = self.state.lock().unwrap();
-        state.resources.insert(path.to_lowercase(), stored(path, body));
+        state
+            .resources
+            .insert(path.to_lowercase(), stored(path, body));
     }
 }
 
-async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Result<Response<String>, Infallible> {
+async fn answer(
+    state: Arc<Mutex<State>>,
+    request: Request<Incoming>,
+) -> Result<Response<String>, Infallible> {
     let (parts, body) = request.into_parts();
     let bytes = read(body).await;
     let reply = {
         let mut state = state.lock().unwrap();
-        route(&mut state, &parts.method, &parts.uri, &parts.headers, &bytes)
+        route(
+            &mut state,
+            &parts.method,
+            &parts.uri,
+            &parts.headers,
+            &bytes,
+        )
     };
     let mut response = Response::builder().status(reply.status);
     for (name, value) in reply.headers {
         response = response.header(name, value);
     }
-    let text = if reply.body.is_null() { String::new() } else { reply.body.to_string() };
+    let text = if reply.body.is_null() {
+        String::new()
+    } else {
+        reply.body.to_string()
+    };
     Ok(response.body(text).unwrap())
 }
 
 async fn read(mut body: Incoming) -> Vec<u8> {
     use hyper::body::Body;
     let mut bytes = Vec::new();
-    while let Some(Ok(frame)) = std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx)).await {
+    while let Some(Ok(frame)) =
+        std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx)).await
+    {
         bytes.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
     }
     bytes
 }
 
-fn route(state: &mut State, method: &Method, uri: &http::Uri, headers: &http::HeaderMap, bytes: &[u8]) -> Reply {
+fn route(
+    state: &mut State,
+    method: &Method,
+    uri: &http::Uri,
+    headers: &http::HeaderMap,
+    bytes: &[u8],
+) -> Reply {
     let path = uri.path();
     if let Some(tenant) = path.strip_suffix("/oauth2/v2.0/token") {
         return token(tenant.trim_start_matches('/'), bytes);
     }
-    let bearer = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or("");
+    let bearer = headers
+        .get("authorization")
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("");
     let Some(tenant) = bearer.strip_prefix("Bearer token-of-") else {
         return error(401, "AuthenticationFailed", "There is no token.");
     };
@@ -172,7 +218,9 @@ fn route(state: &mut State, method: &Method, uri: &http::Uri, headers: &http::He
         "GET" => get(state, &folded),
         "PUT" => put(state, tenant, path, serde_json::from_slice(bytes).unwrap()),
         "DELETE" => {
-            state.resources.retain(|known, _| *known != folded && !known.starts_with(&format!("{folded}/")));
+            state
+                .resources
+                .retain(|known, _| *known != folded && !known.starts_with(&format!("{folded}/")));
             reply(204, Value::Null)
         }
         "POST" => post(state, path, bytes),
@@ -188,7 +236,10 @@ fn token(tenant: &str, bytes: &[u8]) -> Reply {
             json!({ "error": "invalid_client", "error_description": "AADSTS7000215: Invalid client secret provided." }),
         );
     }
-    reply(200, json!({ "token_type": "Bearer", "expires_in": 3600, "access_token": format!("token-of-{tenant}") }))
+    reply(
+        200,
+        json!({ "token_type": "Bearer", "expires_in": 3600, "access_token": format!("token-of-{tenant}") }),
+    )
 }
 
 fn stored(path: &str, mut body: Value) -> Value {
@@ -200,7 +251,11 @@ fn stored(path: &str, mut body: Value) -> Value {
 fn get(state: &mut State, folded: &str) -> Reply {
     if folded.contains("/providers/bullion.factory/runs/") && !state.run.is_empty() {
         let more = state.run.len() > 1;
-        let properties = if more { state.run.remove(0) } else { state.run[0].clone() };
+        let properties = if more {
+            state.run.remove(0)
+        } else {
+            state.run[0].clone()
+        };
         return reply(200, stored(folded, json!({ "properties": properties })));
     }
     match state.resources.get(folded) {
@@ -213,19 +268,26 @@ fn get(state: &mut State, folded: &str) -> Reply {
 fn list(state: &State, tenant: &str, uri: &http::Uri) -> Reply {
     let folded = uri.path().to_lowercase();
     let (scope, kind) = match folded.split_once("/providers/") {
-        Some((scope, rest)) if rest.split('/').count() == 2 => (scope, format!("/providers/{rest}/")),
+        Some((scope, rest)) if rest.split('/').count() == 2 => {
+            (scope, format!("/providers/{rest}/"))
+        }
         _ => {
             let (scope, kind) = folded.rsplit_once('/').unwrap();
             (scope, format!("/{kind}/"))
         }
     };
     let query = uri.query().unwrap_or("");
-    let skip = query.split("skip=").nth(1).map_or(0, |skip| skip.parse::<usize>().unwrap());
+    let skip = query
+        .split("skip=")
+        .nth(1)
+        .map_or(0, |skip| skip.parse::<usize>().unwrap());
     let all: Vec<&Value> = state
         .resources
         .iter()
         .filter(|(path, body)| {
-            let rest = path.strip_prefix(scope).and_then(|rest| rest.split_once(kind.as_str()));
+            let rest = path
+                .strip_prefix(scope)
+                .and_then(|rest| rest.split_once(kind.as_str()));
             let foreign = body.get("tenantId").is_some_and(|owner| owner != tenant);
             rest.is_some_and(|(_, name)| !name.contains('/')) && !foreign
         })
@@ -235,22 +297,34 @@ fn list(state: &State, tenant: &str, uri: &http::Uri) -> Reply {
     let mut body = json!({ "value": page });
     if all.len() > skip + PAGE {
         let version = query.split('&').next().unwrap();
-        body["nextLink"] = format!("{}{}?{version}&skip={}", state.url, uri.path(), skip + PAGE).into();
+        body["nextLink"] =
+            format!("{}{}?{version}&skip={}", state.url, uri.path(), skip + PAGE).into();
     }
     reply(200, body)
 }
 
 fn put(state: &mut State, tenant: &str, path: &str, mut body: Value) -> Reply {
-    if let Some((part, error)) = state.refuse.as_ref().filter(|(part, _)| path.contains(part)) {
+    if let Some((part, error)) = state
+        .refuse
+        .as_ref()
+        .filter(|(part, _)| path.contains(part))
+    {
         assert!(!part.is_empty());
         return reply(409, json!({ "error": error }));
     }
     let folded = path.to_lowercase();
-    let status = if state.resources.contains_key(&folded) { 200 } else { 201 };
+    let status = if state.resources.contains_key(&folded) {
+        200
+    } else {
+        201
+    };
     if path.contains("/tenants/") {
         body["properties"]["tenantId"] = ENG.into();
     }
-    if let Some(id) = path.strip_prefix("/subscriptions/").filter(|id| !id.contains('/')) {
+    if let Some(id) = path
+        .strip_prefix("/subscriptions/")
+        .filter(|id| !id.contains('/'))
+    {
         // Azure shows a subscription without the envelope in which it is written.
         body = json!({
             "subscriptionId": id,
@@ -272,13 +346,21 @@ fn put(state: &mut State, tenant: &str, path: &str, mut body: Value) -> Reply {
 
 fn start_operation(state: &mut State) -> Vec<(&'static str, String)> {
     state.operations.push(0);
-    let url = format!("{}/operations/{}?api-version=1", state.url, state.operations.len() - 1);
+    let url = format!(
+        "{}/operations/{}?api-version=1",
+        state.url,
+        state.operations.len() - 1
+    );
     vec![("azure-asyncoperation", url), ("retry-after", "0".into())]
 }
 
 fn operation(state: &mut State, number: usize) -> Reply {
     state.operations[number] += 1;
-    let status = if state.operations[number] < POLLS { "InProgress" } else { "Succeeded" };
+    let status = if state.operations[number] < POLLS {
+        "InProgress"
+    } else {
+        "Succeeded"
+    };
     let mut reply = reply(200, json!({ "status": status }));
     reply.headers = vec![("retry-after", "0".into())];
     reply
@@ -289,14 +371,19 @@ fn post(state: &mut State, path: &str, bytes: &[u8]) -> Reply {
         let group = path.split("/providers/").next().unwrap();
         let run = format!("{group}/providers/Bullion.Factory/runs/golden-debian-1");
         let first = state.run.first().cloned().unwrap_or_default();
-        state.resources.insert(run.to_lowercase(), stored(&run, json!({ "properties": first })));
+        state.resources.insert(
+            run.to_lowercase(),
+            stored(&run, json!({ "properties": first })),
+        );
         let mut reply = reply(202, json!({ "id": run }));
         reply.headers = start_operation(state);
         reply.headers.push(("x-bullion-run", run));
         return reply;
     }
     if path.ends_with("/readLog") {
-        let offset = serde_json::from_slice::<Value>(bytes).unwrap()["offset"].as_u64().unwrap();
+        let offset = serde_json::from_slice::<Value>(bytes).unwrap()["offset"]
+            .as_u64()
+            .unwrap();
         let lines: Vec<&String> = state.log.iter().skip(offset as usize).take(PAGE).collect();
         let next = offset + lines.len() as u64;
         return reply(200, json!({ "lines": lines, "nextOffset": next }));

@@ -60,14 +60,21 @@ impl Surroundings {
             out: Box::new(out.clone()),
             err: Box::new(err.clone()),
             input: Box::new(Cursor::new(self.typed.clone().unwrap_or_default())),
-            terminal: Terminal { stdin: self.typed.is_some(), stderr: false },
+            terminal: Terminal {
+                stdin: self.typed.is_some(),
+                stderr: false,
+            },
             variables: self.variables.clone(),
             format: parsed.global.output,
             interrupt: self.interrupt.clone(),
             goes_on: Vec::new(),
         };
         let exit = cli::run(&parsed.global, parsed.command, &mut io).await;
-        Outcome { code: exit.code(), out: out.text(), err: err.text() }
+        Outcome {
+            code: exit.code(),
+            out: out.text(),
+            err: err.text(),
+        }
     }
 }
 

@@ -8,14 +8,20 @@ const PUBLISHED: &str = "../../docs/schema/factory.schema.json";
 async fn published_schema_is_current() {
     let printed = Surroundings::default().run(&["schema"]).await.out;
     let published = std::fs::read_to_string(PUBLISHED).unwrap_or_default();
-    assert!(printed == published, "run `bullion schema > docs/schema/factory.schema.json`");
+    assert!(
+        printed == published,
+        "run `bullion schema > docs/schema/factory.schema.json`"
+    );
 }
 
 #[test]
 fn example_factory_is_without_fault() {
     let factory = cli::factory::load("../../examples/golden-debian".into()).unwrap();
     let desired = cli::factory::body::desired(&factory).unwrap();
-    let ids: Vec<String> = desired.iter().map(|desired| format!("{} {}", desired.kind, desired.id)).collect();
+    let ids: Vec<String> = desired
+        .iter()
+        .map(|desired| format!("{} {}", desired.kind, desired.id))
+        .collect();
     insta::assert_snapshot!("example_resources", ids.join("\n"));
     let template = &desired.last().unwrap().body;
     let mut body = template.clone();
@@ -38,7 +44,9 @@ fn example_factory_is_without_fault() {
 async fn without_a_profile_it_says_how_to_get_one() {
     let line = ["plan", "tests/fixtures/valid"];
     let mut surroundings = Surroundings::default();
-    surroundings.variables.insert("HOME".into(), "/nonexistent".into());
+    surroundings
+        .variables
+        .insert("HOME".into(), "/nonexistent".into());
     let outcome = surroundings.run(&line).await;
     insta::assert_snapshot!("no_profile", shown(&line, &outcome));
 }
