@@ -321,6 +321,16 @@ pub(crate) mod tests {
         }
     }
 
+    #[test]
+    fn hashes_of_another_disk_are_refused() {
+        let mut manifest = sample(&[40, 7]);
+        manifest.chunks[0] = ChunkHash::from_bytes([9; 32]);
+        assert_eq!(
+            Manifest::decode(&manifest.encode()),
+            Err("its hashes do not make its digest")
+        );
+    }
+
     proptest! {
         #[test]
         fn reads_back_what_was_written(gaps in prop::collection::vec(any::<u8>(), 0..200)) {

@@ -96,10 +96,16 @@ type Touch = fn(&std::path::Path);
 
 #[test]
 fn a_file_that_was_touched_is_written_anew() {
-    let touch: [(&str, Touch); 6] = [
+    let touch: [(&str, Touch); 7] = [
         ("a write within the same second", |file| {
             let file = fs::OpenOptions::new().write(true).open(file).expect("open");
             file.write_all_at(b"guest", 4096).expect("write");
+        }),
+        ("a write and another time, set to a whole second", |file| {
+            let file = fs::OpenOptions::new().write(true).open(file).expect("open");
+            file.write_all_at(b"guest", 4096).expect("write");
+            file.set_modified(std::time::SystemTime::UNIX_EPOCH)
+                .expect("set the time");
         }),
         ("a longer file", |file| {
             let file = fs::OpenOptions::new().write(true).open(file).expect("open");
@@ -154,6 +160,8 @@ fn the_mark_is_there_when_writing_fails() {
     broken
         .checkout(&digest, &scene.file())
         .expect_err("a damaged frame");
+    let note = fs::read_to_string(sidecar_path(&scene.file())).expect("read");
+    assert!(note.contains("\"writing\""), "{note}");
     assert_eq!(
         scene.checkout(0).kind,
         CheckoutKind::Fresh,

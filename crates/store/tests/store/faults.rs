@@ -40,6 +40,9 @@ fn check(
         );
 
         let store = store_in(place);
+        if let Ok(digest) = &done {
+            assert!(store.has(digest), "{fault:?} at {at}: done, but not there");
+        }
         for (digest, disk) in held {
             assert_eq!(
                 whole(&store.disk(digest).expect("still there")),
