@@ -105,6 +105,11 @@ impl Jobs {
         }
     }
 
+    /// A job was submitted through the store itself: have a worker of this process look now.
+    pub fn wake(&self) {
+        self.signals.work.notify_one();
+    }
+
     pub fn store(&self) -> &Arc<dyn JobStore> {
         &self.store
     }

@@ -227,7 +227,7 @@ impl AuthStore for SqliteCatalog {
 }
 
 impl SqliteCatalog {
-    /// The operator's application first: the tenant's record gives its principal Owner there.
+    /// The operator's application, its principal in the installation's tenant, and Owner there.
     async fn install_in(&self, tx: &mut SqliteConnection, new: &NewInstallation) -> Result<()> {
         let Installation {
             tenant,
@@ -274,8 +274,9 @@ impl SqliteCatalog {
         });
         let permit = install_permit(tenant, "tenants", &new.tenant_name)?;
         self.put_in(tx, &permit, draft, &Precondition::Absent)
-            .await
-            .map(drop)
+            .await?;
+        // The record above found the operator's principal in place and so gave it nothing.
+        self.make_owner(tx, tenant, operator_principal).await
     }
 }
 

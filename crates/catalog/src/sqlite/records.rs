@@ -180,7 +180,7 @@ impl SqliteCatalog {
     }
 
     /// Owner at a new tenant's `/`, so that the operator signs in there like any other principal: no back door.
-    async fn make_owner(
+    pub(super) async fn make_owner(
         &self,
         tx: &mut SqliteConnection,
         tenant: TenantId,
