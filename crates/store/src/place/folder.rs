@@ -34,6 +34,10 @@ impl Folder {
     /// Makes the folder if needed and takes it. `WouldBlock` says that another process has it.
     pub fn open(root: &Path) -> io::Result<Folder> {
         fs::create_dir_all(root)?;
+        // The folder must outlast a loss of power as well as what is in it.
+        if let Some(parent) = root.canonicalize()?.parent() {
+            File::open(parent)?.sync_all()?;
+        }
         let mut lock = OpenOptions::new();
         lock.create(true).truncate(false).write(true).mode(0o600);
         let lock = lock.open(root.join(LOCK))?;

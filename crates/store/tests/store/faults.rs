@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use disk::{DiskDigest, MemDisk};
-use store::place::{Fault, FaultyPlace, MemoryPlace};
+use store::place::{Fault, FaultyPlace, MemoryPlace, Place};
 use store::{Store, StoreError};
 
 use crate::{changed, changes_of, disk_of, options, store_in, whole};
@@ -121,6 +121,28 @@ fn replicate_into() {
         let work = |to: &Store| Store::replicate(&from, to, &digest, &|_| ()).map(|_| digest);
         check(fault, &place, &work, &[(before, &held)], &disk);
     }
+}
+
+#[test]
+fn a_torn_pack_is_told_of_until_it_is_written_again() {
+    let disk = disk_of(&[1, 2, 3], 0);
+    let place = MemoryPlace::new();
+    let digest = store_in(place.clone())
+        .ingest(&disk)
+        .expect("ingest")
+        .digest;
+    let pack = place.list("packs/").expect("list")[0].name.clone();
+    place.tamper(&pack, |bytes| bytes.truncate(bytes.len() / 2));
+
+    let store = store_in(place);
+    assert_eq!(store.usage().expect("usage").damaged_packs, [pack]);
+    assert!(matches!(
+        store.disk(&digest),
+        Err(StoreError::MissingFrame { .. })
+    ));
+    store.ingest(&disk).expect("ingest again");
+    assert!(store.verify(&digest).expect("verify").is_sound());
+    assert!(store.usage().expect("usage").damaged_packs.is_empty());
 }
 
 #[test]
