@@ -158,3 +158,13 @@ async fn serve(args: Serve) -> Result<(), Failure> {
         .await
         .map_err(|error| Failure::new("the server cannot run", error))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Bullion::command().debug_assert();
+    }
+}

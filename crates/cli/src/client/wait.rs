@@ -12,6 +12,8 @@ use crate::error::CliError;
 
 /// An operation that takes longer is left to the server.
 const WAIT_MINUTES_MAX: u64 = 240;
+/// Looks that may fail in a row, each after a pause.
+pub const FAILED_LOOKS_MAX: u32 = 60;
 /// Pause between polls where the server names none.
 const POLL_PAUSE: Duration = Duration::from_secs(1);
 
@@ -87,14 +89,7 @@ impl Client {
         let started = Instant::now();
         loop {
             self.pause(ask.operation, started, pause).await?;
-            let reply = self
-                .send(Ask {
-                    method: "GET",
-                    path: url,
-                    body: None,
-                    ..ask
-                })
-                .await?;
+            let reply = self.look(ask, url).await?;
             pause = reply.retry_after().unwrap_or(POLL_PAUSE);
             let status = reply
                 .body
@@ -133,14 +128,7 @@ impl Client {
         let started = Instant::now();
         loop {
             self.pause(ask.operation, started, pause).await?;
-            let reply = self
-                .send(Ask {
-                    method: "GET",
-                    path: url,
-                    body: None,
-                    ..ask
-                })
-                .await?;
+            let reply = self.look(ask, url).await?;
             if reply.status != StatusCode::ACCEPTED {
                 return Ok(reply.body);
             }
@@ -152,11 +140,30 @@ impl Client {
         let started = Instant::now();
         loop {
             self.pause(ask.operation, started, pause).await?;
-            let body = self.get(ask.operation, ask.tenant, ask.path).await?;
+            let body = self.look(ask, ask.path).await?.body;
             if !is_running(&body) {
                 return Ok(body);
             }
         }
+    }
+
+    /// One look at work that goes on at the server. That a server is started again meanwhile is no
+    /// reason to give up: it goes on with the work, and so does this.
+    async fn look(&self, ask: Ask<'_>, url: &str) -> Result<Reply, CliError> {
+        let look = Ask {
+            method: "GET",
+            path: url,
+            body: None,
+            ..ask
+        };
+        for _ in 1..FAILED_LOOKS_MAX {
+            match self.send(look).await {
+                Err(CliError::Connect { .. } | CliError::Transport { .. }) => {}
+                result => return result,
+            }
+            tokio::time::sleep(POLL_PAUSE).await;
+        }
+        self.send(look).await
     }
 
     async fn pause(

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 use serde_json::Value;
 use wire::factory::{How, RunProperties, RunStep, StepState};
@@ -13,13 +12,12 @@ use crate::api;
 use crate::client::Client;
 use crate::error::CliError;
 use crate::io::{Format, Io, table};
+use crate::progress::Progress;
 
 /// Between two looks at a run.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 /// Looks that may fail in a row, as while a server is started again.
 const FAILED_LOOKS_MAX: u32 = 60;
-/// How often the elapsed time on a terminal moves.
-const TICK: Duration = Duration::from_millis(200);
 
 /// A run as it was last seen.
 pub struct Seen {
@@ -58,7 +56,7 @@ pub async fn follow(
         format!("  cancel it:  bullion build cancel {template}"),
     ];
     io.say(format!("Run {name} of image template {template}"));
-    let mut lines = Lines::new(io.terminal.stderr);
+    let mut lines = Lines::new(Progress::start(io));
     let mut failed = 0;
     let seen = loop {
         match look(client, run).await {
@@ -75,14 +73,16 @@ pub async fn follow(
             {
                 failed += 1;
                 if failed == 1 {
-                    lines.say(io, "the server does not answer; waiting for it");
+                    lines
+                        .progress
+                        .say(io, "the server does not answer; waiting for it");
                 }
             }
             Err(error) => return Err(error),
         }
         tokio::time::sleep(LOOK_PAUSE).await;
     };
-    lines.finish();
+    drop(lines);
     io.goes_on.clear();
     report(io, &seen)?;
     outcome(&name, &seen.properties)
@@ -232,26 +232,17 @@ pub fn bytes(count: f64) -> String {
     }
 }
 
-/// The lines on stderr: each step once when it starts (in a pipe) and once when it ends.
+/// The lines on stderr: each step once when it ends, and in a pipe also when it starts.
 struct Lines {
     told: Vec<(String, StepState)>,
-    bar: Option<ProgressBar>,
+    progress: Progress,
 }
 
 impl Lines {
-    fn new(terminal: bool) -> Lines {
-        let bar = terminal.then(|| {
-            let bar = ProgressBar::new_spinner();
-            // The template is a constant that a test renders, so it cannot be wrong here.
-            let style = ProgressStyle::with_template("  {spinner} {msg} {elapsed}")
-                .unwrap_or_else(|_| ProgressStyle::default_spinner());
-            bar.set_style(style);
-            bar.enable_steady_tick(TICK);
-            bar
-        });
+    fn new(progress: Progress) -> Lines {
         Lines {
             told: Vec::new(),
-            bar,
+            progress,
         }
     }
 
@@ -259,55 +250,25 @@ impl Lines {
         for step in steps {
             let key = format!("{}/{}", step.stage.as_str(), step.name);
             let before = self.told.iter().position(|(known, _)| *known == key);
-            if before.is_some_and(|at| self.told[at].1 == step.state) {
-                self.show(step);
-                continue;
-            }
+            let changed = before.is_none_or(|at| self.told[at].1 != step.state);
             match before {
                 Some(at) => self.told[at].1 = step.state,
                 None => self.told.push((key, step.state)),
             }
             match step.state {
                 StepState::Waiting => {}
-                StepState::Running => {
-                    if let Some(bar) = &self.bar {
-                        bar.reset_elapsed();
-                        self.show(step);
-                    } else {
-                        io.say(line(step));
-                    }
-                }
-                StepState::Succeeded | StepState::Failed => self.say(io, &line(step)),
+                StepState::Running if !changed => self.progress.show(live(step)),
+                StepState::Running if self.progress.is_live() => self.progress.restart(live(step)),
+                _ if changed => self.progress.say(io, &line(step)),
+                _ => {}
             }
         }
     }
+}
 
-    /// The running step beside the spinner.
-    fn show(&self, step: &RunStep) {
-        if let Some(bar) = &self.bar
-            && step.state == StepState::Running
-        {
-            bar.set_message(format!(
-                "{:<9} {} {}",
-                step.stage.as_str(),
-                step.name,
-                step.message
-            ));
-        }
-    }
-
-    fn say(&self, io: &mut Io, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| io.say(text)),
-            None => io.say(text),
-        }
-    }
-
-    fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
+/// The running step beside the spinner.
+fn live(step: &RunStep) -> String {
+    format!("{:<9} {} {}", step.stage.as_str(), step.name, step.message)
 }
 
 fn line(step: &RunStep) -> String {

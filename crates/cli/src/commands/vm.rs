@@ -10,6 +10,7 @@ use crate::args::{Firmware, Scope, Vm, VmCreate};
 use crate::client::{Ask, Client};
 use crate::error::{CliError, Exit};
 use crate::io::{Format, Io, table};
+use crate::progress::Progress;
 
 pub async fn run(client: &Client, args: Vm, io: &mut Io) -> Result<Exit, CliError> {
     match args {
@@ -71,7 +72,10 @@ async fn create(client: &Client, args: &VmCreate, io: &mut Io) -> Result<(), Cli
     if args.no_wait {
         return io.line(id.to_string());
     }
+    let progress = Progress::start(io);
+    progress.show(format!("waiting until machine {} has booted", args.name));
     client.wait(ask, reply).await?;
+    drop(progress);
     io.goes_on.clear();
     let vm = Located { tenant, id };
     let live = get(client, &vm).await?;

@@ -10,6 +10,7 @@ use crate::client::{Ask, Client};
 use crate::error::CliError;
 use crate::factory::body::Realm;
 use crate::io::Io;
+use crate::progress::Progress;
 
 /// Whether what the folder no longer declares is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,27 +32,11 @@ pub async fn apply(
         match &item.action {
             Action::Keep => done.keep += 1,
             Action::Create { body } => {
-                put(
-                    io,
-                    client,
-                    &mut plan,
-                    &item,
-                    body,
-                    ("creating", "create", "created"),
-                )
-                .await?;
+                put(io, client, &mut plan, &item, body, ("create", "created")).await?;
                 done.create += 1;
             }
             Action::Change { body, .. } => {
-                put(
-                    io,
-                    client,
-                    &mut plan,
-                    &item,
-                    body,
-                    ("changing", "change", "changed"),
-                )
-                .await?;
+                put(io, client, &mut plan, &item, body, ("change", "changed")).await?;
                 done.change += 1;
             }
             Action::Delete { .. } if prune == Prune::No => {}
@@ -77,7 +62,7 @@ async fn put(
     plan: &mut Plan,
     item: &Planned,
     body: &Value,
-    (_, verb, past): (&str, &str, &str),
+    (verb, past): (&str, &str),
 ) -> Result<(), CliError> {
     let started = Instant::now();
     let operation = format!("{verb} {} {}", show::noun(item.kind), item.label);
@@ -90,7 +75,10 @@ async fn put(
         path: &path,
         body: Some(body),
     };
+    let progress = Progress::start(io);
+    progress.show(format!("{verb} {} {}", show::noun(item.kind), item.label));
     let live = client.finish(ask).await?;
+    drop(progress);
     if item.kind == "Tenant" {
         plan.tenants
             .insert(item.label.clone(), tenant_id(&operation, &live)?);
