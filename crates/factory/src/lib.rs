@@ -1,3 +1,12 @@
-//! The pipeline: its folders are the stages, in order.
+//! The pipeline that turns a recipe into running machines. Its folders are the stages, in order:
+//! source, build, tattoo, test, publish, replicate, deploy; `pipeline` joins the first six into a
+//! run. Each stage hands over one value, named by content, so a step that was done is found.
+//!
+//! This crate knows no HTTP and no SQL. It reads and writes resources only under permits.
 
+pub mod build;
+pub mod pipeline;
+pub mod regions;
 pub mod source;
+pub mod tattoo;
+pub mod test;

@@ -12,7 +12,8 @@ use super::host_apt::{self, SourceLine};
 use super::pin::{PinFolder, hex};
 use super::release::{MAX_RELEASE_BYTES, Release};
 use super::{
-    BaseInputs, BaseRequest, LogLine, Pin, PlatformImage, Provider, SourceError, SuiteState,
+    Archive, BaseInputs, BaseRequest, LogLine, Pin, PlatformImage, Provider, SourceError,
+    SuiteState,
 };
 
 const PUBLISHER: &str = "Debian";
@@ -256,8 +257,19 @@ impl Provider for DebianArchive {
         bootstrap::run(pin, request, &place, log).await
     }
 
-    fn pin_folder(&self, pin: &Pin) -> PathBuf {
-        self.pins.of(pin)
+    async fn archive(&self, pin: &Pin) -> Result<Option<Archive>, SourceError> {
+        self.pins.check(pin)?;
+        let proxies = PROXY_VARIABLES.iter().filter_map(|name| {
+            let value = std::env::var(name).ok()?;
+            Some(((*name).to_owned(), value))
+        });
+        Ok(Some(Archive {
+            lists: self.pins.lists(pin),
+            sources_list: pin.sources_list(),
+            debs: self.cache.join("debs"),
+            acquire: host_apt::acquire_settings().await?,
+            environment: proxies.collect(),
+        }))
     }
 }
 

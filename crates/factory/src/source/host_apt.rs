@@ -50,6 +50,16 @@ impl fmt::Display for SourceLine {
     }
 }
 
+impl std::str::FromStr for SourceLine {
+    type Err = SourceError;
+
+    fn from_str(line: &str) -> Result<Self, Self::Err> {
+        one_line(line)?.ok_or_else(|| SourceError::BadSourceLine {
+            line: line.to_owned(),
+        })
+    }
+}
+
 /// Reads one line of `sources.list`; nothing for what is empty, a comment or not of type `deb`.
 pub(crate) fn one_line(line: &str) -> Result<Option<SourceLine>, SourceError> {
     let line = line.split('#').next().unwrap_or_default().trim();

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use archive::DebianArchive;
 pub use host_apt::SourceLine;
+pub(crate) use pin::hex;
 pub use pin::{Pin, StateDigest, SuiteState};
 
 /// A base operating system as it is asked for: `publisher:offer:sku:version`.
@@ -122,8 +123,22 @@ pub trait Provider: Send + Sync {
         log: LogLine,
     ) -> Result<PathBuf, SourceError>;
 
-    /// The folder that holds what was pinned.
-    fn pin_folder(&self, pin: &Pin) -> PathBuf;
+    /// The pinned archive itself, for building more from it. Nothing where there is no archive.
+    async fn archive(&self, pin: &Pin) -> Result<Option<Archive>, SourceError>;
+}
+
+/// A pinned archive as apt reads it.
+#[derive(Debug, Clone)]
+pub struct Archive {
+    /// Package lists, named as apt wants them for `sources_list`.
+    pub lists: PathBuf,
+    pub sources_list: String,
+    /// Packages that were fetched before.
+    pub debs: PathBuf,
+    /// How the archive is reached, as lines of an apt configuration.
+    pub acquire: String,
+    /// The same, as environment.
+    pub environment: Vec<(String, String)>,
 }
 
 /// Why there is no base disk.

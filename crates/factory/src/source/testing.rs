@@ -12,15 +12,14 @@ use jiff::Timestamp;
 use super::bootstrap::RawFile;
 use super::content::ImageIds;
 use super::{
-    BaseInputs, BaseRequest, LogLine, Pin, PlatformImage, Provider, SourceError, SourceLine,
-    SuiteState, boot,
+    Archive, BaseInputs, BaseRequest, LogLine, Pin, PlatformImage, Provider, SourceError,
+    SourceLine, SuiteState, boot,
 };
 
 const DISK_BYTES: u64 = 96 << 20;
 
 /// Offers `Debian:debian-12:12-gen2` with a handful of files.
 pub struct FakeProvider {
-    folder: PathBuf,
     /// Grows when the archive "moves".
     point: AtomicU32,
     pub resolved: AtomicU32,
@@ -30,9 +29,8 @@ pub struct FakeProvider {
 }
 
 impl FakeProvider {
-    pub fn new(folder: &Path) -> Self {
+    pub fn new() -> Self {
         FakeProvider {
-            folder: folder.to_owned(),
             point: AtomicU32::new(1),
             resolved: AtomicU32::new(0),
             bootstrapped: AtomicU32::new(0),
@@ -145,7 +143,7 @@ impl Provider for FakeProvider {
         Ok(raw)
     }
 
-    fn pin_folder(&self, pin: &Pin) -> PathBuf {
-        self.folder.join(pin.state.as_str())
+    async fn archive(&self, _pin: &Pin) -> Result<Option<Archive>, SourceError> {
+        Ok(None)
     }
 }

@@ -1,0 +1,263 @@
+//! The registry of stores: one folder per region and zone. It knows no metadata: that a region is
+//! there is a folder, so that the stores are found again without a database.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use disk::DiskDigest;
+use store::{Store, StoreError, StoreOptions};
+use wire::Location;
+
+/// Zones of one region; Azure has three.
+const MAX_ZONES: usize = 16;
+/// Regions of one installation.
+const MAX_REGIONS: usize = 256;
+const MAX_NAME: usize = 64;
+
+/// A storage account type that keeps a copy in every zone of a region.
+const ZONE_REDUNDANT: &str = "Standard_ZRS";
+
+/// Why there is no store.
+#[derive(Debug, thiserror::Error)]
+pub enum RegionError {
+    #[error("there is no region `{region}`; known are: {known}")]
+    Unknown { region: String, known: String },
+    #[error("`{name}` cannot name a region or zone: use 1 to 64 letters, digits and `-`")]
+    BadName { name: String },
+    #[error("a region has 1 to {MAX_ZONES} zones, and there are at most {MAX_REGIONS} regions")]
+    TooMany,
+    #[error("open the store of zone {zone} in region {region}")]
+    Open {
+        region: String,
+        zone: String,
+        #[source]
+        source: StoreError,
+    },
+    #[error("list the regions in `{}`", folder.display())]
+    List {
+        folder: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+type Zones = BTreeMap<String, Arc<Store>>;
+
+/// Which zones of a region hold a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spread {
+    FirstZone,
+    EveryZone,
+}
+
+impl Spread {
+    /// What a storage account type of Azure asks for.
+    pub fn of(storage_account_type: Option<&str>) -> Spread {
+        match storage_account_type {
+            Some(kind) if kind.eq_ignore_ascii_case(ZONE_REDUNDANT) => Spread::EveryZone,
+            _ => Spread::FirstZone,
+        }
+    }
+}
+
+/// All stores of this installation.
+#[derive(Debug)]
+pub struct Regions {
+    folder: PathBuf,
+    stores: RwLock<BTreeMap<String, Zones>>,
+}
+
+impl Regions {
+    /// Opens every store that is there.
+    pub fn open(folder: &Path) -> Result<Regions, RegionError> {
+        let list = |folder: &Path| -> Result<Vec<String>, RegionError> {
+            let fail = |source| RegionError::List {
+                folder: folder.to_owned(),
+                source,
+            };
+            let mut names = Vec::new();
+            for entry in std::fs::read_dir(folder).map_err(fail)? {
+                let entry = entry.map_err(fail)?;
+                if entry.file_type().map_err(fail)?.is_dir() {
+                    names.push(entry.file_name().to_string_lossy().into_owned());
+                }
+            }
+            names.sort();
+            Ok(names)
+        };
+        std::fs::create_dir_all(folder).map_err(|source| RegionError::List {
+            folder: folder.to_owned(),
+            source,
+        })?;
+        let regions = Regions {
+            folder: folder.to_owned(),
+            stores: RwLock::default(),
+        };
+        for region in list(folder)? {
+            let zones = list(&folder.join(&region))?;
+            if !zones.is_empty() {
+                regions.define(&Location::new(region), &zones)?;
+            }
+        }
+        Ok(regions)
+    }
+
+    /// Makes sure that the region has these zones. Zones are added, never taken away.
+    pub fn define(&self, region: &Location, zones: &[String]) -> Result<(), RegionError> {
+        let region = region.folded();
+        for name in zones.iter().chain([&region]) {
+            check_name(name)?;
+        }
+        let mut stores = self.stores.write().unwrap_or_else(PoisonError::into_inner);
+        let full = !stores.contains_key(&region) && stores.len() >= MAX_REGIONS;
+        if full || zones.is_empty() || zones.len() > MAX_ZONES {
+            return Err(RegionError::TooMany);
+        }
+        let known = stores.entry(region.clone()).or_default();
+        for zone in zones {
+            if !known.contains_key(zone) {
+                let folder = self.folder.join(&region).join(zone);
+                let opened = Store::open(&folder, StoreOptions::default());
+                let store = opened.map_err(|source| RegionError::Open {
+                    region: region.clone(),
+                    zone: zone.clone(),
+                    source,
+                })?;
+                known.insert(zone.clone(), Arc::new(store));
+            }
+        }
+        Ok(())
+    }
+
+    pub fn names(&self) -> Vec<Location> {
+        let stores = self.stores.read().unwrap_or_else(PoisonError::into_inner);
+        stores.keys().map(Location::new).collect()
+    }
+
+    pub fn zones(&self, region: &Location) -> Vec<String> {
+        let stores = self.stores.read().unwrap_or_else(PoisonError::into_inner);
+        let zones = stores
+            .get(&region.folded())
+            .map(|zones| zones.keys().cloned().collect());
+        zones.unwrap_or_default()
+    }
+
+    /// The store of the region's first zone.
+    pub fn store(&self, region: &Location) -> Result<Arc<Store>, RegionError> {
+        let mut all = self.stores(region)?;
+        Ok(all.swap_remove(0).1)
+    }
+
+    /// The stores of all zones, in order; at least one.
+    pub fn stores(&self, region: &Location) -> Result<Vec<(String, Arc<Store>)>, RegionError> {
+        let stores = self.stores.read().unwrap_or_else(PoisonError::into_inner);
+        let zones = stores
+            .get(&region.folded())
+            .filter(|zones| !zones.is_empty());
+        let zones = zones.ok_or_else(|| RegionError::Unknown {
+            region: region.to_string(),
+            known: stores.keys().cloned().collect::<Vec<_>>().join(", "),
+        })?;
+        Ok(zones
+            .iter()
+            .map(|(zone, store)| (zone.clone(), Arc::clone(store)))
+            .collect())
+    }
+
+    /// The stores that shall hold a copy.
+    pub fn spread(
+        &self,
+        region: &Location,
+        spread: Spread,
+    ) -> Result<Vec<(String, Arc<Store>)>, RegionError> {
+        let mut stores = self.stores(region)?;
+        if spread == Spread::FirstZone {
+            stores.truncate(1);
+        }
+        Ok(stores)
+    }
+
+    /// A store of the region that holds the whole disk. Blocks.
+    pub fn holder(&self, region: &Location, digest: &DiskDigest) -> Option<Arc<Store>> {
+        let stores = self.stores(region).ok()?;
+        stores
+            .into_iter()
+            .map(|(_, store)| store)
+            .find(|store| store.has(digest))
+    }
+
+    /// Whether a machine of the region can be made from the disk.
+    pub async fn complete(self: &Arc<Self>, region: &Location, digest: &DiskDigest) -> bool {
+        let (regions, region, digest) = (Arc::clone(self), region.clone(), *digest);
+        let found = tokio::task::spawn_blocking(move || regions.holder(&region, &digest).is_some());
+        found.await.unwrap_or(false)
+    }
+}
+
+fn check_name(name: &str) -> Result<(), RegionError> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    if (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(plain) {
+        return Ok(());
+    }
+    Err(RegionError::BadName {
+        name: name.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn zones(names: &[&str]) -> Vec<String> {
+        names.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn regions_are_found_again_and_zones_are_added() {
+        let folder = tempfile::tempdir().unwrap();
+        {
+            let regions = Regions::open(folder.path()).unwrap();
+            regions
+                .define(&Location::new("West Europe"), &zones(&["1"]))
+                .unwrap();
+            regions
+                .define(&Location::new("westeurope"), &zones(&["1", "2"]))
+                .unwrap();
+        }
+        let regions = Regions::open(folder.path()).unwrap();
+        assert_eq!(regions.names(), [Location::new("westeurope")]);
+        assert_eq!(regions.zones(&Location::new("westeurope")), ["1", "2"]);
+        let region = Location::new("westeurope");
+        assert_eq!(regions.spread(&region, Spread::of(None)).unwrap().len(), 1);
+        assert_eq!(
+            regions
+                .spread(&region, Spread::of(Some("standard_zrs")))
+                .unwrap()
+                .len(),
+            2
+        );
+        let error = regions
+            .store(&Location::new("mars"))
+            .unwrap_err()
+            .to_string();
+        assert_eq!(error, "there is no region `mars`; known are: westeurope");
+    }
+
+    #[test]
+    fn names_cannot_leave_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let regions = Regions::open(folder.path()).unwrap();
+        let check = |region: &str, zone: &str| {
+            let made = regions.define(&Location::new(region), &zones(&[zone]));
+            assert!(
+                matches!(made, Err(RegionError::BadName { .. })),
+                "{region} {zone}"
+            );
+        };
+        check("..", "1");
+        check("north", "../1");
+        check("north", "");
+        assert!(regions.define(&Location::new("north"), &[]).is_err());
+    }
+}

@@ -1,0 +1,255 @@
+//! Test: the finished disk is booted in a throw-away machine, and checks are run inside it. What is
+//! booted is the image itself, on writes that are forgotten; the build environment is not there.
+//!
+//! A check that fails is a result, not an error. Errors are for a machine that did not get so far.
+
+mod checks;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use machine::{Accel, Firmware, Guest, Hypervisor, MachineError, MachineSpec, SystemState};
+use serde::{Deserialize, Serialize};
+use wire::template::Validator;
+
+pub use checks::reason_against;
+
+use crate::tattoo::Tattoo;
+
+/// Raised whenever a test would come to another result for the same disk and checks.
+pub const TEST_FORMAT: u32 = 1;
+/// Emulated machines take a minute when the host is idle.
+const BOOT_DEADLINE_TCG: Duration = Duration::from_secs(15 * 60);
+const BOOT_DEADLINE_KVM: Duration = Duration::from_secs(4 * 60);
+const CHECK_DEADLINE: Duration = Duration::from_secs(5 * 60);
+/// Output of one check that is kept: its end.
+const OUTPUT_BYTES_MAX: usize = 4096;
+
+/// How long a boot may take on what machines run on here.
+pub fn boot_deadline(accel: Accel) -> Duration {
+    match accel {
+        Accel::Kvm => BOOT_DEADLINE_KVM,
+        Accel::Tcg => BOOT_DEADLINE_TCG,
+    }
+}
+
+/// One check's result.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckResult {
+    pub name: String,
+    pub kind: String,
+    pub passed: bool,
+    /// What it said, its end.
+    pub output: String,
+    pub seconds: f64,
+}
+
+/// One boot and what was found in it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TestReport {
+    pub firmware: Firmware,
+    pub boot_seconds: f64,
+    pub state: SystemState,
+    pub checks: Vec<CheckResult>,
+}
+
+impl TestReport {
+    pub fn passed(&self) -> bool {
+        self.checks.iter().all(|check| check.passed)
+    }
+
+    /// What failed and what it said, for people.
+    pub fn failures(&self) -> String {
+        let failed = self.checks.iter().filter(|check| !check.passed);
+        let texts: Vec<String> = failed
+            .map(|check| {
+                let lines = check.output.trim().lines();
+                let output: String = lines.flat_map(|line| ["\n  | ", line]).collect();
+                format!("check `{}` ({}) failed{output}", check.name, check.kind)
+            })
+            .collect();
+        texts.join("\n")
+    }
+}
+
+/// What to test.
+#[derive(Debug, Clone)]
+pub struct TestSubject {
+    /// A raw disk; it is not changed.
+    pub disk: PathBuf,
+    /// A folder of the machine's own.
+    pub work: PathBuf,
+    pub firmware: Firmware,
+    pub validators: Vec<Validator>,
+    /// The record that the disk must carry.
+    pub tattoo: Tattoo,
+}
+
+/// Boots the disk and runs all checks, whether or not one fails.
+pub async fn run(
+    hypervisor: &dyn Hypervisor,
+    subject: &TestSubject,
+    log: &(dyn Fn(&str) + Send + Sync),
+) -> Result<TestReport, MachineError> {
+    let mut spec = MachineSpec::new("image-test", &subject.work, &subject.disk);
+    spec.firmware = subject.firmware;
+    let accel = hypervisor.acceleration().accel;
+    let guest = hypervisor.start(spec).await?;
+    let report = boot_and_check(&*guest, accel, subject, log).await;
+    // The machine ends with its handle anyway; what it says about ending cannot change the result.
+    if let Err(error) = guest.kill().await {
+        tracing::warn!(%error, "a test machine could not be killed");
+    }
+    report
+}
+
+async fn boot_and_check(
+    guest: &dyn Guest,
+    accel: Accel,
+    subject: &TestSubject,
+    log: &(dyn Fn(&str) + Send + Sync),
+) -> Result<TestReport, MachineError> {
+    let boot = guest.wait_ready(boot_deadline(accel)).await?;
+    log(&format!(
+        "booted in {:.1} s ({:?}, {accel}): {}",
+        boot.seconds, subject.firmware, boot.state
+    ));
+    let mut checks = Vec::new();
+    for validator in &subject.validators {
+        let started = Instant::now();
+        let command = checks::command(validator);
+        let output = guest.exec(&command, CHECK_DEADLINE).await?;
+        let (passed, text) = checks::judge(validator, &output, &subject.tattoo);
+        let name = if validator.name().is_empty() {
+            validator.kind()
+        } else {
+            validator.name()
+        };
+        log(&format!(
+            "check {name}: {}",
+            if passed { "passed" } else { "FAILED" }
+        ));
+        checks.push(CheckResult {
+            name: name.to_owned(),
+            kind: validator.kind().to_owned(),
+            passed,
+            output: tail(&text),
+            seconds: started.elapsed().as_secs_f64(),
+        });
+    }
+    Ok(TestReport {
+        firmware: subject.firmware,
+        boot_seconds: boot.seconds,
+        state: boot.state,
+        checks,
+    })
+}
+
+fn tail(text: &str) -> String {
+    let mut from = text.len().saturating_sub(OUTPUT_BYTES_MAX);
+    while !text.is_char_boundary(from) {
+        from += 1;
+    }
+    text[from..].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use machine::ExecOutput;
+    use machine::fake::{BootScript, FakeHypervisor};
+
+    use super::*;
+
+    fn subject(validators: Vec<Validator>) -> TestSubject {
+        TestSubject {
+            disk: "/nowhere/disk.raw".into(),
+            work: "/nowhere/machine".into(),
+            firmware: Firmware::Bios,
+            validators,
+            tattoo: Tattoo {
+                image_version: "1.0.0".to_owned(),
+                ..Tattoo::default()
+            },
+        }
+    }
+
+    fn answer(status: u32, stdout: &str) -> ExecOutput {
+        ExecOutput {
+            status,
+            stdout: stdout.to_owned(),
+            stderr: String::new(),
+        }
+    }
+
+    fn all_checks() -> Vec<Validator> {
+        vec![
+            Validator::Service {
+                name: "ssh".to_owned(),
+                service: "ssh".to_owned(),
+            },
+            Validator::SshdOption {
+                name: "root".to_owned(),
+                option: "PermitRootLogin".to_owned(),
+                value: "no".to_owned(),
+            },
+            Validator::Tattoo {
+                name: String::new(),
+            },
+            Validator::Shell {
+                name: "motd".to_owned(),
+                inline: vec!["test -f /etc/motd".to_owned()],
+            },
+        ]
+    }
+
+    #[tokio::test]
+    async fn every_check_is_run_and_failures_are_told() {
+        let machines = FakeHypervisor::answering(|_, command| {
+            if command.contains("sshd") {
+                Some(answer(0, "port 22\npermitrootlogin yes\n"))
+            } else if command.contains("bullion-image") {
+                Some(answer(0, "format=1\nother=1\n"))
+            } else {
+                None
+            }
+        });
+        let report = run(&machines, &subject(all_checks()), &|_| {})
+            .await
+            .unwrap();
+        let passed: Vec<bool> = report.checks.iter().map(|check| check.passed).collect();
+        assert_eq!(passed, [true, false, false, true]);
+        assert!(!report.passed());
+        let told = report.failures();
+        assert!(
+            told.contains(
+                "check `root` (Bullion.SshdOption) failed\n  | permitrootlogin is yes, not no"
+            ),
+            "{told}"
+        );
+        assert!(told.contains("check `Bullion.Tattoo`"), "{told}");
+        assert!(machines.running().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_machine_that_does_not_boot_is_an_error_and_is_gone() {
+        let machines = FakeHypervisor::new();
+        machines.boots(BootScript::Dies("no bootable device".to_owned()));
+        let error = run(&machines, &subject(all_checks()), &|_| {})
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("no bootable device"), "{error}");
+        assert!(machines.running().is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_whole_tattoo_is_compared() {
+        let subject = subject(vec![Validator::Tattoo {
+            name: "tattoo".to_owned(),
+        }]);
+        let text = subject.tattoo.render().unwrap();
+        let machines = FakeHypervisor::answering(move |_, _| Some(answer(0, &text)));
+        assert!(run(&machines, &subject, &|_| {}).await.unwrap().passed());
+    }
+}
