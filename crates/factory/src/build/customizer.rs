@@ -1,0 +1,333 @@
+//! What a recipe can ask for, checked before anything runs. It knows nothing of how it is done.
+
+use std::fmt;
+
+/// Raised whenever the executor would make something else of the same customizer.
+const EXECUTOR_FORMAT: u32 = 1;
+
+const NAME_BYTES_MAX: usize = 128;
+const PACKAGES_MAX: usize = 2000;
+const PACKAGE_BYTES_MAX: usize = 200;
+const FILE_BYTES_MAX: usize = 64 << 20;
+const SCRIPT_BYTES_MAX: usize = 1 << 20;
+const CERTIFICATE_BYTES_MAX: usize = 1 << 20;
+const PATH_BYTES_MAX: usize = 4000;
+
+/// Named inputs of a step, in order. Together with the parent's digest they decide its result.
+pub type KeyMaterial = Vec<(String, String)>;
+
+/// A customizer that cannot be carried out as it is written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("customizer `{name}`: {reason}")]
+pub struct InvalidCustomizer {
+    pub name: String,
+    pub reason: String,
+}
+
+/// A Debian package as `apt-get install` takes it: a name, perhaps with `:arch` and `=version`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PackageName(String);
+
+impl PackageName {
+    /// `None` for anything apt could take for an option, a pattern, a file or a removal.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let (name, version) = text
+            .split_once('=')
+            .map_or((text, None), |(name, version)| (name, Some(version)));
+        let name_ok = name.len() >= 2
+            && name.len() <= PACKAGE_BYTES_MAX
+            && plain(name.as_bytes()[0])
+            && name.bytes().all(|byte| plain(byte) || b"+-.:".contains(&byte))
+            // A trailing `-` means removal to apt.
+            && !name.ends_with('-');
+        let version_ok = version.is_none_or(|version| {
+            (1..=PACKAGE_BYTES_MAX).contains(&version.len())
+                && version
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"+-.:~".contains(&byte))
+        });
+        (name_ok && version_ok).then(|| PackageName(text.to_owned()))
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// An absolute path in the image, without `.`, `..` or empty components; never the root itself.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ImagePath(String);
+
+impl ImagePath {
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let relative = text.strip_prefix('/')?;
+        let good = |part: &str| {
+            !matches!(part, "" | "." | "..") && part.len() <= 255 && !part.contains('\0')
+        };
+        (text.len() <= PATH_BYTES_MAX && relative.split('/').all(good))
+            .then(|| ImagePath(relative.to_owned()))
+    }
+
+    /// Without the leading slash.
+    #[must_use]
+    pub fn relative(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ImagePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "/{}", self.0)
+    }
+}
+
+/// What is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Installs packages, without those that are only recommended, from the pinned archive state.
+    Packages { packages: Vec<PackageName> },
+    /// Writes one file; directories above it that are missing become root's, 0755.
+    File {
+        bytes: Vec<u8>,
+        destination: ImagePath,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+    },
+    /// Runs the lines as one `sh -eu` script, as root, without a network.
+    Shell { lines: Vec<String> },
+    /// Makes the image trust a certificate authority.
+    CaCertificate { pem: String },
+}
+
+/// One customizer of a recipe. Its name is for people, except that a certificate is stored under it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Customizer {
+    name: String,
+    action: Action,
+}
+
+impl Customizer {
+    /// Refuses what cannot be carried out.
+    pub fn new(name: impl Into<String>, action: Action) -> Result<Self, InvalidCustomizer> {
+        let name = name.into();
+        match reason_against(&name, &action) {
+            Some(reason) => Err(InvalidCustomizer { name, reason }),
+            None => Ok(Customizer { name, action }),
+        }
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    #[must_use]
+    pub fn action(&self) -> &Action {
+        &self.action
+    }
+
+    #[must_use]
+    pub fn needs_archive(&self) -> bool {
+        matches!(self.action, Action::Packages { .. })
+    }
+
+    /// Everything of this customizer that decides the result, the executor and the writer included.
+    /// The parent's digest, the epoch and, for packages, the pinned archive state come on top.
+    #[must_use]
+    pub fn key_material(&self) -> KeyMaterial {
+        let mut material = vec![
+            (
+                "executor".to_owned(),
+                format!("bullion-tree {EXECUTOR_FORMAT}"),
+            ),
+            ("writer".to_owned(), ext4::writer_version()),
+        ];
+        let mut add = |name: &str, value: String| material.push((name.to_owned(), value));
+        match &self.action {
+            Action::Packages { packages } => {
+                add("kind", "packages".to_owned());
+                for package in packages {
+                    add("package", package.as_str().to_owned());
+                }
+            }
+            Action::File {
+                bytes,
+                destination,
+                mode,
+                uid,
+                gid,
+            } => {
+                add("kind", "file".to_owned());
+                add("destination", destination.to_string());
+                add("mode", format!("{mode:04o}"));
+                add("owner", format!("{uid}:{gid}"));
+                add("content", blake3::hash(bytes).to_hex().to_string());
+            }
+            Action::Shell { lines } => {
+                add("kind", "shell".to_owned());
+                for line in lines {
+                    add("line", line.clone());
+                }
+            }
+            Action::CaCertificate { pem } => {
+                add("kind", "ca-certificate".to_owned());
+                add("file", self.certificate_file());
+                add("content", blake3::hash(pem.as_bytes()).to_hex().to_string());
+            }
+        }
+        material
+    }
+
+    /// The name a certificate is stored under: the customizer's, reduced to what is safe in one.
+    pub(super) fn certificate_file(&self) -> String {
+        let safe = |character: char| character.is_ascii_alphanumeric() || "-_".contains(character);
+        let stem: String = self
+            .name
+            .chars()
+            .map(|character| if safe(character) { character } else { '-' })
+            .collect();
+        format!("{stem}.crt")
+    }
+}
+
+fn reason_against(name: &str, action: &Action) -> Option<String> {
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains(char::is_control) {
+        return Some(format!(
+            "its name must have 1 to {NAME_BYTES_MAX} printable characters"
+        ));
+    }
+    match action {
+        Action::Packages { packages } if packages.is_empty() => {
+            Some("it names no package".to_owned())
+        }
+        Action::Packages { packages } if packages.len() > PACKAGES_MAX => {
+            Some(format!("it names more than {PACKAGES_MAX} packages"))
+        }
+        Action::File { bytes, .. } if bytes.len() > FILE_BYTES_MAX => {
+            Some(format!("its file is larger than {FILE_BYTES_MAX} bytes"))
+        }
+        Action::File { mode, .. } if *mode > 0o7777 => {
+            Some(format!("its mode {mode:o} is not a file mode"))
+        }
+        Action::Shell { lines } if lines.is_empty() => Some("it has no line to run".to_owned()),
+        Action::Shell { lines }
+            if lines.iter().map(String::len).sum::<usize>() > SCRIPT_BYTES_MAX =>
+        {
+            Some(format!(
+                "its script is larger than {SCRIPT_BYTES_MAX} bytes"
+            ))
+        }
+        Action::Shell { lines } if lines.iter().any(|line| line.contains('\0')) => {
+            Some("its script holds a zero byte".to_owned())
+        }
+        Action::CaCertificate { pem } => reason_against_certificate(pem),
+        _ => None,
+    }
+}
+
+fn reason_against_certificate(pem: &str) -> Option<String> {
+    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+    const END: &str = "-----END CERTIFICATE-----";
+    if pem.len() > CERTIFICATE_BYTES_MAX {
+        return Some(format!(
+            "its certificate is larger than {CERTIFICATE_BYTES_MAX} bytes"
+        ));
+    }
+    if pem.contains("PRIVATE KEY") {
+        return Some(
+            "its certificate holds a private key, which must not get into an image".to_owned(),
+        );
+    }
+    // update-ca-certificates links one certificate per file; of a bundle only the first would count.
+    match (pem.matches(BEGIN).count(), pem.matches(END).count()) {
+        (1, 1) => None,
+        (0, _) | (_, 0) => {
+            Some("its certificate is not in PEM form (-----BEGIN CERTIFICATE-----)".to_owned())
+        }
+        _ => Some("it holds more than one certificate; make one customizer for each".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn package_names() {
+        let check =
+            |text: &str, good: bool| assert_eq!(PackageName::parse(text).is_some(), good, "{text}");
+        check("chrony", true);
+        check("libc6:amd64", true);
+        check("nginx=1.22.1-9+deb12u3", true);
+        check("g++", true);
+        check("0ad", true);
+        check("chrony-", false);
+        check("-y", false);
+        check("./local.deb", false);
+        check("a", false);
+        check("Chrony", false);
+        check("chrony nginx", false);
+        check("chrony=", false);
+        check("lib*", false);
+        check("chrony/stable", false);
+    }
+
+    #[test]
+    fn image_paths() {
+        let check =
+            |text: &str, good: bool| assert_eq!(ImagePath::parse(text).is_some(), good, "{text}");
+        check("/etc/motd", true);
+        check("/a b/ä", true);
+        check("etc/motd", false);
+        check("/", false);
+        check("/etc/", false);
+        check("/etc/../motd", false);
+        check("//motd", false);
+        check("/a\0b", false);
+    }
+
+    #[test]
+    fn refused_customizers_say_why() {
+        let check = |action: Action, expected: &str| {
+            let error = Customizer::new("x", action).unwrap_err().to_string();
+            assert_eq!(error, format!("customizer `x`: {expected}"));
+        };
+        let pem = "-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n";
+        check(Action::Packages { packages: vec![] }, "it names no package");
+        check(Action::Shell { lines: vec![] }, "it has no line to run");
+        check(
+            Action::CaCertificate { pem: "MII".into() },
+            "its certificate is not in PEM form (-----BEGIN CERTIFICATE-----)",
+        );
+        check(
+            Action::CaCertificate { pem: pem.repeat(2) },
+            "it holds more than one certificate; make one customizer for each",
+        );
+        check(
+            Action::CaCertificate {
+                pem: format!("{pem}-----BEGIN PRIVATE KEY-----"),
+            },
+            "its certificate holds a private key, which must not get into an image",
+        );
+    }
+
+    #[test]
+    fn keys_differ_where_results_may() {
+        let key = |name: &str, action| Customizer::new(name, action).unwrap().key_material();
+        let shell = |line: &str| Action::Shell {
+            lines: vec![line.to_owned()],
+        };
+        assert_eq!(key("a", shell("true")), key("b", shell("true")));
+        assert_ne!(key("a", shell("true")), key("a", shell("false")));
+        let pem = "-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n".to_owned();
+        assert_ne!(
+            key("a", Action::CaCertificate { pem: pem.clone() }),
+            key("b", Action::CaCertificate { pem })
+        );
+    }
+}

@@ -1,0 +1,111 @@
+//! Why a customizer did not become a disk. The text says what to do where the user can do it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::customizer::InvalidCustomizer;
+
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error(
+        "building needs root: it mounts the parent image in namespaces of its own. Start the server as root (`sudo bullion serve`)"
+    )]
+    NeedsRoot,
+
+    #[error(transparent)]
+    Invalid(#[from] InvalidCustomizer),
+
+    #[error("customizer `{customizer}` installs packages, but no pinned archive state was given")]
+    NoArchive { customizer: String },
+
+    #[error("customizer `{customizer}` failed ({status}){}", quoted(tail))]
+    Failed {
+        customizer: String,
+        status: String,
+        tail: Vec<String>,
+    },
+
+    #[error(
+        "customizer `{customizer}` did not end within {after:?} and was killed{}",
+        quoted(tail)
+    )]
+    Deadline {
+        customizer: String,
+        after: Duration,
+        tail: Vec<String>,
+    },
+
+    #[error(
+        "customizer `{customizer}` writes more than the image has room for; make the disk larger"
+    )]
+    NoSpace {
+        customizer: String,
+        #[source]
+        source: ext4::Ext4Error,
+    },
+
+    #[error("the parent image cannot be built on: {reason}")]
+    BadParent { reason: String },
+
+    #[error("the build environment could not be set up: {operation} failed: {detail}")]
+    Sandbox { operation: String, detail: String },
+
+    #[error("run the build environment")]
+    Process(#[from] process::ProcessError),
+
+    #[error("write the changes of customizer `{customizer}`")]
+    Write {
+        customizer: String,
+        #[source]
+        source: ext4::Ext4Error,
+    },
+
+    #[error("read the parent image")]
+    ReadParent(#[from] ext4::Ext4Error),
+
+    #[error("read the partition table of the parent image")]
+    Layout(#[from] disk::layout::LayoutError),
+
+    #[error("`{path}` cannot be part of an image: {reason}")]
+    BadEntry { path: String, reason: &'static str },
+
+    #[error("{operation} `{}`", path.display())]
+    File {
+        operation: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+
+    #[error("a worker thread of the build stage ended before its work")]
+    Worker(#[source] tokio::task::JoinError),
+}
+
+/// The end of the output, each line marked, so that it cannot be taken for ours.
+fn quoted(tail: &[String]) -> String {
+    tail.iter()
+        .fold(String::new(), |text, line| text + "\n  | " + line)
+}
+
+impl BuildError {
+    pub(super) fn file(
+        operation: &'static str,
+        path: &Path,
+    ) -> impl FnOnce(io::Error) -> BuildError {
+        let path = path.to_owned();
+        move |source| BuildError::File {
+            operation,
+            path,
+            source,
+        }
+    }
+
+    pub(super) fn write(customizer: &str) -> impl FnOnce(ext4::Ext4Error) -> BuildError {
+        let customizer = customizer.to_owned();
+        move |source| match source {
+            ext4::Ext4Error::NoSpace { .. } => BuildError::NoSpace { customizer, source },
+            source => BuildError::Write { customizer, source },
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Build: one customizer on top of a parent disk becomes the blocks that it changed.
+//!
+//! The parent is mounted read-only inside namespaces of its own, under an overlay; what the
+//! customizer left in the overlay is made reproducible, turned into records, and written into a
+//! copy-on-write view of the parent. Nothing is mounted outside those namespaces, so nothing can
+//! stay mounted. One customizer is one apply: where a step ends is part of the recipe.
+//!
+//! This module must not know where a parent came from, what a recipe is called, or where the
+//! result goes.
+
+mod block;
+mod customizer;
+mod delta;
+mod direct;
+mod error;
+mod executor;
+mod normalise;
+pub mod sandbox;
+
+pub use block::{ParentDisk, RootFs};
+pub use customizer::{Action, Customizer, ImagePath, InvalidCustomizer, KeyMaterial, PackageName};
+pub use error::BuildError;
+pub use executor::{AptState, BuildContext, LineSink, StepOutcome, StepTimes, TreeExecutor};
+pub use sandbox::SandboxProgram;

@@ -1,0 +1,168 @@
+//! Scripts that fail, hang, fork away or fill the disk. Each is named with what it did, and
+//! nothing of it is left.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use factory::build::{BuildError, SandboxProgram, TreeExecutor};
+
+use crate::build::fixture::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_shows_status_and_output() {
+    let bench = Bench::new();
+    let parent = bench.parent(vec![]);
+    let error = bench
+        .shell(&parent, "echo before\necho broken >&2\nexit 3\necho after")
+        .await
+        .unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.starts_with("customizer `step` failed (exit status 3)"),
+        "{text}"
+    );
+    assert!(
+        text.contains("\n  | before") && text.contains("\n  | broken") && !text.contains("after"),
+        "{text}"
+    );
+    let killed = bench
+        .shell(&parent, "kill -9 $$")
+        .await
+        .unwrap_err()
+        .to_string();
+    assert_eq!(killed, "customizer `step` failed (killed by signal 9)");
+    let unset = bench
+        .shell(&parent, "echo $nothing")
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(unset.contains("nothing"), "{unset}");
+    bench.assert_nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hanging_script_is_killed_at_its_deadline() {
+    let mut bench = Bench::new();
+    bench.context.deadline = Duration::from_secs(2);
+    let parent = bench.parent(vec![]);
+    let error = bench
+        .shell(&parent, "trap '' TERM INT HUP\necho started\nsleep 1000")
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, BuildError::Deadline { tail, .. } if tail == &["started"]),
+        "{error}"
+    );
+    bench.assert_nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_does_not_outlive_its_script() {
+    let bench = Bench::new();
+    let parent = bench.parent(vec![]);
+    let script = "setsid sh -c 'trap \"\" TERM HUP; while :; do sleep 1000; done' > /dev/null 2>&1 &\n\
+                  (setsid sleep 1000 &)\necho done";
+    let outcome = bench.shell(&parent, script).await.unwrap();
+    assert_eq!(outcome.tail, ["done"]);
+    bench.assert_nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropping_a_build_ends_it() {
+    let bench = Bench::new();
+    let parent = bench.parent(vec![]);
+    let run = bench.shell(&parent, "echo started\nsleep 1000");
+    let started = async {
+        while bench.lines.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        _ = run => panic!("it sleeps"),
+        () = started => {}
+    }
+    bench.assert_nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn room_is_limited() {
+    let bench = Bench::new();
+    let parent = bench.parent(vec![]);
+    let tmp = bench
+        .shell(
+            &parent,
+            "for n in 1 2 3; do dd if=/dev/zero of=/run/full$n bs=1M count=100; done",
+        )
+        .await
+        .unwrap_err();
+    assert!(tmp.to_string().contains("No space left"), "{tmp}");
+    let file = bench
+        .shell(&parent, "dd if=/dev/zero of=/large bs=1M count=300")
+        .await
+        .unwrap_err();
+    assert!(matches!(file, BuildError::Failed { .. }), "{file}");
+    let script = "for n in 1 2 3; do tr '\\0' x < /dev/zero | head -c 70000000 > /large$n; done";
+    let image = bench.shell(&parent, script).await.unwrap_err();
+    let text = image.to_string();
+    assert_eq!(
+        text,
+        "customizer `step` writes more than the image has room for; make the disk larger"
+    );
+    bench.assert_nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_cannot_run_is_named() {
+    let bench = Bench::new();
+    let parent = bench.parent(vec![
+        ext4::Change::Remove {
+            path: "proc".into(),
+        },
+        ext4::Change::Symlink {
+            path: "proc".into(),
+            meta: meta(0o777),
+            target: "/etc".into(),
+        },
+    ]);
+    let error = bench.shell(&parent, "true").await.unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "the build environment could not be set up: mounting /proc failed: the image has no such directory"
+    );
+    let bench = Bench::new();
+    let parent = bench.parent(vec![ext4::Change::Remove {
+        path: "bin/sh".into(),
+    }]);
+    let error = bench.shell(&parent, "true").await.unwrap_err().to_string();
+    assert!(
+        error.contains("starting `/bin/sh` in the image failed"),
+        "{error}"
+    );
+    bench.assert_nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_executable_that_does_not_answer_is_named() {
+    let bench = Bench::new();
+    let parent = bench.parent(vec![]);
+    let executor =
+        TreeExecutor::new(&bench.path("work"), SandboxProgram::new("/bin/true")).unwrap();
+    let customizer = factory::build::Customizer::new("step", shell("true")).unwrap();
+    let error = executor
+        .run(Arc::clone(&parent), &customizer, &bench.context)
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("starting `/bin/true` failed"),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_executor_clears_what_a_killed_one_left() {
+    let bench = Bench::new();
+    let left = bench.path("work/step-dead/upper/etc");
+    std::fs::create_dir_all(&left).unwrap();
+    bench.executor();
+    assert!(!bench.path("work/step-dead").exists());
+}

@@ -1,0 +1,3 @@
+//! Stages against the real tools of the machine.
+
+mod build;
