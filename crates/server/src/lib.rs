@@ -9,6 +9,7 @@ mod bearer;
 mod body;
 mod data;
 mod dispatch;
+mod engine;
 mod errors;
 mod exchange;
 mod net;
@@ -24,6 +25,8 @@ mod sign_in;
 mod start;
 mod state;
 mod table;
+#[cfg(test)]
+mod tests;
 mod tokens;
 mod work;
 

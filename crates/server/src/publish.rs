@@ -1,16 +1,34 @@
 //! A client's PUT of an image version: where an existing one is replicated, or a new one made from another.
+//!
+//! A new version has the same disk as its source, so nothing is copied but what a region lacks; that is the
+//! replication reconciler's work, and the job here waits for it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use catalog::Resource;
-use wire::ArmError;
+use access::Action;
+use async_trait::async_trait;
+use catalog::{Catalog, Draft, NewJob, Outcome, Precondition, Resource, later};
+use jiff::Timestamp;
+use jobs::{JobContext, JobError, JobKind, NoUndo, OnUndo, StepError, StepHandle};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use wire::{ArmError, ErrorCode, ProvisioningState, ResourceId};
 
 use crate::body::ResourceBody;
 use crate::errors;
 use crate::exchange::Reply;
 use crate::operation::Call;
-use crate::resources::{put_reply_of, store, tracked, versions};
+use crate::resources::{put_reply_of, store, submit_with, tracked, versions};
 use crate::state::Server;
+use crate::work::Work;
+
+const WRITE: &str = "Microsoft.Compute/galleries/images/versions/write";
+/// Azure's own advice is to wait up to six hours for a replication.
+const PATIENCE: Duration = Duration::from_secs(6 * 3600);
+const LOOK: Duration = Duration::from_secs(1);
+/// What a copy takes over: it is the same disk, from the same build.
+const FACTS: &str = "bullion";
 
 /// Regions, counts and dates may change; the replication reconciler brings the stores to it.
 pub async fn update(
@@ -27,13 +45,164 @@ pub async fn update(
 }
 
 pub async fn create(
-    _server: &Arc<Server>,
-    _call: &Call,
-    _body: ResourceBody,
-    _location: &str,
+    server: &Arc<Server>,
+    call: &Call,
+    mut body: ResourceBody,
+    location: &str,
 ) -> Result<Reply, ArmError> {
-    Err(errors::invalid(
-        "properties.storageProfile.source.id",
-        "The source id must be another gallery image version.",
-    ))
+    let source = source(server, call).await?;
+    let mut facts = source.properties.get(FACTS).cloned().unwrap_or_default();
+    if source.state != ProvisioningState::Succeeded || facts.get("diskDigest").is_none() {
+        return Err(errors::conflict(format!(
+            "The source '{}' is not ready ({}).",
+            source.id,
+            source.state.as_str()
+        )));
+    }
+    if let Some(facts) = facts.as_object_mut() {
+        facts.remove("replication");
+        facts.insert("copiedFrom".into(), source.id.to_string().into());
+    }
+    body.properties.insert(FACTS.into(), facts);
+    for (key, value) in source.properties["storageProfile"]
+        .as_object()
+        .into_iter()
+        .flatten()
+    {
+        let profile = body
+            .properties
+            .entry("storageProfile")
+            .or_insert_with(|| json!({}));
+        if profile.get(key).is_none() {
+            profile[key] = value.clone();
+        }
+    }
+    body.properties["publishingProfile"]["publishedDate"] = Timestamp::now().to_string().into();
+    let draft = tracked(body, location, None).state(ProvisioningState::Creating);
+    let job = NewJob {
+        kind: PublishCopy::NAME.into(),
+        input: json!({ "version": call.id }),
+        exclusive: Some(format!("version {}", call.id.folded())),
+        visible_at: Vec::new(),
+    };
+    let (put, job) = submit_with(server, call, None, draft, job).await?;
+    server.work.nudge_replication();
+    let reply = put_reply_of(put.created, versions::shown(&put.resource));
+    server.polled(reply, call, &call.id, job)
+}
+
+/// The version that the body links to and the caller may read.
+async fn source(server: &Server, call: &Call) -> Result<Resource, ArmError> {
+    const PATH: &str = "properties.storageProfile.source.id";
+    let Some(permit) = call.links.first() else {
+        return Err(errors::invalid(
+            PATH,
+            "A new image version needs a source: the id of another gallery image version.",
+        ));
+    };
+    let scope = permit.scope();
+    if !scope.resource_type().is(versions::KIND) {
+        return Err(errors::invalid(
+            PATH,
+            format!(
+                "The source id: {scope} must either be a managed image, virtual machine or another \
+                 gallery image version. This server takes gallery image versions."
+            ),
+        ));
+    }
+    server.catalog.get(&permit.to_read_own()).await.map_err(|_| {
+        ArmError::new(
+            ErrorCode::NotFound,
+            format!(
+                "Source {scope} is not found. Please check source exists, and is in the same region as \
+                 gallery image version being created."
+            ),
+        )
+        .with_target(PATH)
+    })
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PublishCopyInput {
+    pub version: ResourceId,
+}
+
+/// Waits until every region of a new version has its bits; then the version may be used.
+pub struct PublishCopy {
+    pub catalog: Arc<dyn Catalog>,
+    pub work: Arc<dyn Work>,
+}
+
+#[async_trait]
+impl JobKind for PublishCopy {
+    const NAME: &'static str = "publish-copy";
+    type Input = PublishCopyInput;
+    type Undo = NoUndo;
+
+    async fn run(
+        &self,
+        cx: &mut JobContext<NoUndo>,
+        input: PublishCopyInput,
+    ) -> Result<Value, JobError> {
+        let nothing = OnUndo::Nothing("replicas of a version that failed are deleted with it");
+        cx.step_once("replicate", nothing, |step| self.wait(step, &input.version))
+            .await?;
+        Ok(Value::Null)
+    }
+
+    async fn undo(
+        &self,
+        _cx: &StepHandle,
+        undo: NoUndo,
+        _output: Option<Value>,
+    ) -> Result<(), StepError> {
+        match undo {}
+    }
+
+    async fn settle(
+        &self,
+        cx: &StepHandle,
+        input: &PublishCopyInput,
+        outcome: &Outcome,
+    ) -> Result<(), StepError> {
+        let state = match outcome {
+            Outcome::Succeeded(_) => ProvisioningState::Succeeded,
+            Outcome::Failed(_) | Outcome::Canceled(_) => ProvisioningState::Failed,
+        };
+        let permit = cx.permit(&Action::new(WRITE), &input.version).await?;
+        let version = self.catalog.get(&permit.to_read_own()).await?;
+        let etag = Precondition::Match(version.etag.clone());
+        let draft = Draft::from_resource(version).state(state);
+        self.catalog.put(&permit, draft, etag).await?;
+        Ok(())
+    }
+}
+
+impl PublishCopy {
+    async fn wait(&self, step: StepHandle, version: &ResourceId) -> Result<(), StepError> {
+        let permit = step.permit(&Action::new(versions::READ), version).await?;
+        let deadline = later(step.clock().now(), PATIENCE);
+        self.work.nudge_replication();
+        loop {
+            let version = self.catalog.get(&permit).await?;
+            let status = self.work.replication_status(&version);
+            match status["aggregatedState"].as_str() {
+                Some("Completed") => return Ok(()),
+                Some("Failed") => {
+                    let message = format!("a replica could not be made: {}", status["summary"]);
+                    return Err(StepError::failed("ReplicationFailed", message));
+                }
+                _ => {}
+            }
+            let now = step.clock().now();
+            if now > deadline {
+                let message = "the replicas were not complete after six hours";
+                return Err(StepError::failed("ReplicationTimeout", message));
+            }
+            tokio::select! {
+                () = step.clock().sleep_until(later(now, LOOK)) => {}
+                () = step.until_cancelled() => return Err(StepError::canceled()),
+            }
+        }
+    }
 }

@@ -18,13 +18,13 @@ use uuid::Uuid;
 use wire::{AppId, PrincipalId, TenantId};
 
 use crate::data::{self, DataError, DataFolder};
+use crate::engine::{Engine, EngineError, EngineParts};
 use crate::net::listen::{self, ListenError};
 use crate::net::tls::{self, TlsError};
 use crate::options::{OptionsError, ServeOptions};
-use crate::production::{Engine, EngineError};
 use crate::state::{self, Server};
 use crate::tokens::{Tokens, TokensError};
-use crate::{app, banner};
+use crate::{app, banner, production};
 
 /// The administrator's first secret; `addPassword` makes the next.
 const ADMIN_SECRET_DAYS: i64 = 730;
@@ -61,7 +61,7 @@ pub struct Running {
     pub address: SocketAddr,
     stop: watch::Sender<bool>,
     listener: JoinHandle<()>,
-    engine: Engine,
+    engine: Box<dyn Engine>,
     folder: DataFolder,
 }
 
@@ -83,7 +83,9 @@ pub struct FirstStart {
 }
 
 pub async fn start(options: ServeOptions) -> Result<Running, ServeError> {
-    start_showing(options).await.map(|(running, _)| running)
+    start_with(options, production::engine)
+        .await
+        .map(|(running, _)| running)
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -91,7 +93,7 @@ pub async fn serve(options: ServeOptions) -> Result<(), ServeError> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut term = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
-    let (running, first) = start_showing(options).await?;
+    let (running, first) = start_with(options, production::engine).await?;
     banner::show(
         &running,
         first.as_ref(),
@@ -105,7 +107,11 @@ pub async fn serve(options: ServeOptions) -> Result<(), ServeError> {
     Ok(())
 }
 
-async fn start_showing(options: ServeOptions) -> Result<(Running, Option<FirstStart>), ServeError> {
+/// A start with the engine that `make` gives.
+pub async fn start_with(
+    options: ServeOptions,
+    make: impl AsyncFnOnce(EngineParts) -> Result<Box<dyn Engine>, EngineError>,
+) -> Result<(Running, Option<FirstStart>), ServeError> {
     let folder = DataFolder::open(&options.data)?;
     let settings = options.resolve()?;
     let identity = tls::identity(
@@ -123,16 +129,20 @@ async fn start_showing(options: ServeOptions) -> Result<(Running, Option<FirstSt
     let catalog = Arc::new(SqliteCatalog::open(&folder.database()).await?);
     let (installation, first) = install(catalog.as_ref(), &folder, &url, &identity.ca_path).await?;
     let tokens = Tokens::load(catalog.as_ref(), Timestamp::now()).await?;
-    let engine = Engine::start(&folder, Arc::clone(&catalog), installation).await?;
+    let engine = make(EngineParts {
+        data: folder.root().to_path_buf(),
+        catalog: Arc::clone(&catalog),
+        installation,
+    })
+    .await?;
     let server = Arc::new(Server {
         url: url.clone(),
         installation,
         catalog: catalog.clone(),
-        auth: catalog.clone(),
-        jobs: catalog,
+        auth: catalog,
+        jobs: engine.jobs(),
         work: engine.work(),
         tokens,
-        wake: engine.wake(),
         hashing: state::hashing(),
     });
     let (stop, stopped) = watch::channel(false);

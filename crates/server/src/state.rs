@@ -4,10 +4,9 @@
 use std::sync::Arc;
 
 use access::{ClientSecret, Identity, NewToken, Permit, SecretHash};
-use catalog::{
-    AuthStore, Catalog, CatalogError, Installation, JobId, JobRow, JobStore, NewJob, PageRequest,
-};
+use catalog::{AuthStore, Catalog, CatalogError, Installation, JobId, JobRow, NewJob, PageRequest};
 use jiff::Timestamp;
+use jobs::Jobs;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::Semaphore;
 use wire::{AppId, ArmError, Location, PrincipalId, ResourceId, ResourceType, TenantId};
@@ -30,10 +29,9 @@ pub struct Server {
     pub installation: Installation,
     pub catalog: Arc<dyn Catalog>,
     pub auth: Arc<dyn AuthStore>,
-    pub jobs: Arc<dyn JobStore>,
+    pub jobs: Jobs,
     pub work: Arc<dyn Work>,
     pub tokens: Tokens,
-    pub wake: Arc<dyn Fn() + Send + Sync>,
     pub hashing: Arc<Semaphore>,
 }
 
@@ -167,26 +165,19 @@ impl Server {
 /// Long-running operations.
 impl Server {
     pub async fn submit(&self, permit: &Permit, job: NewJob) -> Result<JobId, ArmError> {
-        let id = self
-            .jobs
-            .submit(permit, job)
-            .await
-            .map_err(errors::catalog)?;
-        (self.wake)();
-        Ok(id)
+        let submitted = self.jobs.store().submit(permit, job).await;
+        self.jobs.wake();
+        submitted.map_err(errors::catalog)
     }
 
     pub async fn cancel(&self, permit: &Permit, job: JobId) -> Result<(), ArmError> {
-        self.jobs
-            .cancel(permit, job)
-            .await
-            .map_err(errors::catalog)?;
-        (self.wake)();
-        Ok(())
+        let asked = self.jobs.cancel(permit, job).await;
+        asked.map(drop).map_err(errors::catalog)
     }
 
     pub async fn jobs_at(&self, permit: &Permit) -> Result<Vec<JobRow>, ArmError> {
         self.jobs
+            .store()
             .jobs(permit, JOBS_LISTED_MAX)
             .await
             .map_err(errors::catalog)

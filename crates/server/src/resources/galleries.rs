@@ -8,7 +8,7 @@ use wire::compute::GalleryProperties;
 use wire::{ArmError, NameRule};
 
 use super::{
-    Reply, delete, find, list, present, properties, put_reply, settle_location, show, store,
+    Reply, delete, find, list, present, properties, put_reply, settle_location, show, store_unique,
     tracked,
 };
 use crate::body::{self, ResourceBody};
@@ -43,7 +43,11 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     );
     let draft = tracked(body, &location, old.as_ref())
         .unique(UniqueKey::new("gallery", &[&subscription, &name]));
-    let put = store(&server, &call, old.as_ref(), draft).await?;
+    let taken = format!(
+        "The gallery name {name} is not unique within the subscription {subscription}. Please pick another \
+         gallery name."
+    );
+    let put = store_unique(&server, &call, old.as_ref(), draft, &taken).await?;
     Ok(put_reply(&put))
 }
 

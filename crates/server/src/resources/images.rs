@@ -11,7 +11,7 @@ use wire::compute::ImageDefinitionProperties;
 use wire::{ArmError, NameRule};
 
 use super::{
-    Reply, delete, find, list, present, properties, put_reply, settle_location, show, store,
+    Reply, delete, find, list, present, properties, put_reply, settle_location, show, store_unique,
     tracked, unchanged,
 };
 use crate::body::{self, ResourceBody};
@@ -78,7 +78,15 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     ];
     let draft =
         tracked(body, &location, old.as_ref()).unique(UniqueKey::new("image-identifier", &key));
-    let put = store(&server, &call, old.as_ref(), draft).await?;
+    let taken = format!(
+        "Gallery image: {} identified by (publisher:{}, offer:{}, sku:{}) already exists. Choose a \
+         different publisher, offer, sku combination.",
+        call.id.name(),
+        identifier.publisher,
+        identifier.offer,
+        identifier.sku
+    );
+    let put = store_unique(&server, &call, old.as_ref(), draft, &taken).await?;
     Ok(put_reply(&put))
 }
 

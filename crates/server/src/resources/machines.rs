@@ -98,7 +98,7 @@ async fn deploy(
     server.polled(reply, call, &call.id, job)
 }
 
-fn exclusive(machine: &ResourceId) -> String {
+pub fn exclusive(machine: &ResourceId) -> String {
     format!("machine {}", machine.folded())
 }
 

@@ -127,6 +127,22 @@ pub async fn store(
         .map_err(raced)
 }
 
+/// The same for a draft with a unique key: `taken` is said where another resource holds it.
+pub async fn store_unique(
+    server: &Server,
+    call: &Call,
+    old: Option<&Resource>,
+    draft: Draft,
+    taken: &str,
+) -> Result<Put, ArmError> {
+    call.preconditions.check(old)?;
+    match server.catalog.put(&call.permit, draft, unmoved(old)).await {
+        Ok(put) => Ok(put),
+        Err(CatalogError::Taken { .. }) => Err(errors::conflict(taken)),
+        Err(error) => Err(raced(error)),
+    }
+}
+
 /// Stores `draft` and submits the job that completes it: both or neither.
 pub async fn submit_with(
     server: &Server,
@@ -138,10 +154,11 @@ pub async fn submit_with(
     call.preconditions.check(old)?;
     let done = server
         .jobs
+        .store()
         .put_and_submit(&call.permit, draft, unmoved(old), job)
         .await
         .map_err(raced)?;
-    (server.wake)();
+    server.jobs.wake();
     Ok(done)
 }
 

@@ -28,6 +28,7 @@ async fn job(server: &Server, call: &Call) -> Result<JobRow, ArmError> {
         .map_err(|_| errors::not_found(&call.id))?;
     server
         .jobs
+        .store()
         .job(&call.permit, id)
         .await
         .map_err(|error| match error {

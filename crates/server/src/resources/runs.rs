@@ -40,6 +40,7 @@ pub async fn read_log(server: Arc<Server>, call: Call) -> Result<Reply, ArmError
     };
     let page = server
         .jobs
+        .store()
         .log(&permit, job.id, asked.offset, LINES_MAX)
         .await
         .map_err(errors::catalog)?;

@@ -1,0 +1,50 @@
+//! What runs behind the operation table: the factory's answers and the runner that works off its jobs.
+//!
+//! Made once per start from the data folder and the catalog; tests make one of fakes.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use catalog::{Installation, SqliteCatalog};
+use jobs::{Jobs, RunnerBuilder};
+
+use crate::publish::PublishCopy;
+use crate::removal::RemoveGroup;
+use crate::work::Work;
+
+pub struct EngineParts {
+    pub data: PathBuf,
+    pub catalog: Arc<SqliteCatalog>,
+    pub installation: Installation,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct EngineError {
+    pub what: &'static str,
+    #[source]
+    pub cause: Box<dyn std::error::Error + Send + Sync>,
+}
+
+#[async_trait]
+pub trait Engine: Send + Sync {
+    fn work(&self) -> Arc<dyn Work>;
+    /// Through which jobs are submitted to the engine's runner.
+    fn jobs(&self) -> Jobs;
+    /// How machines are run here, and why, for people.
+    async fn acceleration(&self) -> String;
+    /// Lets running steps end, within bounds.
+    async fn stop(self: Box<Self>);
+}
+
+/// The job kinds that are the server's own.
+pub fn register(builder: &mut RunnerBuilder, catalog: Arc<SqliteCatalog>, work: Arc<dyn Work>) {
+    let jobs = builder.jobs();
+    builder.register(RemoveGroup {
+        catalog: catalog.clone(),
+        jobs,
+        work: work.clone(),
+    });
+    builder.register(PublishCopy { catalog, work });
+}

@@ -1,0 +1,207 @@
+//! An engine without tools and machines: regions are a list, jobs succeed at once.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use access::{Action, Permit, SystemReason};
+use async_trait::async_trait;
+use catalog::{Catalog as _, Draft, NewJob, Precondition, Resource, SqliteCatalog};
+use jobs::{
+    JobContext, JobError, JobKind, Jobs, NoUndo, OnUndo, Runner, RunnerBuilder, StepError,
+    StepHandle,
+};
+use serde_json::{Map, Value, json};
+use wire::{ArmError, ErrorCode, Location, ProvisioningState, ResourceId};
+
+use crate::engine::{self, Engine, EngineError, EngineParts};
+use crate::work::{Begun, Work};
+
+pub struct FakeWork {
+    catalog: Arc<SqliteCatalog>,
+    regions: Mutex<Vec<Location>>,
+}
+
+pub struct FakeEngine {
+    work: Arc<FakeWork>,
+    runner: Runner,
+}
+
+pub async fn engine(parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> {
+    let catalog = parts.catalog;
+    let work = Arc::new(FakeWork {
+        catalog: Arc::clone(&catalog),
+        regions: Mutex::new(vec![Location::new("north"), Location::new("south")]),
+    });
+    let mut builder = RunnerBuilder::new(catalog.clone(), catalog.clone());
+    builder.register(Build(catalog.clone()));
+    builder.register(Deploy(catalog.clone()));
+    builder.register(Remove(catalog.clone()));
+    engine::register(&mut builder, catalog, work.clone());
+    let runner = builder.start();
+    Ok(Box::new(FakeEngine { work, runner }))
+}
+
+#[async_trait]
+impl Engine for FakeEngine {
+    fn work(&self) -> Arc<dyn Work> {
+        self.work.clone()
+    }
+
+    fn jobs(&self) -> Jobs {
+        self.runner.jobs()
+    }
+
+    async fn acceleration(&self) -> String {
+        "not at all".into()
+    }
+
+    async fn stop(self: Box<Self>) {
+        self.runner.stop(Duration::from_secs(5)).await;
+    }
+}
+
+struct Build(Arc<SqliteCatalog>);
+struct Deploy(Arc<SqliteCatalog>);
+struct Remove(Arc<SqliteCatalog>);
+
+/// A job of one step, which logs a line and changes the resource that the job works for.
+macro_rules! one_step {
+    ($kind:ident, $name:literal, $action:literal, |$catalog:ident, $permit:ident| $act:expr) => {
+        #[async_trait]
+        impl JobKind for $kind {
+            const NAME: &'static str = $name;
+            type Input = ResourceId;
+            type Undo = NoUndo;
+
+            async fn run(
+                &self,
+                cx: &mut JobContext<NoUndo>,
+                scope: ResourceId,
+            ) -> Result<Value, JobError> {
+                let $catalog = self.0.clone();
+                cx.step_once("it", OnUndo::Nothing("a fake"), |step| async move {
+                    step.log("one line");
+                    let $permit = step.permit(&Action::new($action), &scope).await?;
+                    $act;
+                    Ok(())
+                })
+                .await?;
+                Ok(Value::Null)
+            }
+
+            async fn undo(
+                &self,
+                _cx: &StepHandle,
+                undo: NoUndo,
+                _output: Option<Value>,
+            ) -> Result<(), StepError> {
+                match undo {}
+            }
+        }
+    };
+}
+
+one_step!(
+    Build,
+    "build-run",
+    "Microsoft.VirtualMachineImages/imageTemplates/read",
+    |catalog, permit| { catalog.get(&permit).await? }
+);
+one_step!(
+    Deploy,
+    "deploy-machine",
+    "Microsoft.Compute/virtualMachines/write",
+    |catalog, permit| {
+        let machine = catalog.get(&permit).await?;
+        let draft = Draft::from_resource(machine).state(ProvisioningState::Succeeded);
+        catalog.put(&permit, draft, Precondition::None).await?
+    }
+);
+one_step!(
+    Remove,
+    "delete-machine",
+    "Microsoft.Compute/virtualMachines/delete",
+    |catalog, permit| { catalog.delete(&permit, Precondition::None).await? }
+);
+
+fn new_job(kind: &str, scope: &ResourceId) -> NewJob {
+    NewJob {
+        kind: kind.into(),
+        input: json!(scope),
+        exclusive: None,
+        visible_at: Vec::new(),
+    }
+}
+
+#[async_trait]
+impl Work for FakeWork {
+    fn regions(&self) -> Vec<Location> {
+        self.regions.lock().unwrap().clone()
+    }
+
+    fn define_region(&self, region: &Location, _zones: &[String]) -> Result<(), ArmError> {
+        let mut regions = self.regions.lock().unwrap();
+        if !regions.contains(region) {
+            regions.push(region.clone());
+        }
+        Ok(())
+    }
+
+    fn check_template(&self, properties: &Map<String, Value>) -> Result<(), ArmError> {
+        match properties.get("impossible") {
+            None => Ok(()),
+            Some(_) => Err(ArmError::new(ErrorCode::ValidationFailed, "impossible")),
+        }
+    }
+
+    async fn begin_run(&self, permit: &Permit, template: &Resource) -> Result<Begun, ArmError> {
+        let group = template.id.group_scope().unwrap();
+        let run = group.extension("Bullion.Factory", "runs", "run-1").unwrap();
+        let draft = Draft::new(json!({ "template": template.id.to_string() }));
+        let action = Action::new("Bullion.Factory/runs/write");
+        let own = Permit::system(
+            SystemReason::JobStatus,
+            action,
+            run.clone(),
+            permit.tenant(),
+        );
+        self.catalog
+            .put(&own, draft, Precondition::None)
+            .await
+            .unwrap();
+        Ok(Begun {
+            run,
+            job: new_job(Build::NAME, &template.id),
+        })
+    }
+
+    fn deploy(&self, machine: &ResourceId) -> NewJob {
+        new_job(Deploy::NAME, machine)
+    }
+
+    fn delete_machine(&self, machine: &ResourceId) -> NewJob {
+        new_job(Remove::NAME, machine)
+    }
+
+    fn nudge_replication(&self) {}
+
+    fn replication_status(&self, version: &Resource) -> Value {
+        let regions = version.properties["publishingProfile"]["targetRegions"].as_array();
+        let summary: Vec<Value> = regions
+            .into_iter()
+            .flatten()
+            .map(|region| {
+                json!({ "region": region["name"], "state": "Completed", "progress": 100, "details": "" })
+            })
+            .collect();
+        json!({ "aggregatedState": "Completed", "summary": summary })
+    }
+
+    async fn instance_view(&self, _machine: &Resource) -> Value {
+        json!({ "statuses": [{ "code": "PowerState/running" }] })
+    }
+
+    fn machine_image(&self, machine: &Resource) -> Option<Value> {
+        (machine.state == ProvisioningState::Succeeded).then(|| json!({ "tattoo": {} }))
+    }
+}

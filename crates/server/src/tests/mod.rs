@@ -1,0 +1,9 @@
+//! The server over a real TLS connection, with a factory of fakes behind it.
+
+mod fake;
+mod galleries;
+mod hostile;
+mod rights;
+mod sign_in;
+mod site;
+mod tenancy;
