@@ -151,6 +151,9 @@ fn failure(name: &str, run: &RunProperties) -> String {
         format!(" in {} `{}`", step.stage.as_str(), step.name)
     });
     let reason = match (&run.error, failed) {
+        (Some(error), _) if error.message.contains('\n') => {
+            format!("{}:\n{}", error.code, error.message)
+        }
         (Some(error), _) => format!("{} ({})", error.message, error.code),
         (None, Some(step)) if !step.message.is_empty() => step.message.clone(),
         _ => run.message.clone(),
@@ -159,21 +162,20 @@ fn failure(name: &str, run: &RunProperties) -> String {
     for detail in run.error.iter().flat_map(|error| &error.details) {
         text.push_str(&format!("\n  {}", detail.message.replace('\n', "\n  ")));
     }
-    for check in failed
+    let checks = failed
         .iter()
-        .flat_map(|step| step.detail["checks"].as_array())
-        .flatten()
-    {
-        if check["passed"].as_bool().or(check["ok"].as_bool()) == Some(false) {
-            let output = check["output"].as_str().unwrap_or("").trim_end();
-            text.push_str(&format!(
-                "\n  check `{}` failed",
-                check["name"].as_str().unwrap_or("?")
-            ));
-            for line in output.lines() {
-                text.push_str(&format!("\n    {line}"));
-            }
+        .flat_map(|step| step.detail["checks"].as_array());
+    for check in checks.flatten().filter(|check| check["passed"] == false) {
+        let title = format!("check `{}`", check["name"].as_str().unwrap_or("?"));
+        // The message of the error may hold the report already.
+        if text.contains(&title) {
+            continue;
         }
+        text.push_str(&format!("\n  {title} failed"));
+        let output = check["output"].as_str().unwrap_or("").trim_end();
+        output
+            .lines()
+            .for_each(|line| text.push_str(&format!("\n    {line}")));
     }
     text
 }

@@ -224,6 +224,9 @@ impl Factory {
             "distribute": distribute,
             "buildTimeoutInMinutes": template.build_timeout_in_minutes,
         });
+        if let Some(firmware) = &template.test_firmware {
+            properties["validate"]["bullion"] = json!({ "firmware": firmware });
+        }
         if let Some(size) = template
             .vm_profile
             .as_ref()

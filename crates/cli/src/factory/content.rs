@@ -7,6 +7,8 @@ use super::folder::FileFault;
 
 /// A script or certificate that is larger is something else by mistake.
 const TEXT_BYTES_MAX: usize = 1024 * 1024;
+/// A check travels to the machine as one argument.
+const CHECK_BYTES_MAX: usize = 64 * 1024;
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const END: &str = "-----END CERTIFICATE-----";
 
@@ -21,9 +23,14 @@ pub fn wrong_content(content: &str, path: &str, bytes: &[u8]) -> Option<FileFaul
             right: Some(right.to_owned()),
         })
     };
-    if bytes.len() > TEXT_BYTES_MAX {
+    let limit = if content == "check" {
+        CHECK_BYTES_MAX
+    } else {
+        TEXT_BYTES_MAX
+    };
+    if bytes.len() > limit {
         let what = format!(
-            "`{path}` has {} bytes; {TEXT_BYTES_MAX} are the limit here",
+            "`{path}` has {} bytes; {limit} are the limit here",
             bytes.len()
         );
         return fault(what, "put large content into the image with a File step");
@@ -32,11 +39,11 @@ pub fn wrong_content(content: &str, path: &str, bytes: &[u8]) -> Option<FileFaul
         return fault(format!("`{path}` is not text"), "save it as UTF-8 text");
     };
     match content {
-        "script" if text.trim().is_empty() => fault(
+        "script" | "check" if text.trim().is_empty() => fault(
             format!("`{path}` is empty"),
             "write the commands, or remove the step",
         ),
-        "script" if text.contains('\r') => fault(
+        "script" | "check" if text.contains('\r') => fault(
             format!("`{path}` has Windows line ends, which a shell reads as part of the commands"),
             "save it with LF line ends",
         ),

@@ -10,8 +10,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::rules::{
-    AbsolutePath, CertificateFile, DefinitionName, FactoryName, FileMode, GalleryName, Guid,
-    MediaFile, OfferOrSku, PackageName, Publisher, Reference, ResourceGroupName, ScopeName,
+    AbsolutePath, CertificateFile, CheckFile, DefinitionName, FactoryName, FileMode, GalleryName,
+    Guid, MediaFile, OfferOrSku, PackageName, Publisher, Reference, ResourceGroupName, ScopeName,
     ScriptFile, ServiceName, SourceVersion, SshdValue, SshdWord, TemplateName, VersionNumber, kind,
 };
 
@@ -148,6 +148,12 @@ pub enum Architecture {
     Arm64,
 }
 
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub enum Firmware {
+    Bios,
+    Uefi,
+}
+
 /// What an image is called towards those who use it.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -175,8 +181,11 @@ pub struct ImageTemplate {
     #[serde(default)]
     #[schemars(length(max = 200))]
     pub validate: Vec<Validator>,
-    #[schemars(length(min = 1, max = 20))]
+    #[schemars(length(min = 1, max = 1))]
     pub distribute: Vec<Distribution>,
+    /// Firmware that the finished image is booted with for its checks; `[Bios]` unless given.
+    #[schemars(length(min = 1, max = 2))]
+    pub test_firmware: Option<Vec<Firmware>>,
     pub vm_profile: Option<VmProfile>,
     /// 60 unless given.
     #[serde(default = "build_timeout")]
@@ -260,7 +269,7 @@ pub enum Validator {
     Shell {
         name: TemplateName,
         /// Path in this folder. Either `script` or `inline`.
-        script: Option<ScriptFile>,
+        script: Option<CheckFile>,
         /// Lines of shell. Either `script` or `inline`.
         #[schemars(length(min = 1, max = 500))]
         inline: Option<Vec<String>>,

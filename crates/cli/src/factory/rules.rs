@@ -184,6 +184,7 @@ macro_rules! files {
 files! {
     MediaFile "any";
     ScriptFile "script";
+    CheckFile "check";
     CertificateFile "certificates";
 }
 
