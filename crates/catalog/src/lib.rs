@@ -9,6 +9,8 @@ mod error;
 mod jobs;
 mod resource;
 mod sqlite;
+#[cfg(any(test, feature = "suite"))]
+pub mod suite;
 
 pub use auth::*;
 pub use clock::{Clock, ManualClock, SystemClock, later};

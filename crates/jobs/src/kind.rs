@@ -56,7 +56,6 @@ pub enum NoUndo {}
 
 #[async_trait]
 pub(crate) trait AnyKind: Send + Sync {
-    fn name(&self) -> &'static str;
     async fn run(&self, session: Arc<Session>, journal: Vec<StepRow>) -> Result<Value, JobError>;
     async fn undo(
         &self,
@@ -71,10 +70,6 @@ pub(crate) struct Erased<K>(pub K);
 
 #[async_trait]
 impl<K: JobKind> AnyKind for Erased<K> {
-    fn name(&self) -> &'static str {
-        K::NAME
-    }
-
     async fn run(&self, session: Arc<Session>, journal: Vec<StepRow>) -> Result<Value, JobError> {
         let input = input::<K>(&session)?;
         let mut context = JobContext::new(session, journal);

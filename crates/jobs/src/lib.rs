@@ -14,7 +14,12 @@ mod reconcile;
 mod report;
 mod runner;
 mod submit;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod work;
+
+#[cfg(test)]
+mod tests;
 
 pub use cancel::{Cancel, CancelSource};
 pub use catalog::{

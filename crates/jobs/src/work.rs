@@ -1,6 +1,8 @@
 //! One claimed job, from the claim to its end: forward, or backward when it failed, or given back.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::task::Poll;
 
 use catalog::{
     CANCELED, CatalogError, Claimed, JobFailure, JobState, Outcome, StepEnd, StepRow, StepState,
@@ -26,11 +28,11 @@ pub(crate) async fn work(core: Arc<Core>, kind: Arc<dyn AnyKind>, claimed: Claim
     let session = Arc::new(Session::new(core.clone(), claimed.lease, claimed.job));
     let job = session.job.id;
     lock(&core.running).insert(job, session.cancel.clone());
-    let end = tokio::select! {
-        end = drive(&session, &kind) => end,
-        () = session.pulse() => Ok(Ending::Lost),
-        () = core.dropping.raised() => Ok(Ending::GiveBack(session.clock().now())),
-    };
+    let pulse = Guard(tokio::spawn({
+        let session = session.clone();
+        async move { session.pulse().await }
+    }));
+    let end = work_beside(&session, &kind, pulse).await;
     let end = match end {
         Ok(Ending::GiveBack(not_before)) => give_back(&session, not_before).await,
         other => other.map(drop),
@@ -42,6 +44,19 @@ pub(crate) async fn work(core: Arc<Core>, kind: Arc<dyn AnyKind>, claimed: Claim
     lock(&core.running).remove(&job);
     core.ended.send_modify(|count| *count += 1);
     core.work.notify_one();
+}
+
+/// The pulse is a task of its own: a job that keeps its thread busy for a while does not lose its lease for it.
+async fn work_beside(
+    session: &Arc<Session>,
+    kind: &Arc<dyn AnyKind>,
+    mut pulse: Guard<()>,
+) -> Result<Ending, CatalogError> {
+    tokio::select! {
+        end = drive(session, kind) => end,
+        _ = &mut pulse.0 => Ok(Ending::Lost),
+        () = session.core.dropping.raised() => Ok(Ending::GiveBack(session.clock().now())),
+    }
 }
 
 /// How work on a claim ends.
@@ -84,9 +99,8 @@ async fn drive(session: &Arc<Session>, kind: &Arc<dyn AnyKind>) -> Result<Ending
 async fn forward(session: &Arc<Session>, kind: &Arc<dyn AnyKind>) -> Result<Course, CatalogError> {
     let journal = session.jobs().journal(&session.lease).await?;
     let (kind, shared) = (kind.clone(), session.clone());
-    // A task of its own: a panic in a job is that job's failure, not the runner's.
-    let mut run = Guard(tokio::spawn(async move { kind.run(shared, journal).await }));
-    let result = (&mut run.0).await;
+    // In this task, so that dropping the work drops the action before the job is given back.
+    let result = unpanicked(kind.run(shared, journal)).await;
     session.flush().await?;
     Ok(match (session.aborted(), result) {
         (Some(Abort::Lost), _) => Course::End(Ending::Lost),
@@ -115,8 +129,8 @@ async fn forward(session: &Arc<Session>, kind: &Arc<dyn AnyKind>) -> Result<Cour
             Course::End(Ending::GiveBack(session.clock().now()))
         }
         (None, Ok(Err(JobError::Lost))) => Course::End(Ending::Lost),
-        (None, Err(stopped)) => {
-            tracing::error!(job = %session.job.id, kind = session.job.kind, error = %stopped, "a job panicked");
+        (None, Err(Panicked)) => {
+            tracing::error!(job = %session.job.id, kind = session.job.kind, "a job panicked");
             Course::Unwind(JobFailure {
                 code: "InternalServerError".to_owned(),
                 message: "the job stopped on an error in its program".to_owned(),
@@ -267,6 +281,19 @@ async fn finish(
     }
     session.jobs().finish(&session.lease, &outcome).await?;
     Ok(Ending::Finished)
+}
+
+/// A panic in a job is that job's failure, not the runner's.
+struct Panicked;
+
+async fn unpanicked<F: Future + Send>(work: F) -> Result<F::Output, Panicked> {
+    let mut work = std::pin::pin!(work);
+    std::future::poll_fn(|cx| {
+        // After a panic the work is not polled again, so what it left half done is seen by nobody.
+        let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)));
+        polled.map_or(Poll::Ready(Err(Panicked)), |poll| poll.map(Ok))
+    })
+    .await
 }
 
 /// Takes its task along when it is dropped.

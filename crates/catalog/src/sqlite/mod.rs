@@ -10,6 +10,8 @@ mod journal;
 mod records;
 mod resources;
 mod rows;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 use std::sync::Arc;
