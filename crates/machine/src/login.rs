@@ -4,14 +4,15 @@
 
 use crate::{ExecOutput, MachineError};
 use process::Tail;
-use russh::client::{self, Handle};
+use russh::client::{self, Handle, Msg};
 use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{Algorithm, PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
-use russh::{ChannelMsg, Disconnect, Preferred, Sig};
+use russh::{Channel, ChannelMsg, Preferred, Sig};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout_at};
 
 /// How long one login may take; an emulated machine needs two seconds when it is idle.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(20);
@@ -28,6 +29,21 @@ pub(crate) struct Login {
     key: Arc<PrivateKey>,
     host: KeyData,
     session: Mutex<Option<Arc<Handle<Verify>>>>,
+}
+
+/// What a command says, bounded.
+struct Streams {
+    stdout: Tail,
+    stderr: Tail,
+}
+
+impl Streams {
+    fn new() -> Self {
+        Self {
+            stdout: Tail::new(OUTPUT_LIMIT),
+            stderr: Tail::new(OUTPUT_LIMIT),
+        }
+    }
 }
 
 /// Accepts exactly one host key.
@@ -61,59 +77,52 @@ impl Login {
         }
     }
 
-    /// Runs `command` in the user's shell. Cut at the deadline, it is signalled and left.
+    /// Runs `command` in the user's shell. At the deadline its process group is killed, as the
+    /// SSH server lets commands run on when their connection ends.
     pub(crate) async fn exec(
         &self,
         command: &str,
         deadline: Duration,
     ) -> Result<ExecOutput, MachineError> {
-        let mut stdout = Tail::new(OUTPUT_LIMIT);
-        let mut stderr = Tail::new(OUTPUT_LIMIT);
-        let run = self.run(command, &mut stdout, &mut stderr);
-        match tokio::time::timeout(deadline, run).await {
-            Ok(Ok(status)) => Ok(ExecOutput {
-                status,
-                stdout: stdout.text(OUTPUT_LIMIT),
-                stderr: stderr.text(OUTPUT_LIMIT),
+        let until = Instant::now() + deadline;
+        let mut streams = Streams::new();
+        let Ok(channel) = timeout_at(until, self.start(command)).await else {
+            return Err(self.cut(deadline, &streams));
+        };
+        let mut channel = channel?;
+        match timeout_at(until, self.follow(&mut channel, &mut streams)).await {
+            Ok(status) => Ok(ExecOutput {
+                status: status?,
+                stdout: streams.stdout.text(OUTPUT_LIMIT),
+                stderr: streams.stderr.text(OUTPUT_LIMIT),
             }),
-            Ok(Err(error)) => Err(error),
             Err(_) => {
-                // Closing the connection hangs up whatever still runs on it.
-                self.close().await;
-                let said = format!("{}{}", stdout.text(ERROR_TAIL), stderr.text(ERROR_TAIL));
-                Err(MachineError::ExecDeadline {
-                    name: self.name.clone(),
-                    after: deadline,
-                    output: said,
-                })
+                let killed = channel.signal(Sig::KILL).await;
+                if let Err(error) = killed.and(channel.close().await) {
+                    tracing::debug!(machine = self.name, %error, "cannot kill a late command");
+                }
+                Err(self.cut(deadline, &streams))
             }
         }
     }
 
-    /// Ends the connection, if there is one.
-    pub(crate) async fn close(&self) {
-        if let Some(session) = self.session.lock().await.take() {
-            let said = session.disconnect(Disconnect::ByApplication, "", "").await;
-            if let Err(error) = said {
-                tracing::debug!(machine = self.name, %error, "connection was closed already");
-            }
-        }
-    }
-
-    async fn run(
-        &self,
-        command: &str,
-        stdout: &mut Tail,
-        stderr: &mut Tail,
-    ) -> Result<u32, MachineError> {
-        let mut channel = self.channel().await?;
+    async fn start(&self, command: &str) -> Result<Channel<Msg>, MachineError> {
+        let channel = self.channel().await?;
         let asked = channel.exec(true, command).await;
         asked.map_err(|error| self.failed(&error))?;
+        Ok(channel)
+    }
+
+    async fn follow(
+        &self,
+        channel: &mut Channel<Msg>,
+        streams: &mut Streams,
+    ) -> Result<u32, MachineError> {
         let mut status = None;
         while let Some(message) = channel.wait().await {
             match message {
-                ChannelMsg::Data { data } => stdout.push(&data),
-                ChannelMsg::ExtendedData { data, .. } => stderr.push(&data),
+                ChannelMsg::Data { data } => streams.stdout.push(&data),
+                ChannelMsg::ExtendedData { data, .. } => streams.stderr.push(&data),
                 ChannelMsg::ExitStatus { exit_status } => status = Some(exit_status),
                 ChannelMsg::ExitSignal { signal_name, .. } => {
                     status = Some(128 + signal_number(&signal_name));
@@ -127,8 +136,16 @@ impl Login {
         status.ok_or_else(|| self.refused("the connection ended before the command did"))
     }
 
+    fn cut(&self, after: Duration, streams: &Streams) -> MachineError {
+        MachineError::ExecDeadline {
+            name: self.name.clone(),
+            after,
+            output: streams.stdout.text(ERROR_TAIL) + &streams.stderr.text(ERROR_TAIL),
+        }
+    }
+
     /// A channel on the kept connection, or on a new one when that has died meanwhile.
-    async fn channel(&self) -> Result<russh::Channel<client::Msg>, MachineError> {
+    async fn channel(&self) -> Result<Channel<Msg>, MachineError> {
         let kept = self.session.lock().await.clone();
         if let Some(session) = kept.filter(|session| !session.is_closed()) {
             match session.channel_open_session().await {

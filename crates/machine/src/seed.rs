@@ -79,6 +79,8 @@ fn files(spec: &MachineSpec, keys: &Keys) -> Result<[(&'static str, String); 2],
     let host_public = keys.host_line(&spec.name)?;
     let user_data = json!({
         "hostname": spec.hostname,
+        // One line in /etc/hosts, so that the name resolves without a name server.
+        "manage_etc_hosts": "localhost",
         "users": [{
             "name": spec.user,
             "groups": ["sudo"],

@@ -70,7 +70,7 @@ mod tests {
     use super::*;
     use tokio::net::UnixListener;
 
-    /// A QEMU that says these lines, one after each line that it hears.
+    /// A QEMU that says these lines, one after each line that it hears, and hangs up after the last.
     async fn check(lines: &'static [&'static str], expected: Result<Value, &str>) {
         let folder = tempfile::tempdir().unwrap();
         let deep = folder.path().join("deep".repeat(40));
@@ -81,13 +81,14 @@ mod tests {
         let server = async {
             let (stream, _) = listener.accept().await.unwrap();
             let mut stream = BufReader::new(stream);
-            for text in lines {
-                stream.write_all(text.as_bytes()).await.unwrap();
+            for (before, text) in lines.iter().enumerate() {
                 let mut heard = String::new();
-                if stream.read_line(&mut heard).await.unwrap_or(0) == 0 {
+                if before > 0 && stream.read_line(&mut heard).await.unwrap_or(0) == 0 {
                     break;
                 }
+                stream.write_all(text.as_bytes()).await.unwrap();
             }
+            drop(stream);
         };
         let (answer, ()) = tokio::join!(run(&deep, "query-status"), server);
         match (answer, expected) {
