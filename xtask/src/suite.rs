@@ -485,7 +485,10 @@ mod tests {
     #[test]
     fn ci_runs_what_a_developer_runs() {
         let script = std::fs::read_to_string(workspace::root().join(".ci/run")).unwrap();
-        let commands: Vec<_> = script.lines().filter(|line| line.contains("cargo")).collect();
+        let commands: Vec<_> = script
+            .lines()
+            .filter(|line| line.contains("cargo"))
+            .collect();
         assert_eq!(commands, ["exec cargo xtask test"]);
     }
 

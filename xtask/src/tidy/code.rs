@@ -136,7 +136,8 @@ fn is_word(c: char) -> bool {
 
 /// Integration tests, benches, examples and files that hold only tests.
 fn is_test_file(path: &str) -> bool {
-    let folders = ["/tests/", "/benches/", "/fuzz/", "/examples/"];
+    // A `suite` is what every backend of a trait must pass.
+    let folders = ["/tests/", "/benches/", "/fuzz/", "/examples/", "/suite/"];
     folders.iter().any(|folder| path.contains(folder))
         || path.starts_with("fuzz/")
         || path.ends_with("/tests.rs")

@@ -137,7 +137,7 @@ impl Installation {
     /// Waits until no program other than the server works on the folder, and nothing of it is mounted.
     pub fn wait_for_quiet(&self) {
         let left = || {
-            let mut left = programs_on(&self.data());
+            let mut left = self.programs();
             left.extend(mounts_below(&self.data()));
             left
         };
@@ -151,7 +151,12 @@ impl Installation {
 
     /// Programs of the machines and builds of this folder.
     pub fn programs(&self) -> Vec<String> {
-        programs_on(&self.data())
+        let server = self.server.as_ref().map(Child::id);
+        let all = processes_on(&self.data());
+        all.into_iter()
+            .filter(|(pid, _)| Some(*pid) != server)
+            .map(|(_, command)| command)
+            .collect()
     }
 }
 
@@ -283,14 +288,7 @@ fn wait_for_or<T>(
     }
 }
 
-fn programs_on(folder: &Path) -> Vec<String> {
-    processes_on(folder)
-        .into_iter()
-        .map(|(_, command)| command)
-        .collect()
-}
-
-/// Processes, other than servers, that name something in the folder or stand in it.
+/// Processes that name something in the folder or stand in it.
 fn processes_on(folder: &Path) -> Vec<(u32, String)> {
     let inside = format!("{}/", folder.display());
     let mut found = Vec::new();
@@ -310,7 +308,7 @@ fn processes_on(folder: &Path) -> Vec<(u32, String)> {
         let stands_in = |link: &str| {
             std::fs::read_link(entry.path().join(link)).is_ok_and(|at| at.starts_with(folder))
         };
-        if command.contains(" serve ") || pid == std::process::id() {
+        if pid == std::process::id() {
             continue;
         }
         if command.contains(&inside) || stands_in("cwd") || stands_in("root") {
