@@ -299,8 +299,7 @@ impl<U: Serialize + Send + Sync> JobContext<U> {
             repeated: row.attempts > 1,
             ..self.handle.clone()
         };
-        self.survive(Point::BeforeAction(row.seq))?;
-        let result = match self.fails_at(Point::BeforeAction(row.seq)) {
+        let result = match self.meet(Point::BeforeAction(row.seq))? {
             Some(error) => Err(error),
             None => self.until_canceled(run(handle)).await,
         };
@@ -313,11 +312,10 @@ impl<U: Serialize + Send + Sync> JobContext<U> {
                 .because(error)
             })
         });
-        self.survive(Point::AfterAction(row.seq))?;
-        let result = result.and_then(|value| {
-            self.fails_at(Point::AfterAction(row.seq))
-                .map_or(Ok(value), Err)
-        });
+        let result = match self.meet(Point::AfterAction(row.seq))? {
+            Some(error) => result.and(Err(error)),
+            None => result,
+        };
         self.stored(session.flush().await)?;
         match result {
             Ok(value) => Ok(value),
@@ -396,7 +394,7 @@ impl<U: Serialize + Send + Sync> JobContext<U> {
             how,
         };
         self.stored(session.jobs().end_step(&session.lease, seq, &end).await)?;
-        self.survive(Point::AfterStep(seq))?;
+        self.meet(Point::AfterStep(seq))?;
         read("a step", output, how)
     }
 
@@ -415,16 +413,16 @@ impl<U: Serialize + Send + Sync> JobContext<U> {
         })
     }
 
-    fn survive(&self, point: Point) -> Result<(), JobError> {
-        if self.handle.session.fate(point) == Fate::Die {
-            return Err(self.stop(Abort::Lost));
+    /// What a test has in store here: death, a failure, or nothing.
+    fn meet(&self, point: Point) -> Result<Option<StepError>, JobError> {
+        match self.handle.session.fate(point) {
+            Fate::GoOn => Ok(None),
+            Fate::Fail => Ok(Some(StepError::failed(
+                "InjectedFault",
+                "a test made this step fail",
+            ))),
+            Fate::Die => Err(self.stop(Abort::Lost)),
         }
-        Ok(())
-    }
-
-    fn fails_at(&self, point: Point) -> Option<StepError> {
-        let fails = self.handle.session.fate(point) == Fate::Fail;
-        fails.then(|| StepError::failed("InjectedFault", "a test made this step fail"))
     }
 }
 

@@ -19,6 +19,10 @@ pub enum Point {
 }
 
 /// What happens there.
+#[cfg_attr(
+    not(any(test, feature = "testing")),
+    allow(dead_code, reason = "only tests bring faults")
+)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     GoOn,
