@@ -3,7 +3,6 @@
 //! This is dispatch only. Client commands are in `cli` and speak HTTPS; what touches a data folder
 //! directly is here and says so.
 
-mod doctor;
 mod offline;
 mod store_tool;
 
@@ -55,11 +54,6 @@ enum Command {
 
     #[command(flatten)]
     Client(Box<cli::args::Command>),
-
-    /// Check that this host can build and run images
-    #[command(after_help = "Example:
-  bullion doctor --data /var/lib/bullion")]
-    Doctor(offline::Data),
 
     /// Look into a store of image bits; the server need not run
     #[command(subcommand)]
@@ -122,7 +116,6 @@ async fn run(arguments: Bullion) -> ExitCode {
     let result = match arguments.command {
         Command::Client(command) => return client(&global, *command, io).await,
         Command::Serve(args) => serve(args).await,
-        Command::Doctor(data) => doctor::run(&data, &mut io).await,
         Command::Store(command) => store_tool::run(command, &mut io),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -8,7 +8,7 @@ use wire::ResourceId;
 use wire::factory::LogPage;
 
 use super::follow::{self, follow};
-use super::scope::{Finder, Located, TEMPLATE};
+use super::scope::{Finder, Located, RUN, TEMPLATE};
 use crate::api;
 use crate::args::{Build, Scope};
 use crate::client::{Ask, Client, Reply};
@@ -29,13 +29,13 @@ pub async fn run(client: &Client, args: Build, io: &mut Io) -> Result<Exit, CliE
         } => start(client, &template, no_wait, &scope, io).await,
         Build::List { scope } => list(client, &scope, io).await,
         Build::Show { run, scope } => {
-            let run = Finder::new(client, &scope).run(&run).await?;
+            let run = Finder::new(client, &scope).find(RUN, &run).await?;
             let seen = follow::look(client, &run).await?;
             follow::report(io, &seen)?;
             Ok(Exit::Done)
         }
         Build::Watch { run, scope } => {
-            let run = Finder::new(client, &scope).run(&run).await?;
+            let run = Finder::new(client, &scope).find(RUN, &run).await?;
             let seen = follow::look(client, &run).await?;
             let template = seen
                 .properties
@@ -48,7 +48,7 @@ pub async fn run(client: &Client, args: Build, io: &mut Io) -> Result<Exit, CliE
             Ok(Exit::Done)
         }
         Build::Log { run, follow, scope } => {
-            let run = Finder::new(client, &scope).run(&run).await?;
+            let run = Finder::new(client, &scope).find(RUN, &run).await?;
             log(client, &run, follow, io).await
         }
         Build::Cancel { template, scope } => cancel(client, &template, &scope, io).await,
@@ -130,7 +130,7 @@ fn start_time(run: &Value) -> String {
 }
 
 async fn list(client: &Client, scope: &Scope, io: &mut Io) -> Result<Exit, CliError> {
-    let (_, mut runs) = Finder::new(client, scope).runs().await?;
+    let (_, mut runs) = Finder::new(client, scope).list(RUN).await?;
     runs.sort_by_key(|run| std::cmp::Reverse(start_time(run)));
     if io.format == Format::Json {
         io.json(&runs)?;

@@ -53,7 +53,11 @@ pub const GROUP: Kind = Kind {
     rest: "/resourceGroups",
     version: api::RESOURCES,
 };
-const RUNS: &str = "/providers/Bullion.Factory/runs";
+pub const RUN: Kind = Kind {
+    noun: "run",
+    rest: "/providers/Bullion.Factory/runs",
+    version: api::BULLION,
+};
 
 pub struct Finder<'a> {
     client: &'a Client,
@@ -136,34 +140,12 @@ impl<'a> Finder<'a> {
         Ok((tenant, all))
     }
 
-    pub async fn run(&self, written: &str) -> Result<Located, CliError> {
-        if written.starts_with('/') {
-            return self.by_id(written).await;
-        }
-        let (tenant, items) = self.runs().await?;
-        let found = items
-            .iter()
-            .filter_map(id_of)
-            .filter(|id| id.name().eq_ignore_ascii_case(written));
-        self.only("run", written, tenant, found.collect(), &items)
-    }
-
-    /// The runs of every resource group in scope.
-    pub async fn runs(&self) -> Result<(TenantId, Vec<Value>), CliError> {
-        let (tenant, groups) = self.list(GROUP).await?;
-        let mut all = Vec::new();
-        for group in groups.iter().filter_map(id_of) {
-            all.extend(self.runs_of(tenant, &group).await?);
-        }
-        Ok((tenant, all))
-    }
-
     pub async fn runs_of(
         &self,
         tenant: TenantId,
         group: &ResourceId,
     ) -> Result<Vec<Value>, CliError> {
-        let path = api::below(group, RUNS, api::BULLION);
+        let path = api::below(group, RUN.rest, RUN.version);
         self.client.list("list runs", tenant, &path).await
     }
 

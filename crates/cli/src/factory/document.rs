@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::rules::{
     AbsolutePath, CertificateFile, CheckFile, DefinitionName, FactoryName, FileMode, GalleryName,
     Guid, MediaFile, OfferOrSku, PackageName, Publisher, Reference, ResourceGroupName, ScopeName,
-    ScriptFile, ServiceName, SourceVersion, SshdValue, SshdWord, TemplateName, VersionNumber, kind,
+    ScriptFile, ServiceName, SourceVersion, SshdValue, SshdWord, TemplateName, VersionNumber,
+    ZoneName, kind,
 };
 
 /// Tags of a resource: text to text.
@@ -68,10 +69,10 @@ pub struct Subscription {
 pub struct Region {
     pub name: ScopeName,
     pub display_name: Option<String>,
-    /// Zone names; one zone called `1` unless given.
+    /// Zone names; one zone called `1` unless given. Zones can be added, never removed.
     #[serde(default = "one_zone")]
-    #[schemars(length(min = 1, max = 9))]
-    pub zones: Vec<ScopeName>,
+    #[schemars(length(min = 1, max = 3))]
+    pub zones: Vec<ZoneName>,
 }
 
 /// A resource group: what belongs together and is deleted together.
@@ -320,8 +321,8 @@ pub struct VmProfile {
     pub os_disk_size_gb: Option<u32>,
 }
 
-fn one_zone() -> Vec<ScopeName> {
-    vec![ScopeName::default()]
+fn one_zone() -> Vec<ZoneName> {
+    vec![ZoneName::default()]
 }
 
 fn one_replica() -> u32 {

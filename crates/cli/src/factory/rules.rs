@@ -65,6 +65,8 @@ rules! {
         "1 to 64 lower-case letters, digits and dashes, with a letter or digit at both ends" |s| is_slug(s, 64);
     ScopeName "scopeName" r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$"
         "1 to 64 lower-case letters, digits and dashes, with a letter or digit at both ends" |s| is_slug(s, 64);
+    ZoneName "zoneName" r"^[A-Za-z0-9]{1,8}$"
+        "1 to 8 letters and digits, such as `1`" |s| is_made_of(s, 8, "");
     ResourceGroupName "resourceGroupName" r"^[A-Za-z0-9_.()-]{0,89}[A-Za-z0-9_()-]$"
         "1 to 90 letters, digits, `_`, `-`, `.` and brackets, not ending with `.`" |s| fits(NameRule::ResourceGroup, s);
     GalleryName "galleryName" r"^[A-Za-z0-9]([A-Za-z0-9_.]{0,78}[A-Za-z0-9])?$"
@@ -97,9 +99,9 @@ rules! {
         "what `sshd -T` prints for the option, such as `no`" |s| (1..=1024).contains(&s.len()) && s.bytes().all(|b| (b' '..=b'~').contains(&b));
 }
 
-impl Default for ScopeName {
-    fn default() -> ScopeName {
-        ScopeName("1".into())
+impl Default for ZoneName {
+    fn default() -> ZoneName {
+        ZoneName("1".into())
     }
 }
 
