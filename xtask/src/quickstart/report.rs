@@ -71,8 +71,15 @@ impl Build {
                 stage.found += 1;
                 continue;
             }
-            stage.run += 1;
             stage.seconds += step["seconds"].as_f64().unwrap_or(0.0);
+            if step["detail"]["existed"] == true {
+                stage.found += 1;
+                continue;
+            }
+            // A step without a key, such as asking what `latest` is now, is done in every run and never found.
+            if !text(&step["key"]).is_empty() || step["stage"] == "publish" {
+                stage.run += 1;
+            }
             *build.new_bytes.get_or_insert(0) += step["detail"]["newBytes"].as_u64().unwrap_or(0);
         }
         Ok(build)
@@ -100,15 +107,13 @@ impl Build {
 
 impl Stage {
     fn in_a_word(&self) -> String {
+        let seconds = format!("{:>8.1} s", self.seconds);
         match (self.run, self.found) {
             (0, 0) => String::new(),
-            (0, _) => "found".to_owned(),
-            (_, 0) => format!("run    {:>8.1} s", self.seconds),
-            (run, found) => format!(
-                "run    {:>8.1} s  ({found} of {} found)",
-                self.seconds,
-                run + found
-            ),
+            (0, _) if self.seconds < 0.05 => "found".to_owned(),
+            (0, _) => format!("found {seconds}"),
+            (_, 0) => format!("run   {seconds}"),
+            (run, found) => format!("run   {seconds}  ({found} of {} found)", run + found),
         }
     }
 }
@@ -275,28 +280,31 @@ mod tests {
             "outputs": {"versionId": "/subscriptions/s/a/versions/1.0.1", "diskDigest": "bd1:0123456789abcdef0123456789",
                         "bootSeconds": 61.25},
             "steps": [
-                {"stage": "source", "how": "found", "seconds": 143.0, "detail": {"newBytes": 4_000_000}},
-                {"stage": "build", "how": "found"},
-                {"stage": "build", "how": "run", "seconds": 2.5, "detail": {"newBytes": 4096}},
-                {"stage": "replicate", "how": "run", "seconds": 1.0, "detail": {"newBytes": 4096}}]}})
+                {"stage": "source", "how": "run", "key": "", "seconds": 2.1},
+                {"stage": "source", "how": "found", "key": "k1", "seconds": 143.0, "detail": {"newBytes": 4_000_000}},
+                {"stage": "build", "how": "found", "key": "k2"},
+                {"stage": "build", "how": "run", "key": "k3", "seconds": 2.5, "detail": {"newBytes": 4096}},
+                {"stage": "publish", "how": "run", "key": "", "seconds": 0.01, "detail": {"existed": true}},
+                {"stage": "replicate", "how": "run", "key": "k4", "seconds": 1.0, "detail": {"newBytes": 4096}}]}})
     }
 
     #[test]
     fn the_table_tells_run_from_found_and_sums_what_is_new() {
         let build = Build::of_run(&run()).unwrap();
-        assert_eq!(build.in_a_word(), "built, 2 steps run, 2 found");
+        assert_eq!(build.in_a_word(), "built, 2 steps run, 3 found");
         let table = table(&[build]);
         let cells: Vec<Vec<&str>> = table
             .lines()
             .map(|line| line.split_whitespace().collect())
             .collect();
         assert_eq!(cells[0], ["stage", "1.0.1"]);
-        assert_eq!(cells[1], ["source", "found"]);
+        assert_eq!(cells[1], ["source", "found", "2.1", "s"]);
         assert_eq!(
             cells[2],
             ["build", "run", "2.5", "s", "(1", "of", "2", "found)"]
         );
         assert_eq!(cells[3], ["tattoo"]);
+        assert_eq!(cells[5], ["publish", "found"]);
         assert!(table.contains("new in stores   8.0 KiB"), "{table}");
         assert!(table.contains("61.2 s"), "{table}");
     }
