@@ -178,7 +178,7 @@ impl TreeExecutor {
         };
         let (upper, epoch) = (folder.path().join(UPPER), context.epoch);
         let records = move |tree: &mut Tree<'_>| {
-            normalise(&upper)?;
+            normalise(&upper, epoch)?;
             delta(&upper, tree, epoch)
         };
         let outcome = finish(parent, name, epoch, records, times, tail).await;

@@ -14,6 +14,7 @@ mod delta;
 mod direct;
 mod error;
 mod executor;
+mod keystore;
 mod normalise;
 pub mod sandbox;
 

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::error::BuildError;
+use super::keystore::clamp_dates;
 
 /// Dropped: the parent's version, if any, stays.
 const DROPPED: [&str; 9] = [
@@ -31,11 +32,14 @@ const EMPTIED: [&str; 1] = ["var/cache/man"];
 
 /// Emptied rather than dropped: systemd fills an empty one at first boot.
 const MACHINE_ID: &str = "etc/machine-id";
+const KEYSTORE_FOLDER: &str = "etc/ssl/certs/java";
+const KEYSTORE_FILE: &str = "cacerts";
+const KEYSTORE_BYTES_MAX: u64 = 64 << 20;
 const SSH_FOLDER: &str = "etc/ssh";
 const SSH_HOST_KEY_PREFIX: &[u8] = b"ssh_host_";
 
 /// Makes the upper layer in `upper` a function of what was asked for.
-pub(super) fn normalise(upper: &Path) -> Result<(), BuildError> {
+pub(super) fn normalise(upper: &Path, epoch: i64) -> Result<(), BuildError> {
     for path in DROPPED {
         remove_if_file(upper, path)?;
     }
@@ -56,6 +60,7 @@ pub(super) fn normalise(upper: &Path) -> Result<(), BuildError> {
             remove_if_file(upper, &format!("{SSH_FOLDER}/{}", name.to_string_lossy()))?;
         }
     }
+    clamp_keystore(upper, epoch)?;
     let machine_id = upper.join(MACHINE_ID);
     if real_folder(upper, "etc")
         && fs::symlink_metadata(&machine_id).is_ok_and(|meta| meta.is_file())
@@ -63,6 +68,20 @@ pub(super) fn normalise(upper: &Path) -> Result<(), BuildError> {
         fs::write(&machine_id, "").map_err(BuildError::file("empty", &machine_id))?;
     }
     Ok(())
+}
+
+/// Rewrites the dates in Java's store of trusted certificates.
+fn clamp_keystore(upper: &Path, epoch: i64) -> Result<(), BuildError> {
+    let path = upper.join(KEYSTORE_FOLDER).join(KEYSTORE_FILE);
+    let small_file = |meta: fs::Metadata| meta.is_file() && meta.len() <= KEYSTORE_BYTES_MAX;
+    if !real_folder(upper, KEYSTORE_FOLDER) || !fs::symlink_metadata(&path).is_ok_and(small_file) {
+        return Ok(());
+    }
+    let store = fs::read(&path).map_err(BuildError::file("read", &path))?;
+    match clamp_dates(&store, epoch) {
+        Some(clamped) => fs::write(&path, clamped).map_err(BuildError::file("write", &path)),
+        None => Ok(()),
+    }
 }
 
 /// Whether every component of `path` is a directory in the layer: a link must not lead out of it.
@@ -122,7 +141,7 @@ mod tests {
             write(path);
         }
         write("var/cache/man/index/deep");
-        normalise(&upper).unwrap();
+        normalise(&upper, 1).unwrap();
         assert_eq!(names(&upper, "etc/ssh").unwrap(), ["sshd_config"]);
         assert_eq!(fs::read(upper.join("etc/machine-id")).unwrap(), b"");
         assert!(names(&upper, "var/cache/man").unwrap().is_empty());
@@ -141,7 +160,7 @@ mod tests {
         fs::write(host.join("machine-id"), "mine").unwrap();
         std::os::unix::fs::symlink(&host, upper.join("var")).unwrap();
         std::os::unix::fs::symlink(&host, upper.join("etc")).unwrap();
-        normalise(&upper).unwrap();
+        normalise(&upper, 1).unwrap();
         assert!(host.join("log/dpkg.log").exists());
         assert_eq!(fs::read(host.join("machine-id")).unwrap(), b"mine");
     }

@@ -10,7 +10,7 @@ use crate::build::fixture::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_shows_status_and_output() {
-    let bench = Bench::new();
+    let bench = Bench::marked();
     let parent = bench.parent(vec![]);
     let error = bench
         .shell(&parent, "echo before\necho broken >&2\nexit 3\necho after")
@@ -42,7 +42,7 @@ async fn a_failure_shows_status_and_output() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hanging_script_is_killed_at_its_deadline() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::marked();
     bench.context.deadline = Duration::from_secs(2);
     let parent = bench.parent(vec![]);
     let error = bench
@@ -58,7 +58,7 @@ async fn a_hanging_script_is_killed_at_its_deadline() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_does_not_outlive_its_script() {
-    let bench = Bench::new();
+    let bench = Bench::marked();
     let parent = bench.parent(vec![]);
     let script = "setsid sh -c 'trap \"\" TERM HUP; while :; do sleep 1000; done' > /dev/null 2>&1 &\n\
                   (setsid sleep 1000 &)\necho done";
@@ -69,7 +69,7 @@ async fn a_daemon_does_not_outlive_its_script() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dropping_a_build_ends_it() {
-    let bench = Bench::new();
+    let bench = Bench::marked();
     let parent = bench.parent(vec![]);
     let run = bench.shell(&parent, "echo started\nsleep 1000");
     let started = async {
@@ -86,7 +86,7 @@ async fn dropping_a_build_ends_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn room_is_limited() {
-    let bench = Bench::new();
+    let bench = Bench::marked();
     let parent = bench.parent(vec![]);
     let tmp = bench
         .shell(
@@ -113,7 +113,7 @@ async fn room_is_limited() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_that_cannot_run_is_named() {
-    let bench = Bench::new();
+    let bench = Bench::marked();
     let parent = bench.parent(vec![
         ext4::Change::Remove {
             path: "proc".into(),
@@ -129,7 +129,7 @@ async fn an_image_that_cannot_run_is_named() {
         error,
         "the build environment could not be set up: mounting /proc failed: the image has no such directory"
     );
-    let bench = Bench::new();
+    let bench = Bench::marked();
     let parent = bench.parent(vec![ext4::Change::Remove {
         path: "bin/sh".into(),
     }]);
@@ -143,7 +143,7 @@ async fn an_image_that_cannot_run_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_executable_that_does_not_answer_is_named() {
-    let bench = Bench::new();
+    let bench = Bench::marked();
     let parent = bench.parent(vec![]);
     let executor =
         TreeExecutor::new(&bench.path("work"), SandboxProgram::new("/bin/true")).unwrap();
@@ -160,9 +160,39 @@ async fn an_executable_that_does_not_answer_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_executor_clears_what_a_killed_one_left() {
-    let bench = Bench::new();
+    let bench = Bench::marked();
     let left = bench.path("work/step-dead/upper/etc");
     std::fs::create_dir_all(&left).unwrap();
     bench.executor();
     assert!(!bench.path("work/step-dead").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn builds_on_one_parent_do_not_disturb_each_other() {
+    let bench = Bench::marked();
+    let parent = bench.parent(vec![]);
+    let executor = bench.executor();
+    let customizers: Vec<_> = (0..6)
+        .map(|index| {
+            factory::build::Customizer::new("step", shell(&format!("echo {index} > /etc/number")))
+                .unwrap()
+        })
+        .collect();
+    let mut builds = tokio::task::JoinSet::new();
+    let executor = Arc::new(executor);
+    for customizer in customizers {
+        let (executor, parent, context) = (
+            Arc::clone(&executor),
+            Arc::clone(&parent),
+            bench.context.clone(),
+        );
+        builds.spawn(async move { executor.run(parent, &customizer, &context).await });
+    }
+    let mut different = Vec::new();
+    while let Some(outcome) = builds.join_next().await {
+        let changes = outcome.unwrap().unwrap().changes;
+        assert!(!different.contains(&changes));
+        different.push(changes);
+    }
+    bench.assert_nothing_left().await;
 }
