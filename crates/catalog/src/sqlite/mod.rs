@@ -38,6 +38,8 @@ type Tx = Transaction<'static, Sqlite>;
 pub struct SqliteCatalog {
     writer: SqlitePool,
     readers: SqlitePool,
+    /// Holds an in-memory database open; runs no statement.
+    anchor: Option<SqlitePool>,
     clock: Arc<dyn Clock>,
 }
 
@@ -96,6 +98,7 @@ impl SqliteCatalog {
         let catalog = SqliteCatalog {
             writer,
             readers,
+            anchor: None,
             clock: options.clock,
         };
         if options.access == FileAccess::ReadWrite {
@@ -106,18 +109,21 @@ impl SqliteCatalog {
 
     /// A database that ends with the value: for tests and trials.
     pub async fn in_memory(clock: Arc<dyn Clock>) -> Result<SqliteCatalog> {
-        let options = SqliteConnectOptions::new()
-            .in_memory(true)
-            .foreign_keys(true);
-        // One connection for everything: a second one would see a second, empty database.
-        let only = pool(1).connect_with(options).await;
-        let only = only.map_err(|source| CatalogError::Open {
+        let fail = |source: sqlx::Error| CatalogError::Open {
             at: "memory".into(),
             source: source.into(),
-        })?;
+        };
+        // This text gives each database a name of its own, under which further connections find it.
+        let options: SqliteConnectOptions = "sqlite::memory:".parse().map_err(fail)?;
+        let options = options.foreign_keys(true);
+        // An operation that is dropped may take its connection along; the database must not go with it.
+        let anchor = pool(1).connect_with(options.clone()).await.map_err(fail)?;
+        // Readers of a shared cache meet the writer's table locks, so there is one connection for both.
+        let only = pool(1).connect_with(options).await.map_err(fail)?;
         let catalog = SqliteCatalog {
             writer: only.clone(),
             readers: only,
+            anchor: Some(anchor),
             clock,
         };
         catalog.migrate().await?;
@@ -128,6 +134,9 @@ impl SqliteCatalog {
     pub async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
+        if let Some(anchor) = &self.anchor {
+            anchor.close().await;
+        }
     }
 
     async fn migrate(&self) -> Result<()> {

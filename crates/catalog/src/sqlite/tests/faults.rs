@@ -176,18 +176,10 @@ async fn what_cannot_be_read_is_corrupt_and_not_a_default() {
 }
 
 /// A client that hangs up drops its request wherever that stands.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dropped_write_is_whole_or_not_at_all() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let catalog = open(
-        &folder.path().join("a.db"),
-        ManualClock::default(),
-        FileAccess::ReadWrite,
-    )
-    .await;
+async fn check_dropped_writes(catalog: &SqliteCatalog) {
     for polls in 0..60 {
         let name = format!("r{polls}");
-        let mut write = Box::pin(write_pair(&catalog, &name));
+        let mut write = Box::pin(write_pair(catalog, &name));
         for _ in 0..polls {
             if write
                 .as_mut()
@@ -200,10 +192,17 @@ async fn a_dropped_write_is_whole_or_not_at_all() {
         }
         drop(write);
     }
-    write_pair(&catalog, "last")
-        .await
-        .expect("the connection still works");
-    assert!(assert_whole(&catalog).await >= 1);
+    write_pair(catalog, "last").await.expect("writing goes on");
+    assert!(assert_whole(catalog).await >= 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_write_is_whole_or_not_at_all() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("a.db");
+    check_dropped_writes(&open(&path, ManualClock::default(), FileAccess::ReadWrite).await).await;
+    let clock = std::sync::Arc::new(ManualClock::default());
+    check_dropped_writes(&SqliteCatalog::in_memory(clock).await.expect("open")).await;
 }
 
 /// Not a test of its own: what [`a_killed_writer_leaves_whole_writes`] runs in another process, and kills.
