@@ -74,19 +74,21 @@ pub(super) fn of(spec: &MachineSpec, accel: Accel, ssh_port: u16) -> Vec<OsStrin
         add(&["-drive", &code]);
         add(&["-drive", &format!("if=pflash,format=raw,file={VARS_FILE}")]);
     }
-    let seed = format!(
-        "if=none,id=seed,format=raw,readonly=on,file={}",
-        seed::SEED_FILE
-    );
-    add(&["-drive", &seed, "-device", "virtio-blk-pci,drive=seed"]);
     // What is forgotten anyway need not be flushed.
     let disk = if spec.snapshot {
         "if=none,id=disk,format=raw,snapshot=on,cache=unsafe"
     } else {
         "if=none,id=disk,format=raw,cache=writeback,discard=unmap"
     };
-    add(&["-device", "virtio-blk-pci,drive=disk,bootindex=0", "-drive"]);
-    line.push(drive(disk, &spec.disk));
+    line.extend(["-drive".into(), drive(disk, &spec.disk)]);
+    // In this order: guests name disks by it.
+    let mut add = |words: &[&str]| line.extend(words.iter().map(OsString::from));
+    add(&["-device", "virtio-blk-pci,drive=disk,bootindex=0"]);
+    let seed = format!(
+        "if=none,id=seed,format=raw,readonly=on,file={}",
+        seed::SEED_FILE
+    );
+    add(&["-drive", &seed, "-device", "virtio-blk-pci,drive=seed"]);
     line
 }
 

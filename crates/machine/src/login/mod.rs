@@ -225,3 +225,6 @@ fn signal_number(signal: &Sig) -> u32 {
         Sig::Custom(_) => 0,
     }
 }
+
+#[cfg(test)]
+mod tests;
