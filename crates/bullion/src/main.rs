@@ -27,7 +27,6 @@ const SERVE_LOG: &str = "info";
 #[command(
     name = "bullion",
     version,
-    propagate_version = true,
     arg_required_else_help = true,
     after_help = "Start here:
   bullion serve --data /var/lib/bullion             # a server, on nothing but an empty folder

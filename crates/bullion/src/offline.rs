@@ -37,6 +37,7 @@ pub struct Failure {
     what: String,
     causes: Vec<String>,
     hints: Vec<String>,
+    /// 0 where there is nothing to tell: whoever read the output has seen enough.
     code: u8,
 }
 
@@ -80,6 +81,9 @@ impl Failure {
     /// Writes the failure to stderr, in the form of the client's errors, and gives the exit code.
     pub fn tell(&self) -> ExitCode {
         use std::io::Write;
+        if self.code == 0 {
+            return ExitCode::SUCCESS;
+        }
         let mut lines = vec![format!("error: {}", self.what)];
         lines.extend(
             self.causes
@@ -95,6 +99,12 @@ impl Failure {
 
 impl From<CliError> for Failure {
     fn from(error: CliError) -> Failure {
+        if error.is_closed_output() {
+            return Failure {
+                code: 0,
+                ..Failure::plain("")
+            };
+        }
         Failure::new("cannot write the result", error)
     }
 }

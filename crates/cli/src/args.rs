@@ -5,6 +5,8 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use crate::io::Format;
 
+const GLOBAL: &str = "Global options";
+
 /// Options that every command takes.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Global {
@@ -14,17 +16,18 @@ pub struct Global {
         global = true,
         value_enum,
         default_value_t,
-        value_name = "FORMAT"
+        value_name = "FORMAT",
+        help_heading = GLOBAL
     )]
     pub output: Format,
 
     /// Profile to use: server, CA and client secret [env: BULLION_PROFILE] [default:
     /// ~/.config/bullion/profile.json]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = GLOBAL)]
     pub profile: Option<Utf8PathBuf>,
 
     /// Log to stderr, for example `info` or `cli=debug`
-    #[arg(long, global = true, value_name = "FILTER")]
+    #[arg(long, global = true, value_name = "FILTER", help_heading = GLOBAL)]
     pub log: Option<String>,
 }
 
@@ -260,7 +263,8 @@ pub enum Version {
   bullion version show golden/debian-12/latest")]
     Show {
         /// `gallery/definition/version`, or a resource id
-        version: String,
+        #[arg(value_name = "VERSION")]
+        path: String,
         #[command(flatten)]
         scope: Scope,
     },
@@ -277,7 +281,7 @@ pub enum Vm {
     /// Create a machine from an image and wait until it has booted
     #[command(after_help = "Examples:
   bullion vm create web-1 --image golden/debian-12 --region south
-  bullion vm create web-2 --image golden/debian-12/1.0.0 --region north --ssh-key ~/.ssh/id_ed25519.pub")]
+  bullion vm create web-2 --image golden/debian-12/1.0.0 --region north --ssh-key id.pub")]
     Create(VmCreate),
     /// List machines
     #[command(after_help = "Example:

@@ -59,10 +59,10 @@ pub async fn versions(client: &Client, args: Version, io: &mut Io) -> Result<Exi
             ];
             print(io, &items, &columns, regions)?;
         }
-        Version::Show { version, scope } => {
-            let found = locate(client, &version, &scope).await?;
-            let path = format!("{}&$expand=ReplicationStatus", api::path(&found.id));
-            let body = client.get("show the version", found.tenant, &path).await?;
+        Version::Show { path, scope } => {
+            let found = locate(client, &path, &scope).await?;
+            let url = format!("{}&$expand=ReplicationStatus", api::path(&found.id));
+            let body = client.get("show the version", found.tenant, &url).await?;
             io.json(&body)?;
         }
     }

@@ -10,8 +10,6 @@ mod rest;
 mod scope;
 mod vm;
 
-use std::io::ErrorKind;
-
 use crate::args::{Command, Global};
 use crate::client::Client;
 use crate::error::{CliError, Exit, render};
@@ -34,8 +32,7 @@ pub async fn run(global: &Global, command: Command, io: &mut Io) -> Exit {
             }
             Exit::Interrupted
         }
-        // Whoever read the output has seen enough, as with `bullion … | head`.
-        Err(CliError::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Exit::Done,
+        Err(error) if error.is_closed_output() => Exit::Done,
         Err(error) => {
             io.say(render(&error));
             error.exit()
