@@ -5,8 +5,15 @@
 //! This crate knows no HTTP and no SQL. It reads and writes resources only under permits.
 
 pub mod build;
+pub mod deploy;
+mod factory;
 pub mod pipeline;
-pub mod regions;
+pub mod publish;
+mod regions;
+pub mod replicate;
 pub mod source;
 pub mod tattoo;
 pub mod test;
+
+pub use factory::{Factory, FactoryError, FactoryOptions, Parts};
+pub use regions::{RegionError, Regions, Spread};

@@ -1,0 +1,154 @@
+//! Which version a machine is made from: the one that is named, or the greatest that its region can
+//! use. Pure; the numbers decide, never a date.
+
+use catalog::Resource;
+use disk::DiskDigest;
+use wire::compute::PublishingProfile;
+use wire::{Location, ProvisioningState, ResourceId, VersionNumber};
+
+/// A version that a machine could be made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Candidate {
+    pub id: ResourceId,
+    pub number: VersionNumber,
+    pub digest: DiskDigest,
+    /// Whether `latest` means it in the machine's region.
+    pub in_latest: bool,
+}
+
+/// Reads what decides of a version's resource. Nothing for one that has no disk of ours, or is not
+/// ready.
+pub(super) fn candidate(version: &Resource, region: &Location) -> Option<Candidate> {
+    if version.state != ProvisioningState::Succeeded {
+        return None;
+    }
+    let digest = version
+        .properties
+        .pointer("/bullion/diskDigest")?
+        .as_str()?
+        .parse()
+        .ok()?;
+    let profile = version
+        .properties
+        .get("publishingProfile")
+        .cloned()
+        .unwrap_or_default();
+    let profile: PublishingProfile = serde_json::from_value(profile).unwrap_or_default();
+    let target = profile
+        .target_regions
+        .iter()
+        .find(|target| target.name == *region);
+    let hidden_here = target
+        .and_then(|target| target.exclude_from_latest)
+        .unwrap_or(false);
+    Some(Candidate {
+        id: version.id.clone(),
+        number: version.id.name().parse().ok()?,
+        digest,
+        in_latest: target.is_some() && !profile.exclude_from_latest && !hidden_here,
+    })
+}
+
+/// Why there is no version for a machine, in the words that clients of Azure know.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NoVersion {
+    #[error("There is no latest image version exists for \"{definition}\"")]
+    NoLatest { definition: ResourceId },
+    #[error(
+        "The gallery image {image} is not available in {region} region. Please contact image owner to replicate to this region, or change your requested region."
+    )]
+    NotInRegion { image: ResourceId, region: Location },
+}
+
+/// The greatest version that `latest` means, among those whose disk is `complete` in the region.
+pub(super) fn latest(
+    definition: &ResourceId,
+    region: &Location,
+    candidates: Vec<Candidate>,
+    complete: impl Fn(&DiskDigest) -> bool,
+) -> Result<Candidate, NoVersion> {
+    let mut offered = candidates;
+    let any = !offered.is_empty();
+    offered.retain(|candidate| candidate.in_latest);
+    offered.sort_by_key(|candidate| candidate.number);
+    let found = offered
+        .into_iter()
+        .rev()
+        .find(|candidate| complete(&candidate.digest));
+    found.ok_or_else(|| match any {
+        false => NoVersion::NoLatest {
+            definition: definition.clone(),
+        },
+        true => NoVersion::NotInRegion {
+            image: definition.clone(),
+            region: region.clone(),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEFINITION: &str = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/rg/providers/Microsoft.Compute/galleries/g/images/d";
+
+    fn version(number: &str, in_latest: bool) -> Candidate {
+        let definition = ResourceId::parse(DEFINITION).unwrap();
+        let number: VersionNumber = number.parse().unwrap();
+        Candidate {
+            id: definition.child("versions", &number.to_string()).unwrap(),
+            number,
+            digest: DiskDigest::from_bytes([number.patch as u8; 32]),
+            in_latest,
+        }
+    }
+
+    #[track_caller]
+    fn check(versions: &[(&str, bool)], missing: &[u8], expected: Result<&str, &str>) {
+        let definition = ResourceId::parse(DEFINITION).unwrap();
+        let region = Location::new("south");
+        let candidates = versions
+            .iter()
+            .map(|(number, shown)| version(number, *shown))
+            .collect();
+        let there = |digest: &DiskDigest| !missing.contains(&digest.as_bytes()[0]);
+        let found = latest(&definition, &region, candidates, there);
+        let found = found
+            .map(|version| version.number.to_string())
+            .map_err(|error| error.to_string());
+        match expected {
+            Ok(number) => assert_eq!(found.as_deref(), Ok(number)),
+            Err(text) => assert!(
+                found.as_ref().is_err_and(|error| error.contains(text)),
+                "{found:?}"
+            ),
+        }
+    }
+
+    #[test]
+    fn numbers_decide() {
+        check(
+            &[("1.0.9", true), ("1.0.10", true), ("1.0.2", true)],
+            &[],
+            Ok("1.0.10"),
+        );
+        check(&[("2.0.0", true), ("1.9.9", true)], &[], Ok("2.0.0"));
+    }
+
+    #[test]
+    fn hidden_and_incomplete_versions_are_passed_over() {
+        check(&[("1.0.1", true), ("1.0.2", false)], &[], Ok("1.0.1"));
+        check(&[("1.0.1", true), ("1.0.2", true)], &[2], Ok("1.0.1"));
+        check(
+            &[("1.0.1", true)],
+            &[1],
+            Err("is not available in south region"),
+        );
+        check(
+            &[("1.0.1", false)],
+            &[],
+            Err("is not available in south region"),
+        );
+        check(&[], &[], Err("There is no latest image version exists"));
+    }
+}

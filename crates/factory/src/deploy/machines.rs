@@ -1,0 +1,251 @@
+//! Machines that run: where each lives, the handles that this process has on them, and how they
+//! look from outside. A machine outlives the server; after a restart it is taken over again.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use access::{Action, Permit, SystemReason};
+use catalog::{CatalogError, PageRequest, Resource};
+use machine::Guest;
+use serde::Serialize;
+use serde_json::{Value, json};
+use wire::{Location, ResourceId, ResourceType, TenantId};
+
+use crate::factory::{Factory, FactoryError};
+use crate::pipeline::change;
+
+pub const MACHINE_TYPE: &str = "Microsoft.Compute/virtualMachines";
+pub(super) const MACHINE_READ: &str = "Microsoft.Compute/virtualMachines/read";
+pub(super) const MACHINE_WRITE: &str = "Microsoft.Compute/virtualMachines/write";
+/// Pages of machines that one tenant may have.
+const PAGES_MAX: usize = 100;
+
+/// What of a machine's name is in its folder's: paths to sockets must stay short.
+const FOLDER_NAME_CHARS: usize = 24;
+
+/// Whether a machine runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PowerState {
+    Running,
+    Stopped,
+}
+
+impl PowerState {
+    fn status(self) -> Value {
+        match self {
+            PowerState::Running => json!({
+                "code": "PowerState/running", "level": "Info", "displayStatus": "VM running",
+            }),
+            PowerState::Stopped => json!({
+                "code": "PowerState/stopped", "level": "Info", "displayStatus": "VM stopped",
+            }),
+        }
+    }
+}
+
+/// What was found when the server started.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AdoptReport {
+    pub running: Vec<ResourceId>,
+    pub stopped: Vec<ResourceId>,
+}
+
+/// Handles by machine.
+#[derive(Default)]
+pub struct Machines(Mutex<HashMap<String, Arc<dyn Guest>>>);
+
+impl Machines {
+    pub(super) fn keep(&self, machine: &ResourceId, guest: Arc<dyn Guest>) {
+        let mut guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        guests.insert(machine.folded().to_owned(), guest);
+    }
+
+    pub(super) fn forget(&self, machine: &ResourceId) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(machine.folded());
+    }
+
+    fn find(&self, machine: &ResourceId) -> Option<Arc<dyn Guest>> {
+        let guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        guests.get(machine.folded()).cloned()
+    }
+}
+
+/// Two groups may have machines of one name, so the name alone is not enough.
+fn folder_name(machine: &ResourceId) -> String {
+    let hash = blake3::hash(machine.folded().as_bytes()).to_hex();
+    let plain = |letter: &char| letter.is_ascii_alphanumeric() || *letter == '-';
+    let name: String = machine
+        .name()
+        .chars()
+        .filter(plain)
+        .take(FOLDER_NAME_CHARS)
+        .collect();
+    format!("{}-{}", name.to_lowercase(), &hash[..8])
+}
+
+impl Factory {
+    /// The machine's own folder.
+    pub(super) fn machine_folder(&self, machine: &ResourceId, region: &Location) -> PathBuf {
+        self.data
+            .join("machines")
+            .join(region.folded())
+            .join(folder_name(machine))
+    }
+
+    /// The folder of a machine that is there, in whichever region it is.
+    fn region_of(&self, machine: &ResourceId) -> Option<Location> {
+        let name = folder_name(machine);
+        let mut regions = std::fs::read_dir(self.data.join("machines"))
+            .ok()?
+            .flatten();
+        let region = regions.find(|region| region.path().join(&name).is_dir())?;
+        Some(Location::new(region.file_name().to_string_lossy()))
+    }
+
+    /// The running machine, taken over if an earlier process started it.
+    pub(super) async fn guest(
+        &self,
+        machine: &ResourceId,
+        region: &Location,
+    ) -> Result<Option<Arc<dyn Guest>>, machine::MachineError> {
+        if let Some(guest) = self
+            .machines
+            .find(machine)
+            .filter(|guest| guest.is_running())
+        {
+            return Ok(Some(guest));
+        }
+        self.machines.forget(machine);
+        let folder = self.machine_folder(machine, region);
+        if !folder.is_dir() {
+            return Ok(None);
+        }
+        let adopted = self.hypervisor().await.adopt(&folder).await?;
+        if let Some(guest) = &adopted {
+            self.machines.keep(machine, Arc::clone(guest));
+        }
+        Ok(adopted)
+    }
+
+    /// Whether a machine runs, looked at now.
+    pub async fn power_state(&self, machine: &ResourceId) -> PowerState {
+        let Some(region) = self.region_of(machine) else {
+            return PowerState::Stopped;
+        };
+        match self.guest(machine, &region).await {
+            Ok(Some(guest)) if guest.is_running() => PowerState::Running,
+            Ok(_) => PowerState::Stopped,
+            Err(error) => {
+                tracing::warn!(%machine, %error, "a machine could not be looked at");
+                PowerState::Stopped
+            }
+        }
+    }
+
+    /// Takes over the machines that run and marks those that do not. For the server's start.
+    pub async fn adopt_machines(&self) -> Result<AdoptReport, FactoryError> {
+        let mut report = AdoptReport::default();
+        for tenant in self.auth.tenants().await? {
+            for machine in self.all_machines(tenant.tenant).await? {
+                if machine.properties["bullion"]["versionId"].is_null() {
+                    continue;
+                }
+                let state = self.power_state(&machine.id).await;
+                self.tell_power_state(&machine, tenant.tenant, state)
+                    .await?;
+                match state {
+                    PowerState::Running => report.running.push(machine.id),
+                    PowerState::Stopped => report.stopped.push(machine.id),
+                }
+            }
+        }
+        Ok(report)
+    }
+
+    async fn all_machines(&self, tenant: TenantId) -> Result<Vec<Resource>, FactoryError> {
+        let permit = startup_permit(MACHINE_READ, ResourceId::root(), tenant);
+        let kind = ResourceType::new(MACHINE_TYPE);
+        let mut found = Vec::new();
+        let mut page = PageRequest::largest();
+        for _ in 0..PAGES_MAX {
+            let answer = self.catalog.list(&permit, &kind, page).await?;
+            found.extend(answer.resources);
+            let Some(next) = answer.next else {
+                break;
+            };
+            page = PageRequest::largest().after(next);
+        }
+        Ok(found)
+    }
+
+    async fn tell_power_state(
+        &self,
+        machine: &Resource,
+        tenant: TenantId,
+        state: PowerState,
+    ) -> Result<(), FactoryError> {
+        let value = json!(state);
+        if machine.properties["bullion"]["powerState"] == value {
+            return Ok(());
+        }
+        let permit = startup_permit(MACHINE_WRITE, machine.id.clone(), tenant);
+        let told = change(&self.catalog, &permit, |draft| {
+            draft.properties["bullion"]["powerState"] = value.clone();
+        });
+        match told.await {
+            Ok(()) | Err(CatalogError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn startup_permit(action: &str, scope: ResourceId, tenant: TenantId) -> Permit {
+    Permit::system(SystemReason::Startup, Action::new(action), scope, tenant)
+}
+
+/// Azure's `instanceView` of a machine.
+pub fn instance_view(machine: &Resource, power: PowerState) -> Value {
+    let state = machine.state.as_str();
+    let mut statuses = vec![json!({
+        "code": format!("ProvisioningState/{}", state.to_lowercase()),
+        "level": "Info",
+        "displayStatus": format!("Provisioning {}", state.to_lowercase()),
+        "time": machine.properties["bullion"]["startedAt"],
+    })];
+    // A machine that was never made has no power to be on or off.
+    if !machine.properties["bullion"]["versionId"].is_null() || power == PowerState::Running {
+        statuses.push(power.status());
+    }
+    json!({
+        "computerName": machine.properties["osProfile"]["computerName"],
+        "osName": machine.properties["bullion"]["tattoo"]["os.version"],
+        "statuses": statuses,
+    })
+}
+
+/// What a machine really runs, once that was read from inside it.
+pub fn machine_image(machine: &Resource) -> Option<Value> {
+    let facts = machine.properties.get("bullion")?;
+    facts.get("versionId").filter(|id| id.is_string())?;
+    let mut image = serde_json::Map::new();
+    let names = [
+        "versionId",
+        "exactVersion",
+        "diskDigest",
+        "tattoo",
+        "tattooMatches",
+        "bootSeconds",
+        "ssh",
+    ];
+    for name in names {
+        if let Some(value) = facts.get(name) {
+            image.insert(name.to_owned(), value.clone());
+        }
+    }
+    Some(Value::Object(image))
+}
