@@ -137,7 +137,7 @@ mod tests {
         check(
             &server,
             Accel::Kvm,
-            &["-accel kvm -cpu host", "cache=writeback", "restrict=off"],
+            &["-accel kvm -cpu host,", "cache=writeback", "restrict=off"],
             &["pflash", "snapshot=on", "cache=unsafe"],
         );
     }
