@@ -38,7 +38,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "server",
         &[
-            "access", "catalog", "factory", "jobs", "machine", "store", "wire",
+            "access", "catalog", "factory", "jobs", "machine", "process", "store", "wire",
         ],
     ),
     ("cli", &["wire"]),
