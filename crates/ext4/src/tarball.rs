@@ -300,12 +300,8 @@ impl Scanner<'_> {
         if extension.sparse {
             return refuse("it is stored as a sparse file");
         }
-        let damaged = TarError::Damaged {
-            offset: self.offset,
-            reason: "a number in a header is malformed",
-        };
         let Some(numbers) = numbers(header) else {
-            return Err(damaged);
+            return self.damaged("a number in a header is malformed");
         };
         let mtime = extension
             .mtime
@@ -319,17 +315,10 @@ impl Scanner<'_> {
         let link = extension
             .link
             .or_else(|| header.link_name_bytes().map(|name| name.into_owned()));
-        let size = extension.size.unwrap_or(numbers.size);
         let (major, minor) = (numbers.major, numbers.minor);
         let body = match header.entry_type() {
             EntryType::Regular | EntryType::Continuous => {
-                let content = Content::FileRange {
-                    path: self.archive.to_path_buf(),
-                    offset: self.offset,
-                    length: size,
-                };
-                self.skip(size.checked_next_multiple_of(RECORD_BYTES).ok_or(damaged)?)?;
-                Body::File(content)
+                Body::File(self.content(extension.size.unwrap_or(numbers.size))?)
             }
             EntryType::Directory => Body::Directory,
             EntryType::Symlink => Body::Symlink(link.unwrap_or_default()),
@@ -347,6 +336,19 @@ impl Scanner<'_> {
                 body,
             },
         ))
+    }
+
+    /// Remembers where the content that begins here lies, and goes on after it.
+    fn content(&mut self, length: u64) -> Result<Content, TarError> {
+        let content = Content::FileRange {
+            path: self.archive.to_path_buf(),
+            offset: self.offset,
+            length,
+        };
+        match length.checked_next_multiple_of(RECORD_BYTES) {
+            Some(padded) => self.skip(padded).map(|()| content),
+            None => self.damaged("a length in a header is malformed"),
+        }
     }
 
     /// Records of the form `length key=value\n`; a value may hold any byte.

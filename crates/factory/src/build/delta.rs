@@ -66,7 +66,7 @@ struct OverlayMarks {
 
 impl Item {
     fn is_whiteout(&self) -> bool {
-        file_type(&self.stat) == FileKind::Char && self.stat.rdev() == 0
+        file_type(&self.stat) == FileKind::Node(NodeKind::Char { major: 0, minor: 0 })
     }
 
     fn meta(&self, epoch: i64) -> Meta {
@@ -88,22 +88,23 @@ enum FileKind {
     Directory,
     File,
     Symlink,
-    Fifo,
-    Socket,
-    Char,
-    Block,
+    Node(NodeKind),
     Unknown,
 }
 
 fn file_type(stat: &Metadata) -> FileKind {
+    let (major, minor) = (
+        rustix::fs::major(stat.rdev()),
+        rustix::fs::minor(stat.rdev()),
+    );
     match stat.mode() & 0o170_000 {
         0o040_000 => FileKind::Directory,
         0o100_000 => FileKind::File,
         0o120_000 => FileKind::Symlink,
-        0o010_000 => FileKind::Fifo,
-        0o140_000 => FileKind::Socket,
-        0o020_000 => FileKind::Char,
-        0o060_000 => FileKind::Block,
+        0o010_000 => FileKind::Node(NodeKind::Fifo),
+        0o140_000 => FileKind::Node(NodeKind::Socket),
+        0o020_000 => FileKind::Node(NodeKind::Char { major, minor }),
+        0o060_000 => FileKind::Node(NodeKind::Block { major, minor }),
         _ => FileKind::Unknown,
     }
 }
@@ -235,12 +236,8 @@ impl Delta<'_, '_> {
         lower: Option<&Entry>,
     ) -> Result<Inode, BuildError> {
         let meta = item.meta(self.epoch);
-        let bad = |reason| {
-            Err(BuildError::BadEntry {
-                path: format!("/{}", String::from_utf8_lossy(path)),
-                reason,
-            })
-        };
+        let alike =
+            |kind: &EntryKind| lower.is_some_and(|lower| lower.links == 1 && lower.kind == *kind);
         let path_bytes = path.to_vec();
         match file_type(&item.stat) {
             FileKind::Directory => {
@@ -258,14 +255,10 @@ impl Delta<'_, '_> {
                 let target = fs::read_link(&item.path)
                     .map_err(BuildError::file("read the link", &item.path))?;
                 let target = target.as_os_str().as_bytes().to_vec();
-                let same = lower.is_some_and(|lower| {
-                    lower.links == 1
-                        && lower.kind
-                            == EntryKind::Symlink {
-                                target: target.clone(),
-                            }
+                let same = alike(&EntryKind::Symlink {
+                    target: target.clone(),
                 });
-                self.replaced(
+                Ok(self.replaced(
                     same,
                     meta,
                     lower,
@@ -274,20 +267,11 @@ impl Delta<'_, '_> {
                         meta,
                         target,
                     },
-                )
+                ))
             }
-            kind => {
-                let (major, minor) = device_numbers(item.stat.rdev());
-                let kind = match kind {
-                    FileKind::Fifo => NodeKind::Fifo,
-                    FileKind::Socket => NodeKind::Socket,
-                    FileKind::Char => NodeKind::Char { major, minor },
-                    FileKind::Block => NodeKind::Block { major, minor },
-                    _ => return bad("its type is not known"),
-                };
-                let same = lower
-                    .is_some_and(|lower| lower.links == 1 && lower.kind == EntryKind::Node(kind));
-                self.replaced(
+            FileKind::Node(kind) => {
+                let same = alike(&EntryKind::Node(kind));
+                Ok(self.replaced(
                     same,
                     meta,
                     lower,
@@ -296,22 +280,20 @@ impl Delta<'_, '_> {
                         meta,
                         kind,
                     },
-                )
+                ))
             }
+            FileKind::Unknown => Err(BuildError::BadEntry {
+                path: format!("/{}", String::from_utf8_lossy(path)),
+                reason: "its type is not known",
+            }),
         }
     }
 
     /// For what has no content to change in place.
-    fn replaced(
-        &mut self,
-        same: bool,
-        meta: Meta,
-        lower: Option<&Entry>,
-        record: Change,
-    ) -> Result<Inode, BuildError> {
+    fn replaced(&mut self, same: bool, meta: Meta, lower: Option<&Entry>, record: Change) -> Inode {
         if !same {
             self.records.push(record);
-            return Ok(Inode::New);
+            return Inode::New;
         }
         if lower.is_some_and(|lower| lower.meta != meta) {
             self.records.push(Change::Meta {
@@ -319,7 +301,7 @@ impl Delta<'_, '_> {
                 meta,
             });
         }
-        Ok(Inode::Kept)
+        Inode::Kept
     }
 
     fn file(
@@ -418,8 +400,4 @@ impl Delta<'_, '_> {
             });
         }
     }
-}
-
-fn device_numbers(device: u64) -> (u32, u32) {
-    (rustix::fs::major(device), rustix::fs::minor(device))
 }

@@ -45,6 +45,12 @@ pub enum BuildError {
         source: ext4::Ext4Error,
     },
 
+    #[error(
+        "customizer `{customizer}` fetched `{file}`, which is not what the pinned archive state holds; \
+         is the image's own apt what it should be?"
+    )]
+    UnknownPackage { customizer: String, file: String },
+
     #[error("the parent image cannot be built on: {reason}")]
     BadParent { reason: String },
 

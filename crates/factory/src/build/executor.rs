@@ -3,8 +3,10 @@
 //! Order: sandbox (only where a program must run), normalise, delta, apply. After the sandbox no
 //! mount is left, so everything else is plain reading of a folder and of the parent's bytes.
 
-use std::collections::VecDeque;
-use std::fs;
+use std::collections::{HashSet, VecDeque};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -12,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use disk::Changes;
 use ext4::{Change, Tree};
+use sha2::{Digest, Sha256};
 
 use super::block::ParentDisk;
 use super::customizer::{Action, Customizer, PackageName};
@@ -189,6 +192,8 @@ impl TreeExecutor {
 
 /// The layer that a customizer writes, in the folder of its step.
 const UPPER: &str = "upper";
+/// The layer of fetching packages, which is thrown away.
+const FETCH_UPPER: &str = "fetch-upper";
 
 /// Makes the records and applies them, on a thread for blocking work.
 async fn finish(
@@ -286,8 +291,8 @@ impl Step<'_> {
             .environment
             .iter()
             .fold(fetch, |job, (name, value)| job.variable(name, value));
-        self.sandbox(fetch, "fetch-upper").await?;
-        self.keep_debs(&apt.debs)?;
+        self.sandbox(fetch, FETCH_UPPER).await?;
+        self.keep_debs(apt)?;
         let install = self.apt_job(apt, &["--no-download"], packages, Network::None)?;
         self.sandbox(install, UPPER).await
     }
@@ -318,21 +323,27 @@ impl Step<'_> {
             }))
     }
 
-    /// Moves the packages that apt fetched, and so verified, to those kept for later builds.
-    fn keep_debs(&self, debs: &Path) -> Result<(), BuildError> {
-        let fetched = Job::written_to(self.folder, "fetch-upper", "archives");
-        for entry in fs::read_dir(&fetched)
-            .map_err(BuildError::file("list", &fetched))?
-            .flatten()
-        {
-            let (path, name) = (entry.path(), entry.file_name());
-            let is_package = name.as_bytes().ends_with(b".deb");
-            if !is_package || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
-                continue;
+    /// Moves the packages that apt fetched to those kept for later builds. The apt that fetched
+    /// them is the image's own, so each is held against the pinned lists here.
+    fn keep_debs(&self, apt: &AptState) -> Result<(), BuildError> {
+        let fetched = Job::written_to(self.folder, FETCH_UPPER, "archives");
+        let debs = packages_in(&fetched)?;
+        if debs.is_empty() {
+            return Ok(());
+        }
+        let known = known_hashes(&apt.lists)?;
+        for name in debs {
+            let path = fetched.join(&name);
+            if !known.contains(&sha256_of(&path).map_err(BuildError::file("read", &path))?) {
+                return Err(BuildError::UnknownPackage {
+                    customizer: self.customizer.name().to_owned(),
+                    file: name.to_string_lossy().into_owned(),
+                });
             }
-            let partial = debs.join(format!(".{}", name.to_string_lossy()));
+            let partial = apt.debs.join(format!(".{}", name.to_string_lossy()));
             fs::copy(&path, &partial).map_err(BuildError::file("copy", &path))?;
-            fs::rename(&partial, debs.join(&name)).map_err(BuildError::file("rename", &partial))?;
+            fs::rename(&partial, apt.debs.join(&name))
+                .map_err(BuildError::file("rename", &partial))?;
         }
         Ok(())
     }
@@ -393,6 +404,59 @@ impl Step<'_> {
                 after: self.context.deadline,
                 tail,
             }),
+        }
+    }
+}
+
+fn packages_in(folder: &Path) -> Result<Vec<OsString>, BuildError> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder)
+        .map_err(BuildError::file("list", folder))?
+        .flatten()
+    {
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if is_file && entry.file_name().as_bytes().ends_with(b".deb") {
+            names.push(entry.file_name());
+        }
+    }
+    Ok(names)
+}
+
+/// The SHA-256 of every package in the lists.
+fn known_hashes(lists: &Path) -> Result<HashSet<String>, BuildError> {
+    let mut known = HashSet::new();
+    for entry in fs::read_dir(lists)
+        .map_err(BuildError::file("list", lists))?
+        .flatten()
+    {
+        if !entry.file_name().as_bytes().ends_with(b"_Packages") {
+            continue;
+        }
+        let file = File::open(entry.path()).map_err(BuildError::file("open", &entry.path()))?;
+        for line in BufReader::new(file).split(b'\n') {
+            let line = line.map_err(BuildError::file("read", &entry.path()))?;
+            if let Some(hash) = line.strip_prefix(b"SHA256: ") {
+                known.insert(String::from_utf8_lossy(hash).trim().to_owned());
+            }
+        }
+    }
+    Ok(known)
+}
+
+fn sha256_of(path: &Path) -> io::Result<String> {
+    let mut hasher = Sha256::new();
+    let mut file = File::open(path)?;
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut piece)? {
+            0 => {
+                return Ok(hasher
+                    .finalize()
+                    .iter()
+                    .map(|byte| format!("{byte:02x}"))
+                    .collect());
+            }
+            length => hasher.update(&piece[..length]),
         }
     }
 }

@@ -260,28 +260,30 @@ impl Job {
             Err(ProcessError::Deadline { .. }) => return Ok(Verdict::Deadline),
             Err(error) => return Err(error.into()),
         };
-        match fs::read(&report)
+        let said = fs::read(&report)
             .ok()
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-        {
-            Some(Report::Refused { operation, detail }) => {
-                Err(BuildError::Sandbox { operation, detail })
-            }
-            Some(Report::Ended { code: Some(0), .. }) => Ok(Verdict::Success),
-            Some(Report::Ended {
-                code: Some(code), ..
-            }) => Ok(Verdict::Failure {
-                status: format!("exit status {code}"),
-            }),
-            Some(Report::Ended { code: None, signal }) => Ok(Verdict::Failure {
-                status: format!("killed by signal {}", signal.unwrap_or_default()),
-            }),
-            None => Err(BuildError::Sandbox {
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        verdict(said).unwrap_or_else(|| {
+            Err(BuildError::Sandbox {
                 operation: format!("starting `{}`", program.program.display()),
                 detail: format!("{}; {}", output.status, output.tail()),
-            }),
-        }
+            })
+        })
     }
+}
+
+fn verdict(said: Option<Report>) -> Option<Result<Verdict, BuildError>> {
+    let failure = |status| Ok(Verdict::Failure { status });
+    Some(match said? {
+        Report::Refused { operation, detail } => Err(BuildError::Sandbox { operation, detail }),
+        Report::Ended { code: Some(0), .. } => Ok(Verdict::Success),
+        Report::Ended {
+            code: Some(code), ..
+        } => failure(format!("exit status {code}")),
+        Report::Ended { code: None, signal } => {
+            failure(format!("killed by signal {}", signal.unwrap_or_default()))
+        }
+    })
 }
 
 /// Otherwise the root directory's own new time would be a change of every step.

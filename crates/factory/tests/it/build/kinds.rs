@@ -115,6 +115,11 @@ async fn a_certificate_needs_its_tool_and_is_handed_to_it() {
     bench.assert_nothing_left().await;
 }
 
+const LIST_LINES: [&str; 2] = [
+    "Package: tool",
+    "SHA256: d4e4877bac978b7952f0d544fc52ebff5411d351d129f1f056fa43f11da9af2b",
+];
+
 /// Stands in for apt: fetches into the archive folder, installs from it, and tells what it sees.
 const APT: &str = r#"#!/bin/sh
 set -eu
@@ -147,7 +152,7 @@ async fn packages_are_fetched_with_and_installed_without_a_network() {
     let parent = bench.parent(vec![file("usr/sbin/apt-get", 0o755, APT)]);
     let (lists, debs) = (bench.path("lists"), bench.path("debs"));
     fs::create_dir(&lists).unwrap();
-    fs::write(lists.join("a_Packages"), "Package: tool\n").unwrap();
+    fs::write(lists.join("a_Packages"), LIST_LINES.join("\n") + "\n").unwrap();
     let packages = || Action::Packages {
         packages: vec![PackageName::parse("tool").unwrap()],
     };
@@ -167,7 +172,11 @@ async fn packages_are_fetched_with_and_installed_without_a_network() {
     });
     let outcome = bench.run(&parent, packages()).await.unwrap();
     let output = bench.output();
-    let common = ["deb http://archive.example/ x main", "Package: tool"];
+    let common = [
+        "deb http://archive.example/ x main",
+        LIST_LINES[0],
+        LIST_LINES[1],
+    ];
     let expected = [
         &["args -c /run/bullion/apt.conf -y -q --download-only install -- tool"][..],
         &common,
@@ -189,6 +198,20 @@ async fn packages_are_fetched_with_and_installed_without_a_network() {
     let again = bench.run(&parent, packages()).await.unwrap();
     assert!(bench.output().contains(&"found".to_owned()));
     assert_eq!(again.changes, outcome.changes);
+
+    // What the image's apt says it fetched is not taken on its word.
+    fs::remove_dir_all(&debs).unwrap();
+    fs::write(lists.join("a_Packages"), "Package: tool\nSHA256: 00\n").unwrap();
+    let error = bench
+        .run(&parent, packages())
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("customizer `step` fetched `tool_1.deb`, which is not what"),
+        "{error}"
+    );
+    assert_eq!(fs::read_dir(&debs).unwrap().count(), 0);
     bench.assert_nothing_left().await;
 }
 
