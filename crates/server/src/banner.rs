@@ -3,12 +3,11 @@
 use crate::start::{FirstStart, Running};
 
 #[allow(clippy::print_stderr)]
-pub fn show(running: &Running, first: Option<&FirstStart>, acceleration: &str) {
+pub fn show(running: &Running, first: Option<&FirstStart>) {
     let data = running.data.display();
     eprintln!("Bullion serves {}", running.url);
     eprintln!("  data folder   {data}");
     eprintln!("  certificate   {data}/tls/ca.pem");
-    eprintln!("  machines run  {acceleration}");
     match first {
         Some(first) => {
             eprintln!(
@@ -18,4 +17,10 @@ pub fn show(running: &Running, first: Option<&FirstStart>, acceleration: &str) {
         }
         None => eprintln!("  administrator {data}/admin.json"),
     }
+}
+
+/// Said once it is known: finding out runs a guest, and nobody should wait for that to sign in.
+#[allow(clippy::print_stderr)]
+pub fn show_acceleration(acceleration: &str) {
+    eprintln!("  machines run  {acceleration}");
 }

@@ -100,11 +100,6 @@ impl DataFolder {
     pub fn server(&self) -> PathBuf {
         self.root.join("server.json")
     }
-
-    /// The store folder of one zone of one region: one dedup domain at one place.
-    pub fn zone(&self, region: &str, zone: &str) -> PathBuf {
-        self.root.join("regions").join(region).join(zone)
-    }
 }
 
 pub fn create_folder(path: &Path) -> Result<(), DataError> {

@@ -21,6 +21,8 @@ use crate::{bearer, errors, oauth, table};
 
 /// Scopes that one body may link to.
 const LINKS_MAX: usize = 32;
+/// How often a write is tried against others of the same resource.
+const WRITES_MAX: usize = 4;
 
 pub async fn answer(server: Arc<Server>, parts: &Parts, body: Body) -> Result<Reply, ArmError> {
     let caller = bearer::caller(&server, &parts.headers)?;
@@ -54,7 +56,6 @@ pub async fn answer(server: Arc<Server>, parts: &Parts, body: Body) -> Result<Re
     let call = Call {
         permit,
         id,
-        method: parts.method.clone(),
         version,
         query,
         body,
@@ -70,7 +71,28 @@ pub async fn answer(server: Arc<Server>, parts: &Parts, body: Body) -> Result<Re
         caller = call.permit.holder(),
         "authorised"
     );
-    (row.run)(server, call).await
+    run(row, &server, call).await
+}
+
+/// A PUT without conditions of its own looks again when a job or reconciler wrote in between: what the client
+/// asked for does not depend on how far a replica is.
+async fn run(row: &Operation, server: &Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    let again = row.method == Method::PUT && call.preconditions.is_empty();
+    let attempts = if again { WRITES_MAX } else { 1 };
+    for _ in 1..attempts {
+        match (row.run)(Arc::clone(server), call.clone()).await {
+            Err(error) if error.code == ErrorCode::PreconditionFailed => {}
+            answer => return answer,
+        }
+    }
+    match (row.run)(Arc::clone(server), call).await {
+        Err(error) if again && error.code == ErrorCode::PreconditionFailed => {
+            Err(errors::conflict(
+                "The resource is being changed by other requests at the same time. Retry the request.",
+            ))
+        }
+        answer => answer,
+    }
 }
 
 fn bad_path(error: PathError) -> ArmError {

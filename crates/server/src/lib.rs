@@ -9,6 +9,7 @@ mod bearer;
 mod body;
 mod data;
 mod dispatch;
+mod doctor;
 mod engine;
 mod errors;
 mod exchange;
@@ -30,5 +31,7 @@ mod tests;
 mod tokens;
 mod work;
 
+pub use doctor::{Check, doctor};
+pub use factory::build::sandbox::{SANDBOX_ARGUMENT, enter as enter_sandbox};
 pub use options::{OptionsError, ServeOptions};
 pub use start::{Running, ServeError, serve, start};

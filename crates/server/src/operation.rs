@@ -46,12 +46,8 @@ pub enum Tenancy {
     Installation,
 }
 
-/// The api-versions that a row answers. Azure's own are open-ended: any well-formed one is accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Versions {
-    Any,
-}
-
+/// One row. There is no column for api-versions: clients mix seven of them on one type, so any well-formed one
+/// is answered, and a handler whose rules differ by version asks its call.
 pub struct Operation {
     pub method: Method,
     pub shape: Shape,
@@ -61,7 +57,6 @@ pub struct Operation {
     pub places: &'static [Place],
     pub subject: Subject,
     pub tenancy: Tenancy,
-    pub versions: Versions,
     pub action: &'static str,
     /// What the body refers to. Each needs a permit of its own, in its own tenant.
     pub links: fn(&Value) -> Vec<Link>,
@@ -69,12 +64,12 @@ pub struct Operation {
 }
 
 /// One authorised request.
+#[derive(Clone)]
 pub struct Call {
     /// For the row's action, at the row's subject.
     pub permit: Permit,
     /// The path's resource, or the scope of a collection.
     pub id: ResourceId,
-    pub method: Method,
     pub version: ApiVersion,
     pub query: Query,
     /// `null` where there was none.
@@ -104,6 +99,10 @@ impl Preconditions {
             if_match: text(IF_MATCH),
             if_none_match: text(IF_NONE_MATCH),
         }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.if_match.is_none() && self.if_none_match.is_none()
     }
 
     pub fn check(&self, old: Option<&Resource>) -> Result<(), ArmError> {

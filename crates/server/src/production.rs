@@ -1,10 +1,273 @@
 //! The real engine behind the server: the factory, its job kinds and the runner that works them off.
 
-use crate::engine::{Engine, EngineError, EngineParts};
+use std::sync::Arc;
+use std::time::Duration;
 
-pub async fn engine(_parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> {
-    Err(EngineError {
-        what: "the factory is not wired in yet",
-        cause: "no factory".into(),
+use access::{Action, Permit, SystemReason};
+use async_trait::async_trait;
+use catalog::{Catalog, CatalogError, NewJob, PageRequest, Precondition, Resource, SqliteCatalog};
+use factory::deploy::{self, DeleteMachine, DeleteMachineInput, Deploy, DeployInput};
+use factory::pipeline::{self, BuildRun, TemplateProblem};
+
+use factory::replicate::{Copy, RegionResult, replication_status};
+use factory::{Factory, FactoryError, FactoryOptions, Spread};
+use jobs::{JobKind, Jobs, Runner, RunnerBuilder, StepError, StepHandle};
+use serde_json::{Map, Value};
+use wire::compute::PublishingProfile;
+use wire::{ArmError, ArmErrorBody, ErrorCode, Location, ResourceId, ResourceType, TenantId};
+
+use crate::engine::{self, Engine, EngineError, EngineParts};
+use crate::errors;
+use crate::resources::tenancy::{self, REGION};
+use crate::work::{Begun, Work};
+
+/// How long steps under way have to end at a stop; what did not is resumed at the next start.
+const STOP_GRACE: Duration = Duration::from_secs(20);
+/// Regions of one installation.
+const REGIONS_MAX: usize = 1000;
+
+struct Production {
+    factory: Arc<Factory>,
+    runner: Runner,
+    work: Arc<FactoryWork>,
+}
+
+struct FactoryWork {
+    factory: Arc<Factory>,
+    catalog: Arc<SqliteCatalog>,
+}
+
+fn fault(
+    what: &'static str,
+) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> EngineError {
+    move |cause| EngineError { what, cause }
+}
+
+pub async fn engine(parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> {
+    let EngineParts {
+        data,
+        catalog,
+        installation,
+    } = parts;
+    let factory = Factory::open(FactoryOptions {
+        data,
+        catalog: catalog.clone(),
+        auth: catalog.clone(),
+        jobs: catalog.clone(),
     })
+    .map_err(|error| fault("open the factory")(error.into()))?;
+    let work = Arc::new(FactoryWork {
+        factory: Arc::clone(&factory),
+        catalog: Arc::clone(&catalog),
+    });
+    work.define_kept_regions(installation.tenant)
+        .await
+        .map_err(|error| fault("open the regions")(error.into()))?;
+    let mut builder = RunnerBuilder::new(catalog.clone(), catalog.clone());
+    factory.register(&mut builder);
+    engine::register(&mut builder, catalog, work.clone());
+    let adopted = factory
+        .adopt_machines()
+        .await
+        .map_err(|error| fault("look after the machines")(error.into()))?;
+    tracing::info!(?adopted, "machines of an earlier start");
+    let runner = builder.start();
+    Ok(Box::new(Production {
+        factory,
+        runner,
+        work,
+    }))
+}
+
+#[async_trait]
+impl Engine for Production {
+    fn work(&self) -> Arc<dyn Work> {
+        self.work.clone()
+    }
+
+    fn jobs(&self) -> Jobs {
+        self.runner.jobs()
+    }
+
+    async fn acceleration(&self) -> String {
+        let acceleration = self.factory.acceleration().await;
+        format!("{:?}: {}", acceleration.accel, acceleration.why)
+    }
+
+    async fn stop(self: Box<Self>) {
+        self.runner.stop(STOP_GRACE).await;
+    }
+}
+
+impl FactoryWork {
+    /// A region that the catalog knows has its stores, even where their folders were taken away.
+    async fn define_kept_regions(&self, tenant: TenantId) -> Result<(), CatalogError> {
+        let permit = Permit::system(
+            SystemReason::Startup,
+            Action::new(format!("{REGION}/read")),
+            ResourceId::root(),
+            tenant,
+        );
+        let page = PageRequest::first(REGIONS_MAX);
+        let page = self
+            .catalog
+            .list(&permit, &ResourceType::new(REGION), page)
+            .await?;
+        for region in &page.resources {
+            let location = Location::new(region.id.name());
+            let zones = tenancy::zones_of(region);
+            // One region that cannot be opened must not keep the others from being served.
+            if let Err(error) = self.factory.regions().define(&location, &zones) {
+                let error: &(dyn std::error::Error + 'static) = &error;
+                tracing::error!(region = %location, error = errors::chain(error), "cannot open a region");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn new_job<K: JobKind>(input: &K::Input) -> NewJob {
+    NewJob {
+        kind: K::NAME.into(),
+        // Inputs are ids and JSON; there is nothing in them that JSON cannot hold.
+        input: serde_json::to_value(input).unwrap_or_default(),
+        exclusive: None,
+        visible_at: Vec::new(),
+    }
+}
+
+#[async_trait]
+impl Work for FactoryWork {
+    fn regions(&self) -> Vec<Location> {
+        self.factory.regions().names()
+    }
+
+    fn define_region(&self, region: &Location, zones: &[String]) -> Result<(), ArmError> {
+        self.factory
+            .regions()
+            .define(region, zones)
+            .map_err(|error| errors::internal("making a region's stores", &error))
+    }
+
+    fn check_template(&self, properties: &Map<String, Value>) -> Result<(), ArmError> {
+        pipeline::check_template(&Value::Object(properties.clone()))
+            .map_err(|problems| invalid(&problems))
+    }
+
+    async fn begin_run(&self, permit: &Permit, template: &Resource) -> Result<Begun, ArmError> {
+        let begun = self
+            .factory
+            .begin_run(permit, template)
+            .await
+            .map_err(factory_error)?;
+        Ok(Begun {
+            job: new_job::<BuildRun>(&begun.input),
+            run: begun.run,
+        })
+    }
+
+    async fn abandon_run(&self, run: &ResourceId, tenant: TenantId) {
+        let action = Action::new(format!("{}/delete", run.resource_type()));
+        let permit = Permit::system(SystemReason::JobStatus, action, run.clone(), tenant);
+        if let Err(error) = self.catalog.delete(&permit, Precondition::None).await {
+            tracing::warn!(%run, %error, "the record of a run that never began stays");
+        }
+    }
+
+    fn deploy(&self, machine: &ResourceId) -> NewJob {
+        new_job::<Deploy>(&DeployInput {
+            vm: machine.clone(),
+        })
+    }
+
+    fn delete_machine(&self, machine: &ResourceId) -> NewJob {
+        new_job::<DeleteMachine>(&DeleteMachineInput {
+            vm: machine.clone(),
+        })
+    }
+
+    async fn replicate(&self, step: &StepHandle, version: &Resource) -> Result<(), StepError> {
+        for copy in copies(version)? {
+            let progress = |percent: u8| step.progress(format!("{}: {percent} %", copy.region));
+            if let RegionResult::Failed { reason } = copy.run(&self.factory, &progress).await? {
+                return Err(StepError::failed(
+                    "ReplicationFailed",
+                    format!("region {}: {reason}", copy.region),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn nudge_replication(&self) {
+        self.factory.nudge_replication();
+    }
+
+    fn replication_status(&self, version: &Resource) -> Value {
+        replication_status(version)
+    }
+
+    async fn instance_view(&self, machine: &Resource) -> Value {
+        let state = self.factory.power_state(&machine.id).await;
+        deploy::instance_view(machine, state)
+    }
+
+    fn machine_image(&self, machine: &Resource) -> Option<Value> {
+        deploy::machine_image(machine)
+    }
+}
+
+/// What a version asks for, region by region.
+fn copies(version: &Resource) -> Result<Vec<Copy>, StepError> {
+    let bad = |what: &str| StepError::failed("BadVersion", format!("the version has {what}"));
+    let digest = version.properties["bullion"]["diskDigest"]
+        .as_str()
+        .unwrap_or_default();
+    let digest = digest.parse().map_err(|_| bad("no disk"))?;
+    let profile = version.properties["publishingProfile"].clone();
+    let profile: PublishingProfile =
+        serde_json::from_value(profile).map_err(|_| bad("no publishing profile"))?;
+    let home = Location::new(version.location.clone().unwrap_or_default());
+    let regions = profile.target_regions.into_iter();
+    Ok(regions
+        .map(|region| Copy {
+            version: version.id.clone(),
+            tenant: version.tenant,
+            digest,
+            home: home.clone(),
+            spread: Spread::of(region.storage_account_type.as_deref()),
+            region: region.name,
+        })
+        .collect())
+}
+
+/// All problems of a template at once, each with its place and what would be right.
+fn invalid(problems: &[TemplateProblem]) -> ArmError {
+    let said = |problem: &TemplateProblem| {
+        format!(
+            "properties.{}: {} ({})",
+            problem.path, problem.message, problem.hint
+        )
+    };
+    let message: Vec<String> = problems.iter().map(said).collect();
+    let mut error = ArmError::new(ErrorCode::ValidationFailed, message.join(" "));
+    error.details = problems
+        .iter()
+        .map(|problem| ArmErrorBody {
+            code: ErrorCode::ValidationFailed.as_str().into(),
+            message: format!("{} ({})", problem.message, problem.hint),
+            target: Some(format!("properties.{}", problem.path)),
+            details: Vec::new(),
+            additional_info: Vec::new(),
+        })
+        .collect();
+    error
+}
+
+fn factory_error(error: FactoryError) -> ArmError {
+    match error {
+        FactoryError::Template(message) => ArmError::new(ErrorCode::ValidationFailed, message),
+        FactoryError::Catalog(error) => errors::catalog(error),
+        error => errors::internal("the factory failed", &error),
+    }
 }

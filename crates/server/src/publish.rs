@@ -1,14 +1,12 @@
 //! A client's PUT of an image version: where an existing one is replicated, or a new one made from another.
 //!
-//! A new version has the same disk as its source, so nothing is copied but what a region lacks; that is the
-//! replication reconciler's work, and the job here waits for it.
+//! A new version has the same disk as its source, so nothing is copied but what a region lacks.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use access::Action;
 use async_trait::async_trait;
-use catalog::{Catalog, Draft, NewJob, Outcome, Precondition, Resource, later};
+use catalog::{Catalog, Draft, NewJob, Outcome, Precondition, Resource};
 use jiff::Timestamp;
 use jobs::{JobContext, JobError, JobKind, NoUndo, OnUndo, StepError, StepHandle};
 use serde::{Deserialize, Serialize};
@@ -24,9 +22,6 @@ use crate::state::Server;
 use crate::work::Work;
 
 const WRITE: &str = "Microsoft.Compute/galleries/images/versions/write";
-/// Azure's own advice is to wait up to six hours for a replication.
-const PATIENCE: Duration = Duration::from_secs(6 * 3600);
-const LOOK: Duration = Duration::from_secs(1);
 /// What a copy takes over: it is the same disk, from the same build.
 const FACTS: &str = "bullion";
 
@@ -86,7 +81,6 @@ pub async fn create(
         visible_at: Vec::new(),
     };
     let (put, job) = submit_with(server, call, None, draft, job).await?;
-    server.work.nudge_replication();
     let reply = put_reply_of(put.created, versions::shown(&put.resource));
     server.polled(reply, call, &call.id, job)
 }
@@ -127,7 +121,7 @@ pub struct PublishCopyInput {
     pub version: ResourceId,
 }
 
-/// Waits until every region of a new version has its bits; then the version may be used.
+/// Brings the bits of a new version to every region of it; then the version may be used.
 pub struct PublishCopy {
     pub catalog: Arc<dyn Catalog>,
     pub work: Arc<dyn Work>,
@@ -145,8 +139,10 @@ impl JobKind for PublishCopy {
         input: PublishCopyInput,
     ) -> Result<Value, JobError> {
         let nothing = OnUndo::Nothing("replicas of a version that failed are deleted with it");
-        cx.step_once("replicate", nothing, |step| self.wait(step, &input.version))
-            .await?;
+        cx.step_once("replicate", nothing, |step| {
+            self.replicate(step, &input.version)
+        })
+        .await?;
         Ok(Value::Null)
     }
 
@@ -179,30 +175,12 @@ impl JobKind for PublishCopy {
 }
 
 impl PublishCopy {
-    async fn wait(&self, step: StepHandle, version: &ResourceId) -> Result<(), StepError> {
-        let permit = step.permit(&Action::new(versions::READ), version).await?;
-        let deadline = later(step.clock().now(), PATIENCE);
-        self.work.nudge_replication();
-        loop {
-            let version = self.catalog.get(&permit).await?;
-            let status = self.work.replication_status(&version);
-            match status["aggregatedState"].as_str() {
-                Some("Completed") => return Ok(()),
-                Some("Failed") => {
-                    let message = format!("a replica could not be made: {}", status["summary"]);
-                    return Err(StepError::failed("ReplicationFailed", message));
-                }
-                _ => {}
-            }
-            let now = step.clock().now();
-            if now > deadline {
-                let message = "the replicas were not complete after six hours";
-                return Err(StepError::failed("ReplicationTimeout", message));
-            }
-            tokio::select! {
-                () = step.clock().sleep_until(later(now, LOOK)) => {}
-                () = step.until_cancelled() => return Err(StepError::canceled()),
-            }
+    async fn replicate(&self, step: StepHandle, version: &ResourceId) -> Result<(), StepError> {
+        let permit = step.permit(&Action::new(WRITE), version).await?;
+        let version = self.catalog.get(&permit.to_read_own()).await?;
+        tokio::select! {
+            copied = self.work.replicate(&step, &version) => copied,
+            () = step.until_cancelled() => Err(StepError::canceled()),
         }
     }
 }

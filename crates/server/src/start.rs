@@ -94,12 +94,15 @@ pub async fn serve(options: ServeOptions) -> Result<(), ServeError> {
     let mut term = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
     let (running, first) = start_with(options, production::engine).await?;
-    banner::show(
-        &running,
-        first.as_ref(),
-        &running.engine.acceleration().await,
-    );
+    banner::show(&running, first.as_ref());
+    // The secret does not stay in memory longer than it is shown.
+    drop(first);
+    let probe = async {
+        banner::show_acceleration(&running.engine.acceleration().await);
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
+        () = probe => {}
         _ = term.recv() => tracing::info!("SIGTERM: stopping"),
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
     }

@@ -8,11 +8,11 @@ use std::sync::LazyLock;
 
 use http::Method;
 
-use crate::operation::{Operation, Subject, Tenancy, Versions, no_links};
+use crate::operation::{Operation, Subject, Tenancy, no_links};
 use crate::path::{ArmPath, Place, Shape};
 use crate::resources::{
-    applications, galleries, groups, images, machines, operations, roles, runs, subscriptions,
-    templates, tenancy, versions,
+    applications, everything, galleries, groups, images, machines, operations, roles, runs,
+    subscriptions, templates, tenancy, versions,
 };
 
 const ROOT: &[Place] = &[Place::Root];
@@ -46,7 +46,6 @@ macro_rules! row {
             places: $places,
             subject: Subject::Path,
             tenancy: Tenancy::Scope,
-            versions: Versions::Any,
             action: $action,
             links: no_links,
             run: run!($handler),
@@ -79,6 +78,7 @@ fn subscriptions() -> Vec<Operation> {
         row!(GET Collection "Microsoft.Resources/locations", SUBSCRIPTION, "Microsoft.Resources/subscriptions/locations/read", subscriptions::locations),
         row!(GET Collection "Microsoft.Resources/providers", SUBSCRIPTION, "Microsoft.Resources/subscriptions/providers/read", subscriptions::providers),
         row!(GET Named "Microsoft.Resources/providers", SUBSCRIPTION, "Microsoft.Resources/subscriptions/providers/read", subscriptions::one_provider),
+        row!(GET Collection everything::KIND, LISTED, "Microsoft.Resources/subscriptions/resources/read", everything::all),
         row!(PUT Named groups::KIND, SUBSCRIPTION, "Microsoft.Resources/subscriptions/resourceGroups/write", groups::put),
         row!(GET Named groups::KIND, SUBSCRIPTION, "Microsoft.Resources/subscriptions/resourceGroups/read", groups::get),
         row!(HEAD Named groups::KIND, SUBSCRIPTION, "Microsoft.Resources/subscriptions/resourceGroups/read", groups::head),
@@ -156,6 +156,7 @@ static TABLE: LazyLock<Vec<Operation>> = LazyLock::new(|| {
     rows
 });
 
+#[cfg(test)]
 pub fn all() -> &'static [Operation] {
     &TABLE
 }

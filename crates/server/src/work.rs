@@ -6,8 +6,9 @@
 use access::Permit;
 use async_trait::async_trait;
 use catalog::{NewJob, Resource};
+use jobs::{StepError, StepHandle};
 use serde_json::{Map, Value};
-use wire::{ArmError, Location, ResourceId};
+use wire::{ArmError, Location, ResourceId, TenantId};
 
 /// A run that has its record and waits to be submitted.
 pub struct Begun {
@@ -25,10 +26,14 @@ pub trait Work: Send + Sync {
     fn check_template(&self, properties: &Map<String, Value>) -> Result<(), ArmError>;
     /// Makes the record of a new run of a template, and the job that runs it.
     async fn begin_run(&self, permit: &Permit, template: &Resource) -> Result<Begun, ArmError>;
+    /// Takes back the record of a run whose job could not be submitted.
+    async fn abandon_run(&self, run: &ResourceId, tenant: TenantId);
     /// The job that starts a machine.
     fn deploy(&self, machine: &ResourceId) -> NewJob;
     /// The job that stops a machine and removes it and its resource.
     fn delete_machine(&self, machine: &ResourceId) -> NewJob;
+    /// Brings a version's disk to all its regions; the reason where one of them failed.
+    async fn replicate(&self, step: &StepHandle, version: &Resource) -> Result<(), StepError>;
     /// Replicas of a version have changed; do not wait for the next round.
     fn nudge_replication(&self);
     /// Azure's `replicationStatus`.

@@ -3,6 +3,7 @@
 //! A handler runs after authorisation and reads and writes under its call's permit. Must not decide who may.
 
 pub mod applications;
+pub mod everything;
 pub mod galleries;
 pub mod groups;
 pub mod images;
@@ -124,7 +125,7 @@ pub async fn store(
         .catalog
         .put(&call.permit, draft, unmoved(old))
         .await
-        .map_err(raced)
+        .map_err(errors::catalog)
 }
 
 /// The same for a draft with a unique key: `taken` is said where another resource holds it.
@@ -139,7 +140,7 @@ pub async fn store_unique(
     match server.catalog.put(&call.permit, draft, unmoved(old)).await {
         Ok(put) => Ok(put),
         Err(CatalogError::Taken { .. }) => Err(errors::conflict(taken)),
-        Err(error) => Err(raced(error)),
+        Err(error) => Err(errors::catalog(error)),
     }
 }
 
@@ -157,7 +158,7 @@ pub async fn submit_with(
         .store()
         .put_and_submit(&call.permit, draft, unmoved(old), job)
         .await
-        .map_err(raced)?;
+        .map_err(errors::catalog)?;
     server.jobs.wake();
     Ok(done)
 }
@@ -166,17 +167,6 @@ fn unmoved(old: Option<&Resource>) -> Precondition {
     match old {
         Some(old) => Precondition::Match(old.etag.clone()),
         None => Precondition::Absent,
-    }
-}
-
-/// Somebody else wrote in between: the client is to look again rather than to overwrite.
-fn raced(error: CatalogError) -> ArmError {
-    match error {
-        CatalogError::Precondition { id, .. } => errors::conflict(format!(
-            "The resource '{}' was changed by another request at the same time. Retry the request.",
-            id.name()
-        )),
-        error => errors::catalog(error),
     }
 }
 

@@ -213,7 +213,14 @@ pub async fn run(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     let mut job = begun.job;
     job.exclusive = Some(format!("run {}", call.id.folded()));
     job.visible_at.push(begun.run.clone());
-    let job = server.submit(&call.permit, job).await?;
+    let job = match server.submit(&call.permit, job).await {
+        Ok(job) => job,
+        Err(error) => {
+            let tenant = call.permit.tenant();
+            server.work.abandon_run(&begun.run, tenant).await;
+            return Err(error);
+        }
+    };
     let run = begun.run.to_string();
     let reply = Reply::new(StatusCode::ACCEPTED, Some(json!({ "id": run })));
     let reply = reply.with(RUN, &run);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use access::Permit;
-use catalog::{Draft, Record, UniqueKey};
+use catalog::{Draft, Record, Resource, UniqueKey};
 use serde_json::{Map, Value, json};
 use wire::{ArmError, Location, NameRule, PrincipalId, TenantId};
 
@@ -133,6 +133,11 @@ pub async fn put_region(server: Arc<Server>, call: Call) -> Result<Reply, ArmErr
     let put = store(&server, &call, old.as_ref(), draft).await?;
     server.work.nudge_replication();
     Ok(put_reply(&put))
+}
+
+/// The zones of a stored region.
+pub fn zones_of(region: &Resource) -> Vec<String> {
+    zone_names(&properties(region)).unwrap_or_default()
 }
 
 fn zone_names(properties: &Map<String, Value>) -> Result<Vec<String>, ArmError> {

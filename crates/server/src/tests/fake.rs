@@ -11,7 +11,7 @@ use jobs::{
     StepHandle,
 };
 use serde_json::{Map, Value, json};
-use wire::{ArmError, ErrorCode, Location, ProvisioningState, ResourceId};
+use wire::{ArmError, ErrorCode, Location, ProvisioningState, ResourceId, TenantId};
 
 use crate::engine::{self, Engine, EngineError, EngineParts};
 use crate::work::{Begun, Work};
@@ -175,12 +175,22 @@ impl Work for FakeWork {
         })
     }
 
+    async fn abandon_run(&self, _run: &ResourceId, _tenant: TenantId) {}
+
     fn deploy(&self, machine: &ResourceId) -> NewJob {
         new_job(Deploy::NAME, machine)
     }
 
     fn delete_machine(&self, machine: &ResourceId) -> NewJob {
         new_job(Remove::NAME, machine)
+    }
+
+    async fn replicate(&self, step: &StepHandle, version: &Resource) -> Result<(), StepError> {
+        step.progress("all there");
+        match version.tags.contains_key("unlucky") {
+            true => Err(StepError::failed("ReplicationFailed", "no region has it")),
+            false => Ok(()),
+        }
     }
 
     fn nudge_replication(&self) {}

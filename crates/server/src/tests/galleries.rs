@@ -450,3 +450,252 @@ async fn machines_are_deployed_and_deleted_by_jobs() {
     assert_eq!(site.get(gone.header("location")).await.status, 204);
     assert_eq!(site.delete(&path).await.status, 204);
 }
+
+/// A published version, as the factory leaves it.
+async fn publish(site: &Site, id: &str, regions: &[&str]) {
+    use catalog::Catalog as _;
+    let catalog = catalog::SqliteCatalog::open(&site.running.data.join("bullion.db"))
+        .await
+        .unwrap();
+    let action = access::Action::new("Microsoft.Compute/galleries/images/versions/write");
+    let id = wire::ResourceId::parse(id).unwrap();
+    let permit = access::Permit::system(access::SystemReason::Reconcile, action, id, site.tenant);
+    let regions: Vec<Value> = regions.iter().map(|name| json!({ "name": name })).collect();
+    let draft = catalog::Draft::new(json!({
+        "publishingProfile": { "targetRegions": regions, "publishedDate": "2026-11-21T00:00:00Z" },
+        "storageProfile": { "osDiskImage": { "sizeInGB": 2 } },
+        "bullion": { "diskDigest": "bd1:00", "replication": { "north": {} } },
+    }));
+    catalog
+        .put(
+            &permit,
+            draft.location("north"),
+            catalog::Precondition::Absent,
+        )
+        .await
+        .unwrap();
+    catalog.close().await;
+}
+
+#[tokio::test]
+async fn versions_keep_their_bits_and_change_their_regions() {
+    let site = Site::start().await.with_group().await;
+    let definition = definition(&site, GROUP).await;
+    let version = format!("{definition}/versions/1.2.0");
+    for name in ["1.10.0", "1.2.0", "1.9.1"] {
+        publish(&site, &format!("{definition}/versions/{name}"), &["north"]).await;
+    }
+    let list = site.get(&format!("{definition}/versions")).await;
+    let names: Vec<&str> = list.body["value"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["1.2.0", "1.9.1", "1.10.0"]);
+
+    let plain = site.get(&version).await;
+    assert_eq!(plain.body["properties"].get("replicationStatus"), None);
+    assert_eq!(
+        plain.body["properties"]["bullion"],
+        json!({ "diskDigest": "bd1:00" })
+    );
+    let expanded = format!("{version}?api-version=2024-03-03&$expand=ReplicationStatus");
+    let expanded = site.get(&expanded).await;
+    assert_eq!(
+        expanded.body["properties"]["replicationStatus"]["aggregatedState"],
+        "Completed"
+    );
+
+    // What `az sig image-version update` sends: everything back, the storage profile empty.
+    let body = with(plain.body, "/properties/storageProfile", json!({}));
+    let regions = |names: &[&str]| {
+        let regions: Vec<Value> = names.iter().map(|name| json!({ "name": name })).collect();
+        with(
+            body.clone(),
+            "/properties/publishingProfile/targetRegions",
+            json!(regions),
+        )
+    };
+    let profile = |key: &str, value: Value| {
+        with(
+            body.clone(),
+            &format!("/properties/publishingProfile/{key}"),
+            value,
+        )
+    };
+    check(
+        &site,
+        &version,
+        &[
+            (regions(&["north", "south"]), 200, ""),
+            (regions(&["North", "SOUTH"]), 200, ""),
+            (regions(&["north", "North"]), 400, "Duplicate regions"),
+            (regions(&["south"]), 400, "must contain the location"),
+            (
+                regions(&["north", "nowhere"]),
+                400,
+                "not one of this installation's regions",
+            ),
+            (profile("replicaCount", json!(0)), 400, "out of range"),
+            (
+                profile("storageAccountType", json!("Premium_LRS")),
+                409,
+                "storageAccountType' is not allowed",
+            ),
+            (
+                profile("endOfLifeDate", json!("2020-01-01T00:00:00Z")),
+                400,
+                "future date",
+            ),
+            (profile("endOfLifeDate", json!("soon")), 400, "not a date"),
+            (
+                profile("publishedDate", json!("1999-01-01T00:00:00Z")),
+                200,
+                "",
+            ),
+            (
+                with(
+                    body.clone(),
+                    "/properties/bullion",
+                    json!({"diskDigest": "bd1:ff"}),
+                ),
+                200,
+                "",
+            ),
+            (
+                with(
+                    body.clone(),
+                    "/properties/storageProfile",
+                    json!({"source": {"id": GROUP}}),
+                ),
+                409,
+                "source.id' is not allowed",
+            ),
+        ],
+    )
+    .await;
+    let shown = site.get(&version).await.body;
+    assert_eq!(shown["properties"]["bullion"]["diskDigest"], "bd1:00");
+    assert_eq!(
+        shown["properties"]["storageProfile"]["osDiskImage"]["sizeInGB"],
+        2
+    );
+    assert_eq!(
+        shown["properties"]["publishingProfile"]["publishedDate"],
+        "2026-11-21T00:00:00Z"
+    );
+
+    let safe = with(
+        body.clone(),
+        "/properties/safetyProfile",
+        json!({ "blockDeletionBeforeEndOfLife": true }),
+    );
+    let safe = with(
+        safe,
+        "/properties/publishingProfile/endOfLifeDate",
+        json!("2200-01-01"),
+    );
+    check(&site, &version, &[(safe, 200, "")]).await;
+    let blocked = site.delete(&version).await;
+    assert!(
+        blocked.message().contains("BlockedBeforeEndOfLife"),
+        "{:?}",
+        blocked.body
+    );
+    assert_eq!(
+        site.delete(&format!("{definition}/versions/1.10.0"))
+            .await
+            .status,
+        200
+    );
+}
+
+#[tokio::test]
+async fn a_version_is_made_from_another_by_a_job() {
+    let site = Site::start().await.with_group().await;
+    let definition = definition(&site, GROUP).await;
+    let source = format!("{definition}/versions/1.0.0");
+    publish(&site, &source, &["north"]).await;
+    let copy = format!("{definition}/versions/2.0.0");
+    let body = |source: &str| json!({ "location": "north", "properties": { "storageProfile": { "source": { "id": source } } } });
+    let versions = |name: &str| format!("{definition}/versions/{name}");
+    check(
+        &site,
+        &versions("2.0"),
+        &[(body(&source), 400, "Major(int).Minor(int).Patch(int)")],
+    )
+    .await;
+    check(
+        &site,
+        &copy,
+        &[
+            (json!({ "location": "north" }), 400, "needs a source"),
+            (body("nothing"), 400, "Expect fully qualified resource Id"),
+            (body(&versions("9.9.9")), 404, "is not found"),
+            (body(GROUP), 400, "gallery image version"),
+        ],
+    )
+    .await;
+    let made = site.put(&copy, body(&source)).await;
+    assert_eq!(
+        (made.status, &made.body["properties"]["provisioningState"]),
+        (201, &json!("Creating"))
+    );
+    let ended = site.wait(made.header("azure-asyncoperation")).await;
+    assert_eq!(ended.body["status"], "Succeeded", "{:?}", ended.body);
+    let shown = site.get(&copy).await.body;
+    assert_eq!(shown["properties"]["provisioningState"], "Succeeded");
+    assert_eq!(shown["properties"]["bullion"]["diskDigest"], "bd1:00");
+    assert_eq!(
+        shown["properties"]["publishingProfile"]["targetRegions"][0]["name"],
+        "north"
+    );
+
+    // Packer's first gallery version has the source elsewhere.
+    let old = json!({ "location": "north", "properties": { "publishingProfile": { "source": { "managedImage": { "id": source } } } } });
+    let path = format!("{}?api-version=2019-03-01", versions("3.0.0"));
+    assert_eq!(site.put(&path, old).await.status, 201);
+
+    let unlucky = with(body(&source), "/tags", json!({ "unlucky": "yes" }));
+    let made = site.put(&versions("4.0.0"), unlucky).await;
+    let ended = site.wait(made.header("azure-asyncoperation")).await;
+    assert_eq!(
+        ended.body["error"]["code"], "ReplicationFailed",
+        "{:?}",
+        ended.body
+    );
+    let shown = site.get(&versions("4.0.0")).await.body;
+    assert_eq!(shown["properties"]["provisioningState"], "Failed");
+}
+
+#[tokio::test]
+async fn a_group_goes_with_everything_in_it() {
+    let site = Site::start().await.with_group().await;
+    let definition = definition(&site, GROUP).await;
+    let machine_path = format!("{GROUP}/providers/Microsoft.Compute/virtualMachines/m");
+    let made = site.put(&machine_path, machine(&definition)).await;
+    site.wait(made.header("azure-asyncoperation")).await;
+    let listed = site
+        .get(&format!("/subscriptions/{SUBSCRIPTION}/resources"))
+        .await;
+    let kinds: Vec<&str> = listed.body["value"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["type"].as_str().unwrap())
+        .collect();
+    assert!(
+        kinds.contains(&"Microsoft.Compute/virtualMachines"),
+        "{kinds:?}"
+    );
+    let gone = site.delete(GROUP).await;
+    assert_eq!(gone.status, 202);
+    assert_eq!(site.wait(gone.header("location")).await.status, 204);
+    assert_eq!(site.delete(GROUP).await.code(), "ResourceGroupNotFound");
+    assert_eq!(
+        site.put(GROUP, json!({ "location": "south" })).await.status,
+        201
+    );
+    assert_eq!(site.get(&definition).await.status, 404);
+}
