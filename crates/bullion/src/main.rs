@@ -3,9 +3,11 @@
 //! This is dispatch only. Client commands are in `cli` and speak HTTPS; what touches a data folder
 //! directly is here and says so.
 
+mod doctor;
 mod offline;
 mod store_tool;
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -53,6 +55,11 @@ enum Command {
 
     #[command(flatten)]
     Client(Box<cli::args::Command>),
+
+    /// Check that this host can build and run images
+    #[command(after_help = "Example:
+  bullion doctor --data /var/lib/bullion")]
+    Doctor(offline::Data),
 
     /// Look into a store of image bits; the server need not run
     #[command(subcommand)]
@@ -105,6 +112,7 @@ fn start_logging(arguments: &Bullion) {
     let filter = filter.as_deref().unwrap_or(fallback);
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(fallback)))
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
 }
@@ -115,6 +123,7 @@ async fn run(arguments: Bullion) -> ExitCode {
     let result = match arguments.command {
         Command::Client(command) => return client(&global, *command, io).await,
         Command::Serve(args) => serve(args).await,
+        Command::Doctor(data) => doctor::run(&data, &mut io).await,
         Command::Store(command) => store_tool::run(command, &mut io),
         Command::Completions { shell } => {
             let mut script = Vec::new();

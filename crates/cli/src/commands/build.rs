@@ -150,7 +150,7 @@ async fn list(client: &Client, scope: &Scope, io: &mut Io) -> Result<Exit, CliEr
                 text(run, "/name"),
                 last(text(run, "/properties/template")),
                 text(run, "/properties/runState"),
-                text(run, "/properties/startTime"),
+                to_seconds(&text(run, "/properties/startTime")),
                 last(text(run, "/properties/outputs/versionId")),
             ]
         })
@@ -160,6 +160,14 @@ async fn list(client: &Client, scope: &Scope, io: &mut Io) -> Result<Exit, CliEr
         &rows,
     ))?;
     Ok(Exit::Done)
+}
+
+/// `2026-11-21T03:58:54Z` of a time with fractions.
+fn to_seconds(time: &str) -> String {
+    match time.split_once('.') {
+        Some((whole, _)) => format!("{whole}Z"),
+        None => time.to_owned(),
+    }
 }
 
 async fn log(
