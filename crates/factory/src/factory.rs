@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use catalog::{AuthStore, Catalog, JobStore};
+use catalog::{AuthStore, Catalog, Clock, JobStore};
 use jobs::{Jobs, RunnerBuilder};
 use machine::{Acceleration, Hypervisor, Qemu};
 use tokio::sync::OnceCell;
@@ -35,6 +35,8 @@ pub struct FactoryOptions {
 pub struct Parts {
     pub provider: Arc<dyn Provider>,
     pub builder: Arc<dyn Builder>,
+    /// Without them, those of the data folder are opened.
+    pub regions: Option<Arc<Regions>>,
     /// Without one, QEMU with whatever acceleration works here.
     pub hypervisor: Option<Arc<dyn Hypervisor>>,
 }
@@ -69,6 +71,7 @@ pub struct Factory {
     pub(crate) data: PathBuf,
     pub(crate) catalog: Arc<dyn Catalog>,
     pub(crate) auth: Arc<dyn AuthStore>,
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) regions: Arc<Regions>,
     pub(crate) provider: Arc<dyn Provider>,
     pub(crate) builder: Arc<dyn Builder>,
@@ -95,6 +98,7 @@ impl Factory {
         let parts = Parts {
             provider: Arc::new(DebianArchive::new(&cache)),
             builder: Arc::new(executor),
+            regions: None,
             hypervisor: None,
         };
         Factory::with_parts(options, parts)
@@ -116,12 +120,17 @@ impl Factory {
                 tracing::warn!(path = %entry.path().display(), %error, "an old work folder stays");
             }
         }
+        let regions = match parts.regions {
+            Some(regions) => regions,
+            None => Arc::new(Regions::open(&data.join("regions"))?),
+        };
         Ok(Arc::new(Factory {
-            regions: Arc::new(Regions::open(&data.join("regions"))?),
+            regions,
             disks: WorkDisks::new(data.join("cache/disks")),
             machines: Machines::default(),
             catalog: options.catalog,
             auth: options.auth,
+            clock: options.jobs.clock(),
             provider: parts.provider,
             builder: parts.builder,
             hypervisor: OnceCell::new_with(parts.hypervisor),

@@ -14,6 +14,8 @@ pub mod replicate;
 pub mod source;
 pub mod tattoo;
 pub mod test;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use factory::{Factory, FactoryError, FactoryOptions, Parts};
 pub use regions::{RegionError, Regions, Spread};

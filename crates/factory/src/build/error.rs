@@ -51,6 +51,9 @@ pub enum BuildError {
     )]
     UnknownPackage { customizer: String, file: String },
 
+    #[error("the pinned archive state in `{}` has no package list that is not compressed", folder.display())]
+    NoLists { folder: PathBuf },
+
     #[error("the parent image cannot be built on: {reason}")]
     BadParent { reason: String },
 

@@ -440,6 +440,11 @@ fn known_hashes(lists: &Path) -> Result<HashSet<String>, BuildError> {
             }
         }
     }
+    if known.is_empty() {
+        return Err(BuildError::NoLists {
+            folder: lists.to_owned(),
+        });
+    }
     Ok(known)
 }
 

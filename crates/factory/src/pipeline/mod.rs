@@ -8,6 +8,8 @@ mod record;
 mod run;
 mod stages;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 pub use builder::Builder;
 #[cfg(any(test, feature = "testing"))]

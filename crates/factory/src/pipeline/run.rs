@@ -67,7 +67,7 @@ impl Factory {
         })?;
         let group = template.id.group_scope();
         let group = group.ok_or_else(|| FactoryError::NoGroup(template.id.clone()))?;
-        let now = jiff::Timestamp::now();
+        let now = self.clock.now();
         let unique = uuid::Uuid::new_v4().simple().to_string();
         let name = format!(
             "{}-{}-{}",

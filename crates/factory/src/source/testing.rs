@@ -28,8 +28,8 @@ pub struct FakeProvider {
     pub fail_next: Mutex<Option<String>>,
 }
 
-impl FakeProvider {
-    pub fn new() -> Self {
+impl Default for FakeProvider {
+    fn default() -> Self {
         FakeProvider {
             point: AtomicU32::new(1),
             resolved: AtomicU32::new(0),
@@ -37,7 +37,9 @@ impl FakeProvider {
             fail_next: Mutex::new(None),
         }
     }
+}
 
+impl FakeProvider {
     /// From now on the archive holds something newer.
     pub fn move_archive(&self) {
         self.point.fetch_add(1, Ordering::SeqCst);

@@ -1,0 +1,256 @@
+//! A world in which whole runs can be tested: a catalog in memory with a template in it, a data
+//! folder, and fakes for the archive, the builder and machines. It is for tests only.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use access::{Action, Assignment, Identity, Permit, RoleId, SecretHash, authorize};
+use catalog::{
+    AuthStore, Catalog, Clock, Draft, Installation, ManualClock, NewInstallation, Precondition,
+    Record, Resource, SqliteCatalog, StoredSecret,
+};
+use machine::ExecOutput;
+use machine::fake::FakeHypervisor;
+use serde_json::{Value, json};
+use wire::{AppId, Location, PrincipalId, ResourceId, SubscriptionId, TenantId};
+
+use crate::pipeline::{Begun, FakeBuilder};
+use crate::source::testing::FakeProvider;
+use crate::{Factory, FactoryOptions, Parts, Regions};
+
+const OWNER: &str = "8e3af657-a8ff-443c-a75c-2fe8c4bcb635";
+const COMPUTE: &str = "Microsoft.Compute";
+
+/// The world. Its files go with it.
+pub struct World {
+    pub folder: tempfile::TempDir,
+    pub catalog: Arc<SqliteCatalog>,
+    pub clock: ManualClock,
+    /// Who sets the world up.
+    pub operator: Identity,
+    /// In whose name jobs run.
+    pub clerk: Identity,
+    assignment: ResourceId,
+    pub group: ResourceId,
+    pub definition: ResourceId,
+    pub template: ResourceId,
+    pub provider: Arc<FakeProvider>,
+    pub builder: Arc<FakeBuilder>,
+    pub machines: FakeHypervisor,
+    /// Open for as long as the world is: a dying factory may hold its stores a moment longer than
+    /// the next one waits.
+    pub regions: Arc<Regions>,
+    /// The check `motd` fails while this is set.
+    pub check_fails: Arc<AtomicBool>,
+}
+
+/// A template with one customizer, two checks, and the regions named.
+pub fn template_properties(definition: &ResourceId, regions: &[&str], motd: &str) -> Value {
+    let regions: Vec<Value> =
+        regions.iter().map(|name| json!({ "name": name, "replicaCount": 1 })).collect();
+    json!({
+        "source": {
+            "type": "PlatformImage",
+            "publisher": "Debian", "offer": "debian-12", "sku": "12-gen2", "version": "latest",
+        },
+        "customize": [{ "type": "Shell", "name": "motd", "inline": [format!("echo {motd} > /etc/motd")] }],
+        "validate": {
+            "continueDistributeOnFailure": false,
+            "inVMValidations": [
+                { "type": "Bullion.Tattoo", "name": "tattoo" },
+                { "type": "Shell", "name": "motd", "inline": ["test -s /etc/motd"] },
+            ],
+        },
+        "distribute": [{
+            "type": "SharedImage",
+            "runOutputName": "golden",
+            "galleryImageId": definition.to_string(),
+            "versioning": { "scheme": "Latest", "major": 1 },
+            "targetRegions": regions,
+        }],
+        "vmProfile": { "osDiskSizeGB": 2 },
+        "buildTimeoutInMinutes": 60,
+    })
+}
+
+fn child(parent: &ResourceId, kind: &str, name: &str) -> ResourceId {
+    parent.child(kind, name).expect("an id")
+}
+
+/// Fake machines whose tattoo is the one on their disk.
+fn fake_machines(check_fails: Arc<AtomicBool>) -> FakeHypervisor {
+    FakeHypervisor::answering(move |spec, command| {
+        if command.contains("bullion-image") {
+            let disk = store::FileDisk::open(&spec.disk).ok()?;
+            let text = crate::tattoo::read(&disk).ok()??;
+            let stdout = String::from_utf8(text).ok()?;
+            return Some(ExecOutput { status: 0, stdout, stderr: String::new() });
+        }
+        let fails = command.contains("/etc/motd") && check_fails.load(Ordering::SeqCst);
+        let stderr = "motd is empty".to_owned();
+        fails.then_some(ExecOutput { status: 1, stdout: String::new(), stderr })
+    })
+}
+
+impl World {
+    pub async fn new(regions: &[&str]) -> World {
+        let clock = ManualClock::default();
+        let catalog = SqliteCatalog::in_memory(Arc::new(clock.clone())).await.expect("a catalog");
+        let catalog = Arc::new(catalog);
+        let operator = install(&catalog, &clock).await;
+        let clerk = Identity {
+            tenant: operator.tenant,
+            principal: PrincipalId::random(),
+            app: AppId::random(),
+        };
+        let name = uuid::Uuid::new_v4().to_string();
+        let assignment = ResourceId::root().extension("Microsoft.Authorization", "roleAssignments", &name);
+        let subscription = ResourceId::root().child("subscriptions", &SubscriptionId::random().to_string());
+        let group = child(&subscription.expect("an id"), "resourceGroups", "images");
+        let gallery = group.extension(COMPUTE, "galleries", "gallery").expect("an id");
+        let definition = child(&gallery, "images", "debian");
+        let template = group.extension("Microsoft.VirtualMachineImages", "imageTemplates", "golden");
+        let folder = tempfile::tempdir().expect("a folder");
+        let known = Regions::open(&folder.path().join("regions")).expect("regions");
+        let check_fails = Arc::new(AtomicBool::new(false));
+        let world = World {
+            provider: Arc::new(FakeProvider::default()),
+            builder: Arc::new(FakeBuilder::new(&folder.path().join("build")).expect("a builder")),
+            machines: fake_machines(Arc::clone(&check_fails)),
+            template: template.expect("an id"),
+            assignment: assignment.expect("an id"),
+            regions: Arc::new(known),
+            folder,
+            catalog,
+            clock,
+            operator,
+            clerk,
+            group,
+            definition,
+            check_fails,
+        };
+        world.populate(&gallery, regions).await;
+        world
+    }
+
+    async fn populate(&self, gallery: &ResourceId, regions: &[&str]) {
+        let record = Record::RoleAssignment(Assignment {
+            tenant: self.clerk.tenant,
+            principal: self.clerk.principal,
+            role: RoleId::new(OWNER),
+            scope: ResourceId::root(),
+        });
+        self.put(&self.assignment, Draft::new(json!({})).record(record)).await;
+        let subscription = self.group.parent().expect("a parent");
+        self.put(&subscription, Draft::new(json!({})).record(Record::Subscription)).await;
+        for id in [&self.group, gallery] {
+            self.put(id, Draft::new(json!({})).location(regions[0])).await;
+        }
+        let definition = json!({ "osType": "Linux", "osState": "Generalized", "hyperVGeneration": "V1" });
+        self.put(&self.definition, Draft::new(definition).location(regions[0])).await;
+        self.set_template(template_properties(&self.definition, regions, "welcome")).await;
+        for region in regions {
+            self.regions.define(&Location::new(*region), &["1".to_owned()]).expect("a region");
+        }
+    }
+
+    pub async fn set_template(&self, properties: Value) {
+        self.put(&self.template, Draft::new(properties).location("north")).await;
+    }
+
+    pub async fn put(&self, id: &ResourceId, draft: Draft) {
+        let permit = self.permit_of(&self.operator, "write", id).await;
+        self.catalog.put(&permit, draft, Precondition::None).await.expect("put a resource");
+    }
+
+    pub async fn get(&self, id: &ResourceId) -> Option<Resource> {
+        let permit = self.permit_of(&self.operator, "read", id).await;
+        self.catalog.get(&permit).await.ok()
+    }
+
+    /// Takes the clerk's rights away.
+    pub async fn dismiss_clerk(&self) {
+        let permit = self.permit_of(&self.operator, "delete", &self.assignment).await;
+        self.catalog.delete(&permit, Precondition::None).await.expect("dismiss");
+    }
+
+    async fn permit_of(&self, identity: &Identity, verb: &str, scope: &ResourceId) -> Permit {
+        let grants = self.catalog.grants(identity.tenant, identity.principal).await.expect("grants");
+        let action = Action::new(format!("{}/{verb}", scope.resource_type()));
+        authorize(identity, &grants, &action, scope, identity.tenant).expect("a permit")
+    }
+
+    /// A permit of the clerk's that needs no catalog; its rights are looked up when a step asks.
+    pub fn clerk_permit(&self, action: &str, scope: &ResourceId) -> Permit {
+        let Identity { tenant, principal, .. } = self.clerk;
+        let role = RoleId::new(OWNER);
+        let assignment = Assignment { tenant, principal, role, scope: ResourceId::root() };
+        let grants = access::Grants::new(tenant, principal, vec![assignment]);
+        authorize(&self.clerk, &grants, &Action::new(action), scope, tenant).expect("a permit")
+    }
+
+    /// Throws all disks away, as if the folders of the stores had been lost.
+    pub fn lose_disks(&mut self) {
+        let folder = self.folder.path().join("regions");
+        let zones: Vec<_> = self.regions.names().into_iter().map(|name| (self.regions.zones(&name), name)).collect();
+        self.regions = Arc::new(Regions::open(&self.folder.path().join("no-regions")).expect("none"));
+        std::fs::remove_dir_all(&folder).expect("remove the stores");
+        let regions = Regions::open(&folder).expect("regions");
+        for (zones, name) in zones {
+            regions.define(&name, &zones).expect("a region");
+        }
+        self.regions = Arc::new(regions);
+    }
+
+    /// A factory of this world, as after a restart.
+    pub fn factory(&self) -> Arc<Factory> {
+        let options = FactoryOptions {
+            data: self.folder.path().to_owned(),
+            catalog: self.catalog.clone(),
+            auth: self.catalog.clone(),
+            jobs: self.catalog.clone(),
+        };
+        let parts = Parts {
+            provider: self.provider.clone(),
+            builder: self.builder.clone(),
+            regions: Some(Arc::clone(&self.regions)),
+            hypervisor: Some(Arc::new(self.machines.clone())),
+        };
+        Factory::with_parts(options, parts).expect("a factory")
+    }
+
+    /// The record of a new run of the template.
+    pub async fn begin_run(&self, factory: &Arc<Factory>) -> Begun {
+        let template = self.get(&self.template).await.expect("a template");
+        let action = "Microsoft.VirtualMachineImages/imageTemplates/run/action";
+        let permit = self.clerk_permit(action, &self.template);
+        factory.begin_run(&permit, &template).await.expect("a run")
+    }
+}
+
+async fn install(catalog: &SqliteCatalog, clock: &ManualClock) -> Identity {
+    let operator =
+        Identity { tenant: TenantId::random(), principal: PrincipalId::random(), app: AppId::random() };
+    let installation = Installation {
+        tenant: operator.tenant,
+        operator_app: operator.app,
+        operator_principal: operator.principal,
+    };
+    let secret = StoredSecret {
+        id: uuid::Uuid::new_v4(),
+        name: "x".to_owned(),
+        hint: "x".to_owned(),
+        hash: SecretHash::from_stored("x".to_owned()),
+        made_at: clock.now(),
+        expires_at: clock.now(),
+    };
+    let new = NewInstallation {
+        installation,
+        tenant_name: "t".to_owned(),
+        tenant_display_name: "T".to_owned(),
+        operator_name: "operator".to_owned(),
+        secret,
+    };
+    catalog.install(new).await.expect("an installation");
+    operator
+}
