@@ -90,6 +90,13 @@ struct Serve {
 }
 
 fn main() -> ExitCode {
+    // The inner side of a build's sandbox is this program again, and must come before all else.
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|first| first == server::SANDBOX_ARGUMENT)
+    {
+        return server::enter_sandbox();
+    }
     let arguments = Bullion::parse();
     start_logging(&arguments);
     let runtime = match tokio::runtime::Runtime::new() {
