@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use access::{Assignment, RoleDefinition, RoleId, built_in_role, built_in_roles};
-use catalog::{CatalogError, Draft, Record, UniqueKey};
+use catalog::{Draft, Record, UniqueKey};
 use serde_json::{Value, json};
 use uuid::Uuid;
 use wire::{ArmError, ErrorCode, PrincipalId, ResourceId};
 
-use super::{Reply, delete, find, list, present, properties, put_reply, show};
+use super::{Reply, delete, find, list, present, properties, put_reply, show, store_unique};
 use crate::body::ResourceBody;
 use crate::errors;
 use crate::operation::Call;
@@ -20,6 +20,41 @@ pub const DEFINITION: &str = "Microsoft.Authorization/roleDefinitions";
 const DEFINED: &str = "2026-11-01T00:00:00Z";
 
 pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    let assignment = asked(&call)?;
+    let stored = json!({
+        "roleDefinitionId": definition_id(&assignment.scope, assignment.role.as_str()),
+        "principalId": assignment.principal.to_string(),
+        "principalType": "ServicePrincipal",
+        "scope": assignment.scope.to_string(),
+    });
+    if let Some(old) = find(&server, &call).await? {
+        let same = |key: &str| properties(&old).get(key) == stored.get(key);
+        if same("principalId") && same("roleDefinitionId") {
+            return Ok(Reply::ok(present(&old)));
+        }
+        return Err(errors::conflict(
+            "RoleAssignmentUpdateNotPermitted: Tenant ID, application ID, principal ID, and scope are \
+             not allowed to be updated.",
+        ));
+    }
+    let tenant = assignment.tenant.to_string();
+    let principal = assignment.principal.to_string();
+    let key = [
+        assignment.scope.folded(),
+        &principal,
+        assignment.role.as_str(),
+        &tenant,
+    ];
+    let draft = Draft::new(stored)
+        .unique(UniqueKey::new("role-assignment", &key))
+        .record(Record::RoleAssignment(assignment.clone()));
+    let taken = "RoleAssignmentExists: The role assignment already exists.";
+    let put = store_unique(&server, &call, None, draft, taken).await?;
+    Ok(put_reply(&put))
+}
+
+/// The assignment that path and body ask for, checked.
+fn asked(call: &Call) -> Result<Assignment, ArmError> {
     if Uuid::try_parse(call.id.name()).is_err() {
         return Err(errors::invalid(
             "roleAssignmentName",
@@ -42,13 +77,11 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     };
     let role = RoleId::new(text("roleDefinitionId")?);
     if built_in_role(&role).is_none() {
-        return Err(ArmError::new(
-            ErrorCode::NotFound,
-            format!(
-                "RoleDefinitionDoesNotExist: the role definition '{}' does not exist.",
-                role.as_str()
-            ),
-        ));
+        let message = format!(
+            "RoleDefinitionDoesNotExist: the role definition '{}' does not exist.",
+            role.as_str()
+        );
+        return Err(ArmError::new(ErrorCode::NotFound, message));
     }
     let principal: PrincipalId =
         text("principalId")?
@@ -56,50 +89,12 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
             .map_err(|error: wire::IdKindError| {
                 errors::invalid("properties.principalId", error.to_string())
             })?;
-    let scope = call.id.parent().unwrap_or_else(ResourceId::root);
-    let stored = json!({
-        "roleDefinitionId": definition_id(&scope, role.as_str()),
-        "principalId": principal.to_string(),
-        "principalType": "ServicePrincipal",
-        "scope": scope.to_string(),
-    });
-    if let Some(old) = find(&server, &call).await? {
-        let same = |key: &str| properties(&old).get(key) == stored.get(key);
-        if same("principalId") && same("roleDefinitionId") {
-            return Ok(Reply::ok(present(&old)));
-        }
-        return Err(errors::conflict(
-            "RoleAssignmentUpdateNotPermitted: Tenant ID, application ID, principal ID, and scope are \
-             not allowed to be updated.",
-        ));
-    }
-    let key = [
-        scope.folded(),
-        &principal.to_string(),
-        role.as_str(),
-        &call.permit.tenant().to_string(),
-    ]
-    .map(str::to_string);
-    let key: Vec<&str> = key.iter().map(String::as_str).collect();
-    let draft = Draft::new(stored)
-        .unique(UniqueKey::new("role-assignment", &key))
-        .record(Record::RoleAssignment(Assignment {
-            tenant: call.permit.tenant(),
-            principal,
-            role,
-            scope,
-        }));
-    match server
-        .catalog
-        .put(&call.permit, draft, catalog::Precondition::Absent)
-        .await
-    {
-        Ok(put) => Ok(put_reply(&put)),
-        Err(CatalogError::Taken { .. }) => Err(errors::conflict(
-            "RoleAssignmentExists: The role assignment already exists.",
-        )),
-        Err(error) => Err(errors::catalog(error)),
-    }
+    Ok(Assignment {
+        tenant: call.permit.tenant(),
+        principal,
+        role,
+        scope: call.id.parent().unwrap_or_else(ResourceId::root),
+    })
 }
 
 pub async fn get(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
