@@ -6,19 +6,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use access::{Action, Assignment, Identity, Permit, RoleId, SecretHash, authorize};
 use catalog::{
-    AuthStore, Catalog, Clock, Draft, Installation, ManualClock, NewInstallation, Precondition,
+    AuthStore, Catalog, Clock, Draft, Installation, JobRow, JobStore, ManualClock, NewInstallation, Precondition,
     Record, Resource, SqliteCatalog, StoredSecret,
 };
+use jobs::{JobId, JobKind, Runner, RunnerBuilder, Submit};
 use machine::ExecOutput;
 use machine::fake::FakeHypervisor;
 use serde_json::{Value, json};
-use wire::{AppId, Location, PrincipalId, ResourceId, SubscriptionId, TenantId};
+use wire::factory::RunProperties;
+use wire::{AppId, Location, PrincipalId, ResourceId, TenantId};
 
-use crate::pipeline::{Begun, FakeBuilder};
+use crate::pipeline::{Begun, BuildRun, FakeBuilder};
 use crate::source::testing::FakeProvider;
 use crate::{Factory, FactoryOptions, Parts, Regions};
 
 const OWNER: &str = "8e3af657-a8ff-443c-a75c-2fe8c4bcb635";
+/// The same in every world, so that equal recipes get equal tattoos.
+const SUBSCRIPTION: &str = "00000000-0000-0000-0000-0000000000aa";
 const COMPUTE: &str = "Microsoft.Compute";
 
 /// The world. Its files go with it.
@@ -105,7 +109,7 @@ impl World {
         };
         let name = uuid::Uuid::new_v4().to_string();
         let assignment = ResourceId::root().extension("Microsoft.Authorization", "roleAssignments", &name);
-        let subscription = ResourceId::root().child("subscriptions", &SubscriptionId::random().to_string());
+        let subscription = ResourceId::root().child("subscriptions", SUBSCRIPTION);
         let group = child(&subscription.expect("an id"), "resourceGroups", "images");
         let gallery = group.extension(COMPUTE, "galleries", "gallery").expect("an id");
         let definition = child(&gallery, "images", "debian");
@@ -204,17 +208,21 @@ impl World {
 
     /// A factory of this world, as after a restart.
     pub fn factory(&self) -> Arc<Factory> {
+        self.factory_with(Parts {
+            provider: self.provider.clone(),
+            builder: self.builder.clone(),
+            regions: Some(Arc::clone(&self.regions)),
+            hypervisor: Some(Arc::new(self.machines.clone())),
+        })
+    }
+
+    /// The same with other tools.
+    pub fn factory_with(&self, parts: Parts) -> Arc<Factory> {
         let options = FactoryOptions {
             data: self.folder.path().to_owned(),
             catalog: self.catalog.clone(),
             auth: self.catalog.clone(),
             jobs: self.catalog.clone(),
-        };
-        let parts = Parts {
-            provider: self.provider.clone(),
-            builder: self.builder.clone(),
-            regions: Some(Arc::clone(&self.regions)),
-            hypervisor: Some(Arc::new(self.machines.clone())),
         };
         Factory::with_parts(options, parts).expect("a factory")
     }
@@ -222,11 +230,59 @@ impl World {
     /// The record of a new run of the template.
     pub async fn begin_run(&self, factory: &Arc<Factory>) -> Begun {
         let template = self.get(&self.template).await.expect("a template");
-        let action = "Microsoft.VirtualMachineImages/imageTemplates/run/action";
-        let permit = self.clerk_permit(action, &self.template);
+        let permit = self.clerk_permit(RUN_ACTION, &self.template);
         factory.begin_run(&permit, &template).await.expect("a run")
     }
 }
+
+impl World {
+    /// Starts a run of the template and works on it to its end.
+    pub async fn run(&self, factory: &Arc<Factory>) -> (Begun, JobRow) {
+        let begun = self.begin_run(factory).await;
+        let (runner, job) = self.submit::<BuildRun>(factory, RUN_ACTION, &self.template, &begun.input).await;
+        assert!(runner.run_next().await, "the job was not claimed");
+        let row = self.job(RUN_ACTION, &self.template, job).await;
+        (begun, row)
+    }
+
+    /// Submits a job and answers a runner that works when it is told to.
+    pub async fn submit<K: JobKind>(
+        &self,
+        factory: &Arc<Factory>,
+        action: &str,
+        scope: &ResourceId,
+        input: &K::Input,
+    ) -> (Runner, JobId) {
+        let mut builder = RunnerBuilder::new(self.catalog.clone(), self.catalog.clone());
+        factory.register(&mut builder);
+        let runner = builder.build();
+        let permit = self.clerk_permit(action, scope);
+        let job = runner.jobs().submit::<K>(&permit, input, Submit::default()).await.expect("submit");
+        (runner, job)
+    }
+
+    pub async fn job(&self, action: &str, scope: &ResourceId, job: JobId) -> JobRow {
+        self.catalog.job(&self.clerk_permit(action, scope), job).await.expect("the job")
+    }
+
+    /// The record of a run.
+    pub async fn record(&self, run: &ResourceId) -> RunProperties {
+        let run = self.get(run).await.expect("the record of the run");
+        serde_json::from_value(run.properties).expect("a run")
+    }
+
+    /// The numbers of the versions that are published.
+    pub async fn versions(&self) -> Vec<String> {
+        let action = "Microsoft.Compute/galleries/images/versions/read";
+        let permit = self.clerk_permit(action, &self.definition);
+        let catalog: Arc<dyn Catalog> = self.catalog.clone();
+        let found = crate::publish::versions(&catalog, &permit).await.expect("the versions");
+        found.iter().map(|version| version.id.name().to_owned()).collect()
+    }
+}
+
+/// What a caller must be allowed to have a run.
+pub const RUN_ACTION: &str = "Microsoft.VirtualMachineImages/imageTemplates/run/action";
 
 async fn install(catalog: &SqliteCatalog, clock: &ManualClock) -> Identity {
     let operator =

@@ -6,19 +6,15 @@ use std::sync::atomic::Ordering;
 
 use access::Permit;
 use async_trait::async_trait;
-use catalog::{JobRow, JobState, JobStore, ManualClock, SqliteCatalog};
+use catalog::{JobRow, JobState, ManualClock, SqliteCatalog};
 use jobs::testing::{self, Trial};
-use jobs::{JobId, Runner, RunnerBuilder, Submit};
 use serde_json::Value;
 use wire::factory::{How, RunProperties, Stage, StepState};
 use wire::template::RunState;
-use wire::ResourceId;
 
-use super::run::RUN_ACTION;
 use super::{Begun, BuildRun, BuildRunInput};
-use crate::Factory;
 use crate::replicate::replication_status;
-use crate::testing::{World, template_properties};
+use crate::testing::{RUN_ACTION, World, template_properties};
 
 /// A world with one run that is about to be worked on.
 struct OneRun {
@@ -32,22 +28,6 @@ impl OneRun {
         let begun = world.begin_run(&world.factory()).await;
         OneRun { world, begun }
     }
-
-    async fn versions(&self) -> Vec<String> {
-        versions(&self.world).await
-    }
-}
-
-async fn versions(world: &World) -> Vec<String> {
-    let action = "Microsoft.Compute/galleries/images/versions/read";
-    let permit = world.clerk_permit(action, &world.definition);
-    let catalog: Arc<dyn catalog::Catalog> = world.catalog.clone();
-    let found = crate::publish::versions(&catalog, &permit).await.unwrap();
-    found.iter().map(|version| version.id.name().to_owned()).collect()
-}
-
-async fn record(world: &World, run: &ResourceId) -> RunProperties {
-    serde_json::from_value(world.get(run).await.unwrap().properties).unwrap()
 }
 
 #[async_trait]
@@ -75,8 +55,8 @@ impl Trial for OneRun {
     }
 
     async fn check_done(&self, job: &JobRow) {
-        assert_eq!(self.versions().await, ["1.0.0"]);
-        let record = record(&self.world, &self.begun.run).await;
+        assert_eq!(self.world.versions().await, ["1.0.0"]);
+        let record = self.world.record(&self.begun.run).await;
         assert_eq!(record.run_state, RunState::Succeeded, "{}", record.message);
         assert!(record.steps.iter().all(|step| step.state == StepState::Succeeded), "{record:#?}");
         let output = job.output.clone().unwrap_or_default();
@@ -88,8 +68,8 @@ impl Trial for OneRun {
     }
 
     async fn check_undone(&self, _job: &JobRow) {
-        assert!(self.versions().await.is_empty());
-        let record = record(&self.world, &self.begun.run).await;
+        assert!(self.world.versions().await.is_empty());
+        let record = self.world.record(&self.begun.run).await;
         assert_eq!(record.run_state, RunState::Failed);
         assert!(!record.message.is_empty());
         assert!(self.world.machines.running().is_empty());
@@ -116,24 +96,9 @@ async fn a_death_at_any_step_is_survived() {
     testing::dies_at_each_step(&OneRun::fresh).await;
 }
 
-/// Works on one run to its end.
+/// Works on one run to its end, as after a restart.
 async fn work(world: &World) -> (Begun, JobRow) {
-    let factory = world.factory();
-    let begun = world.begin_run(&factory).await;
-    let (runner, job) = submit(world, &factory, &begun).await;
-    assert!(runner.run_next().await);
-    let permit = world.clerk_permit(RUN_ACTION, &world.template);
-    let row = world.catalog.job(&permit, job).await.unwrap();
-    (begun, row)
-}
-
-async fn submit(world: &World, factory: &Arc<Factory>, begun: &Begun) -> (Runner, JobId) {
-    let mut builder = RunnerBuilder::new(world.catalog.clone(), world.catalog.clone());
-    factory.register(&mut builder);
-    let runner = builder.build();
-    let permit = world.clerk_permit(RUN_ACTION, &world.template);
-    let job = runner.jobs().submit::<BuildRun>(&permit, &begun.input, Submit::default()).await;
-    (runner, job.unwrap())
+    world.run(&world.factory()).await
 }
 
 fn how(record: &RunProperties, stage: Stage, name: &str) -> Option<How> {
@@ -147,26 +112,26 @@ async fn a_failing_check_publishes_nothing_and_the_next_run_goes_on_from_it() {
     world.check_fails.store(true, Ordering::SeqCst);
     let (begun, job) = work(&world).await;
     assert_eq!(job.state, JobState::Failed);
-    let failed = record(&world, &begun.run).await;
+    let failed = world.record(&begun.run).await;
     assert!(failed.message.contains("check `motd` (Shell) failed"), "{}", failed.message);
     assert!(failed.message.contains("motd is empty"), "{}", failed.message);
     let step = failed.steps.iter().find(|step| step.stage == Stage::Test).unwrap();
     assert_eq!(step.detail["checks"][1]["passed"], false);
     assert!(failed.steps.iter().any(|step| step.state == StepState::Waiting));
-    assert!(versions(&world).await.is_empty());
+    assert!(world.versions().await.is_empty());
     let template = world.get(&world.template).await.unwrap();
     assert_eq!(template.properties["lastRunStatus"]["runState"], "Failed");
 
     world.check_fails.store(false, Ordering::SeqCst);
     let (begun, job) = work(&world).await;
     assert_eq!(job.state, JobState::Succeeded, "{:?}", job.failure);
-    let record = record(&world, &begun.run).await;
+    let record = world.record(&begun.run).await;
     assert_eq!(how(&record, Stage::Source, "base"), Some(How::Found));
     assert_eq!(how(&record, Stage::Build, "motd"), Some(How::Found));
     assert_eq!(how(&record, Stage::Tattoo, "write"), Some(How::Found));
     assert_eq!(how(&record, Stage::Test, "bios"), Some(How::Run));
     assert_eq!(world.provider.bootstrapped.load(Ordering::SeqCst), 1);
-    assert_eq!(versions(&world).await, ["1.0.0"]);
+    assert_eq!(world.versions().await, ["1.0.0"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -177,8 +142,8 @@ async fn a_changed_recipe_makes_the_next_version_and_finds_the_rest() {
     world.set_template(properties).await;
     let (begun, job) = work(&world).await;
     assert_eq!(job.state, JobState::Succeeded, "{:?}", job.failure);
-    assert_eq!(versions(&world).await, ["1.0.0", "1.0.1"]);
-    let second = record(&world, &begun.run).await;
+    assert_eq!(world.versions().await, ["1.0.0", "1.0.1"]);
+    let second = world.record(&begun.run).await;
     assert_eq!(how(&second, Stage::Source, "base"), Some(How::Found));
     assert_eq!(how(&second, Stage::Build, "motd"), Some(How::Run));
     let version = world.definition.child("versions", "1.0.1").unwrap();
@@ -191,8 +156,8 @@ async fn a_changed_recipe_makes_the_next_version_and_finds_the_rest() {
     // The first recipe again: its version is found, and nothing new is published.
     world.set_template(template_properties(&world.definition, &["north", "south"], "welcome")).await;
     let (begun, _) = work(&world).await;
-    assert_eq!(versions(&world).await, ["1.0.0", "1.0.1"]);
-    let again = record(&world, &begun.run).await;
+    assert_eq!(world.versions().await, ["1.0.0", "1.0.1"]);
+    let again = world.record(&begun.run).await;
     assert!(again.outputs.clone().unwrap().version_id.unwrap().ends_with("/versions/1.0.0"));
     assert_eq!(how(&again, Stage::Test, "bios"), Some(How::Found));
 }
@@ -205,7 +170,7 @@ async fn a_moved_archive_builds_all_of_it_anew() {
     let (_, job) = work(&world).await;
     assert_eq!(job.state, JobState::Succeeded, "{:?}", job.failure);
     assert_eq!(world.provider.bootstrapped.load(Ordering::SeqCst), 2);
-    assert_eq!(versions(&world).await, ["1.0.0", "1.0.1"]);
+    assert_eq!(world.versions().await, ["1.0.0", "1.0.1"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -215,10 +180,10 @@ async fn a_store_that_lost_a_disk_has_it_built_again() {
     world.lose_disks();
     let (begun, job) = work(&world).await;
     assert_eq!(job.state, JobState::Succeeded, "{:?}", job.failure);
-    let record = record(&world, &begun.run).await;
+    let record = world.record(&begun.run).await;
     assert_eq!(how(&record, Stage::Source, "base"), Some(How::Run));
     // The same inputs made the same disk, so the same version.
-    assert_eq!(versions(&world).await, ["1.0.0"]);
+    assert_eq!(world.versions().await, ["1.0.0"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -226,14 +191,14 @@ async fn a_withdrawn_right_stops_the_run() {
     let world = World::new(&["north"]).await;
     let factory = world.factory();
     let begun = world.begin_run(&factory).await;
-    let (runner, job) = submit(&world, &factory, &begun).await;
+    let (runner, job) =
+        world.submit::<BuildRun>(&factory, RUN_ACTION, &world.template, &begun.input).await;
     world.dismiss_clerk().await;
     assert!(runner.run_next().await);
-    let permit = world.clerk_permit(RUN_ACTION, &world.template);
-    let row = world.catalog.job(&permit, job).await.unwrap();
+    let row = world.job(RUN_ACTION, &world.template, job).await;
     assert_eq!(row.state, JobState::Failed);
     assert_eq!(row.failure.unwrap().code, "AuthorizationFailed");
-    let failed = record(&world, &begun.run).await;
+    let failed = world.record(&begun.run).await;
     assert_eq!(failed.run_state, RunState::Failed);
     assert_eq!(world.provider.resolved.load(Ordering::SeqCst), 0);
 }
@@ -247,7 +212,7 @@ async fn a_failing_region_does_not_hold_up_the_other() {
     std::fs::write(&packs, "in the way").unwrap();
     let (begun, job) = work(&world).await;
     assert_eq!(job.state, JobState::Succeeded, "{:?}", job.failure);
-    let partly = record(&world, &begun.run).await;
+    let partly = world.record(&begun.run).await;
     assert_eq!(partly.run_state, RunState::PartiallySucceeded);
     assert!(partly.message.contains("region south does not hold the image yet"), "{}", partly.message);
     let version = world.definition.child("versions", "1.0.0").unwrap();

@@ -1,0 +1,255 @@
+//! One real image, from the package archive to a running machine: a real Debian is installed,
+//! customised, tattooed, booted by UEFI and by BIOS, published, replicated and deployed; and a
+//! second build of the same pin in another folder, under another umask, makes the same disks.
+//!
+//! Needs root, apt's mirrors and QEMU; it fails where one is missing.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use catalog::{Draft, JobState};
+use factory::build::{SandboxProgram, TreeExecutor};
+use factory::deploy::{
+    DeleteMachine, DeleteMachineInput, Deploy, DeployInput, PowerState, machine_image,
+};
+use factory::source::DebianArchive;
+use factory::testing::World;
+use factory::{Factory, Parts};
+use machine::{Guest, Hypervisor, MachineError, MachineSpec};
+use serde_json::{Value, json};
+use wire::factory::{How, RunProperties, Stage, StepState};
+
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
+MIIBmTCCAT+gAwIBAgIUBat0D+2/ELJ/1OpDXmatIW8yof0wCgYIKoZIzj0EAwIw
+IjEgMB4GA1UEAwwXRXhhbXBsZSBFbnRlcnByaXNlIFJvb3QwHhcNMjYxMTIxMDQw
+MjEyWhcNNDYxMTE2MDQwMjEyWjAiMSAwHgYDVQQDDBdFeGFtcGxlIEVudGVycHJp
+c2UgUm9vdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABMUMP2nz5b7Qn0guS2a3
+JgCIAh9D688NWPfbbeVAbfl9t0Omp9pUdDnQQDLgOpsfKpyvBlcMKmNo7pwX5iUu
+s0ajUzBRMB0GA1UdDgQWBBRpNjf9i7JAqaH3aBL1XvGGN1+NKzAfBgNVHSMEGDAW
+gBRpNjf9i7JAqaH3aBL1XvGGN1+NKzAPBgNVHRMBAf8EBTADAQH/MAoGCCqGSM49
+BAMCA0gAMEUCIQDIIjpmbvrKpeYOv11+mTFPKaWBVlgD85LGOAtuSc1z4QIgYyXH
+DypP74BCdXLyC5/EFVl/JfnVsJZTp6B3a6R7Mhw=
+-----END CERTIFICATE-----
+";
+const VM_WRITE: &str = "Microsoft.Compute/virtualMachines/write";
+const VM_DELETE: &str = "Microsoft.Compute/virtualMachines/delete";
+
+/// The template; `last_check` runs in the machine, started with `firmware`.
+fn template(world: &World, version: &str, firmware: &str, last_check: &str) -> Value {
+    let harden = "mkdir -p /etc/ssh/sshd_config.d
+echo 'PermitRootLogin no' > /etc/ssh/sshd_config.d/10-hardening.conf";
+    json!({
+        "source": {
+            "type": "PlatformImage",
+            "publisher": "Debian", "offer": "debian-12", "sku": "12-gen2", "version": version,
+        },
+        "customize": [
+            { "type": "Bullion.Packages", "name": "tools", "packages": ["chrony"] },
+            { "type": "File", "name": "motd", "destination": "/etc/motd", "mode": "0644",
+              "sourceUri": "data:;base64,V2VsY29tZS4K" },
+            { "type": "Shell", "name": "harden", "inline": harden.lines().collect::<Vec<_>>() },
+            { "type": "Bullion.CaCertificate", "name": "enterprise-ca", "certificate": CERTIFICATE },
+        ],
+        "validate": {
+            "continueDistributeOnFailure": false,
+            "bullion": { "firmware": [firmware] },
+            "inVMValidations": [
+                { "type": "Bullion.Service", "name": "ssh-active", "service": "ssh" },
+                { "type": "Bullion.SshdOption", "name": "no-root", "option": "permitrootlogin", "value": "no" },
+                { "type": "Bullion.Tattoo", "name": "tattoo" },
+                { "type": "Shell", "name": "content", "inline": [
+                    "grep -q Welcome /etc/motd",
+                    "test -x /usr/sbin/chronyd",
+                    "test -e /etc/ssl/certs/enterprise-ca.pem",
+                    last_check,
+                ] },
+            ],
+        },
+        "distribute": [{
+            "type": "SharedImage",
+            "runOutputName": "golden",
+            "galleryImageId": world.definition.to_string(),
+            "versioning": { "scheme": "Latest", "major": 1 },
+            "targetRegions": [{ "name": "north" }, { "name": "south" }],
+        }],
+        "vmProfile": { "osDiskSizeGB": 2 },
+        "buildTimeoutInMinutes": 60,
+    })
+}
+
+/// The real tools on a world's folder; machines as given, or QEMU.
+fn real(world: &World, hypervisor: Option<Arc<dyn Hypervisor>>) -> Arc<Factory> {
+    let cache = world.folder.path().join("cache");
+    let program = SandboxProgram::new(env!("CARGO_BIN_EXE_build-sandbox"));
+    let executor = TreeExecutor::new(&cache.join("build"), program).expect("an executor");
+    executor.check().expect("root and its tools");
+    world.factory_with(Parts {
+        provider: Arc::new(DebianArchive::new(&cache)),
+        builder: Arc::new(executor),
+        regions: Some(Arc::clone(&world.regions)),
+        hypervisor,
+    })
+}
+
+/// Digests of all disks that a run made, by step.
+fn disks(record: &RunProperties) -> Vec<(String, String)> {
+    let of = |stage: Stage| matches!(stage, Stage::Source | Stage::Build | Stage::Tattoo);
+    let steps = record.steps.iter().filter(|step| of(step.stage));
+    steps
+        .filter_map(|step| {
+            let digest = step.detail["digest"].as_str()?;
+            Some((format!("{}/{}", step.stage.as_str(), step.name), digest.to_owned()))
+        })
+        .collect()
+}
+
+fn how(record: &RunProperties, stage: Stage, name: &str) -> Option<How> {
+    let step = record.steps.iter().find(|step| step.stage == stage && step.name == name);
+    step.and_then(|step| step.how)
+}
+
+fn show(what: &str, record: &RunProperties) {
+    println!("{what}: {:?} {}", record.run_state, record.message);
+    for step in &record.steps {
+        let seconds = step.seconds.unwrap_or_default();
+        let (stage, name) = (step.stage.as_str(), &step.name);
+        println!("  {stage:>9} {name:<14} {:?} {:?} {seconds:.1} s {}", step.state, step.how, step.detail);
+    }
+}
+
+/// Links every file of a folder into another, so that nothing is fetched twice.
+fn link_all(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("make a folder");
+    for entry in std::fs::read_dir(from).expect("list a folder").flatten() {
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            link_all(&path, &target);
+        } else {
+            std::fs::hard_link(&path, &target).expect("link a file");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_real_image() {
+    let world = World::new(&["north", "south"]).await;
+    let factory = real(&world, None);
+    println!("machines run on {:?}", factory.acceleration().await);
+
+    world.set_template(template(&world, "latest", "Uefi", "test -f /nowhere")).await;
+    let started = Instant::now();
+    let (begun, job) = world.run(&factory).await;
+    let failed = world.record(&begun.run).await;
+    show(&format!("failing check, {:.1} s", started.elapsed().as_secs_f64()), &failed);
+    assert_eq!(job.state, JobState::Failed, "{}", failed.message);
+    assert!(failed.message.contains("check `content` (Shell) failed"), "{}", failed.message);
+    let test = failed.steps.iter().find(|step| step.stage == Stage::Test).expect("a test");
+    let passed = test.detail["checks"].as_array().expect("checks").iter().filter(|check| check["passed"] == true);
+    assert_eq!(passed.count(), 3, "{}", test.detail);
+    assert!(world.versions().await.is_empty());
+
+    world.set_template(template(&world, "latest", "Bios", "true")).await;
+    let started = Instant::now();
+    let (begun, job) = world.run(&factory).await;
+    let record = world.record(&begun.run).await;
+    show(&format!("fixed check, {:.1} s", started.elapsed().as_secs_f64()), &record);
+    assert_eq!(job.state, JobState::Succeeded, "{}", record.message);
+    assert!(record.steps.iter().all(|step| step.state == StepState::Succeeded));
+    assert_eq!(how(&record, Stage::Source, "base"), Some(How::Found));
+    assert_eq!(how(&record, Stage::Tattoo, "write"), Some(How::Found));
+    assert_eq!(how(&record, Stage::Test, "bios"), Some(How::Run));
+    assert_eq!(world.versions().await, ["1.0.0"]);
+    assert_eq!(disks(&record), disks(&failed));
+
+    same_again(&world, &record).await;
+    deploy(&world, factory).await;
+}
+
+/// The same pin in another folder, under another umask, makes the same disks.
+async fn same_again(world: &World, record: &RunProperties) {
+    let other = World::new(&["north", "south"]).await;
+    for part in ["cache/debs", "cache/archive"] {
+        link_all(&world.folder.path().join(part), &other.folder.path().join(part));
+    }
+    let version = world.definition.child("versions", "1.0.0").expect("an id");
+    let version = world.get(&version).await.expect("the version");
+    let pinned = version.properties["bullion"]["tattoo"]["source.version"].as_str().expect("a pin");
+    other.set_template(template(&other, pinned, "Bios", "true")).await;
+    let factory = real(&other, Some(Arc::new(NoMachines)));
+    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let started = Instant::now();
+    let (begun, _) = other.run(&factory).await;
+    rustix::process::umask(before);
+    let again = other.record(&begun.run).await;
+    show(&format!("second build, {:.1} s", started.elapsed().as_secs_f64()), &again);
+    assert_eq!(how(&again, Stage::Source, "base"), Some(How::Run));
+    let made = disks(&again);
+    assert_eq!(made.len(), 6, "{made:?}");
+    assert_eq!(made, disks(record));
+}
+
+/// A machine in the second region from `latest`, through a restart of the server, to its end.
+async fn deploy(world: &World, factory: Arc<Factory>) {
+    let vm = world.group.extension("Microsoft.Compute", "virtualMachines", "web-1").expect("an id");
+    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ5N0uRbl0wVvkUUz5cnnkHSyKpHDCZ3zrCOjDtB4e0q dev";
+    let body = json!({
+        "hardwareProfile": { "vmSize": "Standard_B2s" },
+        "storageProfile": { "imageReference": { "id": world.definition.to_string() } },
+        "osProfile": {
+            "computerName": "web-1", "adminUsername": "azureuser",
+            "linuxConfiguration": { "ssh": { "publicKeys": [{ "keyData": key }] } },
+        },
+    });
+    world.put(&vm, Draft::new(body).location("south")).await;
+    let started = Instant::now();
+    let input = DeployInput { vm: vm.clone() };
+    let (runner, job) = world.submit::<Deploy>(&factory, VM_WRITE, &vm, &input).await;
+    assert!(runner.run_next().await);
+    let row = world.job(VM_WRITE, &vm, job).await;
+    println!("deploy, {:.1} s: {:?}", started.elapsed().as_secs_f64(), row.output);
+    assert_eq!(row.state, JobState::Succeeded, "{:?}", row.failure);
+    let image = machine_image(&world.get(&vm).await.expect("the machine")).expect("what it runs");
+    assert_eq!(image["exactVersion"], "1.0.0");
+    assert_eq!(image["tattooMatches"], true);
+    assert_eq!(image["tattoo"]["source.publisher"], "Debian");
+
+    // The server starts again and finds it running.
+    drop(runner);
+    drop(factory);
+    let factory = real(world, None);
+    let report = factory.adopt_machines().await.expect("look for machines");
+    assert_eq!(report.running, [vm.clone()]);
+    assert_eq!(factory.power_state(&vm).await, PowerState::Running);
+
+    let input = DeleteMachineInput { vm: vm.clone() };
+    let (runner, job) = world.submit::<DeleteMachine>(&factory, VM_DELETE, &vm, &input).await;
+    assert!(runner.run_next().await);
+    let row = world.job(VM_DELETE, &vm, job).await;
+    assert_eq!(row.state, JobState::Succeeded, "{:?}", row.failure);
+    assert!(world.get(&vm).await.is_none());
+    assert_eq!(factory.power_state(&vm).await, PowerState::Stopped);
+}
+
+/// A host without machines: the second build is compared, not booted.
+struct NoMachines;
+
+#[async_trait::async_trait]
+impl Hypervisor for NoMachines {
+    async fn start(&self, spec: MachineSpec) -> Result<Arc<dyn Guest>, MachineError> {
+        let reason = "there are no machines here".to_owned();
+        Err(MachineError::Spec { name: spec.name, reason })
+    }
+
+    async fn adopt(&self, _dir: &Path) -> Result<Option<Arc<dyn Guest>>, MachineError> {
+        Ok(None)
+    }
+
+    fn acceleration(&self) -> &machine::Acceleration {
+        static NONE: std::sync::OnceLock<machine::Acceleration> = std::sync::OnceLock::new();
+        NONE.get_or_init(|| machine::Acceleration {
+            accel: machine::Accel::Tcg,
+            why: "nothing is started".to_owned(),
+        })
+    }
+}
