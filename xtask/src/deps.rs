@@ -124,6 +124,11 @@ const PACKAGES: &[Package] = &[
         Purpose::Run,
         "unshare and setsid: namespaces for builds, a daemon without a terminal",
     ),
+    package(
+        "busybox-static",
+        Purpose::Test,
+        "the small system that tests of the build sandbox work on",
+    ),
 ];
 
 pub fn command(args: &[String]) -> Result<ExitCode> {
