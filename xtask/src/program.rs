@@ -191,8 +191,14 @@ impl Program {
 
     /// Starts it away from our terminal and our process group, its output in a file, and leaves it running.
     pub fn start_apart(&self, log: &Path) -> Result<Child> {
+        use std::os::unix::fs::OpenOptionsExt;
         use std::os::unix::process::CommandExt;
-        let file = File::options().create(true).append(true).open(log);
+        // What a program says at its start may be for its owner only.
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(log);
         let file = file.with_context(|| format!("cannot write {}", log.display()))?;
         let second = file
             .try_clone()

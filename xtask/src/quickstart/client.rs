@@ -54,28 +54,15 @@ impl Client {
 
     /// A command that must succeed; its answer is JSON.
     pub fn json(&self, args: &[&str], step: &Step) -> Result<Value> {
-        let finished = self.run(args, Some(step))?;
+        let finished = self.run(args, step)?;
         self.must_succeed(args, &finished)?;
         parse(args, &finished.stdout)
-    }
-
-    /// A command about something that may not exist; the error then says so.
-    pub fn try_json(&self, args: &[&str]) -> Result<Option<Value>> {
-        let finished = self.run(args, None)?;
-        if finished.status.success() {
-            return parse(args, &finished.stdout).map(Some);
-        }
-        if finished.stderr.contains("NotFound") || finished.stderr.contains("not found") {
-            return Ok(None);
-        }
-        self.must_succeed(args, &finished)?;
-        Ok(None)
     }
 
     pub fn plan(&self, folder: &Path, step: &Step) -> Result<Plan> {
         let folder = folder.to_string_lossy();
         let args = ["plan", &folder, "--detailed-exitcode"];
-        let finished = self.run(&args, Some(step))?;
+        let finished = self.run(&args, step)?;
         match finished.status.code() {
             Some(0) => Ok(Plan::Same),
             Some(EXIT_CHANGES) => Ok(Plan::Changes),
@@ -95,15 +82,14 @@ impl Client {
         &self.profile
     }
 
-    fn run(&self, args: &[&str], step: Option<&Step>) -> Result<Finished> {
+    fn run(&self, args: &[&str], step: &Step) -> Result<Finished> {
         let program = Program::new(&self.binary)
             .args(args)
             .args(["--output", "json"]);
-        let program = program.env("BULLION_PROFILE", &self.profile);
-        match step.map(Step::talk) {
-            Some(talk) => program.stdout_while(move |line| talk.say(line)),
-            None => program.stdout_while(|_| ()),
-        }
+        let talk = step.talk();
+        program
+            .env("BULLION_PROFILE", &self.profile)
+            .stdout_while(move |line| talk.say(line))
     }
 
     fn must_succeed(&self, args: &[&str], finished: &Finished) -> Result<()> {

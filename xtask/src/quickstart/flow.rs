@@ -114,10 +114,13 @@ fn build(client: &Client, name: &str) -> Result<Build> {
 fn deploy(client: &Client) -> Result<Machine> {
     stop_if_interrupted()?;
     let step = Step::begin(format!("machine {MACHINE} in {SECOND_REGION}"));
-    let known = client.try_json(&["vm", "show", MACHINE])?;
-    let was_found = known.as_ref().is_some_and(is_running);
+    let machines = client.json(&["vm", "list"], &step)?;
+    let known = workspace::list(&machines)
+        .iter()
+        .any(|machine| machine["name"] == MACHINE);
+    let was_found = known && is_running(&client.json(&["vm", "show", MACHINE], &step)?);
     if !was_found {
-        let made = make_machine(client, known.is_some(), &step);
+        let made = make_machine(client, known, &step);
         if let Err(error) = made {
             step.failed("");
             return Err(error);
