@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use access::{Action, Assignment, Identity, Permit, RoleId, SecretHash, authorize};
 use catalog::{
-    AuthStore, Catalog, Clock, Draft, Installation, JobRow, JobStore, ManualClock, NewInstallation, Precondition,
-    Record, Resource, SqliteCatalog, StoredSecret,
+    AuthStore, Catalog, Clock, Draft, Installation, JobRow, JobStore, ManualClock, NewInstallation,
+    Precondition, Record, Resource, SqliteCatalog, StoredSecret,
 };
 use jobs::{JobId, JobKind, Runner, RunnerBuilder, Submit};
 use machine::ExecOutput;
@@ -50,8 +50,10 @@ pub struct World {
 
 /// A template with one customizer, two checks, and the regions named.
 pub fn template_properties(definition: &ResourceId, regions: &[&str], motd: &str) -> Value {
-    let regions: Vec<Value> =
-        regions.iter().map(|name| json!({ "name": name, "replicaCount": 1 })).collect();
+    let regions: Vec<Value> = regions
+        .iter()
+        .map(|name| json!({ "name": name, "replicaCount": 1 }))
+        .collect();
     json!({
         "source": {
             "type": "PlatformImage",
@@ -88,18 +90,28 @@ fn fake_machines(check_fails: Arc<AtomicBool>) -> FakeHypervisor {
             let disk = store::FileDisk::open(&spec.disk).ok()?;
             let text = crate::tattoo::read(&disk).ok()??;
             let stdout = String::from_utf8(text).ok()?;
-            return Some(ExecOutput { status: 0, stdout, stderr: String::new() });
+            return Some(ExecOutput {
+                status: 0,
+                stdout,
+                stderr: String::new(),
+            });
         }
         let fails = command.contains("/etc/motd") && check_fails.load(Ordering::SeqCst);
         let stderr = "motd is empty".to_owned();
-        fails.then_some(ExecOutput { status: 1, stdout: String::new(), stderr })
+        fails.then_some(ExecOutput {
+            status: 1,
+            stdout: String::new(),
+            stderr,
+        })
     })
 }
 
 impl World {
     pub async fn new(regions: &[&str]) -> World {
         let clock = ManualClock::default();
-        let catalog = SqliteCatalog::in_memory(Arc::new(clock.clone())).await.expect("a catalog");
+        let catalog = SqliteCatalog::in_memory(Arc::new(clock.clone()))
+            .await
+            .expect("a catalog");
         let catalog = Arc::new(catalog);
         let operator = install(&catalog, &clock).await;
         let clerk = Identity {
@@ -108,12 +120,16 @@ impl World {
             app: AppId::random(),
         };
         let name = uuid::Uuid::new_v4().to_string();
-        let assignment = ResourceId::root().extension("Microsoft.Authorization", "roleAssignments", &name);
+        let assignment =
+            ResourceId::root().extension("Microsoft.Authorization", "roleAssignments", &name);
         let subscription = ResourceId::root().child("subscriptions", SUBSCRIPTION);
         let group = child(&subscription.expect("an id"), "resourceGroups", "images");
-        let gallery = group.extension(COMPUTE, "galleries", "gallery").expect("an id");
+        let gallery = group
+            .extension(COMPUTE, "galleries", "gallery")
+            .expect("an id");
         let definition = child(&gallery, "images", "debian");
-        let template = group.extension("Microsoft.VirtualMachineImages", "imageTemplates", "golden");
+        let template =
+            group.extension("Microsoft.VirtualMachineImages", "imageTemplates", "golden");
         let folder = tempfile::tempdir().expect("a folder");
         let known = Regions::open(&folder.path().join("regions")).expect("regions");
         let check_fails = Arc::new(AtomicBool::new(false));
@@ -144,27 +160,45 @@ impl World {
             role: RoleId::new(OWNER),
             scope: ResourceId::root(),
         });
-        self.put(&self.assignment, Draft::new(json!({})).record(record)).await;
+        self.put(&self.assignment, Draft::new(json!({})).record(record))
+            .await;
         let subscription = self.group.parent().expect("a parent");
-        self.put(&subscription, Draft::new(json!({})).record(Record::Subscription)).await;
+        self.put(
+            &subscription,
+            Draft::new(json!({})).record(Record::Subscription),
+        )
+        .await;
         for id in [&self.group, gallery] {
-            self.put(id, Draft::new(json!({})).location(regions[0])).await;
+            self.put(id, Draft::new(json!({})).location(regions[0]))
+                .await;
         }
-        let definition = json!({ "osType": "Linux", "osState": "Generalized", "hyperVGeneration": "V1" });
-        self.put(&self.definition, Draft::new(definition).location(regions[0])).await;
-        self.set_template(template_properties(&self.definition, regions, "welcome")).await;
+        let definition =
+            json!({ "osType": "Linux", "osState": "Generalized", "hyperVGeneration": "V1" });
+        self.put(
+            &self.definition,
+            Draft::new(definition).location(regions[0]),
+        )
+        .await;
+        self.set_template(template_properties(&self.definition, regions, "welcome"))
+            .await;
         for region in regions {
-            self.regions.define(&Location::new(*region), &["1".to_owned()]).expect("a region");
+            self.regions
+                .define(&Location::new(*region), &["1".to_owned()])
+                .expect("a region");
         }
     }
 
     pub async fn set_template(&self, properties: Value) {
-        self.put(&self.template, Draft::new(properties).location("north")).await;
+        self.put(&self.template, Draft::new(properties).location("north"))
+            .await;
     }
 
     pub async fn put(&self, id: &ResourceId, draft: Draft) {
         let permit = self.permit_of(&self.operator, "write", id).await;
-        self.catalog.put(&permit, draft, Precondition::None).await.expect("put a resource");
+        self.catalog
+            .put(&permit, draft, Precondition::None)
+            .await
+            .expect("put a resource");
     }
 
     pub async fn get(&self, id: &ResourceId) -> Option<Resource> {
@@ -174,21 +208,37 @@ impl World {
 
     /// Takes the clerk's rights away.
     pub async fn dismiss_clerk(&self) {
-        let permit = self.permit_of(&self.operator, "delete", &self.assignment).await;
-        self.catalog.delete(&permit, Precondition::None).await.expect("dismiss");
+        let permit = self
+            .permit_of(&self.operator, "delete", &self.assignment)
+            .await;
+        self.catalog
+            .delete(&permit, Precondition::None)
+            .await
+            .expect("dismiss");
     }
 
     async fn permit_of(&self, identity: &Identity, verb: &str, scope: &ResourceId) -> Permit {
-        let grants = self.catalog.grants(identity.tenant, identity.principal).await.expect("grants");
+        let grants = self
+            .catalog
+            .grants(identity.tenant, identity.principal)
+            .await
+            .expect("grants");
         let action = Action::new(format!("{}/{verb}", scope.resource_type()));
         authorize(identity, &grants, &action, scope, identity.tenant).expect("a permit")
     }
 
     /// A permit of the clerk's that needs no catalog; its rights are looked up when a step asks.
     pub fn clerk_permit(&self, action: &str, scope: &ResourceId) -> Permit {
-        let Identity { tenant, principal, .. } = self.clerk;
+        let Identity {
+            tenant, principal, ..
+        } = self.clerk;
         let role = RoleId::new(OWNER);
-        let assignment = Assignment { tenant, principal, role, scope: ResourceId::root() };
+        let assignment = Assignment {
+            tenant,
+            principal,
+            role,
+            scope: ResourceId::root(),
+        };
         let grants = access::Grants::new(tenant, principal, vec![assignment]);
         authorize(&self.clerk, &grants, &Action::new(action), scope, tenant).expect("a permit")
     }
@@ -196,8 +246,14 @@ impl World {
     /// Throws all disks away, as if the folders of the stores had been lost.
     pub fn lose_disks(&mut self) {
         let folder = self.folder.path().join("regions");
-        let zones: Vec<_> = self.regions.names().into_iter().map(|name| (self.regions.zones(&name), name)).collect();
-        self.regions = Arc::new(Regions::open(&self.folder.path().join("no-regions")).expect("none"));
+        let zones: Vec<_> = self
+            .regions
+            .names()
+            .into_iter()
+            .map(|name| (self.regions.zones(&name), name))
+            .collect();
+        self.regions =
+            Arc::new(Regions::open(&self.folder.path().join("no-regions")).expect("none"));
         std::fs::remove_dir_all(&folder).expect("remove the stores");
         let regions = Regions::open(&folder).expect("regions");
         for (zones, name) in zones {
@@ -239,7 +295,9 @@ impl World {
     /// Starts a run of the template and works on it to its end.
     pub async fn run(&self, factory: &Arc<Factory>) -> (Begun, JobRow) {
         let begun = self.begin_run(factory).await;
-        let (runner, job) = self.submit::<BuildRun>(factory, RUN_ACTION, &self.template, &begun.input).await;
+        let (runner, job) = self
+            .submit::<BuildRun>(factory, RUN_ACTION, &self.template, &begun.input)
+            .await;
         assert!(runner.run_next().await, "the job was not claimed");
         let row = self.job(RUN_ACTION, &self.template, job).await;
         (begun, row)
@@ -257,12 +315,19 @@ impl World {
         factory.register(&mut builder);
         let runner = builder.build();
         let permit = self.clerk_permit(action, scope);
-        let job = runner.jobs().submit::<K>(&permit, input, Submit::default()).await.expect("submit");
+        let job = runner
+            .jobs()
+            .submit::<K>(&permit, input, Submit::default())
+            .await
+            .expect("submit");
         (runner, job)
     }
 
     pub async fn job(&self, action: &str, scope: &ResourceId, job: JobId) -> JobRow {
-        self.catalog.job(&self.clerk_permit(action, scope), job).await.expect("the job")
+        self.catalog
+            .job(&self.clerk_permit(action, scope), job)
+            .await
+            .expect("the job")
     }
 
     /// The record of a run.
@@ -276,8 +341,13 @@ impl World {
         let action = "Microsoft.Compute/galleries/images/versions/read";
         let permit = self.clerk_permit(action, &self.definition);
         let catalog: Arc<dyn Catalog> = self.catalog.clone();
-        let found = crate::publish::versions(&catalog, &permit).await.expect("the versions");
-        found.iter().map(|version| version.id.name().to_owned()).collect()
+        let found = crate::publish::versions(&catalog, &permit)
+            .await
+            .expect("the versions");
+        found
+            .iter()
+            .map(|version| version.id.name().to_owned())
+            .collect()
     }
 }
 
@@ -285,8 +355,11 @@ impl World {
 pub const RUN_ACTION: &str = "Microsoft.VirtualMachineImages/imageTemplates/run/action";
 
 async fn install(catalog: &SqliteCatalog, clock: &ManualClock) -> Identity {
-    let operator =
-        Identity { tenant: TenantId::random(), principal: PrincipalId::random(), app: AppId::random() };
+    let operator = Identity {
+        tenant: TenantId::random(),
+        principal: PrincipalId::random(),
+        app: AppId::random(),
+    };
     let installation = Installation {
         tenant: operator.tenant,
         operator_app: operator.app,

@@ -99,13 +99,19 @@ fn disks(record: &RunProperties) -> Vec<(String, String)> {
     steps
         .filter_map(|step| {
             let digest = step.detail["digest"].as_str()?;
-            Some((format!("{}/{}", step.stage.as_str(), step.name), digest.to_owned()))
+            Some((
+                format!("{}/{}", step.stage.as_str(), step.name),
+                digest.to_owned(),
+            ))
         })
         .collect()
 }
 
 fn how(record: &RunProperties, stage: Stage, name: &str) -> Option<How> {
-    let step = record.steps.iter().find(|step| step.stage == stage && step.name == name);
+    let step = record
+        .steps
+        .iter()
+        .find(|step| step.stage == stage && step.name == name);
     step.and_then(|step| step.how)
 }
 
@@ -114,7 +120,10 @@ fn show(what: &str, record: &RunProperties) {
     for step in &record.steps {
         let seconds = step.seconds.unwrap_or_default();
         let (stage, name) = (step.stage.as_str(), &step.name);
-        println!("  {stage:>9} {name:<14} {:?} {:?} {seconds:.1} s {}", step.state, step.how, step.detail);
+        println!(
+            "  {stage:>9} {name:<14} {:?} {:?} {seconds:.1} s {}",
+            step.state, step.how, step.detail
+        );
     }
 }
 
@@ -137,25 +146,52 @@ async fn one_real_image() {
     let factory = real(&world, None);
     println!("machines run on {:?}", factory.acceleration().await);
 
-    world.set_template(template(&world, "latest", "Uefi", "test -f /nowhere")).await;
+    world
+        .set_template(template(&world, "latest", "Uefi", "test -f /nowhere"))
+        .await;
     let started = Instant::now();
     let (begun, job) = world.run(&factory).await;
     let failed = world.record(&begun.run).await;
-    show(&format!("failing check, {:.1} s", started.elapsed().as_secs_f64()), &failed);
+    show(
+        &format!("failing check, {:.1} s", started.elapsed().as_secs_f64()),
+        &failed,
+    );
     assert_eq!(job.state, JobState::Failed, "{}", failed.message);
-    assert!(failed.message.contains("check `content` (Shell) failed"), "{}", failed.message);
-    let test = failed.steps.iter().find(|step| step.stage == Stage::Test).expect("a test");
-    let passed = test.detail["checks"].as_array().expect("checks").iter().filter(|check| check["passed"] == true);
+    assert!(
+        failed.message.contains("check `content` (Shell) failed"),
+        "{}",
+        failed.message
+    );
+    let test = failed
+        .steps
+        .iter()
+        .find(|step| step.stage == Stage::Test)
+        .expect("a test");
+    let passed = test.detail["checks"]
+        .as_array()
+        .expect("checks")
+        .iter()
+        .filter(|check| check["passed"] == true);
     assert_eq!(passed.count(), 3, "{}", test.detail);
     assert!(world.versions().await.is_empty());
 
-    world.set_template(template(&world, "latest", "Bios", "true")).await;
+    world
+        .set_template(template(&world, "latest", "Bios", "true"))
+        .await;
     let started = Instant::now();
     let (begun, job) = world.run(&factory).await;
     let record = world.record(&begun.run).await;
-    show(&format!("fixed check, {:.1} s", started.elapsed().as_secs_f64()), &record);
+    show(
+        &format!("fixed check, {:.1} s", started.elapsed().as_secs_f64()),
+        &record,
+    );
     assert_eq!(job.state, JobState::Succeeded, "{}", record.message);
-    assert!(record.steps.iter().all(|step| step.state == StepState::Succeeded));
+    assert!(
+        record
+            .steps
+            .iter()
+            .all(|step| step.state == StepState::Succeeded)
+    );
     assert_eq!(how(&record, Stage::Source, "base"), Some(How::Found));
     assert_eq!(how(&record, Stage::Tattoo, "write"), Some(How::Found));
     assert_eq!(how(&record, Stage::Test, "bios"), Some(How::Run));
@@ -170,19 +206,29 @@ async fn one_real_image() {
 async fn same_again(world: &World, record: &RunProperties) {
     let other = World::new(&["north", "south"]).await;
     for part in ["cache/debs", "cache/archive"] {
-        link_all(&world.folder.path().join(part), &other.folder.path().join(part));
+        link_all(
+            &world.folder.path().join(part),
+            &other.folder.path().join(part),
+        );
     }
     let version = world.definition.child("versions", "1.0.0").expect("an id");
     let version = world.get(&version).await.expect("the version");
-    let pinned = version.properties["bullion"]["tattoo"]["source.version"].as_str().expect("a pin");
-    other.set_template(template(&other, pinned, "Bios", "true")).await;
+    let pinned = version.properties["bullion"]["tattoo"]["source.version"]
+        .as_str()
+        .expect("a pin");
+    other
+        .set_template(template(&other, pinned, "Bios", "true"))
+        .await;
     let factory = real(&other, Some(Arc::new(NoMachines)));
     let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let started = Instant::now();
     let (begun, _) = other.run(&factory).await;
     rustix::process::umask(before);
     let again = other.record(&begun.run).await;
-    show(&format!("second build, {:.1} s", started.elapsed().as_secs_f64()), &again);
+    show(
+        &format!("second build, {:.1} s", started.elapsed().as_secs_f64()),
+        &again,
+    );
     assert_eq!(how(&again, Stage::Source, "base"), Some(How::Run));
     let made = disks(&again);
     assert_eq!(made.len(), 6, "{made:?}");
@@ -191,8 +237,12 @@ async fn same_again(world: &World, record: &RunProperties) {
 
 /// A machine in the second region from `latest`, through a restart of the server, to its end.
 async fn deploy(world: &World, factory: Arc<Factory>) {
-    let vm = world.group.extension("Microsoft.Compute", "virtualMachines", "web-1").expect("an id");
-    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ5N0uRbl0wVvkUUz5cnnkHSyKpHDCZ3zrCOjDtB4e0q dev";
+    let vm = world
+        .group
+        .extension("Microsoft.Compute", "virtualMachines", "web-1")
+        .expect("an id");
+    let key =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ5N0uRbl0wVvkUUz5cnnkHSyKpHDCZ3zrCOjDtB4e0q dev";
     let body = json!({
         "hardwareProfile": { "vmSize": "Standard_B2s" },
         "storageProfile": { "imageReference": { "id": world.definition.to_string() } },
@@ -204,10 +254,16 @@ async fn deploy(world: &World, factory: Arc<Factory>) {
     world.put(&vm, Draft::new(body).location("south")).await;
     let started = Instant::now();
     let input = DeployInput { vm: vm.clone() };
-    let (runner, job) = world.submit::<Deploy>(&factory, VM_WRITE, &vm, &input).await;
+    let (runner, job) = world
+        .submit::<Deploy>(&factory, VM_WRITE, &vm, &input)
+        .await;
     assert!(runner.run_next().await);
     let row = world.job(VM_WRITE, &vm, job).await;
-    println!("deploy, {:.1} s: {:?}", started.elapsed().as_secs_f64(), row.output);
+    println!(
+        "deploy, {:.1} s: {:?}",
+        started.elapsed().as_secs_f64(),
+        row.output
+    );
     assert_eq!(row.state, JobState::Succeeded, "{:?}", row.failure);
     let image = machine_image(&world.get(&vm).await.expect("the machine")).expect("what it runs");
     assert_eq!(image["exactVersion"], "1.0.0");
@@ -223,7 +279,9 @@ async fn deploy(world: &World, factory: Arc<Factory>) {
     assert_eq!(factory.power_state(&vm).await, PowerState::Running);
 
     let input = DeleteMachineInput { vm: vm.clone() };
-    let (runner, job) = world.submit::<DeleteMachine>(&factory, VM_DELETE, &vm, &input).await;
+    let (runner, job) = world
+        .submit::<DeleteMachine>(&factory, VM_DELETE, &vm, &input)
+        .await;
     assert!(runner.run_next().await);
     let row = world.job(VM_DELETE, &vm, job).await;
     assert_eq!(row.state, JobState::Succeeded, "{:?}", row.failure);
@@ -238,7 +296,10 @@ struct NoMachines;
 impl Hypervisor for NoMachines {
     async fn start(&self, spec: MachineSpec) -> Result<Arc<dyn Guest>, MachineError> {
         let reason = "there are no machines here".to_owned();
-        Err(MachineError::Spec { name: spec.name, reason })
+        Err(MachineError::Spec {
+            name: spec.name,
+            reason,
+        })
     }
 
     async fn adopt(&self, _dir: &Path) -> Result<Option<Arc<dyn Guest>>, MachineError> {

@@ -3,6 +3,8 @@
 
 mod latest;
 mod machines;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

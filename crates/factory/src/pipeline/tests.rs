@@ -58,12 +58,26 @@ impl Trial for OneRun {
         assert_eq!(self.world.versions().await, ["1.0.0"]);
         let record = self.world.record(&self.begun.run).await;
         assert_eq!(record.run_state, RunState::Succeeded, "{}", record.message);
-        assert!(record.steps.iter().all(|step| step.state == StepState::Succeeded), "{record:#?}");
+        assert!(
+            record
+                .steps
+                .iter()
+                .all(|step| step.state == StepState::Succeeded),
+            "{record:#?}"
+        );
         let output = job.output.clone().unwrap_or_default();
-        assert_eq!(output["outputs"]["diskDigest"], record.outputs.unwrap().disk_digest.unwrap());
+        assert_eq!(
+            output["outputs"]["diskDigest"],
+            record.outputs.unwrap().disk_digest.unwrap()
+        );
         let output = self.world.template.child("runOutputs", "golden").unwrap();
         let output = self.world.get(&output).await.unwrap();
-        assert!(output.properties["artifactId"].as_str().unwrap().ends_with("/versions/1.0.0"));
+        assert!(
+            output.properties["artifactId"]
+                .as_str()
+                .unwrap()
+                .ends_with("/versions/1.0.0")
+        );
         assert!(self.world.machines.running().is_empty());
     }
 
@@ -102,7 +116,10 @@ async fn work(world: &World) -> (Begun, JobRow) {
 }
 
 fn how(record: &RunProperties, stage: Stage, name: &str) -> Option<How> {
-    let step = record.steps.iter().find(|step| step.stage == stage && step.name == name);
+    let step = record
+        .steps
+        .iter()
+        .find(|step| step.stage == stage && step.name == name);
     step.and_then(|step| step.how)
 }
 
@@ -113,11 +130,28 @@ async fn a_failing_check_publishes_nothing_and_the_next_run_goes_on_from_it() {
     let (begun, job) = work(&world).await;
     assert_eq!(job.state, JobState::Failed);
     let failed = world.record(&begun.run).await;
-    assert!(failed.message.contains("check `motd` (Shell) failed"), "{}", failed.message);
-    assert!(failed.message.contains("motd is empty"), "{}", failed.message);
-    let step = failed.steps.iter().find(|step| step.stage == Stage::Test).unwrap();
+    assert!(
+        failed.message.contains("check `motd` (Shell) failed"),
+        "{}",
+        failed.message
+    );
+    assert!(
+        failed.message.contains("motd is empty"),
+        "{}",
+        failed.message
+    );
+    let step = failed
+        .steps
+        .iter()
+        .find(|step| step.stage == Stage::Test)
+        .unwrap();
     assert_eq!(step.detail["checks"][1]["passed"], false);
-    assert!(failed.steps.iter().any(|step| step.state == StepState::Waiting));
+    assert!(
+        failed
+            .steps
+            .iter()
+            .any(|step| step.state == StepState::Waiting)
+    );
     assert!(world.versions().await.is_empty());
     let template = world.get(&world.template).await.unwrap();
     assert_eq!(template.properties["lastRunStatus"]["runState"], "Failed");
@@ -151,14 +185,31 @@ async fn a_changed_recipe_makes_the_next_version_and_finds_the_rest() {
     let status = replication_status(&version);
     assert_eq!(status["aggregatedState"], "Completed");
     assert_eq!(status["summary"][1]["region"], "south");
-    assert_eq!(version.properties["bullion"]["tattoo"]["image.version"], "1.0.1");
+    assert_eq!(
+        version.properties["bullion"]["tattoo"]["image.version"],
+        "1.0.1"
+    );
 
     // The first recipe again: its version is found, and nothing new is published.
-    world.set_template(template_properties(&world.definition, &["north", "south"], "welcome")).await;
+    world
+        .set_template(template_properties(
+            &world.definition,
+            &["north", "south"],
+            "welcome",
+        ))
+        .await;
     let (begun, _) = work(&world).await;
     assert_eq!(world.versions().await, ["1.0.0", "1.0.1"]);
     let again = world.record(&begun.run).await;
-    assert!(again.outputs.clone().unwrap().version_id.unwrap().ends_with("/versions/1.0.0"));
+    assert!(
+        again
+            .outputs
+            .clone()
+            .unwrap()
+            .version_id
+            .unwrap()
+            .ends_with("/versions/1.0.0")
+    );
     assert_eq!(how(&again, Stage::Test, "bios"), Some(How::Found));
 }
 
@@ -191,8 +242,9 @@ async fn a_withdrawn_right_stops_the_run() {
     let world = World::new(&["north"]).await;
     let factory = world.factory();
     let begun = world.begin_run(&factory).await;
-    let (runner, job) =
-        world.submit::<BuildRun>(&factory, RUN_ACTION, &world.template, &begun.input).await;
+    let (runner, job) = world
+        .submit::<BuildRun>(&factory, RUN_ACTION, &world.template, &begun.input)
+        .await;
     world.dismiss_clerk().await;
     assert!(runner.run_next().await);
     let row = world.job(RUN_ACTION, &world.template, job).await;
@@ -214,12 +266,21 @@ async fn a_failing_region_does_not_hold_up_the_other() {
     assert_eq!(job.state, JobState::Succeeded, "{:?}", job.failure);
     let partly = world.record(&begun.run).await;
     assert_eq!(partly.run_state, RunState::PartiallySucceeded);
-    assert!(partly.message.contains("region south does not hold the image yet"), "{}", partly.message);
+    assert!(
+        partly
+            .message
+            .contains("region south does not hold the image yet"),
+        "{}",
+        partly.message
+    );
     let version = world.definition.child("versions", "1.0.0").unwrap();
     let states = async || -> Vec<Value> {
         let status = replication_status(&world.get(&version).await.unwrap());
         let summary = status["summary"].as_array().unwrap().clone();
-        summary.into_iter().map(|region| region["state"].clone()).collect()
+        summary
+            .into_iter()
+            .map(|region| region["state"].clone())
+            .collect()
     };
     assert_eq!(states().await, ["Completed", "Failed", "Completed"]);
 
@@ -227,6 +288,8 @@ async fn a_failing_region_does_not_hold_up_the_other() {
     std::fs::create_dir(&packs).unwrap();
     let replicate = crate::replicate::Replicate(world.factory());
     let never = jobs::CancelSource::new();
-    jobs::Reconciler::reconcile(&replicate, &never.token()).await.unwrap();
+    jobs::Reconciler::reconcile(&replicate, &never.token())
+        .await
+        .unwrap();
     assert_eq!(states().await, ["Completed", "Completed", "Completed"]);
 }

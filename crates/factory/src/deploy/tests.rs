@@ -1,0 +1,206 @@
+//! Deployments on fakes: what a machine is made from, what a failure leaves, what a restart finds.
+
+use std::sync::Arc;
+
+use access::Permit;
+use async_trait::async_trait;
+use catalog::{Draft, JobRow, JobState, ManualClock, SqliteCatalog};
+use jobs::testing::{self, Trial};
+use machine::fake::BootScript;
+use serde_json::json;
+use wire::{ProvisioningState, ResourceId};
+
+use super::{
+    DeleteMachine, DeleteMachineInput, Deploy, DeployInput, MACHINE_WRITE, PowerState,
+    instance_view, machine_image,
+};
+use crate::testing::World;
+
+/// A world with a published version and a machine that is about to be made.
+struct OneMachine {
+    world: World,
+    vm: ResourceId,
+}
+
+impl OneMachine {
+    async fn fresh() -> OneMachine {
+        let world = World::new(&["north", "south"]).await;
+        let (_, job) = world.run(&world.factory()).await;
+        assert_eq!(job.state, JobState::Succeeded, "{:?}", job.failure);
+        let vm = machine(&world, "south", &world.definition).await;
+        OneMachine { world, vm }
+    }
+}
+
+async fn machine(world: &World, region: &str, image: &ResourceId) -> ResourceId {
+    let vm = world
+        .group
+        .extension("Microsoft.Compute", "virtualMachines", "web-1")
+        .unwrap();
+    let body = json!({
+        "hardwareProfile": { "vmSize": "Standard_B1s" },
+        "storageProfile": { "imageReference": { "id": image.to_string() } },
+        "osProfile": { "computerName": "web-1", "adminUsername": "azureuser" },
+    });
+    let draft = Draft::new(body)
+        .location(region)
+        .state(ProvisioningState::Creating);
+    world.put(&vm, draft).await;
+    vm
+}
+
+#[async_trait]
+impl Trial for OneMachine {
+    type Kind = Deploy;
+
+    fn kind(&self) -> Deploy {
+        Deploy(self.world.factory())
+    }
+
+    fn input(&self) -> DeployInput {
+        DeployInput {
+            vm: self.vm.clone(),
+        }
+    }
+
+    fn permit(&self) -> Permit {
+        self.world.clerk_permit(MACHINE_WRITE, &self.vm)
+    }
+
+    fn catalog(&self) -> Arc<SqliteCatalog> {
+        self.world.catalog.clone()
+    }
+
+    fn clock(&self) -> ManualClock {
+        self.world.clock.clone()
+    }
+
+    async fn check_done(&self, _job: &JobRow) {
+        assert_eq!(self.world.machines.running(), ["web-1"]);
+        let resource = self.world.get(&self.vm).await.unwrap();
+        assert_eq!(resource.state, ProvisioningState::Succeeded);
+        let image = machine_image(&resource).unwrap();
+        assert_eq!(image["exactVersion"], "1.0.0");
+        assert_eq!(image["tattooMatches"], true);
+        let reference = &resource.properties["storageProfile"]["imageReference"];
+        assert_eq!(reference["exactVersion"], "1.0.0");
+    }
+
+    async fn check_undone(&self, _job: &JobRow) {
+        assert!(self.world.machines.running().is_empty());
+        let resource = self.world.get(&self.vm).await.unwrap();
+        assert_eq!(resource.state, ProvisioningState::Failed);
+        assert!(machine_image(&resource).is_none());
+        let south = self.world.folder.path().join("machines/south");
+        let left = std::fs::read_dir(south)
+            .map(Iterator::count)
+            .unwrap_or_default();
+        assert_eq!(left, 0, "the machine's folder stays");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deploying_passes_the_generic_tests() {
+    testing::check_kind(OneMachine::fresh).await;
+}
+
+/// Deploys the machine and answers the job.
+async fn deploy(world: &World, vm: &ResourceId) -> JobRow {
+    let factory = world.factory();
+    let input = DeployInput { vm: vm.clone() };
+    let (runner, job) = world
+        .submit::<Deploy>(&factory, MACHINE_WRITE, vm, &input)
+        .await;
+    assert!(runner.run_next().await);
+    world.job(MACHINE_WRITE, vm, job).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_finds_machines_that_run_and_those_that_do_not() {
+    let OneMachine { world, vm } = OneMachine::fresh().await;
+    assert_eq!(deploy(&world, &vm).await.state, JobState::Succeeded);
+
+    let factory = world.factory();
+    let report = factory.adopt_machines().await.unwrap();
+    assert_eq!(report.running, [vm.clone()]);
+    let view = instance_view(
+        &world.get(&vm).await.unwrap(),
+        factory.power_state(&vm).await,
+    );
+    assert_eq!(view["statuses"][1]["code"], "PowerState/running");
+
+    let region = wire::Location::new("south");
+    let guest = factory.guest(&vm, &region).await.unwrap().unwrap();
+    guest.kill().await.unwrap();
+    let factory = world.factory();
+    let report = factory.adopt_machines().await.unwrap();
+    assert_eq!(report.stopped, [vm.clone()]);
+    assert_eq!(factory.power_state(&vm).await, PowerState::Stopped);
+    let resource = world.get(&vm).await.unwrap();
+    assert_eq!(resource.properties["bullion"]["powerState"], "stopped");
+
+    let input = DeleteMachineInput { vm: vm.clone() };
+    let action = "Microsoft.Compute/virtualMachines/delete";
+    let (runner, job) = world
+        .submit::<DeleteMachine>(&factory, action, &vm, &input)
+        .await;
+    assert!(runner.run_next().await);
+    assert_eq!(world.job(action, &vm, job).await.state, JobState::Succeeded);
+    assert!(world.get(&vm).await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_does_not_boot_is_told_and_gone() {
+    let OneMachine { world, vm } = OneMachine::fresh().await;
+    world
+        .machines
+        .boots(BootScript::Dies("no bootable device".to_owned()));
+    let job = deploy(&world, &vm).await;
+    assert_eq!(job.state, JobState::Failed);
+    let failure = job.failure.unwrap();
+    assert_eq!(failure.code, "BootFailed");
+    assert!(
+        failure.message.contains("no bootable device"),
+        "{}",
+        failure.message
+    );
+    assert!(world.machines.running().is_empty());
+    let resource = world.get(&vm).await.unwrap();
+    assert_eq!(resource.state, ProvisioningState::Failed);
+    assert_eq!(
+        resource.properties["bullion"]["error"]["code"],
+        "BootFailed"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_region_does_not_hold_is_not_deployed() {
+    let world = World::new(&["north"]).await;
+    world
+        .regions
+        .define(&wire::Location::new("west"), &["1".to_owned()])
+        .unwrap();
+    let (_, job) = world.run(&world.factory()).await;
+    assert_eq!(job.state, JobState::Succeeded);
+    let vm = machine(&world, "west", &world.definition).await;
+    let failure = deploy(&world, &vm).await.failure.unwrap();
+    assert!(
+        failure.message.contains("is not available in west region"),
+        "{}",
+        failure.message
+    );
+
+    let exact = world.definition.child("versions", "1.0.0").unwrap();
+    let vm = machine(&world, "west", &exact).await;
+    let failure = deploy(&world, &vm).await.failure.unwrap();
+    assert!(
+        failure
+            .message
+            .contains("versions/1.0.0 is not available in west region"),
+        "{}",
+        failure.message
+    );
+
+    let vm = machine(&world, "north", &exact).await;
+    assert_eq!(deploy(&world, &vm).await.state, JobState::Succeeded);
+}
