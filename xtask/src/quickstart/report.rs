@@ -12,8 +12,6 @@ use crate::workspace::{list, text};
 
 /// The stages in the order of the pipeline.
 const STAGES: [&str; 6] = ["source", "build", "tattoo", "test", "publish", "replicate"];
-/// How much of a digest is enough to tell two apart.
-const DIGEST_SHOWN: usize = 20;
 
 /// One run of the template.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -24,8 +22,19 @@ pub struct Build {
     stages: BTreeMap<String, Stage>,
     boot_seconds: Option<f64>,
     size_gb: Option<u64>,
-    new_bytes: Option<u64>,
+    bytes: Bytes,
     regions: Vec<String>,
+}
+
+/// What a run added to stores, found steps left out: they added nothing this time.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Bytes {
+    /// In blocks that the home region's store did not have.
+    new: u64,
+    /// What those take, compressed.
+    stored: u64,
+    /// Copied to other regions, compressed.
+    moved: u64,
 }
 
 /// The steps of one stage together.
@@ -80,7 +89,10 @@ impl Build {
             if !text(&step["key"]).is_empty() || step["stage"] == "publish" {
                 stage.run += 1;
             }
-            *build.new_bytes.get_or_insert(0) += step["detail"]["newBytes"].as_u64().unwrap_or(0);
+            let count = |name: &str| step["detail"][name].as_u64().unwrap_or(0);
+            build.bytes.new += count("newBytes");
+            build.bytes.stored += count("storedBytes");
+            build.bytes.moved += count("movedBytes");
         }
         Ok(build)
     }
@@ -166,6 +178,9 @@ pub fn print(
     machine: &Machine,
 ) {
     println!("\n{}", table(builds));
+    for build in builds {
+        println!("{:<7} {}", build.version, build.digest);
+    }
     println!(
         "machine {} in {}: {}",
         machine.name,
@@ -181,7 +196,7 @@ pub fn print(
     println!("\nNext:");
     println!("  export BULLION_PROFILE={}", client.profile().display());
     println!("  alias bullion={}", client.typed());
-    for command in next_commands(builds, machine) {
+    for command in next_commands(builds, machine, place) {
         println!("  {command}");
     }
     println!(
@@ -189,10 +204,15 @@ pub fn print(
     );
 }
 
-fn next_commands(builds: &[Build], machine: &Machine) -> [String; 4] {
+fn next_commands(builds: &[Build], machine: &Machine, place: &Place) -> [String; 4] {
+    // A machine's key belongs to the server's user.
+    let sudo = if place.needs_sudo() { "sudo " } else { "" };
     let run = builds.last().map_or("RUN", |build| build.run.as_str());
     [
-        format!("$(bullion vm ssh {}) cat /etc/bullion-image", machine.name),
+        format!(
+            "{sudo}$(bullion vm ssh {}) cat /etc/bullion-image",
+            machine.name
+        ),
         format!("bullion build log {run}"),
         "eval \"$(bullion env az)\"".to_owned(),
         "az sig image-version list -g images -r golden -i debian-12 -o table".to_owned(),
@@ -226,13 +246,15 @@ fn table(builds: &[Build]) -> String {
             .size_gb
             .map_or_else(String::new, |size| format!("{size} GiB"))
     }));
-    rows.push(row("new in stores", &|build| {
-        build.new_bytes.map_or_else(|| "nothing".to_owned(), bytes)
+    rows.push(row("new in the store", &|build| {
+        format!(
+            "{}, stored as {}",
+            bytes(build.bytes.new),
+            bytes(build.bytes.stored)
+        )
     }));
+    rows.push(row("copied to regions", &|build| bytes(build.bytes.moved)));
     rows.push(row("regions", &|build| build.regions.join(", ")));
-    rows.push(row("digest", &|build| {
-        build.digest.chars().take(DIGEST_SHOWN).collect()
-    }));
     aligned(&rows)
 }
 
@@ -283,9 +305,9 @@ mod tests {
                 {"stage": "source", "how": "run", "key": "", "seconds": 2.1},
                 {"stage": "source", "how": "found", "key": "k1", "seconds": 143.0, "detail": {"newBytes": 4_000_000}},
                 {"stage": "build", "how": "found", "key": "k2"},
-                {"stage": "build", "how": "run", "key": "k3", "seconds": 2.5, "detail": {"newBytes": 4096}},
+                {"stage": "build", "how": "run", "key": "k3", "seconds": 2.5, "detail": {"newBytes": 4096, "storedBytes": 100}},
                 {"stage": "publish", "how": "run", "key": "", "seconds": 0.01, "detail": {"existed": true}},
-                {"stage": "replicate", "how": "run", "key": "k4", "seconds": 1.0, "detail": {"newBytes": 4096}}]}})
+                {"stage": "replicate", "how": "run", "key": "k4", "seconds": 1.0, "detail": {"movedBytes": 512}}]}})
     }
 
     #[test]
@@ -305,7 +327,11 @@ mod tests {
         );
         assert_eq!(cells[3], ["tattoo"]);
         assert_eq!(cells[5], ["publish", "found"]);
-        assert!(table.contains("new in stores   8.0 KiB"), "{table}");
+        assert!(
+            table.contains("new in the store    4.0 KiB, stored as 100 B"),
+            "{table}"
+        );
+        assert!(table.contains("copied to regions   512 B"), "{table}");
         assert!(table.contains("61.2 s"), "{table}");
     }
 
