@@ -122,7 +122,7 @@ async fn a_restart_finds_machines_that_run_and_those_that_do_not() {
 
     let factory = world.factory();
     let report = factory.adopt_machines().await.unwrap();
-    assert_eq!(report.running, [vm.clone()]);
+    assert_eq!(report.running, std::slice::from_ref(&vm));
     let view = instance_view(
         &world.get(&vm).await.unwrap(),
         factory.power_state(&vm).await,
@@ -134,7 +134,7 @@ async fn a_restart_finds_machines_that_run_and_those_that_do_not() {
     guest.kill().await.unwrap();
     let factory = world.factory();
     let report = factory.adopt_machines().await.unwrap();
-    assert_eq!(report.stopped, [vm.clone()]);
+    assert_eq!(report.stopped, std::slice::from_ref(&vm));
     assert_eq!(factory.power_state(&vm).await, PowerState::Stopped);
     let resource = world.get(&vm).await.unwrap();
     assert_eq!(resource.properties["bullion"]["powerState"], "stopped");

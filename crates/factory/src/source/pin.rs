@@ -257,7 +257,7 @@ mod tests {
         assert!(pins.all().is_empty());
         pins.keep(&pin, &lists).unwrap();
         pins.keep(&pin, &lists).unwrap();
-        assert_eq!(pins.all(), [pin.clone()]);
+        assert_eq!(pins.all(), std::slice::from_ref(&pin));
         pins.check(&pin).unwrap();
         assert!(!pins.lists(&pin).join("lock").exists());
         std::fs::write(pins.lists(&pin).join("a_bookworm_InRelease"), "changed").unwrap();

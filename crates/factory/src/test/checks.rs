@@ -53,7 +53,8 @@ pub fn reason_against(validator: &Validator) -> Option<(String, &'static str)> {
 pub(super) fn command(validator: &Validator) -> String {
     match validator {
         Validator::Shell { inline, .. } => {
-            format!("sudo /bin/sh -eu -c {}", quoted(&inline.join("\n")))
+            // Traced, so that the output names the line that failed.
+            format!("sudo /bin/sh -eux -c {}", quoted(&inline.join("\n")))
         }
         Validator::Service { service, .. } => {
             format!(
