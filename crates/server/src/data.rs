@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// Mode of the data folder and of every folder in it that may hold a secret.
@@ -142,6 +142,24 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<(), DataError> {
         .map_err(fail)
 }
 
+/// Makes sure that `path` is there, for its owner alone, and leaves what is in it. For files that others then
+/// open by name: the database holds the keys that sign tokens.
+pub fn claim_private(path: &Path) -> Result<(), DataError> {
+    let fail = |cause| DataError::Write {
+        path: path.to_path_buf(),
+        cause,
+    };
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(PRIVATE_FILE)
+        .open(path)
+        .map_err(fail)?;
+    file.set_permissions(fs::Permissions::from_mode(PRIVATE_FILE))
+        .map_err(fail)
+}
+
 pub fn read(path: &Path) -> Result<Vec<u8>, DataError> {
     fs::read(path).map_err(|cause| DataError::Read {
         path: path.to_path_buf(),
@@ -163,8 +181,6 @@ pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, DataError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use access::Action;
 use async_trait::async_trait;
 use catalog::{Catalog, Draft, NewJob, Outcome, Precondition, Resource};
-use jiff::Timestamp;
+use jiff::{Timestamp, Unit};
 use jobs::{JobContext, JobError, JobKind, NoUndo, OnUndo, StepError, StepHandle};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -72,7 +72,7 @@ pub async fn create(
             profile[key] = value.clone();
         }
     }
-    body.properties["publishingProfile"]["publishedDate"] = Timestamp::now().to_string().into();
+    body.properties["publishingProfile"]["publishedDate"] = published_now().into();
     let draft = tracked(body, location, None).state(ProvisioningState::Creating);
     let job = NewJob {
         kind: PublishCopy::NAME.into(),
@@ -83,6 +83,12 @@ pub async fn create(
     let (put, job) = submit_with(server, call, None, draft, job).await?;
     let reply = put_reply_of(put.created, versions::shown(&put.resource));
     server.polled(reply, call, &call.id, job)
+}
+
+/// Whole seconds: clients parse at most six digits of a fraction.
+fn published_now() -> String {
+    let now = Timestamp::now();
+    now.round(Unit::Second).unwrap_or(now).to_string()
 }
 
 /// The version that the body links to and the caller may read.

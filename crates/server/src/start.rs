@@ -129,6 +129,7 @@ pub async fn start_with(
         cause,
     })?;
     let url = url_of(address);
+    data::claim_private(&folder.database())?;
     let catalog = Arc::new(SqliteCatalog::open(&folder.database()).await?);
     let (installation, first) = install(catalog.as_ref(), &folder, &url, &identity.ca_path).await?;
     let tokens = Tokens::load(catalog.as_ref(), Timestamp::now()).await?;

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use access::Action;
-use catalog::{CatalogError, JobId};
+use catalog::{CatalogError, JOB_JSON_BYTES_MAX, JobId};
 use http::StatusCode;
 use http::header::HeaderName;
 use serde_json::{Map, Value, json};
@@ -34,6 +34,8 @@ const READ_ONLY: [&str; 5] = [
     "createdAt",
     "bullion",
 ];
+/// Room is left for what else a run's input holds.
+const RECIPE_BYTES_MAX: usize = JOB_JSON_BYTES_MAX - 16 * 1024;
 /// What may change below the version that allows everything; the last only from 2024-02-01.
 const CHANGEABLE: [&str; 2] = ["autoRun", "vmProfile"];
 
@@ -75,6 +77,7 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     body::read_only(&mut body.properties, kept.as_ref(), &READ_ONLY);
     body.properties.remove("provisioningState");
     body::typed::<ImageTemplateProperties>(&body.properties)?;
+    check_size(&body.properties)?;
     server.work.check_template(&body.properties)?;
     check_targets(&server, &call, &body.properties).await?;
     if let Some(kept) = &kept {
@@ -135,6 +138,21 @@ async fn check_targets(
         }
     }
     Ok(())
+}
+
+/// A run takes a copy of the recipe with it: what is too large for that is refused here, not at the run.
+fn check_size(properties: &Map<String, Value>) -> Result<(), ArmError> {
+    let bytes = serde_json::to_vec(properties).map_or(usize::MAX, |text| text.len());
+    if bytes <= RECIPE_BYTES_MAX {
+        return Ok(());
+    }
+    Err(ArmError::new(
+        ErrorCode::RequestEntityTooLarge,
+        format!(
+            "The template has {bytes} bytes, more than {RECIPE_BYTES_MAX}. Have large files fetched by a \
+             customizer instead of carrying them in the template."
+        ),
+    ))
 }
 
 fn validation(target: &str, message: String) -> ArmError {

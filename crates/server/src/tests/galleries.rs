@@ -310,6 +310,11 @@ async fn templates_are_checked_before_they_are_kept() {
         (changed("/properties/source", Value::Null), 400, "missing field `source`"),
         (changed("/properties/source/type", json!("Floppy")), 400, "unknown variant"),
         (changed("/properties/impossible", json!(true)), 400, "impossible"),
+        (
+            with(body.clone(), "/properties/customize/0/inline", json!(["x".repeat(2 << 20)])),
+            413,
+            "more than",
+        ),
         (with(body.clone(), "/properties/distribute", json!([{ "type": "SharedImage", "runOutputName": "r", "galleryImageId": GROUP }])), 400, "not the id of an image definition"),
         (with(body.clone(), "/properties/distribute", json!([{ "type": "SharedImage", "runOutputName": "r", "galleryImageId": "golden" }])), 400, "Expect fully qualified resource Id"),
         (body.clone(), 201, ""),

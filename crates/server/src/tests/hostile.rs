@@ -361,6 +361,14 @@ async fn a_restart_keeps_everything() {
     let (before, token) = (site.get(GROUP).await.body, site.token.clone());
     let ca = site.running.ca.clone();
     assert!(dir.path().join("server.json").exists());
+    for name in ["admin.json", "bullion.db", "bullion.db-wal", "server.json"] {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = std::fs::metadata(dir.path().join(name))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
     site.running.stop().await;
     assert!(!dir.path().join("server.json").exists());
 
