@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
-use wire::factory::{How, RunProperties, RunStep, StepState};
+use wire::factory::{How, RunProperties, RunStep, Stage, StepState};
 use wire::template::RunState;
 
 use super::scope::Located;
@@ -131,14 +131,24 @@ fn outcome(name: &str, run: &RunProperties) -> Result<(), CliError> {
             format!("the run {name} was cancelled"),
             "run it again with `bullion build run`: finished steps are found, not repeated",
         )),
-        _ => Err(CliError::failed(
-            failure(name, run),
-            format!(
-                "the whole log: `bullion build log {name}`. Change the recipe, `bullion apply` it and run it again: \
-                 steps before the failed one are found, not repeated. Nothing was published"
-            ),
-        )),
+        _ => Err(CliError::failed(failure(name, run), way_on(name, run))),
     }
+}
+
+/// What to do about a failed run, which depends on how far it came.
+fn way_on(name: &str, run: &RunProperties) -> String {
+    let published = run
+        .steps
+        .iter()
+        .any(|step| step.stage == Stage::Publish && step.state == StepState::Succeeded);
+    let standing = match published {
+        true => "The version is published and only its copies are incomplete",
+        false => "Nothing was published",
+    };
+    format!(
+        "{standing}. The whole log: `bullion build log {name}`. Correct what is wrong, `bullion apply` it and run it \
+         again: steps before the failed one are found, not repeated"
+    )
 }
 
 /// What failed, with the output of the checks that did not pass.
@@ -195,27 +205,37 @@ fn seconds(step: &RunStep) -> String {
         .map_or_else(String::new, |seconds| format!("{seconds:.1}"))
 }
 
-/// Details that fit on a line.
+/// What a step's detail shows in a table, most telling first, and how many of them fit.
+const DETAILS: &[(&str, &str)] = &[
+    ("image", ""),
+    ("version", ""),
+    ("firmware", ""),
+    ("bootSeconds", "booted in"),
+    ("newBytes", "new"),
+    ("storedBytes", "stored"),
+    ("movedBytes", "moved"),
+    ("digest", ""),
+];
 const DETAILS_MAX: usize = 3;
+/// A digest is recognised by its beginning.
+const DIGEST_CHARS_SHOWN: usize = 16;
 
 fn detail(detail: &Value) -> String {
-    let Value::Object(fields) = detail else {
-        return String::new();
-    };
-    let shown = fields.iter().filter_map(|(key, value)| {
+    let shown = DETAILS.iter().filter_map(|(key, label)| {
+        let value = detail.get(key)?;
         let text = match value {
-            Value::Number(number) if key.ends_with("Bytes") => {
-                bytes(number.as_f64().unwrap_or(0.0))
+            Value::Number(number) if key.ends_with("Bytes") => bytes(number.as_f64()?),
+            Value::Number(number) => format!("{:.1} s", number.as_f64()?),
+            Value::String(text) if *key == "digest" => {
+                format!(
+                    "{}…",
+                    text.chars().take(DIGEST_CHARS_SHOWN).collect::<String>()
+                )
             }
-            Value::Number(number) => number.to_string(),
-            Value::String(text) if text.chars().count() > 24 => {
-                format!("{}…", text.chars().take(20).collect::<String>())
-            }
-            Value::String(text) if !text.is_empty() => text.clone(),
-            Value::Bool(value) => value.to_string(),
+            Value::String(text) => text.clone(),
             _ => return None,
         };
-        Some(format!("{key} {text}"))
+        Some(format!("{label} {text}").trim().to_owned())
     });
     shown.take(DETAILS_MAX).collect::<Vec<_>>().join(", ")
 }

@@ -53,7 +53,10 @@ async fn dispatch(global: &Global, command: Command, io: &mut Io) -> Result<Exit
         Command::Build(args) => build::run(&connect(global, io)?, args, io).await,
         Command::Image(args) => image::images(&connect(global, io)?, args, io).await,
         Command::Version(args) => image::versions(&connect(global, io)?, args, io).await,
-        Command::Vm(args) => vm::run(&connect(global, io)?, args, io).await,
+        Command::Vm(args) => {
+            let profile = profile::path(io, global.profile.as_deref());
+            vm::run(&connect(global, io)?, args, &profile, io).await
+        }
         Command::Rest(args) => rest::run(&connect(global, io)?, &args, io).await,
         Command::Env(args) => env::run(global, &args, io).await,
     }

@@ -1,6 +1,6 @@
 //! `vm`: machines deployed from images.
 
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::{Value, json};
 use wire::{NameRule, ResourceId};
 
@@ -12,7 +12,12 @@ use crate::error::{CliError, Exit};
 use crate::io::{Format, Io, table};
 use crate::progress::Progress;
 
-pub async fn run(client: &Client, args: Vm, io: &mut Io) -> Result<Exit, CliError> {
+pub async fn run(
+    client: &Client,
+    args: Vm,
+    profile: &Utf8Path,
+    io: &mut Io,
+) -> Result<Exit, CliError> {
     match args {
         Vm::Create(args) => create(client, &args, io).await?,
         Vm::List { scope } => list(client, &scope, io).await?,
@@ -23,7 +28,7 @@ pub async fn run(client: &Client, args: Vm, io: &mut Io) -> Result<Exit, CliErro
         }
         Vm::Delete { name, yes, scope } => return delete(client, &name, yes, &scope, io).await,
         Vm::Tattoo { name, scope } => tattoo(client, &name, &scope, io).await?,
-        Vm::Ssh { name, scope } => ssh(client, &name, &scope, io).await?,
+        Vm::Ssh { name, scope } => ssh(client, &name, &scope, profile, io).await?,
     }
     Ok(Exit::Done)
 }
@@ -288,7 +293,13 @@ async fn tattoo(client: &Client, name: &str, scope: &Scope, io: &mut Io) -> Resu
     }
 }
 
-async fn ssh(client: &Client, name: &str, scope: &Scope, io: &mut Io) -> Result<(), CliError> {
+async fn ssh(
+    client: &Client,
+    name: &str,
+    scope: &Scope,
+    profile: &Utf8Path,
+    io: &mut Io,
+) -> Result<(), CliError> {
     let vm = Finder::new(client, scope).find(VM, name).await?;
     let body = get(client, &vm).await?;
     let Some(ssh) = body
@@ -308,8 +319,30 @@ async fn ssh(client: &Client, name: &str, scope: &Scope, io: &mut Io) -> Result<
     if !text("keyFile").is_empty() {
         words.push(format!("-i {}", text("keyFile")));
     }
-    words.push("-o StrictHostKeyChecking=accept-new".into());
+    if !text("hostKey").is_empty() {
+        let file = remember_host(profile, ssh)?;
+        words.push(format!("-o UserKnownHostsFile={file}"));
+        words.push("-o StrictHostKeyChecking=yes".into());
+    }
     words.push(format!("-p {}", ssh["port"].as_u64().unwrap_or(22)));
     words.push(format!("{}@{}", text("user"), text("host")));
     io.line(words.join(" "))
+}
+
+/// The machine's host key in a file of its own beside the profile: ports are used again by other
+/// machines, so the user's own list of hosts would soon be wrong.
+fn remember_host(profile: &Utf8Path, ssh: &Value) -> Result<Utf8PathBuf, CliError> {
+    let text = |key: &str| ssh[key].as_str().unwrap_or("");
+    let port = ssh["port"].as_u64().unwrap_or(22);
+    let path = profile.with_file_name(format!("known_hosts_{port}"));
+    let line = format!("[{}]:{port} {}\n", text("host"), text("hostKey"));
+    let failed = |source| CliError::WriteFile {
+        path: path.clone(),
+        source,
+    };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    std::fs::write(&path, line).map_err(failed)?;
+    Ok(path)
 }

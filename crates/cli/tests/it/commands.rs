@@ -343,8 +343,7 @@ async fn a_build_is_followed_to_its_end() {
     let stage = stage().await;
     stage.applied().await;
     let source = step("source", "debian-12", "Succeeded", Some("found"), json!({}));
-    let built =
-        json!({ "newBytes": 5_242_880, "diskDigest": "bd1:0123456789abcdef0123456789abcdef" });
+    let built = json!({ "newBytes": 5_242_880, "storedBytes": 1000, "logicalBytes": 1, "digest": "bd1:0123456789abcdef0123456789abcdef" });
     let mut last = run_body(
         "Succeeded",
         json!([
