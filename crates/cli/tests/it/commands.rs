@@ -472,6 +472,18 @@ async fn machines_are_created_from_images() {
     );
     stage.check("vm_tattoo", &["vm", "tattoo", "web-1"]).await;
     stage.check("vm_list", &["vm", "list"]).await;
+    {
+        let mut state = stage.fake.state.lock().unwrap();
+        let live = state.resources.get_mut(&vm.to_lowercase()).unwrap();
+        live["properties"]["bullion"]["ssh"] = json!({
+            "host": "127.0.0.1", "port": 2222, "user": "azureuser",
+            "keyFile": "/data/id_ed25519", "hostKey": "ssh-ed25519 AAAA",
+        });
+    }
+    stage.check("vm_ssh", &["vm", "ssh", "web-1"]).await;
+    let known = stage.folder.path().join(".config/bullion/known_hosts_2222");
+    let known = std::fs::read_to_string(known).unwrap();
+    assert_eq!(known, "[127.0.0.1]:2222 ssh-ed25519 AAAA\n");
     stage
         .check("vm_delete_nobody_to_ask", &["vm", "delete", "web-1"])
         .await;
