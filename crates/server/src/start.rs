@@ -62,6 +62,7 @@ pub struct Running {
     stop: watch::Sender<bool>,
     listener: JoinHandle<()>,
     engine: Box<dyn Engine>,
+    catalog: Arc<SqliteCatalog>,
     folder: DataFolder,
 }
 
@@ -73,6 +74,8 @@ impl Running {
             tracing::error!(%error, "the listener ended badly");
         }
         self.engine.stop().await;
+        // Writes what is in the log into the database, so that a copy of that one file is whole.
+        self.catalog.close().await;
         let _ = std::fs::remove_file(self.folder.server());
     }
 }
@@ -143,7 +146,7 @@ pub async fn start_with(
         url: url.clone(),
         installation,
         catalog: catalog.clone(),
-        auth: catalog,
+        auth: catalog.clone(),
         jobs: engine.jobs(),
         work: engine.work(),
         tokens,
@@ -163,6 +166,7 @@ pub async fn start_with(
         stop,
         listener,
         engine,
+        catalog,
         folder,
     };
     Ok((running, first))

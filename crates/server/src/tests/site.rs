@@ -1,6 +1,7 @@
 //! A server on a free port and a client that trusts it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use reqwest::{Certificate, Client, Method};
 use serde_json::{Value, json};
@@ -16,6 +17,10 @@ pub const VERSION: &str = "api-version=2026-11-01";
 pub const SUBSCRIPTION: &str = "11111111-1111-4111-8111-111111111111";
 pub const GROUP: &str =
     "/subscriptions/11111111-1111-4111-8111-111111111111/resourceGroups/factory";
+
+const POLL: Duration = Duration::from_millis(20);
+/// Long enough for a step that is tried again on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Site {
     pub running: Running,
@@ -200,15 +205,18 @@ impl Site {
 
     /// Polls an operation until it has ended.
     pub async fn wait(&self, url: &str) -> Answer {
-        for _ in 0..500 {
-            let answer = self.get(url).await;
-            if answer.status == 202 || answer.body["status"] == "InProgress" {
-                tokio::task::yield_now().await;
-                continue;
+        let polls = async {
+            let mut turn = tokio::time::interval(POLL);
+            loop {
+                turn.tick().await;
+                let answer = self.get(url).await;
+                if answer.status != 202 && answer.body["status"] != "InProgress" {
+                    return answer;
+                }
             }
-            return answer;
-        }
-        panic!("{url} does not end");
+        };
+        let ended = tokio::time::timeout(PATIENCE, polls).await;
+        ended.unwrap_or_else(|_| panic!("{url} does not end"))
     }
 }
 
