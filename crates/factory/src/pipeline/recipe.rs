@@ -245,19 +245,12 @@ type Wrong = (String, &'static str);
 
 fn one_customizer(wire: &WireCustomizer, index: usize) -> Result<Customizer, Wrong> {
     let action = match wire {
-        WireCustomizer::Packages { packages, .. } => {
-            let parsed = packages.iter().map(|name| {
-                PackageName::parse(name).ok_or_else(|| {
-                    (
-                        format!("`{name}` is not the name of a Debian package"),
-                        "write `name` or `name=version`",
-                    )
-                })
-            });
-            Action::Packages {
-                packages: parsed.collect::<Result<_, _>>()?,
-            }
-        }
+        WireCustomizer::Packages { packages, .. } => Action::Packages {
+            packages: packages
+                .iter()
+                .map(|name| package(name))
+                .collect::<Result<_, _>>()?,
+        },
         WireCustomizer::File {
             source_uri,
             destination,
@@ -267,16 +260,10 @@ fn one_customizer(wire: &WireCustomizer, index: usize) -> Result<Customizer, Wro
         } => Action::File {
             bytes: content(source_uri, sha256_checksum)?,
             destination: ImagePath::parse(destination).ok_or_else(|| {
-                (
-                    format!("`{destination}` is not an absolute path of a file"),
-                    "write it like /etc/motd",
-                )
+                let message = format!("`{destination}` is not an absolute path of a file");
+                (message, "write it like /etc/motd")
             })?,
-            mode: match mode.as_deref() {
-                None | Some("") => DEFAULT_FILE_MODE,
-                Some(text) => u32::from_str_radix(text, 8)
-                    .map_err(|_| (format!("`{text}` is not a file mode"), "write it like 0644"))?,
-            },
+            mode: file_mode(mode.as_deref().unwrap_or_default())?,
             uid: 0,
             gid: 0,
         },
@@ -285,26 +272,9 @@ fn one_customizer(wire: &WireCustomizer, index: usize) -> Result<Customizer, Wro
             script_uri,
             sha256_checksum,
             ..
-        } => {
-            let lines = match (inline.as_slice(), script_uri) {
-                ([_, ..], None) => inline.clone(),
-                ([], Some(uri)) => {
-                    let bytes = content(uri, sha256_checksum)?;
-                    let text = String::from_utf8(bytes).map_err(|_| {
-                        (
-                            "the script is not UTF-8 text".to_owned(),
-                            "save it as UTF-8",
-                        )
-                    })?;
-                    text.lines().map(str::to_owned).collect()
-                }
-                _ => {
-                    let message = "a shell customizer has either `inline` or `scriptUri`";
-                    return Err((message.to_owned(), "give one of them"));
-                }
-            };
-            Action::Shell { lines }
-        }
+        } => Action::Shell {
+            lines: script(inline, script_uri.as_deref(), sha256_checksum)?,
+        },
         WireCustomizer::CaCertificate { certificate, .. } => Action::CaCertificate {
             pem: certificate.clone(),
         },
@@ -314,6 +284,40 @@ fn one_customizer(wire: &WireCustomizer, index: usize) -> Result<Customizer, Wro
         name => name.to_owned(),
     };
     Customizer::new(name, action).map_err(|error| (error.reason, "correct the customizer"))
+}
+
+fn package(name: &str) -> Result<PackageName, Wrong> {
+    let message = || format!("`{name}` is not the name of a Debian package");
+    PackageName::parse(name).ok_or_else(|| (message(), "write `name` or `name=version`"))
+}
+
+fn file_mode(text: &str) -> Result<u32, Wrong> {
+    if text.is_empty() {
+        return Ok(DEFAULT_FILE_MODE);
+    }
+    let wrong = |_| (format!("`{text}` is not a file mode"), "write it like 0644");
+    u32::from_str_radix(text, 8).map_err(wrong)
+}
+
+/// The lines of a shell customizer, wherever they stand.
+fn script(inline: &[String], uri: Option<&str>, sha256: &str) -> Result<Vec<String>, Wrong> {
+    match (inline, uri) {
+        ([_, ..], None) => Ok(inline.to_vec()),
+        ([], Some(uri)) => {
+            let text = String::from_utf8(content(uri, sha256)?);
+            let wrong = |_| {
+                (
+                    "the script is not UTF-8 text".to_owned(),
+                    "save it as UTF-8",
+                )
+            };
+            Ok(text.map_err(wrong)?.lines().map(str::to_owned).collect())
+        }
+        _ => {
+            let message = "a shell customizer has either `inline` or `scriptUri`";
+            Err((message.to_owned(), "give one of them"))
+        }
+    }
 }
 
 /// The bytes of a `data:` address. Anything else would be fetched at build time, from a place that
@@ -413,8 +417,12 @@ pub(crate) fn firmware(name: &str) -> Option<Firmware> {
     }
 }
 
+/// A problem of the one distribution.
+fn undistributable(path: &str, message: String, hint: &str) -> TemplateProblem {
+    TemplateProblem::new(format!("distribute[0].{path}"), message, hint)
+}
+
 fn distribution(distribute: &[Distributor]) -> Result<Distribution, TemplateProblem> {
-    let one = "give exactly one SharedImage distribution";
     let [
         Distributor::SharedImage {
             run_output_name,
@@ -427,39 +435,54 @@ fn distribution(distribute: &[Distributor]) -> Result<Distribution, TemplateProb
         },
     ] = distribute
     else {
-        return Err(TemplateProblem::new(
-            "distribute",
-            "an image goes to one gallery",
-            one,
-        ));
+        let message = "an image goes to one gallery";
+        let hint = "give exactly one SharedImage distribution";
+        return Err(TemplateProblem::new("distribute", message, hint));
     };
-    let bad = |path: &str, message: String, hint: &str| {
-        TemplateProblem::new(format!("distribute[0].{path}"), message, hint)
-    };
+    let (definition, numbering) = destination(gallery_image_id, *versioning)?;
+    Ok(Distribution {
+        run_output: run_output_name.clone(),
+        definition,
+        numbering,
+        regions: regions(target_regions, replication_regions)?,
+        exclude_from_latest: *exclude_from_latest,
+        tags: artifact_tags.clone(),
+    })
+}
+
+/// The image definition, and how its next version is numbered.
+fn destination(
+    id: &str,
+    versioning: Option<Versioning>,
+) -> Result<(ResourceId, Numbering), TemplateProblem> {
     let hint = "give the id of an image definition, with or without /versions/x.y.z";
-    let id = ResourceId::parse(gallery_image_id)
-        .map_err(|error| bad("galleryImageId", error.to_string(), hint))?;
-    let numbering = match versioning {
-        None => Numbering::Latest { major: None },
-        Some(Versioning::Latest { major }) => Numbering::Latest { major: *major },
-        Some(Versioning::Source) => Numbering::Source,
-    };
-    let (definition, numbering) = if id.resource_type().is(DEFINITION) {
-        (id, numbering)
-    } else if let (true, Some(definition)) = (id.resource_type().is(VERSION), id.parent()) {
-        let number = id.name().parse();
-        let number: VersionNumber =
-            number.map_err(|error| bad("galleryImageId", format!("{error}"), hint))?;
-        (definition, Numbering::Exactly(number))
-    } else {
-        return Err(bad(
-            "galleryImageId",
-            format!("`{id}` is not an image definition"),
-            hint,
-        ));
-    };
-    let mut regions = target_regions.clone();
-    regions.extend(replication_regions.iter().map(|name| DistributeRegion {
+    let bad = |message: String| undistributable("galleryImageId", message, hint);
+    let id = ResourceId::parse(id).map_err(|error| bad(error.to_string()))?;
+    if id.resource_type().is(DEFINITION) {
+        let numbering = match versioning {
+            None => Numbering::Latest { major: None },
+            Some(Versioning::Latest { major }) => Numbering::Latest { major },
+            Some(Versioning::Source) => Numbering::Source,
+        };
+        return Ok((id, numbering));
+    }
+    match (id.resource_type().is(VERSION), id.parent()) {
+        (true, Some(definition)) => {
+            let number = id.name().parse::<VersionNumber>();
+            let number = number.map_err(|error| bad(error.to_string()))?;
+            Ok((definition, Numbering::Exactly(number)))
+        }
+        _ => Err(bad(format!("`{id}` is not an image definition"))),
+    }
+}
+
+fn regions(
+    targets: &[DistributeRegion],
+    plain: &[Location],
+) -> Result<Vec<DistributeRegion>, TemplateProblem> {
+    let bad = |message, hint| undistributable("targetRegions", message, hint);
+    let mut regions = targets.to_vec();
+    regions.extend(plain.iter().map(|name| DistributeRegion {
         name: name.clone(),
         replica_count: 1,
         storage_account_type: None,
@@ -467,24 +490,13 @@ fn distribution(distribute: &[Distributor]) -> Result<Distribution, TemplateProb
     let twice = |name: &Location| regions.iter().filter(|region| region.name == *name).count() > 1;
     if let Some(region) = regions.iter().find(|region| twice(&region.name)) {
         let message = format!("region `{}` is named twice", region.name);
-        return Err(bad("targetRegions", message, "name each region once"));
+        return Err(bad(message, "name each region once"));
     }
     if regions.is_empty() || regions.len() > REGIONS_MAX {
         let message = format!("1 to {REGIONS_MAX} target regions are needed");
-        return Err(bad(
-            "targetRegions",
-            message,
-            "name the regions that shall hold the image",
-        ));
+        return Err(bad(message, "name the regions that shall hold the image"));
     }
-    Ok(Distribution {
-        run_output: run_output_name.clone(),
-        definition,
-        numbering,
-        regions,
-        exclude_from_latest: *exclude_from_latest,
-        tags: artifact_tags.clone(),
-    })
+    Ok(regions)
 }
 
 fn disk_gib(body: &ImageTemplateProperties) -> Result<u32, TemplateProblem> {
@@ -500,5 +512,117 @@ fn disk_gib(body: &ImageTemplateProperties) -> Result<u32, TemplateProblem> {
             format!("{gib} GB is not a size of a disk here"),
             format!("use 1 to {MAX_DISK_GIB}"),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const DEFINITION_ID: &str = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/rg/providers/Microsoft.Compute/galleries/g/images/d";
+
+    fn properties(place: &str, value: Value) -> Value {
+        let definition = ResourceId::parse(DEFINITION_ID).unwrap();
+        let mut body = crate::testing::template_properties(&definition, &["north"], "x");
+        *body.pointer_mut(place).unwrap() = value;
+        body
+    }
+
+    /// What is wrong, as `path: message`, when `value` stands at `place` in a good template.
+    #[track_caller]
+    fn check(place: &str, value: Value, expected: &str) {
+        let problems = check_template(&properties(place, value)).map_err(|problems| {
+            let texts = problems
+                .iter()
+                .map(|problem| format!("{}: {}", problem.path, problem.message));
+            texts.collect::<Vec<_>>().join("; ")
+        });
+        assert_eq!(problems.err().unwrap_or_default(), expected);
+    }
+
+    #[test]
+    fn a_good_template_is_good() {
+        check("/buildTimeoutInMinutes", json!(0), "");
+        check("/vmProfile/osDiskSizeGB", json!(0), "");
+        check("/validate/inVMValidations", json!([]), "");
+    }
+
+    #[test]
+    fn every_part_is_checked() {
+        check(
+            "/source",
+            json!({ "type": "ManagedImage", "imageId": "x" }),
+            "source.type: this kind of source cannot be built from yet",
+        );
+        check(
+            "/customize/0",
+            json!({ "type": "Bullion.Packages", "name": "p", "packages": ["--purge"] }),
+            "customize[0]: `--purge` is not the name of a Debian package",
+        );
+        check(
+            "/customize/0",
+            json!({ "type": "Shell", "name": "s" }),
+            "customize[0]: a shell customizer has either `inline` or `scriptUri`",
+        );
+        check(
+            "/customize/0",
+            json!({ "type": "File", "name": "f", "sourceUri": "data:;base64,eA==", "destination": "etc/x" }),
+            "customize[0]: `etc/x` is not an absolute path of a file",
+        );
+        check(
+            "/validate/inVMValidations/0",
+            json!({ "type": "Bullion.Service", "name": "s", "service": "a b" }),
+            "validate.inVMValidations[0]: `a b` is not the name of a service",
+        );
+        check(
+            "/validate/continueDistributeOnFailure",
+            json!(true),
+            "validate.continueDistributeOnFailure: an image that failed its checks is never published here",
+        );
+        check(
+            "/distribute",
+            json!([]),
+            "distribute: an image goes to one gallery",
+        );
+        check(
+            "/distribute/0/targetRegions",
+            json!([{ "name": "West Europe" }, { "name": "westeurope" }]),
+            "distribute[0].targetRegions: region `West Europe` is named twice",
+        );
+        check(
+            "/vmProfile/osDiskSizeGB",
+            json!(5000),
+            "vmProfile.osDiskSizeGB: 5000 GB is not a size of a disk here",
+        );
+    }
+
+    #[test]
+    fn content_must_be_what_its_hash_says() {
+        let file = |uri: &str, hash: &str| json!({ "type": "File", "name": "f", "sourceUri": uri, "destination": "/etc/x", "sha256Checksum": hash });
+        let good = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881";
+        check("/customize/0", file("data:;base64,eA==", good), "");
+        check(
+            "/customize/0",
+            file("data:;base64,eA==", "00"),
+            &format!("customize[0]: the content has SHA-256 {good}, not 00"),
+        );
+        check(
+            "/customize/0",
+            file("https://files.example/x", ""),
+            "customize[0]: the content is not a base64 `data:` address",
+        );
+    }
+
+    #[test]
+    fn a_recipe_is_named_by_what_decides_its_content() {
+        let digest =
+            |place: &str, value: Value| Recipe::parse(&properties(place, value)).unwrap().digest();
+        let same = digest("/buildTimeoutInMinutes", json!(10));
+        assert_eq!(same, digest("/buildTimeoutInMinutes", json!(20)));
+        assert_eq!(same, digest("/source/version", json!("12.15.20261118")));
+        assert_ne!(same, digest("/customize/0/inline/0", json!("true")));
+        assert_ne!(same, digest("/vmProfile/osDiskSizeGB", json!(3)));
     }
 }
