@@ -22,7 +22,7 @@ use wire::compute::VirtualMachineProperties;
 use wire::{Location, ProvisioningState, ResourceId, TenantId};
 
 use crate::factory::{Factory, make_folder};
-use crate::pipeline::{blocking, change, failed, firmware};
+use crate::pipeline::{blocking, change, failed, firmware, store_failed};
 use crate::publish::{VERSION_TYPE, versions};
 use crate::tattoo::{TATTOO_PATH, Tattoo};
 use crate::test::boot_deadline;
@@ -376,7 +376,7 @@ async fn lay_out(factory: &Arc<Factory>, vm: &ResourceId, plan: &Plan) -> Result
         })?;
         holder
             .checkout(&digest, &folder.join(DISK))
-            .map_err(|error| failed("StoreFailed", &error))?;
+            .map_err(|error| store_failed(&error))?;
         Ok(())
     })
     .await

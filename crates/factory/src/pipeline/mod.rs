@@ -20,4 +20,4 @@ pub use recipe::{Distribution, Numbering, Recipe, TemplateProblem, check_templat
 pub use record::RUN_TYPE;
 pub(crate) use record::change;
 pub use run::{Begun, BuildRun, BuildRunInput, RunUndo};
-pub(crate) use steps::{blocking, chain, failed};
+pub(crate) use steps::{blocking, chain, failed, store_failed};

@@ -12,8 +12,9 @@ use store::{FileDisk, Store};
 use wire::factory::Stage;
 use wire::{Location, ResourceId};
 
+use super::disks::CheckoutError;
 use super::run::{Named, Run, RunUndo};
-use super::steps::{Shown, StepDisk, blocking, failed, log_lines, test_name};
+use super::steps::{Shown, StepDisk, blocking, failed, log_lines, store_failed, test_name};
 use crate::build::{AptState, BuildContext, Customizer, ParentDisk};
 use crate::publish::{self, Allocation, Publication, Published};
 use crate::regions::Spread;
@@ -137,9 +138,7 @@ impl Run {
             handle.log("keeping the base disk");
             blocking(move || {
                 let disk = FileDisk::open(&raw).map_err(|error| failed("SourceFailed", &error))?;
-                let kept = store
-                    .ingest(&disk)
-                    .map_err(|error| failed("StoreFailed", &error))?;
+                let kept = store.ingest(&disk).map_err(|error| store_failed(&error))?;
                 drop(work);
                 Ok(StepDisk::of(kept, kept.data_bytes))
             })
@@ -238,13 +237,11 @@ impl Run {
         let (store, parent, written) = (Arc::clone(home), built.digest, record.clone());
         let action = move |_: StepHandle, _: Shown| async move {
             blocking(move || {
-                let disk = store
-                    .disk(&parent)
-                    .map_err(|error| failed("StoreFailed", &error))?;
+                let disk = store.disk(&parent).map_err(|error| store_failed(&error))?;
                 let changes = tattoo::apply(&disk, &written, epoch);
                 let changes = changes.map_err(|error| failed("TattooFailed", &error))?;
                 let kept = store.ingest_child(&parent, &changes);
-                let kept = kept.map_err(|error| failed("StoreFailed", &error))?;
+                let kept = kept.map_err(|error| store_failed(&error))?;
                 Ok(Tattooed {
                     disk: StepDisk::of(kept, changes.bytes()),
                     tattoo: written,
@@ -319,7 +316,7 @@ impl Run {
                 let why = hypervisor.acceleration();
                 handle.log(format!("machines run on {}: {}", why.accel, why.why));
                 let disk = factory.disks.checkout(&store, digest).await;
-                let disk = disk.map_err(|error| failed("StoreFailed", &error))?;
+                let disk = disk.map_err(|error| checkout_failed(&error))?;
                 let work = factory
                     .work_folder()
                     .map_err(|error| failed("TestFailed", &error))?;
@@ -462,6 +459,13 @@ impl Run {
 
 type BoxFuture<T> = std::pin::Pin<Box<dyn Future<Output = Result<T, StepError>> + Send>>;
 
+fn checkout_failed(error: &CheckoutError) -> StepError {
+    match error {
+        CheckoutError::Store(error) => store_failed(error),
+        other => failed("StoreFailed", other),
+    }
+}
+
 /// A found disk counts only while the store holds all of it.
 fn present(store: &Arc<Store>) -> impl Fn(&StepDisk) -> bool + Send + Sync + use<> {
     let store = Arc::clone(store);
@@ -510,7 +514,7 @@ impl Customize<'_> {
                     on_line: log_lines(&handle),
                 };
                 let disk = factory.disks.checkout(&store, parent).await;
-                let disk = disk.map_err(|error| failed("StoreFailed", &error))?;
+                let disk = disk.map_err(|error| checkout_failed(&error))?;
                 let opened = ParentDisk::open(disk.path());
                 let opened = Arc::new(opened.map_err(|error| failed("BuildFailed", &error))?);
                 let outcome = factory
@@ -521,7 +525,7 @@ impl Customize<'_> {
                 blocking(move || {
                     let changed = outcome.changes.bytes();
                     let kept = store.ingest_child(&parent, &outcome.changes);
-                    let kept = kept.map_err(|error| failed("StoreFailed", &error))?;
+                    let kept = kept.map_err(|error| store_failed(&error))?;
                     drop(disk);
                     Ok(StepDisk::of(kept, changed))
                 })

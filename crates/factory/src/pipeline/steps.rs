@@ -10,7 +10,7 @@ use jobs::{StepError, StepHandle};
 use machine::Firmware;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use store::Ingested;
+use store::{Ingested, StoreError};
 
 use super::Recipe;
 use super::record::RunRecord;
@@ -19,6 +19,18 @@ use crate::source::LogLine;
 /// A failure of a step, with its causes: what is told to people is one text.
 pub(crate) fn failed(code: &str, error: &(dyn Error + 'static)) -> StepError {
     StepError::failed(code, chain(error))
+}
+
+/// A failure of a store. A full disk is the user's to mend, so it says how.
+pub(crate) fn store_failed(error: &StoreError) -> StepError {
+    if error.is_no_space() {
+        let message = format!(
+            "{}; free some space where the data folder is, and run it again to go on from here",
+            chain(error)
+        );
+        return StepError::failed("InsufficientSpace", message);
+    }
+    failed("StoreFailed", error)
 }
 
 /// An error and its causes on one line; a cause that the text before it ends with is not repeated.
@@ -150,6 +162,20 @@ mod tests {
     struct Layer {
         text: &'static str,
         source: Option<Box<Layer>>,
+    }
+
+    #[test]
+    fn a_full_disk_is_told_as_one() {
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let error = store_failed(&StoreError::Put {
+            name: "packs/1".to_owned(),
+            source: full,
+        });
+        let StepError::Failed { code, message, .. } = error else {
+            panic!("not a failure: {error}");
+        };
+        assert_eq!(code, "InsufficientSpace");
+        assert!(message.contains("free some space"), "{message}");
     }
 
     #[test]

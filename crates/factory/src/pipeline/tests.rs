@@ -293,3 +293,83 @@ async fn a_failing_region_does_not_hold_up_the_other() {
         .unwrap();
     assert_eq!(states().await, ["Completed", "Completed", "Completed"]);
 }
+
+/// Stops a run that hangs in its source stage and answers its job and record.
+async fn stopped(
+    stop: impl AsyncFnOnce(&World, &jobs::Jobs, jobs::JobId),
+) -> (JobRow, RunProperties) {
+    let world = World::new(&["north"]).await;
+    world.provider.hangs.store(true, Ordering::SeqCst);
+    let factory = world.factory();
+    let begun = world.begin_run(&factory).await;
+    let (runner, job) = world
+        .submit::<BuildRun>(&factory, RUN_ACTION, &world.template, &begun.input)
+        .await;
+    let jobs = runner.jobs();
+    let stop = async {
+        world.provider.hanging.notified().await;
+        stop(&world, &jobs, job).await;
+    };
+    tokio::join!(runner.run_next(), stop);
+    let left = std::fs::read_dir(world.folder.path().join("cache/work"))
+        .unwrap()
+        .count();
+    assert_eq!(left, 0, "a work folder stays");
+    (
+        world.job(RUN_ACTION, &world.template, job).await,
+        world.record(&begun.run).await,
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canceled_run_says_so_and_leaves_nothing() {
+    let (job, record) = stopped(async |world, jobs, job| {
+        let permit = world.clerk_permit(RUN_ACTION, &world.template);
+        jobs.cancel(&permit, job).await.unwrap();
+    })
+    .await;
+    assert_eq!(job.state, JobState::Canceled);
+    assert_eq!(record.run_state, RunState::Canceled);
+    assert_eq!(record.steps[1].state, StepState::Failed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_has_its_time_and_no_more() {
+    let (job, record) = stopped(async |world, _, _| {
+        world.clock.advance(std::time::Duration::from_secs(3600));
+    })
+    .await;
+    assert_eq!(job.state, JobState::Failed);
+    assert_eq!(job.failure.unwrap().code, "BuildTimeout");
+    assert!(
+        record.message.contains("within its 60 minutes"),
+        "{}",
+        record.message
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_fails_is_told_and_gone_on_from() {
+    let world = World::new(&["north"]).await;
+    *world.provider.fail_next.lock().unwrap() = Some("the archive is not reachable".to_owned());
+    let (begun, job) = work(&world).await;
+    assert_eq!(job.state, JobState::Failed);
+    let failed = world.record(&begun.run).await;
+    assert_eq!(failed.message, "the archive is not reachable");
+    assert_eq!(failed.error.unwrap().code, "SourceFailed");
+    let (_, job) = work(&world).await;
+    assert_eq!(job.state, JobState::Succeeded, "{:?}", job.failure);
+
+    *world.builder.failing.lock().unwrap() = Some("motd".to_owned());
+    world
+        .set_template(template_properties(&world.definition, &["north"], "new"))
+        .await;
+    let (begun, _) = work(&world).await;
+    let failed = world.record(&begun.run).await;
+    assert!(
+        failed.message.contains("the fake said no"),
+        "{}",
+        failed.message
+    );
+    assert_eq!(world.versions().await, ["1.0.0"]);
+}

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use disk::layout::HybridLayout;
 use ext4::{Change, Content, FileTime, Links, Meta};
 use jiff::Timestamp;
+use tokio::sync::Notify;
 
 use super::bootstrap::RawFile;
 use super::content::ImageIds;
@@ -26,6 +27,10 @@ pub struct FakeProvider {
     pub bootstrapped: AtomicU32,
     /// What the next bootstrap fails with.
     pub fail_next: Mutex<Option<String>>,
+    /// While set, a bootstrap begins and never ends.
+    pub hangs: AtomicBool,
+    /// A bootstrap that hangs has begun.
+    pub hanging: Notify,
 }
 
 impl Default for FakeProvider {
@@ -35,6 +40,8 @@ impl Default for FakeProvider {
             resolved: AtomicU32::new(0),
             bootstrapped: AtomicU32::new(0),
             fail_next: Mutex::new(None),
+            hangs: AtomicBool::new(false),
+            hanging: Notify::new(),
         }
     }
 }
@@ -129,6 +136,10 @@ impl Provider for FakeProvider {
             .and_then(|mut failure| failure.take());
         if let Some(text) = failure {
             return Err(SourceError::Provider(text));
+        }
+        if self.hangs.load(Ordering::SeqCst) {
+            self.hanging.notify_one();
+            std::future::pending::<()>().await;
         }
         self.bootstrapped.fetch_add(1, Ordering::SeqCst);
         log("a fake tree");
