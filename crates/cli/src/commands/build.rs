@@ -74,7 +74,12 @@ async fn start(
         path: &path,
         body: None,
     };
-    let reply = client.send(ask).await?;
+    let reply = match client.send(ask).await {
+        Err(CliError::Arm { code, message, .. }) if code == "Conflict" => {
+            return Err(in_progress(&finder, &template, message).await);
+        }
+        result => result?,
+    };
     let run = Located {
         tenant: template.tenant,
         id: run_id(&finder, &template, &reply).await?,
@@ -94,6 +99,22 @@ async fn start(
     Ok(Exit::Done)
 }
 
+/// A template runs once at a time: names the run that is in the way.
+async fn in_progress(finder: &Finder<'_>, template: &Located, message: String) -> CliError {
+    let name = template.id.name();
+    let what = format!("cannot start a run of image template {name}: {message}");
+    match newest_run(finder, template).await {
+        Ok(Some(run)) => CliError::failed(
+            what,
+            format!(
+                "watch it with `bullion build watch {}`, or stop it with `bullion build cancel {name}`",
+                run.name()
+            ),
+        ),
+        _ => CliError::failed(what, "`bullion build list` shows the runs"),
+    }
+}
+
 /// The run that a POST has started: named by a header or the body, otherwise the template's newest.
 async fn run_id(
     finder: &Finder<'_>,
@@ -106,22 +127,25 @@ async fn run_id(
     if let Some(id) = named.and_then(|id| ResourceId::parse(id).ok()) {
         return Ok(id);
     }
+    let newest = newest_run(finder, template).await?;
+    newest.ok_or_else(|| CliError::BadAnswer {
+        operation: "start the run".into(),
+        why: "the server does not name the run".into(),
+    })
+}
+
+async fn newest_run(
+    finder: &Finder<'_>,
+    template: &Located,
+) -> Result<Option<ResourceId>, CliError> {
     let group = template.id.group_scope().unwrap_or_else(ResourceId::root);
     let mut runs = finder.runs_of(template.tenant, &group).await?;
     runs.retain(|run| {
-        let of = run
-            .pointer("/properties/template")
-            .and_then(Value::as_str)
-            .unwrap_or("");
-        ResourceId::parse(of).is_ok_and(|of| of == template.id)
+        let of = run.pointer("/properties/template").and_then(Value::as_str);
+        of.and_then(|of| ResourceId::parse(of).ok()).as_ref() == Some(&template.id)
     });
     runs.sort_by_key(start_time);
-    runs.last()
-        .and_then(super::scope::id_of)
-        .ok_or_else(|| CliError::BadAnswer {
-            operation: "start the run".into(),
-            why: "the server does not name the run".into(),
-        })
+    Ok(runs.last().and_then(super::scope::id_of))
 }
 
 fn start_time(run: &Value) -> String {

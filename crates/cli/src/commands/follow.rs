@@ -103,7 +103,7 @@ pub fn report(io: &mut Io, seen: &Seen) -> Result<(), CliError> {
                 step.name.clone(),
                 word(step).to_owned(),
                 seconds(step),
-                detail(&step.detail),
+                detail(step),
             ]
         })
         .collect();
@@ -220,10 +220,13 @@ const DETAILS_MAX: usize = 3;
 /// A digest is recognised by its beginning.
 const DIGEST_CHARS_SHOWN: usize = 16;
 
-fn detail(detail: &Value) -> String {
+fn detail(step: &RunStep) -> String {
+    let found = step.how == Some(How::Found);
     let shown = DETAILS.iter().filter_map(|(key, label)| {
-        let value = detail.get(key)?;
+        let value = step.detail.get(key)?;
         let text = match value {
+            // What was new when the step ran is not new now.
+            Value::Number(_) if found && key.ends_with("Bytes") => return None,
             Value::Number(number) if key.ends_with("Bytes") => bytes(number.as_f64()?),
             Value::Number(number) => format!("{:.1} s", number.as_f64()?),
             Value::String(text) if *key == "digest" => {

@@ -386,6 +386,10 @@ async fn a_build_is_followed_to_its_end() {
     stage
         .check("build_log", &["build", "log", "golden-debian-1"])
         .await;
+    stage.fake.state.lock().unwrap().busy = true;
+    stage
+        .check("build_busy", &["build", "run", "golden-debian"])
+        .await;
     stage
         .check("build_cancel", &["build", "cancel", "golden-debian"])
         .await;

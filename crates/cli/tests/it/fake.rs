@@ -34,6 +34,8 @@ pub struct State {
     pub log: Vec<String>,
     /// Answer to any PUT whose path contains the first.
     pub refuse: Option<(&'static str, Value)>,
+    /// Whether a run is said to be in progress.
+    pub busy: bool,
     operations: Vec<usize>,
     url: String,
 }
@@ -368,6 +370,13 @@ fn operation(state: &mut State, number: usize) -> Reply {
 
 fn post(state: &mut State, path: &str, bytes: &[u8]) -> Reply {
     if path.ends_with("/run") {
+        if state.busy {
+            return error(
+                409,
+                "Conflict",
+                "A run of the image template is in progress.",
+            );
+        }
         let group = path.split("/providers/").next().unwrap();
         let run = format!("{group}/providers/Bullion.Factory/runs/golden-debian-1");
         let first = state.run.first().cloned().unwrap_or_default();
