@@ -74,6 +74,9 @@ pub trait JobStore: Send + Sync {
     async fn heartbeat(&self, lease: &Lease, lease_for: Duration) -> Result<Asked>;
     /// Gives the job back, to be claimed again not before a time.
     async fn release(&self, lease: &Lease, not_before: Timestamp) -> Result<()>;
+    /// Ends every lease now. For a process that knows itself alone with the database (it holds the data
+    /// folder's lock): whoever held them is dead, and nobody need wait for what it left to run out.
+    async fn end_leases(&self) -> Result<u64>;
     /// The job turns from going on to unwinding, for good.
     async fn begin_undo(&self, lease: &Lease, error: &JobFailure) -> Result<()>;
     /// The job has ended.

@@ -63,6 +63,11 @@ pub async fn engine(parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> 
     work.define_kept_regions(installation.tenant)
         .await
         .map_err(|error| fault("open the regions")(error.into()))?;
+    // The data folder's lock is held, so whoever held a lease in this database is dead.
+    let orphans = catalog::JobStore::end_leases(&*catalog)
+        .await
+        .map_err(|error| fault("take over the jobs of an earlier start")(error.into()))?;
+    tracing::info!(orphans, "jobs of an earlier start");
     let mut builder = RunnerBuilder::new(catalog.clone(), catalog.clone());
     factory.register(&mut builder);
     engine::register(&mut builder, catalog, work.clone());

@@ -103,6 +103,22 @@ impl SqliteCatalog {
         commit(tx, OPERATION).await
     }
 
+    pub(super) async fn take_back_all(&self) -> Result<u64> {
+        const OPERATION: &str = "end the leases of earlier processes";
+        let mut tx = self.write(OPERATION).await?;
+        let ended = sqlx::query(
+            "update jobs set holder = null, lease_until = 0,
+                 state = case state when 'Running' then 'Queued' else state end
+             where ended_at is null and holder is not null",
+        )
+        .execute(&mut *tx)
+        .await
+        .map_err(failed(OPERATION))?
+        .rows_affected();
+        commit(tx, OPERATION).await?;
+        Ok(ended)
+    }
+
     pub(super) async fn turn_to_undo(&self, lease: &Lease, error: &JobFailure) -> Result<()> {
         const OPERATION: &str = "begin to undo a job";
         let mut tx = self.write(OPERATION).await?;

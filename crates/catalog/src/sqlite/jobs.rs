@@ -146,6 +146,10 @@ impl JobStore for SqliteCatalog {
         self.give_back(lease, not_before).await
     }
 
+    async fn end_leases(&self) -> Result<u64> {
+        self.take_back_all().await
+    }
+
     async fn begin_undo(&self, lease: &Lease, error: &JobFailure) -> Result<()> {
         self.turn_to_undo(lease, error).await
     }

@@ -23,6 +23,7 @@ pub(super) async fn run<B: Backend>(fresh: &impl AsyncFn(ManualClock) -> B) {
     exclusive_jobs_come_one_by_one(&World::new(fresh).await).await;
     a_lease_is_one_claim(&World::new(fresh).await).await;
     a_released_job_waits(&World::new(fresh).await).await;
+    ended_leases_are_free_at_once(&World::new(fresh).await).await;
     the_journal_remembers(&World::new(fresh).await).await;
     the_first_result_stands(&World::new(fresh).await).await;
     logs_are_read_by_offset(&World::new(fresh).await).await;
@@ -234,6 +235,24 @@ async fn a_lease_is_one_claim<B: Backend>(world: &World<B>) {
             .expect("beat"),
         Asked::Stop
     );
+}
+
+async fn ended_leases_are_free_at_once<B: Backend>(world: &World<B>) {
+    let held = claimed(world).await;
+    assert_eq!(world.catalog.end_leases().await.expect("end leases"), 1);
+    let lost = world.catalog.heartbeat(&held.lease, LEASE).await;
+    assert!(matches!(lost, Err(CatalogError::LeaseLost { .. })));
+    let again = world.catalog.claim("two", KINDS, LEASE).await;
+    let again = again
+        .expect("claim")
+        .expect("the same job, without waiting");
+    assert_eq!(again.job.id, held.lease.job());
+    world
+        .catalog
+        .finish(&again.lease, &Outcome::Succeeded(Value::Null))
+        .await
+        .expect("finish");
+    assert_eq!(world.catalog.end_leases().await.expect("end leases"), 0);
 }
 
 async fn a_released_job_waits<B: Backend>(world: &World<B>) {
