@@ -111,7 +111,12 @@ fn add_command(binary: &Path, path: &[String], page: &mut String) -> Result<()> 
         .chain(path.iter().map(String::as_str))
         .collect::<Vec<_>>()
         .join(" ");
-    let text = help
+    let text = if path.is_empty() {
+        help.clone()
+    } else {
+        without_section(&help, "Global options:")
+    };
+    let text = text
         .lines()
         .map(str::trim_end)
         .collect::<Vec<_>>()
@@ -125,6 +130,21 @@ fn add_command(binary: &Path, path: &[String], page: &mut String) -> Result<()> 
         }
     }
     Ok(())
+}
+
+/// A help text without the section under this heading: what every command takes is told once.
+fn without_section(help: &str, heading: &str) -> String {
+    let mut inside = false;
+    let mut kept = Vec::new();
+    for line in help.lines() {
+        if !line.is_empty() && !line.starts_with(' ') {
+            inside = line == heading;
+        }
+        if !inside {
+            kept.push(line);
+        }
+    }
+    kept.join("\n")
 }
 
 /// The names in the `Commands:` section of a help text.
@@ -144,6 +164,15 @@ fn subcommands(help: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_section_is_left_out_to_the_next_heading() {
+        let help = "Usage: x\n\nGlobal options:\n  --log\n      text\n\nExamples:\n  x\n";
+        assert_eq!(
+            without_section(help, "Global options:"),
+            "Usage: x\n\nExamples:\n  x"
+        );
+    }
 
     #[test]
     fn commands_are_read_from_the_help() {
