@@ -262,3 +262,20 @@ async fn cancel(
     ));
     Ok(Exit::Done)
 }
+
+/// Whether the template's newest run goes on; older ones have ended, since one runs at a time.
+async fn is_running(
+    client: &Client,
+    finder: &Finder<'_>,
+    template: &Located,
+) -> Result<bool, CliError> {
+    let Some(id) = newest_run(finder, template).await? else {
+        return Ok(false);
+    };
+    let run = Located {
+        tenant: template.tenant,
+        id,
+    };
+    let seen = follow::look(client, &run).await?;
+    Ok(!follow::has_ended(seen.properties.run_state))
+}

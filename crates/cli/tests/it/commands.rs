@@ -391,6 +391,14 @@ async fn a_build_is_followed_to_its_end() {
         .check("build_busy", &["build", "run", "golden-debian"])
         .await;
     stage
+        .check(
+            "build_cancel_nothing",
+            &["build", "cancel", "golden-debian"],
+        )
+        .await;
+    let going = run_body("Running", json!([]), Value::Null);
+    stage.fake.state.lock().unwrap().run = vec![going];
+    stage
         .check("build_cancel", &["build", "cancel", "golden-debian"])
         .await;
     stage
