@@ -245,7 +245,15 @@ async fn cancel(
     scope: &Scope,
     io: &mut Io,
 ) -> Result<Exit, CliError> {
-    let template = Finder::new(client, scope).find(TEMPLATE, template).await?;
+    let finder = Finder::new(client, scope);
+    let template = finder.find(TEMPLATE, template).await?;
+    if !is_running(client, &finder, &template).await? {
+        io.say(format!(
+            "No run of image template {} is in progress.",
+            template.id.name()
+        ));
+        return Ok(Exit::Done);
+    }
     let operation = format!("cancel the run of image template {}", template.id.name());
     let path = api::below(&template.id, "/cancel", api::BULLION);
     let ask = Ask {
