@@ -100,9 +100,15 @@ impl Client {
             "`bullion {}` failed ({}):\n{}",
             args.join(" "),
             finished.status,
-            finished.stderr.trim_end()
+            complaint(&finished.stderr)
         )
     }
+}
+
+/// What went wrong, without the progress that was told before it.
+fn complaint(stderr: &str) -> &str {
+    let at = stderr.find("\nerror:").map_or(0, |at| at + 1);
+    stderr[at..].trim_end()
 }
 
 fn parse(args: &[&str], text: &str) -> Result<Value> {
@@ -115,4 +121,20 @@ fn parse(args: &[&str], text: &str) -> Result<Value> {
             args.join(" ")
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_complaint_begins_with_the_error() {
+        let check = |stderr: &str, expected: &str| assert_eq!(complaint(stderr), expected);
+        check(
+            "step 1\nerror: no space\nhint: free some\n",
+            "error: no space\nhint: free some",
+        );
+        check("error: no space\n", "error: no space");
+        check("what?\n", "what?");
+    }
 }

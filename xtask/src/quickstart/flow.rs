@@ -29,6 +29,7 @@ pub fn run(place: &Place, binary: PathBuf) -> Result<()> {
     let running = server::start(place, &binary)?;
     let client = Client::login(place, binary)?;
     let example = workspace::root().join(EXAMPLE);
+    finish_earlier_run(&client)?;
     apply(&client, &example, "apply")?;
     let first = build(&client, "first version")?;
     let machine = deploy(&client)?;
@@ -89,6 +90,32 @@ fn changes(applied: &Value) -> u64 {
     count("create") + count("change") + count("delete")
 }
 
+/// A quickstart that was interrupted left its run to the server; it ends before anything changes.
+fn finish_earlier_run(client: &Client) -> Result<()> {
+    let step = Step::begin("earlier run");
+    // Before the first apply there is no subscription to look for runs in.
+    let runs = client.json(&["build", "list"], &step).unwrap_or_default();
+    let Some(run) = active_run(&runs) else {
+        step.done("none goes on");
+        return Ok(());
+    };
+    match client.json(&["build", "watch", &run], &step) {
+        Ok(_) => step.done(&format!("{run} ended")),
+        // Whatever it was that failed, the run that comes next will meet it and say so.
+        Err(_) => step.done(&format!("{run} ended without a version")),
+    };
+    stop_if_interrupted()
+}
+
+fn active_run(runs: &Value) -> Option<String> {
+    let active = |run: &&Value| {
+        let state = run["properties"]["runState"].as_str().unwrap_or_default();
+        matches!(state, "Running" | "Canceling")
+    };
+    let found = workspace::list(runs).iter().find(active)?;
+    Some(workspace::text(&found["name"]))
+}
+
 fn build(client: &Client, name: &str) -> Result<Build> {
     stop_if_interrupted()?;
     let step = Step::begin(name);
@@ -104,7 +131,11 @@ fn build(client: &Client, name: &str) -> Result<Build> {
             Ok(build.with_version(&version))
         }
         Err(error) => {
-            step.failed("");
+            step.failed(if interrupt::happened() {
+                "interrupted"
+            } else {
+                ""
+            });
             Err(error)
         }
     }
@@ -221,6 +252,18 @@ mod tests {
         check("PowerState/running", true);
         check("PowerState/stopped", false);
         assert!(!is_running(&Value::Null));
+    }
+
+    #[test]
+    fn only_a_run_that_goes_on_is_waited_for() {
+        let run =
+            |state: &str| serde_json::json!([{"name": "r", "properties": {"runState": state}}]);
+        let check = |state: &str, expected: Option<&str>| {
+            assert_eq!(active_run(&run(state)).as_deref(), expected, "{state}");
+        };
+        check("Running", Some("r"));
+        check("Succeeded", None);
+        assert_eq!(active_run(&Value::Null), None);
     }
 
     #[test]

@@ -111,6 +111,7 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
                     "\nInterrupted. What the server has begun goes on; `cargo xtask quickstart` continues from there, \
                      `cargo xtask quickstart --stop` stops it."
                 );
+                return Ok(ExitCode::from(interrupt::EXIT_CODE));
             }
             done?;
         }
