@@ -302,7 +302,9 @@ impl Run {
                     Value::Null => serde_json::to_value(&done.value).unwrap_or_default(),
                     shown => shown,
                 };
-                self.record.end(stage, name, done.how, detail, now).await?;
+                self.record
+                    .end(stage, name, shown.how(done.how), detail, now)
+                    .await?;
                 Ok(done.value)
             }
             Err(error @ (JobError::Failed { .. } | JobError::Canceled)) => {

@@ -379,7 +379,7 @@ impl Run {
             key: None,
             undo: OnUndo::Call(undo),
         };
-        let action = move |handle: StepHandle, _: Shown| async move {
+        let action = move |handle: StepHandle, shown: Shown| async move {
             let digest = publication.digest;
             let whole = blocking(move || Ok(store.has(&digest))).await?;
             if !whole {
@@ -390,6 +390,9 @@ impl Run {
                 .permit(&Action::new(VERSION_WRITE), &publication.version)
                 .await?;
             let published = publish::publish(&catalog, &permit, &publication).await?;
+            if published.existed {
+                shown.found();
+            }
             handle.log(match &published {
                 Published { existed: true, .. } => format!("{version} was published before"),
                 Published { .. } => format!("published {version}"),

@@ -1,9 +1,11 @@
 //! What every step of a run shares: its limits, what it shows, and how its errors are told.
 
 use std::error::Error;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use catalog::StepHow;
 use disk::DiskDigest;
 use jiff::Timestamp;
 use jobs::{StepError, StepHandle};
@@ -107,15 +109,32 @@ impl Guard {
 
 /// What a step shows besides its result; a failed step shows it, too.
 #[derive(Clone, Default)]
-pub(super) struct Shown(Arc<Mutex<Value>>);
+pub(super) struct Shown {
+    detail: Arc<Mutex<Value>>,
+    found: Arc<AtomicBool>,
+}
 
 impl Shown {
     pub fn set(&self, detail: Value) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = detail;
+        *self.detail.lock().unwrap_or_else(PoisonError::into_inner) = detail;
     }
 
     pub fn take(&self) -> Value {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let mut detail = self.detail.lock().unwrap_or_else(PoisonError::into_inner);
+        detail.take()
+    }
+
+    /// The step looked, and what it should have made was there.
+    pub fn found(&self) {
+        self.found.store(true, Ordering::Relaxed);
+    }
+
+    /// How the result came about, where the journal says `how`.
+    pub fn how(&self, how: StepHow) -> StepHow {
+        match self.found.load(Ordering::Relaxed) {
+            true => StepHow::Found,
+            false => how,
+        }
     }
 }
 

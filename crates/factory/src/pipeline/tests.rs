@@ -211,6 +211,7 @@ async fn a_changed_recipe_makes_the_next_version_and_finds_the_rest() {
             .ends_with("/versions/1.0.0")
     );
     assert_eq!(how(&again, Stage::Test, "bios"), Some(How::Found));
+    assert_eq!(how(&again, Stage::Publish, "version"), Some(How::Found));
 }
 
 #[tokio::test(flavor = "multi_thread")]
