@@ -26,4 +26,6 @@ pub use role::{
     Assignment, Grants, RoleDefinition, RoleId, RolePermission, built_in_role, built_in_roles,
 };
 pub use secret::{ClientSecret, SecretError, SecretHash};
-pub use token::{Claims, KeyError, LIFETIME_SECONDS, NewToken, SigningKey, TokenError, TokenVerifier};
+pub use token::{
+    Claims, KeyError, LIFETIME_SECONDS, NewToken, SigningKey, TokenError, TokenVerifier,
+};
