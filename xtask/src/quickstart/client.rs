@@ -59,6 +59,15 @@ impl Client {
         parse(args, &finished.stdout)
     }
 
+    /// A question that may have no answer yet, asked without telling what it says.
+    pub fn ask(&self, args: &[&str]) -> Option<Value> {
+        let finished = self.program(args).output().ok()?;
+        let succeeded = finished.status.success();
+        succeeded
+            .then(|| parse(args, &finished.stdout).ok())
+            .flatten()
+    }
+
     pub fn plan(&self, folder: &Path, step: &Step) -> Result<Plan> {
         let folder = folder.to_string_lossy();
         let args = ["plan", &folder, "--detailed-exitcode"];
@@ -83,13 +92,15 @@ impl Client {
     }
 
     fn run(&self, args: &[&str], step: &Step) -> Result<Finished> {
+        let talk = step.talk();
+        self.program(args).stdout_while(move |line| talk.say(line))
+    }
+
+    fn program(&self, args: &[&str]) -> Program {
         let program = Program::new(&self.binary)
             .args(args)
             .args(["--output", "json"]);
-        let talk = step.talk();
-        program
-            .env("BULLION_PROFILE", &self.profile)
-            .stdout_while(move |line| talk.say(line))
+        program.env("BULLION_PROFILE", &self.profile)
     }
 
     fn must_succeed(&self, args: &[&str], finished: &Finished) -> Result<()> {

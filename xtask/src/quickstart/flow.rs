@@ -94,7 +94,7 @@ fn changes(applied: &Value) -> u64 {
 fn finish_earlier_run(client: &Client) -> Result<()> {
     let step = Step::begin("earlier run");
     // Before the first apply there is no subscription to look for runs in.
-    let runs = client.json(&["build", "list"], &step).unwrap_or_default();
+    let runs = client.ask(&["build", "list"]).unwrap_or_default();
     let Some(run) = active_run(&runs) else {
         step.done("none goes on");
         return Ok(());

@@ -24,6 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("access", &["wire"]),
     ("disk", &[]),
     ("ext4", &[]),
+    ("policy", &["wire"]),
     ("process", &[]),
     ("store", &["disk"]),
     ("machine", &["disk", "process"]),
@@ -42,7 +43,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("cli", &["wire"]),
-    ("bullion", &["cli", "server", "store"]),
+    ("bullion", &["cli", "policy", "server", "store"]),
     ("xtask", &[]),
 ];
 
