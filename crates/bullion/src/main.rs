@@ -5,6 +5,7 @@
 
 mod doctor;
 mod offline;
+mod policy;
 mod store_tool;
 
 use std::io::IsTerminal;
@@ -60,6 +61,10 @@ enum Command {
     #[command(after_help = "Example:
   bullion doctor --data /var/lib/bullion")]
     Doctor(offline::Data),
+
+    /// Check and test policies; no server is needed
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
 
     /// Look into a store of image bits; the server need not run
     #[command(subcommand)]
@@ -131,6 +136,7 @@ async fn run(arguments: Bullion) -> ExitCode {
         Command::Client(command) => return client(&global, *command, io).await,
         Command::Serve(args) => serve(args).await,
         Command::Doctor(data) => doctor::run(&data, &mut io).await,
+        Command::Policy(command) => policy::run(command, &mut io),
         Command::Store(command) => store_tool::run(command, &mut io),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -1,0 +1,278 @@
+//! Aliases: names of properties that rules use, and where in a resource each one leads.
+//!
+//! The table is the caller's. Where it has been given none, the path is worked out from the name, which
+//! is right for almost all aliases; a table that was given is taken as complete.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::error::Fault;
+use crate::json;
+
+/// One step into a resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    Key(String),
+    /// `[*]`: every element of a list.
+    Each,
+}
+
+/// The way to a property: `properties.rules[*].port`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Path(pub Vec<Step>);
+
+/// Steps of one path; Azure's longest have about twenty.
+pub const STEPS_MAX: usize = 64;
+/// Members of a resource that stand beside `properties`.
+const TOP: &[&str] = &[
+    "sku",
+    "zones",
+    "plan",
+    "kind",
+    "identity",
+    "managedBy",
+    "extendedLocation",
+    "tags",
+];
+
+impl Path {
+    pub fn parse(text: &str) -> Result<Path, String> {
+        let mut steps = Vec::new();
+        for part in text.split('.') {
+            let name = part.trim_end_matches("[*]");
+            let lists = (part.len() - name.len()) / "[*]".len();
+            let odd = name.is_empty() || name.contains(['[', ']', '*', '(', ')', ' ']);
+            if odd {
+                return Err(format!("`{text}` is no path to a property"));
+            }
+            steps.push(Step::Key(name.to_owned()));
+            steps.extend(std::iter::repeat_n(Step::Each, lists));
+        }
+        match steps.len() <= STEPS_MAX {
+            true => Ok(Path(steps)),
+            false => Err(format!("a path has at most {STEPS_MAX} steps")),
+        }
+    }
+
+    pub fn is_list(&self) -> bool {
+        self.0.contains(&Step::Each)
+    }
+
+    /// The steps that are left after `prefix`, if this path leads through it.
+    pub fn after(&self, prefix: &Path) -> Option<&[Step]> {
+        let same = |(a, b): (&Step, &Step)| match (a, b) {
+            (Step::Each, Step::Each) => true,
+            (Step::Key(a), Step::Key(b)) => a.eq_ignore_ascii_case(b),
+            _ => false,
+        };
+        let leads = self.0.len() >= prefix.0.len() && self.0.iter().zip(&prefix.0).all(same);
+        leads.then(|| &self.0[prefix.0.len()..])
+    }
+}
+
+/// Everything that the steps lead to. Without `[*]` that is one value, or nothing; with it, as many as the
+/// lists have elements, and nothing for an element that lacks the property.
+pub fn select<'v>(steps: &[Step], from: &'v Value) -> Vec<Option<&'v Value>> {
+    let mut found = vec![Some(from)];
+    for step in steps {
+        match step {
+            Step::Key(key) => {
+                for value in &mut found {
+                    *value = value.and_then(|value| json::get(value, key));
+                }
+            }
+            Step::Each => {
+                let lists = found.into_iter().flatten().filter_map(Value::as_array);
+                found = lists.flatten().map(Some).collect();
+            }
+        }
+    }
+    found
+}
+
+/// Where one alias leads, by resource type.
+#[derive(Debug, Clone)]
+pub struct Alias {
+    /// As the rule writes it.
+    pub name: String,
+    places: Vec<(Option<String>, Path)>,
+}
+
+impl Alias {
+    /// The path for a resource of this type; nothing if the alias is another type's.
+    pub fn path(&self, resource_type: &str) -> Option<&Path> {
+        let fits = |kind: &Option<String>| {
+            kind.as_ref()
+                .is_none_or(|kind| kind.eq_ignore_ascii_case(resource_type))
+        };
+        self.places
+            .iter()
+            .find(|(kind, _)| fits(kind))
+            .map(|(_, path)| path)
+    }
+
+    pub fn is_list(&self) -> bool {
+        self.name.contains("[*]")
+    }
+}
+
+/// The table: from an alias, without case, to its paths.
+#[derive(Debug, Clone, Default)]
+pub struct Aliases {
+    places: HashMap<String, Vec<(Option<String>, Path)>>,
+    complete: bool,
+    /// Where to look next; a case adds a few to a large table that it shares.
+    base: Option<Arc<Aliases>>,
+}
+
+impl Aliases {
+    /// Adds one alias, of one type or of whatever type bears it.
+    pub fn add(&mut self, kind: Option<&str>, name: &str, path: &str) -> Result<(), Fault> {
+        let path = Path::parse(path).map_err(|reason| Fault::new(name, reason))?;
+        let places = self.places.entry(name.to_ascii_lowercase()).or_default();
+        places.push((kind.map(str::to_owned), path));
+        Ok(())
+    }
+
+    /// An empty table in front of another.
+    pub fn over(base: Arc<Aliases>) -> Aliases {
+        Aliases {
+            base: Some(base),
+            ..Aliases::default()
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// From now on an alias that is not in the table does not exist.
+    pub fn complete(mut self) -> Aliases {
+        self.complete = true;
+        self
+    }
+
+    /// The alias of this name, from the table or from its form.
+    pub fn find(&self, name: &str) -> Result<Alias, String> {
+        if let Some(places) = self.places.get(&name.to_ascii_lowercase()) {
+            return Ok(Alias {
+                name: name.to_owned(),
+                places: places.clone(),
+            });
+        }
+        if let Some(base) = &self.base {
+            return base.find(name);
+        }
+        if self.complete {
+            return Err(format!("there is no alias `{name}`"));
+        }
+        derived(name)
+    }
+
+    /// Reads a table in any of its forms: an object of alias and path; the provider list of Azure's
+    /// tools, with aliases expanded; or lines of type, alias and path between tabs.
+    pub fn read(text: &str) -> Result<Aliases, Fault> {
+        let mut aliases = Aliases::default();
+        match text
+            .trim_start_matches('\u{feff}')
+            .trim_start()
+            .chars()
+            .next()
+        {
+            Some('{' | '[') => {
+                let document = json::parse_within(text, usize::MAX)
+                    .map_err(|error| Fault::new("aliases", error.to_string()))?;
+                aliases.read_json(&document)?;
+            }
+            _ => aliases.read_lines(text)?,
+        }
+        Ok(aliases)
+    }
+
+    fn read_lines(&mut self, text: &str) -> Result<(), Fault> {
+        for (number, line) in text.lines().enumerate() {
+            let columns: Vec<&str> = line.split('\t').collect();
+            match columns.as_slice() {
+                ["resourceType", "alias", ..] | [""] => {}
+                // A path that this engine cannot walk is left out: a rule that needs it is refused.
+                [kind, alias, path] => drop(self.add(Some(kind), alias, path)),
+                _ => {
+                    return Err(Fault::new(
+                        format!("line {}", number + 1),
+                        "expected resource type, alias and path between tabs",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub fn read_json(&mut self, document: &Value) -> Result<(), Fault> {
+        let value = json::get(document, "value").filter(|value| value.is_array());
+        match value.unwrap_or(document) {
+            Value::Object(map) if map.contains_key("namespace") => self.provider(document),
+            Value::Object(map) => {
+                for (name, path) in map {
+                    let path = path
+                        .as_str()
+                        .or_else(|| json::text(path, "defaultPath"))
+                        .or_else(|| json::text(path, "path"))
+                        .ok_or_else(|| Fault::new(name, "expected the path of the alias"))?;
+                    self.add(None, name, path)?;
+                }
+                Ok(())
+            }
+            Value::Array(items) => items.iter().try_for_each(|item| self.provider(item)),
+            _ => Err(Fault::new("aliases", "expected an object or a list")),
+        }
+    }
+
+    /// One provider, or one alias with its own type.
+    fn provider(&mut self, provider: &Value) -> Result<(), Fault> {
+        let name = json::text(provider, "alias").or_else(|| json::text(provider, "name"));
+        let path = json::text(provider, "path").or_else(|| json::text(provider, "defaultPath"));
+        if let (Some(name), Some(path)) = (name, path) {
+            return self.add(json::text(provider, "resourceType"), name, path);
+        }
+        let namespace = json::text(provider, "namespace")
+            .ok_or_else(|| Fault::new("aliases", "expected a provider with its `namespace`"))?;
+        for kind in json::list(provider, "resourceTypes") {
+            let Some(name) = json::text(kind, "resourceType") else {
+                continue;
+            };
+            let full = format!("{namespace}/{name}");
+            for alias in json::list(kind, "aliases") {
+                let path = json::text(alias, "defaultPath").or_else(|| {
+                    let paths = json::list(alias, "paths");
+                    paths.first().and_then(|path| json::text(path, "path"))
+                });
+                if let (Some(name), Some(path)) = (json::text(alias, "name"), path) {
+                    // As for lines: what cannot be walked is left out.
+                    drop(self.add(Some(&full), name, path));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `Microsoft.X/kind/a.b` leads to `properties.a.b`, or to `a.b` where `a` stands beside `properties`.
+fn derived(name: &str) -> Result<Alias, String> {
+    let (kind, rest) = name
+        .rsplit_once('/')
+        .filter(|(kind, rest)| kind.contains('.') && !rest.is_empty())
+        .ok_or_else(|| format!("`{name}` is no field and no alias"))?;
+    let head = rest.split(['.', '[']).next().unwrap_or(rest);
+    let top = TOP.iter().any(|known| known.eq_ignore_ascii_case(head));
+    let path = match top {
+        true => Path::parse(rest)?,
+        false => Path::parse(&format!("properties.{rest}"))?,
+    };
+    let kind = kind.contains('/').then(|| kind.to_owned());
+    Ok(Alias {
+        name: name.to_owned(),
+        places: vec![(kind, path)],
+    })
+}

@@ -1,0 +1,111 @@
+//! Applicability: whether a policy has anything to say about a resource.
+//!
+//! Without an existence search only `type`, `name` and `kind` decide; every other condition counts as
+//! true where it stands, and so as false under a `not`.
+
+use serde_json::Value;
+
+use crate::condition::{Node, Subject};
+use crate::definition::Mode;
+use crate::error::EvaluationError;
+use crate::evaluate::Evaluation;
+use crate::field::{Field, resource_type};
+use crate::json::get;
+
+/// Whether the mode takes the resource at all.
+pub fn mode_takes(mode: Mode, resource: &Value) -> bool {
+    let kind = resource_type(resource).to_ascii_lowercase();
+    let container = matches!(
+        kind.as_str(),
+        "microsoft.resources/subscriptions"
+            | "microsoft.resources/resourcegroups"
+            | "microsoft.resources/subscriptions/resourcegroups"
+    );
+    if container {
+        return mode == Mode::All;
+    }
+    if kind.starts_with("microsoft.resources/") {
+        return false;
+    }
+    // Which types have tags and a location is not known here. A child that shows neither has none.
+    let child = kind.matches('/').count() > 1;
+    let bare = get(resource, "location").is_none() && get(resource, "tags").is_none();
+    mode == Mode::All || !(child && bare)
+}
+
+#[derive(Default)]
+struct Kinds {
+    kind: bool,
+    name: bool,
+    types: bool,
+    other: bool,
+}
+
+pub fn applies(node: &Node, evaluation: &mut Evaluation<'_>) -> Result<bool, EvaluationError> {
+    let mut kinds = Kinds::default();
+    survey(node, &mut kinds);
+    let lone = !kinds.other && !kinds.types && (kinds.kind != kinds.name);
+    if lone {
+        return Ok(true);
+    }
+    let types_only = !kinds.other && kinds.types && (kinds.kind != kinds.name);
+    part(node, evaluation, false, types_only)
+}
+
+fn survey(node: &Node, kinds: &mut Kinds) {
+    match node {
+        Node::All(nodes) | Node::Any(nodes) => nodes.iter().for_each(|node| survey(node, kinds)),
+        Node::Not(inner) => survey(inner, kinds),
+        Node::Leaf(leaf) => match &leaf.subject {
+            Subject::Field(Field::Type, _) => kinds.types = true,
+            Subject::Field(Field::Name, _) => kinds.name = true,
+            Subject::Field(Field::Kind, _) => kinds.kind = true,
+            _ => kinds.other = true,
+        },
+    }
+}
+
+fn part(
+    node: &Node,
+    evaluation: &mut Evaluation<'_>,
+    negated: bool,
+    types_only: bool,
+) -> Result<bool, EvaluationError> {
+    match node {
+        Node::Not(inner) => Ok(!part(inner, evaluation, !negated, types_only)?),
+        Node::All(nodes) => {
+            for node in nodes {
+                if !part(node, evaluation, negated, types_only)? {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        }
+        Node::Any(nodes) => {
+            for node in nodes {
+                if part(node, evaluation, negated, types_only)? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        }
+        Node::Leaf(leaf) => match &leaf.subject {
+            Subject::Field(Field::Type, _) => evaluation.leaf(leaf),
+            Subject::Field(Field::Name | Field::Kind, _) if !types_only => evaluation.leaf(leaf),
+            _ => Ok(!negated),
+        },
+    }
+}
+
+/// Whether the rule looks at a property that this type does not have.
+pub fn foreign_alias(node: &Node, resource: &Value) -> bool {
+    let kind = resource_type(resource);
+    match node {
+        Node::All(nodes) => nodes.iter().any(|node| foreign_alias(node, resource)),
+        Node::Any(_) | Node::Not(_) => false,
+        Node::Leaf(leaf) => match &leaf.subject {
+            Subject::Field(Field::Alias(alias), _) => alias.path(&kind).is_none(),
+            _ => false,
+        },
+    }
+}

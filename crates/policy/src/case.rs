@@ -1,0 +1,708 @@
+//! Unit tests of policies: a case says what there is and what must come out.
+//!
+//! A case that asks for something else than what it expects is told apart from one that cannot be run:
+//! the second never passes by accident.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use crate::alias::Aliases;
+use crate::definition::{self, Compiled, Definition};
+use crate::effect::Effect;
+use crate::error::Fault;
+use crate::evaluate::{Evaluated, Evaluation, Surroundings};
+use crate::field::resource_type;
+use crate::json::{get, list, text};
+use crate::parameters;
+use crate::request;
+use crate::verdict::{self, Question, State, Verdict};
+
+/// Definitions that cases refer to, by path, id or name.
+#[derive(Debug, Default)]
+pub struct Library {
+    documents: HashMap<String, Value>,
+}
+
+impl Library {
+    /// Adds a document under its path, and under its own id and name.
+    pub fn add(&mut self, path: &str, document: Value) {
+        for key in ["id", "name"] {
+            if let Some(name) = text(&document, key) {
+                let name = name.to_ascii_lowercase();
+                self.documents
+                    .entry(name)
+                    .or_insert_with(|| document.clone());
+            }
+        }
+        self.documents.insert(path.to_ascii_lowercase(), document);
+    }
+
+    fn find(&self, name: &str) -> Option<&Value> {
+        let name = name.trim_start_matches("./").to_ascii_lowercase();
+        let tail = name.rsplit('/').next().unwrap_or_default();
+        self.documents
+            .get(&name)
+            .or_else(|| self.documents.get(tail))
+    }
+}
+
+/// What came of one case.
+#[derive(Debug)]
+pub struct Outcome {
+    pub id: String,
+    pub title: String,
+    pub verdict: Value,
+    /// What differs from what the case expects; nothing if it passes.
+    pub differences: Vec<String>,
+    pub explained: Vec<Evaluated>,
+}
+
+impl Outcome {
+    pub fn passed(&self) -> bool {
+        self.differences.is_empty()
+    }
+}
+
+/// One policy of a case, under one assignment.
+struct Unit {
+    keys: Vec<String>,
+    reference: Option<String>,
+    definition: Definition,
+    parameters: Map<String, Value>,
+    assignment: Value,
+    around: Surroundings,
+}
+
+/// The cases of a file: one, a list, or `{"cases": […]}`.
+pub fn cases(document: &Value) -> Vec<&Value> {
+    match get(document, "cases").and_then(Value::as_array) {
+        Some(cases) => cases.iter().collect(),
+        None => match document {
+            Value::Array(cases) => cases.iter().collect(),
+            single => vec![single],
+        },
+    }
+}
+
+/// Runs one case. `now` counts where the case names no time of its own.
+pub fn run(case: &Value, library: &Library, aliases: &Arc<Aliases>, now: Timestamp) -> Outcome {
+    let (mut verdict, explained) = match judge(case, library, aliases, now) {
+        Ok(judged) => judged,
+        Err(fault) => (refused(&fault), Vec::new()),
+    };
+    verdict["evaluatedExpressions"] = explained.iter().map(Evaluated::to_json).collect();
+    let mut differences = Vec::new();
+    if let Some(expected) = get(case, "expect").and_then(Value::as_object) {
+        for (key, wanted) in expected {
+            let got = get(&verdict, key).unwrap_or(&Value::Null);
+            differ(key, wanted, got, &mut differences);
+        }
+    }
+    let id = get(case, "id").map_or_else(String::new, |id| match id {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    });
+    Outcome {
+        id,
+        title: text(case, "title").unwrap_or_default().to_owned(),
+        verdict,
+        differences,
+        explained,
+    }
+}
+
+/// The verdict on a case whose definition or values are refused before anything is evaluated.
+fn refused(fault: &Fault) -> Value {
+    json!({
+        "applicable": null, "if": null, "effect": null, "complianceState": null, "request": null,
+        "perPolicy": null, "perReference": null, "perAssignment": null,
+        "error": fault.to_string(),
+    })
+}
+
+/// Every member that is expected must be there; what is not expected may be anything.
+fn differ(path: &str, wanted: &Value, got: &Value, differences: &mut Vec<String>) {
+    match (wanted, got) {
+        (Value::Object(wanted), Value::Object(_)) => {
+            for (key, wanted) in wanted {
+                let got = get(got, key).unwrap_or(&Value::Null);
+                differ(&format!("{path}.{key}"), wanted, got, differences);
+            }
+        }
+        // A policy's verdict may be given by its state alone.
+        (Value::String(_), Value::Object(object)) if object.contains_key("complianceState") => {
+            differ(path, wanted, &object["complianceState"], differences);
+        }
+        // A request's outcome may be given by one word.
+        (Value::String(word), Value::Object(object)) if object.contains_key("decision") => {
+            let word = match word.to_ascii_lowercase().as_str() {
+                "denied" => json!("deny"),
+                "allowed" => json!("allow"),
+                _ => wanted.clone(),
+            };
+            differ(path, &word, &object["decision"], differences);
+        }
+        (Value::Array(wanted), Value::Object(got)) if path.starts_with("per") => {
+            if wanted.len() != got.len() {
+                differences.push(format!(
+                    "{path}: expected {} entries, got {}",
+                    wanted.len(),
+                    got.len()
+                ));
+            }
+            for (index, (wanted, got)) in wanted.iter().zip(got.values()).enumerate() {
+                differ(&format!("{path}[{index}]"), wanted, got, differences);
+            }
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            for (index, (wanted, got)) in a.iter().zip(b).enumerate() {
+                differ(&format!("{path}[{index}]"), wanted, got, differences);
+            }
+        }
+        (Value::String(a), Value::String(b)) if same_word(a, b) => {}
+        (a, b) if a == b => {}
+        _ => differences.push(format!("{path}: expected {wanted}, got {got}")),
+    }
+}
+
+/// Words without case. Azure's pages have two names for two of the states.
+fn same_word(wanted: &str, got: &str) -> bool {
+    let one = |word: &str| match word.to_ascii_lowercase().as_str() {
+        "conflicting" => "conflict".to_owned(),
+        "exempted" => "exempt".to_owned(),
+        word => word.replace("non-compliant", "noncompliant"),
+    };
+    one(wanted) == one(got)
+}
+
+fn judge(
+    case: &Value,
+    library: &Library,
+    aliases: &Arc<Aliases>,
+    now: Timestamp,
+) -> Result<(Value, Vec<Evaluated>), Fault> {
+    let aliases = &with_test_aliases(case, aliases)?;
+    let null = Value::Null;
+    let resource =
+        get(case, "resource").ok_or_else(|| Fault::new("resource", "a case needs its resource"))?;
+    let units = units(case, resource, library, aliases, now)?;
+    let at_request =
+        text(case, "evaluation").is_some_and(|how| how.eq_ignore_ascii_case("request"));
+    let mut proposed = resource.clone();
+    let mut request = None;
+    if at_request {
+        let asked = Asked {
+            case,
+            units: &units,
+            aliases,
+        };
+        request = Some(asked.decide(&mut proposed));
+    }
+    let hierarchy = get(case, "hierarchy").unwrap_or(&null);
+    // The verdict is on the resource as it was proposed; what the request became is said beside it.
+    let verdicts: Vec<Verdict> = units
+        .iter()
+        .map(|unit| question(case, unit, resource, hierarchy, aliases).answer())
+        .collect();
+    Ok(summary(&units, verdicts, request))
+}
+
+fn with_test_aliases(case: &Value, aliases: &Arc<Aliases>) -> Result<Aliases, Fault> {
+    let mut all = Aliases::over(Arc::clone(aliases));
+    if let Some(own) = get(case, "testAliases") {
+        all.read_json(own)?;
+    }
+    Ok(all)
+}
+
+fn question<'a>(
+    case: &'a Value,
+    unit: &'a Unit,
+    resource: &'a Value,
+    hierarchy: &'a Value,
+    aliases: &'a Aliases,
+) -> Question<'a> {
+    Question {
+        definition: &unit.definition,
+        parameters: &unit.parameters,
+        reference: unit.reference.as_deref(),
+        assignment: &unit.assignment,
+        resource,
+        related: list(case, "relatedResources"),
+        exemptions: list(case, "exemptions"),
+        attestations: list(case, "attestations"),
+        hierarchy,
+        around: &unit.around,
+        aliases,
+    }
+}
+
+/// The answers to all of a case's policies, and together.
+fn summary(
+    units: &[Unit],
+    mut verdicts: Vec<Verdict>,
+    request: Option<Value>,
+) -> (Value, Vec<Evaluated>) {
+    conflicts(&mut verdicts);
+    let mut per_policy = Map::new();
+    let mut per_reference = Map::new();
+    let mut per_assignment: Vec<(String, Vec<&Verdict>)> = Vec::new();
+    for (unit, verdict) in units.iter().zip(&verdicts) {
+        let one = verdict.to_json();
+        for key in &unit.keys {
+            per_policy.insert(key.clone(), one.clone());
+        }
+        if let Some(reference) = &unit.reference {
+            per_reference.insert(reference.clone(), one.clone());
+        }
+        let name = text(&unit.assignment, "id").or_else(|| text(&unit.assignment, "name"));
+        let name = name.unwrap_or_default().to_owned();
+        match per_assignment.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, of)) => of.push(verdict),
+            None => per_assignment.push((name, vec![verdict])),
+        }
+    }
+    let all: Vec<&Verdict> = verdicts.iter().collect();
+    let mut summary = together(&all);
+    summary["request"] = request.unwrap_or(Value::Null);
+    summary["perPolicy"] = Value::Object(per_policy);
+    summary["perReference"] = Value::Object(per_reference);
+    let assignments = per_assignment
+        .iter()
+        .map(|(name, of)| (name.clone(), together(of)));
+    summary["perAssignment"] = Value::Object(assignments.collect());
+    let explained = verdicts
+        .into_iter()
+        .flat_map(|verdict| verdict.explained)
+        .collect();
+    (summary, explained)
+}
+
+/// Two policies that would set one property to different values, neither giving way, leave no state.
+fn conflicts(verdicts: &mut [Verdict]) {
+    let stubborn = |verdict: &Verdict| {
+        verdict.effect == Some(Effect::Modify)
+            && verdict.conflict.unwrap_or(Effect::Deny) == Effect::Deny
+    };
+    let clash = |a: &Verdict, b: &Verdict| {
+        stubborn(a)
+            && stubborn(b)
+            && a.planned
+                .iter()
+                .any(|one| b.planned.iter().any(|other| one.conflicts(other)))
+    };
+    let count = verdicts.len();
+    let hit: Vec<bool> = (0..count)
+        .map(|i| (0..count).any(|j| i != j && clash(&verdicts[i], &verdicts[j])))
+        .collect();
+    for (verdict, _) in verdicts.iter_mut().zip(hit).filter(|(_, hit)| *hit) {
+        verdict.state = Some(State::Conflict);
+    }
+}
+
+fn together(verdicts: &[&Verdict]) -> Value {
+    if let [single] = verdicts {
+        return single.to_json();
+    }
+    let state = State::rolled(verdicts.iter().filter_map(|verdict| verdict.state));
+    let decisive = verdicts
+        .iter()
+        .find(|verdict| verdict.state == state && state.is_some())
+        .or(verdicts.first());
+    json!({
+        "applicable": verdicts.iter().any(|verdict| verdict.applicable),
+        "if": decisive.and_then(|verdict| verdict.condition),
+        "effect": decisive.and_then(|verdict| verdict.effect).map(Effect::name),
+        "complianceState": state.map(State::name),
+        "error": verdicts.iter().find_map(|verdict| verdict.error.clone()),
+    })
+}
+
+/// The policies of a case under its assignments.
+fn units(
+    case: &Value,
+    resource: &Value,
+    library: &Library,
+    aliases: &Aliases,
+    now: Timestamp,
+) -> Result<Vec<Unit>, Fault> {
+    let mut assignments: Vec<Value> = list(case, "assignments").to_vec();
+    if assignments.is_empty() {
+        assignments.push(
+            get(case, "assignment")
+                .cloned()
+                .unwrap_or_else(|| json!({})),
+        );
+    }
+    let policies = list(case, "policies");
+    let mut units = Vec::new();
+    for assignment in &assignments {
+        let builder = Builder {
+            case,
+            resource,
+            library,
+            aliases,
+            now,
+            assignment,
+        };
+        let before = units.len();
+        if policies.is_empty() {
+            builder.add(case, None, &mut units)?;
+            continue;
+        }
+        let wanted = crate::scope::own_text(assignment, "policyDefinitionId");
+        for (index, policy) in policies.iter().enumerate() {
+            let keys = keys(policy, index);
+            let named = wanted.is_none_or(|id| {
+                let tail = id.rsplit('/').next().unwrap_or(id);
+                keys.iter()
+                    .any(|key| key.eq_ignore_ascii_case(id) || key.eq_ignore_ascii_case(tail))
+            });
+            if named {
+                builder.add(policy, Some(index), &mut units)?;
+            }
+        }
+        // An assignment whose definition is named otherwise is of all the policies.
+        if units.len() == before {
+            for (index, policy) in policies.iter().enumerate() {
+                builder.add(policy, Some(index), &mut units)?;
+            }
+        }
+    }
+    Ok(units)
+}
+
+/// The names under which a policy's verdict is given.
+fn keys(policy: &Value, index: usize) -> Vec<String> {
+    let own = ["id", "name", "policyDefinitionReferenceId", "referenceId"]
+        .iter()
+        .find_map(|key| text(policy, key));
+    let inner = get(policy, "definition").and_then(|definition| text(definition, "name"));
+    vec![
+        own.or(inner)
+            .map_or_else(|| index.to_string(), str::to_owned),
+    ]
+}
+
+struct Builder<'a> {
+    case: &'a Value,
+    resource: &'a Value,
+    library: &'a Library,
+    aliases: &'a Aliases,
+    now: Timestamp,
+    assignment: &'a Value,
+}
+
+impl Builder<'_> {
+    /// Adds what a case, or one entry of its `policies`, names: a definition or an initiative.
+    fn add(
+        &self,
+        holder: &Value,
+        index: Option<usize>,
+        units: &mut Vec<Unit>,
+    ) -> Result<(), Fault> {
+        let document = self.document(holder)?;
+        let compiled = definition::compile(document, self.aliases)?;
+        let mut given = Map::new();
+        for source in [
+            crate::scope::own(self.assignment, "parameters"),
+            get(self.case, "parameters"),
+            index.and(get(holder, "parameters")),
+        ] {
+            given.extend(
+                source
+                    .and_then(Value::as_object)
+                    .cloned()
+                    .unwrap_or_default(),
+            );
+        }
+        if index.is_some() && get(holder, "parameters").is_some() {
+            given = get(holder, "parameters")
+                .and_then(Value::as_object)
+                .cloned()
+                .unwrap_or_default();
+        }
+        let own = get(holder, "assignment").unwrap_or(self.assignment);
+        match compiled {
+            Compiled::Definition(definition) => {
+                let values = parameters::effective(&definition.parameters, &given, "parameters")?;
+                let keys = index.map_or_else(|| vec!["0".to_owned()], |index| keys(holder, index));
+                let id = text(document, "id").unwrap_or_default();
+                units.push(Unit {
+                    keys,
+                    around: self.around(own, id, None),
+                    reference: text(holder, "policyDefinitionReferenceId").map(str::to_owned),
+                    definition: *definition,
+                    parameters: values,
+                    assignment: own.clone(),
+                });
+                Ok(())
+            }
+            Compiled::Initiative(initiative) => {
+                let values = parameters::effective(&initiative.parameters, &given, "parameters")?;
+                self.add_members(&initiative, &values, own, document, units)
+            }
+        }
+    }
+
+    fn add_members(
+        &self,
+        initiative: &definition::Initiative,
+        values: &Map<String, Value>,
+        assignment: &Value,
+        document: &Value,
+        units: &mut Vec<Unit>,
+    ) -> Result<(), Fault> {
+        for member in &initiative.members {
+            let at = format!("policyDefinitions.{}", member.reference);
+            let found = member
+                .inline
+                .as_ref()
+                .or_else(|| self.definition(&member.definition_id));
+            let found = found.ok_or_else(|| {
+                Fault::new(
+                    &at,
+                    format!("there is no definition `{}`", member.definition_id),
+                )
+            })?;
+            let definition = definition::definition(found, self.aliases)
+                .map_err(|fault| Fault::new(format!("{at}.{}", fault.path), fault.reason))?;
+            let id = text(found, "id").unwrap_or(&member.definition_id);
+            let set = text(document, "id").unwrap_or_default();
+            let around = self.around(assignment, id, Some((set, &member.reference)));
+            let mut given = Map::new();
+            for (name, operand) in &member.parameters {
+                let mut evaluation = Evaluation::new(self.resource, values, &around, self.aliases);
+                let value = evaluation.operand(operand).map_err(|error| {
+                    Fault::new(format!("{at}.parameters.{name}"), error.to_string())
+                })?;
+                given.insert(name.clone(), value);
+            }
+            let parameters =
+                parameters::effective(&definition.parameters, &given, &format!("{at}.parameters"))?;
+            units.push(Unit {
+                keys: vec![member.reference.clone()],
+                reference: Some(member.reference.clone()),
+                definition,
+                parameters,
+                assignment: assignment.clone(),
+                around,
+            });
+        }
+        Ok(())
+    }
+
+    fn document<'d>(&'d self, holder: &'d Value) -> Result<&'d Value, Fault> {
+        let inline = ["definition", "initiative"]
+            .iter()
+            .find_map(|key| get(holder, key));
+        let path = match inline {
+            Some(Value::String(path)) => Some(path.as_str()),
+            Some(document) => return Ok(document),
+            None => ["definitionPath", "initiativePath", "policyDefinitionId"]
+                .iter()
+                .find_map(|key| text(holder, key)),
+        };
+        if path.is_none()
+            && (get(holder, "policyRule").is_some() || get(holder, "properties").is_some())
+        {
+            return Ok(holder);
+        }
+        let path = path.ok_or_else(|| {
+            Fault::new(
+                "definition",
+                "a case needs `definition`, `definitionPath`, `policies` or `initiative`",
+            )
+        })?;
+        self.definition(path)
+            .ok_or_else(|| Fault::new("definitionPath", format!("there is no definition `{path}`")))
+    }
+
+    /// A definition of the library, or one that the case brings along.
+    fn definition(&self, name: &str) -> Option<&Value> {
+        let tail = name.rsplit('/').next().unwrap_or(name);
+        let own =
+            ["definitions", "policies"]
+                .iter()
+                .find_map(|place| match get(self.case, place)? {
+                    Value::Object(named) => crate::json::member(named, name)
+                        .or_else(|| crate::json::member(named, tail)),
+                    Value::Array(items) => items.iter().find_map(|item| {
+                        let inner = get(item, "definition")
+                            .filter(|inner| inner.is_object())
+                            .unwrap_or(item);
+                        let names = [
+                            text(item, "id"),
+                            text(item, "name"),
+                            text(inner, "id"),
+                            text(inner, "name"),
+                        ];
+                        let is = |own: &str| {
+                            own.eq_ignore_ascii_case(name) || own.eq_ignore_ascii_case(tail)
+                        };
+                        names.into_iter().flatten().any(is).then_some(inner)
+                    }),
+                    _ => None,
+                });
+        own.or_else(|| self.library.find(name))
+    }
+
+    fn around(&self, assignment: &Value, id: &str, set: Option<(&str, &str)>) -> Surroundings {
+        let context = get(self.case, "context").unwrap_or(&Value::Null);
+        let own = |name: &str| get(context, name).cloned();
+        let resource_id = text(self.resource, "id").unwrap_or_default();
+        let mut parts = resource_id.split('/').filter(|part| !part.is_empty());
+        let subscription = parts.nth(1).unwrap_or_default();
+        let group = parts.nth(1).unwrap_or_default();
+        let subscription_id = format!("/subscriptions/{subscription}");
+        Surroundings {
+            now: verdict::now(text(context, "now").or_else(|| text(context, "utcNow")), self.now),
+            resource_group: own("resourceGroup").unwrap_or_else(|| {
+                json!({ "name": group, "id": format!("{subscription_id}/resourceGroups/{group}") })
+            }),
+            subscription: own("subscription").unwrap_or_else(|| {
+                json!({ "subscriptionId": subscription, "id": subscription_id })
+            }),
+            request: self.request_context(context),
+            policy: json!({
+                "assignmentId": text(assignment, "id").unwrap_or_default(),
+                "definitionId": id,
+                "setDefinitionId": set.map_or("", |(set, _)| set),
+                "definitionReferenceId": set.map_or("", |(_, reference)| reference),
+            }),
+        }
+    }
+
+    /// The API version is the request's; a scan of what exists uses the newest that the type has.
+    fn request_context(&self, context: &Value) -> Value {
+        let mut request = get(context, "requestContext")
+            .cloned()
+            .unwrap_or_else(|| json!({}));
+        let at_request =
+            text(self.case, "evaluation").is_some_and(|how| how.eq_ignore_ascii_case("request"));
+        let kind = resource_type(self.resource);
+        let newest = get(context, "typeApiVersions")
+            .and_then(|types| get(types, &kind))
+            .and_then(|versions| match versions {
+                Value::String(version) => Some(version.as_str()),
+                Value::Array(all) => all.iter().filter_map(Value::as_str).max(),
+                _ => None,
+            });
+        let asked = get(self.case, "request").and_then(|request| text(request, "apiVersion"));
+        let version = match at_request {
+            true => asked.or_else(|| text(&request, "apiVersion")).or(newest),
+            false => newest.or_else(|| text(&request, "apiVersion")),
+        };
+        let version = version.map(str::to_owned);
+        if let (Some(version), Value::Object(object)) = (version, &mut request) {
+            object.insert("apiVersion".to_owned(), Value::String(version));
+        }
+        request
+    }
+}
+
+/// A request that policies look at before it is carried out.
+struct Asked<'a> {
+    case: &'a Value,
+    units: &'a [Unit],
+    aliases: &'a Aliases,
+}
+
+impl Asked<'_> {
+    fn question<'q>(&'q self, unit: &'q Unit, resource: &'q Value) -> Question<'q> {
+        let hierarchy = get(self.case, "hierarchy").unwrap_or(&Value::Null);
+        question(self.case, unit, resource, hierarchy, self.aliases)
+    }
+
+    /// First what changes the resource, then what refuses it as it has become.
+    fn decide(&self, proposed: &mut Value) -> Value {
+        let request = get(self.case, "request").unwrap_or(&Value::Null);
+        let deletes = text(request, "method").is_some_and(|m| m.eq_ignore_ascii_case("DELETE"));
+        let mut denied = Vec::new();
+        let mut changes = Vec::new();
+        if !deletes {
+            self.change(proposed, &mut changes, &mut denied);
+        }
+        for unit in self.units {
+            let question = self.question(unit, proposed);
+            let verdict = question.answer();
+            if !question.enforced() || verdict.state == Some(State::Exempt) {
+                continue;
+            }
+            let refused = match verdict.effect {
+                _ if verdict.error.is_some() => !deletes,
+                Some(Effect::Deny) => !deletes && verdict.state == Some(State::NonCompliant),
+                Some(Effect::DenyAction) => {
+                    deletes
+                        && verdict
+                            .actions
+                            .iter()
+                            .any(|action| action.eq_ignore_ascii_case("delete"))
+                }
+                _ => false,
+            };
+            if refused {
+                denied.push(denial(unit, &question, verdict.error.as_deref()));
+            }
+        }
+        let allowed = denied.is_empty();
+        json!({
+            "decision": if allowed { "allow" } else { "deny" },
+            "allowed": allowed,
+            "denied": !allowed,
+            "deniedBy": denied,
+            "changes": changes,
+            "resource": proposed,
+        })
+    }
+
+    fn change(&self, proposed: &mut Value, changes: &mut Vec<Value>, denied: &mut Vec<Value>) {
+        let original = proposed.clone();
+        let verdicts: Vec<Verdict> = self
+            .units
+            .iter()
+            .map(|unit| self.question(unit, &original).answer())
+            .collect();
+        for (index, (unit, verdict)) in self.units.iter().zip(&verdicts).enumerate() {
+            let question = self.question(unit, &original);
+            if !question.enforced() || verdict.state != Some(State::NonCompliant) {
+                continue;
+            }
+            for planned in &verdict.planned {
+                let rivals = verdicts.iter().enumerate().filter(|(other, rival)| {
+                    *other != index && rival.planned.iter().any(|theirs| theirs.conflicts(planned))
+                });
+                let mine = verdict.conflict.unwrap_or(Effect::Deny);
+                let mut rivals = rivals
+                    .map(|(_, rival)| rival.conflict.unwrap_or(Effect::Deny))
+                    .peekable();
+                let contested = rivals.peek().is_some();
+                if contested && mine != Effect::Deny {
+                    continue;
+                }
+                if contested && rivals.any(|theirs| theirs == Effect::Deny) {
+                    let reason = format!("policies conflict over `{}`", planned.field);
+                    denied.push(denial(unit, &question, Some(&reason)));
+                    continue;
+                }
+                match request::apply(proposed, planned) {
+                    Ok(()) => changes.push(planned.to_json()),
+                    Err(reason) => denied.push(denial(unit, &question, Some(&reason))),
+                }
+            }
+        }
+    }
+}
+
+fn denial(unit: &Unit, question: &Question<'_>, error: Option<&str>) -> Value {
+    json!({
+        "policy": unit.keys.first(),
+        "policyDefinitionReferenceId": unit.reference,
+        "policyAssignment": text(&unit.assignment, "id").or_else(|| text(&unit.assignment, "name")),
+        "message": question.message(),
+        "error": error,
+    })
+}

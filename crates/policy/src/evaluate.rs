@@ -1,0 +1,464 @@
+//! Evaluation of compiled conditions and expressions for one resource.
+//!
+//! Nothing is fetched: the resource and everything around it are given. Work is counted, and an
+//! evaluation that takes too much of it fails as any other error does.
+
+use std::borrow::Cow;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use crate::alias::{Aliases, Path};
+use crate::condition::{Count, Leaf, Node, Operand, Operator, Over, Subject};
+use crate::error::EvaluationError;
+use crate::expr::{self, Expr, Function, Need};
+use crate::field::{Field, below, resource_type};
+use crate::json::member;
+use crate::operator;
+
+/// Steps of one evaluation: conditions, calls, elements of lists.
+pub const STEPS_MAX: u64 = 1_000_000;
+/// Evaluated expressions that are kept for the explanation.
+const EXPLAINED_MAX: usize = 1_000;
+/// Text of a value in an explanation.
+const SHOWN_BYTES_MAX: usize = 4_096;
+
+/// What context functions answer.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    pub now: Timestamp,
+    pub resource_group: Value,
+    pub subscription: Value,
+    pub request: Value,
+    pub policy: Value,
+}
+
+/// One condition that was evaluated, for the explanation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evaluated {
+    pub path: String,
+    pub kind: &'static str,
+    pub expression: String,
+    pub value: Value,
+    pub operator: &'static str,
+    pub target: Value,
+    pub result: bool,
+}
+
+impl Evaluated {
+    pub fn to_json(&self) -> Value {
+        json!({
+            "path": self.path,
+            "expressionKind": self.kind,
+            "expression": self.expression,
+            "value": self.value,
+            "operator": self.operator,
+            "target": self.target,
+            "result": self.result,
+        })
+    }
+}
+
+/// The element that a count looks at.
+struct Frame {
+    name: String,
+    /// For a count over a field, the path of its list.
+    path: Option<Path>,
+    element: Value,
+}
+
+type Outcome<T> = Result<T, EvaluationError>;
+
+pub struct Evaluation<'a> {
+    /// What conditions look at.
+    resource: &'a Value,
+    /// What `field()` looks at: also in an existence condition, the resource of the `if`.
+    primary: &'a Value,
+    parameters: &'a Map<String, Value>,
+    around: &'a Surroundings,
+    aliases: &'a Aliases,
+    frames: Vec<Frame>,
+    steps: u64,
+    explained: Vec<Evaluated>,
+}
+
+impl<'a> Evaluation<'a> {
+    pub fn new(
+        resource: &'a Value,
+        parameters: &'a Map<String, Value>,
+        around: &'a Surroundings,
+        aliases: &'a Aliases,
+    ) -> Evaluation<'a> {
+        Evaluation {
+            resource,
+            primary: resource,
+            parameters,
+            around,
+            aliases,
+            frames: Vec::new(),
+            steps: 0,
+            explained: Vec::new(),
+        }
+    }
+
+    /// The same evaluation for a related resource; `field()` still answers for the first.
+    pub fn related(mut self, related: &'a Value) -> Evaluation<'a> {
+        self.resource = related;
+        self
+    }
+
+    pub fn explained(self) -> Vec<Evaluated> {
+        self.explained
+    }
+
+    fn step(&mut self, work: usize) -> Outcome<()> {
+        self.steps = self.steps.saturating_add(1 + work as u64);
+        match self.steps <= STEPS_MAX {
+            true => Ok(()),
+            false => Err(EvaluationError::new(format!(
+                "the evaluation takes more than {STEPS_MAX} steps"
+            ))),
+        }
+    }
+
+    pub fn holds(&mut self, node: &Node) -> Outcome<bool> {
+        self.step(0)?;
+        match node {
+            Node::Leaf(leaf) => self.leaf(leaf),
+            Node::Not(inner) => Ok(!self.holds(inner)?),
+            Node::All(nodes) => {
+                for node in nodes {
+                    if !self.holds(node)? {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+            Node::Any(nodes) => {
+                for node in nodes {
+                    if self.holds(node)? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    pub fn leaf(&mut self, leaf: &Leaf) -> Outcome<bool> {
+        self.leaf_value(leaf)
+            .map_err(|error| EvaluationError::new(format!("{}: {error}", leaf.path)))
+    }
+
+    fn leaf_value(&mut self, leaf: &Leaf) -> Outcome<bool> {
+        let target = self.operand(&leaf.target)?;
+        let (kind, expression, value, result) = match &leaf.subject {
+            Subject::Field(field, text) => {
+                let (value, result) = self.field_holds(field, leaf.operator, &target)?;
+                ("Field", text, value, result)
+            }
+            Subject::Computed(name, text) => {
+                let name = self.expression(name)?;
+                let name = expr_text(&name)?;
+                let field = Field::parse(name, self.aliases).map_err(EvaluationError::new)?;
+                let (value, result) = self.field_holds(&field, leaf.operator, &target)?;
+                ("Field", text, value, result)
+            }
+            Subject::Value(operand, text) => {
+                let value = self.operand(operand)?;
+                let result = operator::value_holds(leaf.operator, &value, &target)?;
+                ("Value", text, value, result)
+            }
+            Subject::Count(count) => {
+                let counted = Value::from(self.count(count)?);
+                let result = operator::holds(leaf.operator, Some(&counted), &target)?;
+                ("Count", &count.name, counted, result)
+            }
+        };
+        if self.explained.len() < EXPLAINED_MAX {
+            self.explained.push(Evaluated {
+                path: leaf.path.clone(),
+                kind,
+                expression: expression.clone(),
+                value: bounded(value),
+                operator: leaf.operator.name(),
+                target: bounded(target),
+                result,
+            });
+        }
+        Ok(result)
+    }
+
+    fn field_holds(
+        &mut self,
+        field: &Field,
+        operator: Operator,
+        target: &Value,
+    ) -> Outcome<(Value, bool)> {
+        let values = self.values(field, false)?;
+        let location = matches!(field, Field::Location);
+        let mut result = true;
+        for value in &values {
+            let value = value.as_deref();
+            result = match (location, value) {
+                (true, Some(Value::String(text))) => {
+                    operator::location_holds(operator, text, target)?
+                }
+                _ => operator::holds(operator, value, target)?,
+            };
+            if !result {
+                break;
+            }
+        }
+        let shown = match field.is_list() {
+            true => values
+                .into_iter()
+                .map(|v| v.map_or(Value::Null, Cow::into_owned))
+                .collect(),
+            false => values
+                .into_iter()
+                .next()
+                .flatten()
+                .map_or(Value::Null, Cow::into_owned),
+        };
+        Ok((shown, result))
+    }
+
+    /// What the field has: inside of a count over its list, only what the current element has.
+    fn values(&mut self, field: &Field, primary: bool) -> Outcome<Vec<Option<Cow<'a, Value>>>> {
+        let resource = if primary { self.primary } else { self.resource };
+        if field.is_list()
+            && let Some(path) = field.path(&resource_type(self.resource))
+        {
+            for frame in self.frames.iter().rev() {
+                let steps = frame.path.as_ref().and_then(|prefix| path.after(prefix));
+                if let Some(steps) = steps {
+                    let values = below(steps, &frame.element);
+                    let owned =
+                        |value: Option<Cow<'_, Value>>| value.map(|v| Cow::Owned(v.into_owned()));
+                    return Ok(values.into_iter().map(owned).collect());
+                }
+            }
+        }
+        let values = field.values(resource);
+        self.step(values.len())?;
+        Ok(values)
+    }
+
+    fn count(&mut self, count: &Count) -> Outcome<usize> {
+        let (elements, path): (Vec<Value>, _) = match &count.over {
+            Over::Field(field) => {
+                let values = self.values(field, false)?;
+                let path = field.path(&resource_type(self.resource)).cloned();
+                let owned = values
+                    .into_iter()
+                    .map(|v| v.map_or(Value::Null, Cow::into_owned));
+                (owned.collect(), path)
+            }
+            Over::Value(operand) => match self.operand(operand)? {
+                Value::Array(items) => (items, None),
+                Value::Null => (Vec::new(), None),
+                single => (vec![single], None),
+            },
+        };
+        let Some(filter) = &count.filter else {
+            return Ok(elements.len());
+        };
+        let mut counted = 0;
+        for element in elements {
+            self.step(0)?;
+            self.frames.push(Frame {
+                name: count.name.clone(),
+                path: path.clone(),
+                element,
+            });
+            let holds = self.holds(filter);
+            self.frames.pop();
+            counted += usize::from(holds?);
+        }
+        Ok(counted)
+    }
+
+    pub fn operand(&mut self, operand: &Operand) -> Outcome<Value> {
+        match operand {
+            Operand::Constant(value) => Ok(value.clone()),
+            Operand::Expression(expression) => self.expression(expression),
+            Operand::List(items) => items.iter().map(|item| self.operand(item)).collect(),
+            Operand::Object(members) => {
+                let mut object = Map::new();
+                for (key, member) in members {
+                    object.insert(key.clone(), self.operand(member)?);
+                }
+                Ok(Value::Object(object))
+            }
+        }
+    }
+
+    pub fn expression(&mut self, expression: &Expr) -> Outcome<Value> {
+        self.step(0)?;
+        match expression {
+            Expr::Literal(value) => Ok(value.clone()),
+            Expr::Call(function, arguments) => self.call(function, arguments),
+            Expr::Member { base, key, lenient } => {
+                let base = self.expression(base)?;
+                let key = self.expression(key)?;
+                match expr::lists::at(&base, &key) {
+                    Some(value) => Ok(value),
+                    None if *lenient => Ok(Value::Null),
+                    None => Err(EvaluationError::new(format!(
+                        "the value has no member {key}"
+                    ))),
+                }
+            }
+        }
+    }
+
+    fn call(&mut self, function: &'static Function, arguments: &[Expr]) -> Outcome<Value> {
+        if function.need == Need::Lazy {
+            return self.lazy(function, arguments);
+        }
+        let mut values = Vec::with_capacity(arguments.len());
+        let mut work = 0usize;
+        for argument in arguments {
+            let value = self.expression(argument)?;
+            work += match &value {
+                Value::String(text) => text.len() / 64,
+                Value::Array(items) => items.len(),
+                Value::Object(object) => object.len(),
+                _ => 0,
+            };
+            values.push(value);
+        }
+        self.step(work)?;
+        let answer = match function.need {
+            Need::Context => Ok(self.context(function.name)),
+            Need::Evaluation => self.own(function.name, &values),
+            _ => (function.run)(&values).map_err(EvaluationError::new),
+        };
+        answer.map_err(|error| EvaluationError::new(format!("{}(): {error}", function.name)))
+    }
+
+    /// Functions that evaluate no more than they need.
+    fn lazy(&mut self, function: &Function, arguments: &[Expr]) -> Outcome<Value> {
+        let truth = |value: &Value| {
+            expr::compare::truth(value)
+                .map_err(|reason| EvaluationError::new(format!("{}(): {reason}", function.name)))
+        };
+        match function.name {
+            "if" => {
+                let condition = self.expression(&arguments[0])?;
+                let chosen = if truth(&condition)? { 1 } else { 2 };
+                self.expression(&arguments[chosen])
+            }
+            "coalesce" => {
+                for argument in arguments {
+                    let value = self.expression(argument)?;
+                    if !value.is_null() {
+                        return Ok(value);
+                    }
+                }
+                Ok(Value::Null)
+            }
+            name => {
+                let stop = name == "or";
+                for argument in arguments {
+                    let value = self.expression(argument)?;
+                    if truth(&value)? == stop {
+                        return Ok(Value::Bool(stop));
+                    }
+                }
+                Ok(Value::Bool(!stop))
+            }
+        }
+    }
+
+    fn context(&self, name: &str) -> Value {
+        match name {
+            "resourceGroup" => self.around.resource_group.clone(),
+            "subscription" => self.around.subscription.clone(),
+            "requestContext" => self.around.request.clone(),
+            _ => self.around.policy.clone(),
+        }
+    }
+
+    fn own(&mut self, name: &str, values: &[Value]) -> Outcome<Value> {
+        match name {
+            "utcNow" => Ok(Value::String(expr::render_instant(self.around.now))),
+            "current" => self.current(values.first()),
+            "parameters" => {
+                let name = expr_text(&values[0])?;
+                member(self.parameters, name)
+                    .cloned()
+                    .ok_or_else(|| EvaluationError::new(format!("parameter `{name}` has no value")))
+            }
+            _ => {
+                let name = expr_text(&values[0])?;
+                let field = Field::parse(name, self.aliases).map_err(EvaluationError::new)?;
+                let found = self.values(&field, true)?;
+                let mut found = found
+                    .into_iter()
+                    .map(|v| v.map_or(Value::Null, Cow::into_owned));
+                Ok(match field.is_list() {
+                    true => found.collect(),
+                    false => found.next().unwrap_or(Value::Null),
+                })
+            }
+        }
+    }
+
+    /// The element of the innermost count, of a named one, or what a field has in it.
+    fn current(&self, name: Option<&Value>) -> Outcome<Value> {
+        let Some(name) = name else {
+            let frame = self.frames.last();
+            return frame
+                .map(|frame| frame.element.clone())
+                .ok_or_else(|| EvaluationError::new("nothing is counted here"));
+        };
+        let name = expr_text(name)?;
+        let named = self
+            .frames
+            .iter()
+            .rev()
+            .find(|frame| frame.name.eq_ignore_ascii_case(name));
+        if let Some(frame) = named {
+            return Ok(frame.element.clone());
+        }
+        let unknown = || EvaluationError::new(format!("nothing named `{name}` is counted here"));
+        let field = Field::parse(name, self.aliases).map_err(|_| unknown())?;
+        let kind = resource_type(self.resource);
+        let path = field.path(&kind).ok_or_else(unknown)?;
+        for frame in self.frames.iter().rev() {
+            let steps = frame.path.as_ref().and_then(|prefix| path.after(prefix));
+            if let Some(steps) = steps {
+                let inner_list = steps.contains(&crate::alias::Step::Each);
+                let mut values = below(steps, &frame.element)
+                    .into_iter()
+                    .map(|v| v.map_or(Value::Null, Cow::into_owned));
+                return Ok(match inner_list {
+                    true => values.collect(),
+                    false => values.next().unwrap_or(Value::Null),
+                });
+            }
+        }
+        Err(unknown())
+    }
+}
+
+fn expr_text(value: &Value) -> Outcome<&str> {
+    value
+        .as_str()
+        .ok_or_else(|| EvaluationError::new("expected a text"))
+}
+
+/// A value as the explanation keeps it.
+fn bounded(value: Value) -> Value {
+    let large = match &value {
+        Value::String(text) => text.len() > SHOWN_BYTES_MAX,
+        Value::Array(_) | Value::Object(_) => value.to_string().len() > SHOWN_BYTES_MAX,
+        _ => false,
+    };
+    match large {
+        true => Value::String("(too long to show)".to_owned()),
+        false => value,
+    }
+}

@@ -1,0 +1,198 @@
+//! Fields of a resource, as rules name them.
+
+use std::borrow::Cow;
+
+use serde_json::Value;
+
+use crate::alias::{Alias, Aliases, Path, Step, select};
+use crate::json;
+
+#[derive(Debug, Clone)]
+pub enum Field {
+    Type,
+    Name,
+    FullName,
+    Kind,
+    Location,
+    Id,
+    Tags,
+    Tag(String),
+    /// A member of the resource itself, such as `identity.type`.
+    Plain(Path),
+    Alias(Alias),
+}
+
+/// Members that rules may name without an alias.
+const PLAIN: &[&str] = &[
+    "identity",
+    "sku",
+    "plan",
+    "zones",
+    "managedBy",
+    "extendedLocation",
+    "apiVersion",
+    "etag",
+    "scope",
+];
+
+impl Field {
+    pub fn parse(text: &str, aliases: &Aliases) -> Result<Field, String> {
+        let folded = text.trim().to_ascii_lowercase();
+        match folded.as_str() {
+            "type" => return Ok(Field::Type),
+            "name" => return Ok(Field::Name),
+            "fullname" => return Ok(Field::FullName),
+            "kind" => return Ok(Field::Kind),
+            "location" => return Ok(Field::Location),
+            "id" => return Ok(Field::Id),
+            "tags" => return Ok(Field::Tags),
+            "" => return Err("a field needs a name".into()),
+            _ => {}
+        }
+        if folded.starts_with("tags.") || folded.starts_with("tags[") {
+            return tag(text.trim()).map(Field::Tag);
+        }
+        let head = folded.split(['.', '[']).next().unwrap_or_default();
+        let plain = PLAIN.iter().any(|known| known.eq_ignore_ascii_case(head));
+        if plain && !folded.contains('/') {
+            return Path::parse(text.trim()).map(Field::Plain);
+        }
+        aliases.find(text.trim()).map(Field::Alias)
+    }
+
+    /// Whether the field is a collection: conditions then hold for every element.
+    pub fn is_list(&self) -> bool {
+        match self {
+            Field::Plain(path) => path.is_list(),
+            Field::Alias(alias) => alias.is_list(),
+            _ => false,
+        }
+    }
+
+    /// The path into a resource of this type, for fields that have one.
+    pub fn path(&self, resource_type: &str) -> Option<&Path> {
+        match self {
+            Field::Plain(path) => Some(path),
+            Field::Alias(alias) => alias.path(resource_type),
+            _ => None,
+        }
+    }
+
+    /// What the field has in this resource. A null is as good as missing.
+    pub fn values<'v>(&self, resource: &'v Value) -> Vec<Option<Cow<'v, Value>>> {
+        let one = |value: Option<&'v Value>| vec![value.map(Cow::Borrowed)];
+        let text = |text: String| vec![Some(Cow::Owned(Value::String(text)))];
+        match self {
+            Field::Type => match resource_type(resource) {
+                kind if kind.is_empty() => vec![None],
+                kind => text(kind.into_owned()),
+            },
+            Field::Name => full_name(resource).map_or(vec![None], |name| {
+                text(name.rsplit('/').next().unwrap_or_default().to_owned())
+            }),
+            Field::FullName => full_name(resource).map_or(vec![None], text),
+            Field::Kind => one(present(json::get(resource, "kind"))),
+            Field::Location => one(present(json::get(resource, "location"))),
+            Field::Id => one(present(json::get(resource, "id"))),
+            Field::Tags => one(present(json::get(resource, "tags"))),
+            Field::Tag(name) => {
+                one(json::get(resource, "tags").and_then(|tags| present(json::get(tags, name))))
+            }
+            Field::Plain(path) => borrowed(select(&path.0, resource)),
+            Field::Alias(alias) => match alias.path(&resource_type(resource)) {
+                Some(path) => borrowed(select(&path.0, resource)),
+                None if alias.is_list() => Vec::new(),
+                None => vec![None],
+            },
+        }
+    }
+}
+
+/// What further steps lead to from one element of a list.
+pub fn below<'v>(steps: &[Step], element: &'v Value) -> Vec<Option<Cow<'v, Value>>> {
+    borrowed(select(steps, element))
+}
+
+fn borrowed(values: Vec<Option<&Value>>) -> Vec<Option<Cow<'_, Value>>> {
+    values
+        .into_iter()
+        .map(|value| present(value).map(Cow::Borrowed))
+        .collect()
+}
+
+fn present(value: Option<&Value>) -> Option<&Value> {
+    value.filter(|value| !value.is_null())
+}
+
+/// The name in `tags.x`, `tags[x]` and `tags['x']`, where `''` stands for one quote.
+fn tag(text: &str) -> Result<String, String> {
+    let rest = &text["tags".len()..];
+    let name = match rest.strip_prefix('.') {
+        Some(name) => name.to_owned(),
+        None => {
+            let inner = rest
+                .strip_prefix('[')
+                .and_then(|inner| inner.strip_suffix(']'))
+                .ok_or_else(|| format!("`{text}` lacks its closing bracket"))?;
+            let quoted = inner
+                .strip_prefix('\'')
+                .and_then(|inner| inner.strip_suffix('\''));
+            quoted.map_or_else(|| inner.to_owned(), |inner| inner.replace("''", "'"))
+        }
+    };
+    match name.is_empty() {
+        true => Err(format!("`{text}` names no tag")),
+        false => Ok(name),
+    }
+}
+
+/// The type of a resource: its own word, or what its id says.
+pub fn resource_type(resource: &Value) -> Cow<'_, str> {
+    if let Some(kind) = json::text(resource, "type") {
+        return Cow::Borrowed(kind);
+    }
+    let id = json::text(resource, "id").unwrap_or_default();
+    let segments: Vec<&str> = id.split('/').filter(|s| !s.is_empty()).collect();
+    let provider = segments
+        .iter()
+        .rposition(|segment| segment.eq_ignore_ascii_case("providers"));
+    Cow::Owned(match (provider, segments.len()) {
+        (Some(at), many) if many > at + 2 => {
+            let kinds = segments[at + 2..].iter().step_by(2);
+            kinds.fold(segments[at + 1].to_owned(), |name, kind| {
+                format!("{name}/{kind}")
+            })
+        }
+        (None, 2) => "Microsoft.Resources/subscriptions".to_owned(),
+        (None, 4) => "Microsoft.Resources/subscriptions/resourceGroups".to_owned(),
+        _ => String::new(),
+    })
+}
+
+/// The name with the names of the parents before it: `server/database`.
+pub fn full_name(resource: &Value) -> Option<String> {
+    let id = json::text(resource, "id").unwrap_or_default();
+    let segments: Vec<&str> = id.split('/').filter(|s| !s.is_empty()).collect();
+    let provider = segments
+        .iter()
+        .rposition(|segment| segment.eq_ignore_ascii_case("providers"));
+    let own = json::text(resource, "name");
+    if own.is_some_and(|own| own.contains('/')) {
+        return own.map(str::to_owned);
+    }
+    match provider {
+        Some(at) if segments.len() > at + 3 => {
+            let names: Vec<&str> = segments[at + 3..].iter().step_by(2).copied().collect();
+            Some(names.join("/"))
+        }
+        _ => own.or(segments.last().copied()).map(str::to_owned),
+    }
+}
+
+/// A region without case and blanks: `East US 2` is `eastus2`.
+pub fn location(text: &str) -> String {
+    text.chars()
+        .filter(|c| !c.is_whitespace())
+        .collect::<String>()
+        .to_lowercase()
+}
