@@ -22,6 +22,7 @@ pub const RULES: [(&str, &str); 3] = [
 const ARROWS: &[(&str, &[&str])] = &[
     ("wire", &[]),
     ("access", &["wire"]),
+    ("policy", &["wire"]),
     ("disk", &[]),
     ("ext4", &[]),
     ("policy", &["wire"]),
