@@ -25,7 +25,6 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("policy", &["wire"]),
     ("disk", &[]),
     ("ext4", &[]),
-    ("policy", &["wire"]),
     ("process", &[]),
     ("store", &["disk"]),
     ("machine", &["disk", "process"]),
