@@ -7,6 +7,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Mode of the data folder and of every folder in it that may hold a secret.
 const PRIVATE_FOLDER: u32 = 0o700;
@@ -71,11 +72,7 @@ impl DataFolder {
                 path: root.clone(),
                 cause,
             })?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(DataError::InUse { path: root }),
-            Err(TryLockError::Error(cause)) => return Err(DataError::Lock { path: root, cause }),
-        }
+        take(&lock, &root)?;
         Ok(DataFolder { root, _lock: lock })
     }
 
@@ -177,6 +174,34 @@ pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, DataError> {
             cause,
         }),
     }
+}
+
+/// A killed server's lock lives until the kernel has ended the last of its processes; a start right after a
+/// `kill -9` waits that moment out.
+const LOCK_TRIES: u32 = 30;
+const LOCK_WAIT: Duration = Duration::from_millis(100);
+
+// Blocking is right here: nothing is served yet.
+#[allow(clippy::disallowed_methods)]
+fn take(lock: &File, root: &Path) -> Result<(), DataError> {
+    for attempt in 1.. {
+        match lock.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if attempt < LOCK_TRIES => std::thread::sleep(LOCK_WAIT),
+            Err(TryLockError::WouldBlock) => {
+                return Err(DataError::InUse {
+                    path: root.to_path_buf(),
+                });
+            }
+            Err(TryLockError::Error(cause)) => {
+                return Err(DataError::Lock {
+                    path: root.to_path_buf(),
+                    cause,
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

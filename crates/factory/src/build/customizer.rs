@@ -98,7 +98,7 @@ pub enum Action {
         uid: u32,
         gid: u32,
     },
-    /// Runs the lines as one `sh -eu` script, as root, without a network.
+    /// Runs the lines as one script, as root, without a network: by what its `#!` line names, else by `sh -eu`.
     Shell { lines: Vec<String> },
     /// Makes the image trust a certificate authority.
     CaCertificate { pem: String },

@@ -239,7 +239,9 @@ struct Step<'a> {
 
 impl Step<'_> {
     async fn shell(&self, lines: &[String]) -> Result<Vec<String>, BuildError> {
-        let job = self.job(&["/bin/sh", "-eu", "/run/bullion/script"], Network::None)?;
+        let mut command = interpreter(lines);
+        command.push("/run/bullion/script");
+        let job = self.job(&command, Network::None)?;
         self.sandbox(job.file("script", lines.join("\n") + "\n"), UPPER)
             .await
     }
@@ -482,3 +484,37 @@ Acquire::Check-Valid-Until "false";
 Dpkg::Use-Pty "false";
 Dpkg::Options { "--force-confdef"; "--force-confold"; "--force-unsafe-io"; };
 "#;
+
+/// What runs a script: its `#!` line, read as the kernel reads it (a program and at most one argument), or
+/// `sh` that stops at the first failure. Started by us because `/run` is mounted without execution.
+fn interpreter(lines: &[String]) -> Vec<&str> {
+    let named = lines.first().and_then(|line| line.strip_prefix("#!"));
+    match named.map(str::trim).filter(|named| !named.is_empty()) {
+        Some(named) => {
+            let (program, argument) = named.split_once([' ', '\t']).unwrap_or((named, ""));
+            let argument = Some(argument.trim()).filter(|argument| !argument.is_empty());
+            std::iter::once(program).chain(argument).collect()
+        }
+        None => vec!["/bin/sh", "-eu"],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    fn check(script: &str, expected: &[&str]) {
+        let lines: Vec<String> = script.lines().map(str::to_owned).collect();
+        assert_eq!(super::interpreter(&lines), expected, "{script}");
+    }
+
+    #[test]
+    fn the_first_line_names_the_interpreter() {
+        check("echo x", &["/bin/sh", "-eu"]);
+        check("#!/bin/bash\necho x", &["/bin/bash"]);
+        check(
+            "#! /usr/bin/env  -S python3 -u",
+            &["/usr/bin/env", "-S python3 -u"],
+        );
+        check("#!", &["/bin/sh", "-eu"]);
+        check("", &["/bin/sh", "-eu"]);
+    }
+}
