@@ -89,13 +89,20 @@ pub fn cases(document: &Value) -> Vec<&Value> {
 
 /// Runs one case. `now` counts where the case names no time of its own.
 pub fn run(case: &Value, library: &Library, aliases: &Arc<Aliases>, now: Timestamp) -> Outcome {
+    let mut differences = Vec::new();
+    let expected = get(case, "expect").and_then(Value::as_object);
     let (mut verdict, explained) = match judge(case, library, aliases, now) {
         Ok(judged) => judged,
-        Err(fault) => (refused(&fault), Vec::new()),
+        Err(fault) => {
+            let foreseen = expected.is_some_and(|expected| expected.contains_key("error"));
+            if !foreseen {
+                differences.push("the case cannot be run".to_owned());
+            }
+            (refused(&fault), Vec::new())
+        }
     };
     verdict["evaluatedExpressions"] = explained.iter().map(Evaluated::to_json).collect();
-    let mut differences = Vec::new();
-    if let Some(expected) = get(case, "expect").and_then(Value::as_object) {
+    if let Some(expected) = expected {
         for (key, wanted) in expected {
             let got = get(&verdict, key).unwrap_or(&Value::Null);
             differ(key, wanted, got, &mut differences);

@@ -151,7 +151,10 @@ impl<'a> Evaluation<'a> {
     }
 
     fn leaf_value(&mut self, leaf: &Leaf) -> Outcome<bool> {
-        let target = self.operand(&leaf.target)?;
+        let target = match &leaf.target {
+            Operand::Constant(target) => Cow::Borrowed(target),
+            computed => Cow::Owned(self.operand(computed)?),
+        };
         let (kind, expression, value, result) = match &leaf.subject {
             Subject::Field(field, text) => {
                 let (value, result) = self.field_holds(field, leaf.operator, &target)?;
@@ -182,7 +185,7 @@ impl<'a> Evaluation<'a> {
                 expression: expression.clone(),
                 value: bounded(value),
                 operator: leaf.operator.name(),
-                target: bounded(target),
+                target: bounded(target.into_owned()),
                 result,
             });
         }

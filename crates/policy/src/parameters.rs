@@ -100,7 +100,8 @@ fn check_value(declaration: &Value, value: &Value, path: &str) -> Result<(), Fau
         return Err(Fault::new(path, format!("the value is no {kind}")));
     }
     let allowed = get(declaration, "allowedValues").and_then(Value::as_array);
-    let Some(allowed) = allowed else {
+    // Some of Azure's own definitions have an empty list, and mean that there is none.
+    let Some(allowed) = allowed.filter(|allowed| !allowed.is_empty()) else {
         return Ok(());
     };
     let one = |value: &Value| allowed.iter().any(|item| equal(item, value));
