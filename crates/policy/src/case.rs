@@ -15,7 +15,7 @@ use crate::effect::Effect;
 use crate::error::Fault;
 use crate::evaluate::{Evaluated, Evaluation, Surroundings};
 use crate::field::resource_type;
-use crate::json::{get, list, text};
+use crate::json::{self, get, list, text};
 use crate::parameters;
 use crate::request;
 use crate::verdict::{self, Question, State, Verdict};
@@ -193,8 +193,7 @@ fn judge(
 ) -> Result<(Value, Vec<Evaluated>), Fault> {
     let aliases = &with_test_aliases(case, aliases)?;
     let null = Value::Null;
-    let resource =
-        get(case, "resource").ok_or_else(|| Fault::new("resource", "a case needs its resource"))?;
+    let resource = &judged(case)?;
     let units = units(case, resource, library, aliases, now)?;
     let at_request =
         text(case, "evaluation").is_some_and(|how| how.eq_ignore_ascii_case("request"));
@@ -215,6 +214,27 @@ fn judge(
         .map(|unit| question(case, unit, resource, hierarchy, aliases).answer())
         .collect();
     Ok(summary(&units, verdicts, request))
+}
+
+/// The resource that is judged: what a request proposes, on top of what exists where it is a PATCH, and
+/// what exists where the request brings nothing.
+fn judged(case: &Value) -> Result<Value, Fault> {
+    let request = get(case, "request").unwrap_or(&Value::Null);
+    let existing = ["existing", "existingResource", "resource"]
+        .iter()
+        .find_map(|name| get(request, name))
+        .filter(|existing| existing.is_object());
+    let patches = text(request, "method").is_some_and(|m| m.eq_ignore_ascii_case("PATCH"));
+    match (get(case, "resource"), existing) {
+        (Some(patch), Some(existing)) if patches => {
+            let mut whole = existing.clone();
+            json::patch(&mut whole, patch);
+            Ok(whole)
+        }
+        (Some(resource), _) => Ok(resource.clone()),
+        (None, Some(existing)) => Ok(existing.clone()),
+        (None, None) => Err(Fault::new("resource", "a case needs its resource")),
+    }
 }
 
 fn with_test_aliases(case: &Value, aliases: &Arc<Aliases>) -> Result<Aliases, Fault> {
@@ -344,7 +364,7 @@ fn units(
                 .unwrap_or_else(|| json!({})),
         );
     }
-    let policies = list(case, "policies");
+    let policies = &policies(case);
     let mut units = Vec::new();
     for assignment in &assignments {
         let builder = Builder {
@@ -382,6 +402,21 @@ fn units(
     Ok(units)
 }
 
+/// The entries of `policies`; of an object, each under its name.
+fn policies(case: &Value) -> Vec<Value> {
+    let Some(Value::Object(named)) = get(case, "policies") else {
+        return list(case, "policies").to_vec();
+    };
+    let entry = |(name, policy): (&String, &Value)| {
+        let mut policy = policy.clone();
+        if let Value::Object(object) = &mut policy {
+            object.insert("name".to_owned(), Value::String(name.clone()));
+        }
+        policy
+    };
+    named.iter().map(entry).collect()
+}
+
 /// The names under which a policy's verdict is given.
 fn keys(policy: &Value, index: usize) -> Vec<String> {
     let own = ["id", "name", "policyDefinitionReferenceId", "referenceId"]
@@ -417,7 +452,6 @@ impl Builder<'_> {
         for source in [
             crate::scope::own(self.assignment, "parameters"),
             get(self.case, "parameters"),
-            index.and(get(holder, "parameters")),
         ] {
             given.extend(
                 source
@@ -426,11 +460,13 @@ impl Builder<'_> {
                     .unwrap_or_default(),
             );
         }
-        if index.is_some() && get(holder, "parameters").is_some() {
-            given = get(holder, "parameters")
-                .and_then(Value::as_object)
-                .cloned()
-                .unwrap_or_default();
+        // What the case gives for all its policies need not suit each of them.
+        let own_values = get(holder, "parameters").and_then(Value::as_object);
+        let bare = get(holder, "policyRule").is_some() || get(holder, "properties").is_some();
+        match (index, own_values) {
+            (Some(_), Some(values)) if !bare => given = values.clone(),
+            (Some(_), _) => given.retain(|name, _| compiled.declares(name)),
+            (None, _) => {}
         }
         let own = get(holder, "assignment").unwrap_or(self.assignment);
         match compiled {

@@ -48,6 +48,17 @@ pub enum Compiled {
     Initiative(Initiative),
 }
 
+impl Compiled {
+    /// Whether there is a parameter of this name.
+    pub fn declares(&self, name: &str) -> bool {
+        let declared = match self {
+            Compiled::Definition(definition) => &definition.parameters,
+            Compiled::Initiative(initiative) => &initiative.parameters,
+        };
+        member(declared, name).is_some()
+    }
+}
+
 /// Policies of one initiative.
 pub const MEMBERS_MAX: usize = 1_000;
 

@@ -155,6 +155,7 @@ impl<'a> Evaluation<'a> {
             Operand::Constant(target) => Cow::Borrowed(target),
             computed => Cow::Owned(self.operand(computed)?),
         };
+        self.step(work(&target))?;
         let (kind, expression, value, result) = match &leaf.subject {
             Subject::Field(field, text) => {
                 let (value, result) = self.field_holds(field, leaf.operator, &target)?;
@@ -264,6 +265,7 @@ impl<'a> Evaluation<'a> {
                 single => (vec![single], None),
             },
         };
+        self.step(elements.len())?;
         let Some(filter) = &count.filter else {
             return Ok(elements.len());
         };
@@ -321,18 +323,13 @@ impl<'a> Evaluation<'a> {
             return self.lazy(function, arguments);
         }
         let mut values = Vec::with_capacity(arguments.len());
-        let mut work = 0usize;
+        let mut steps = 0usize;
         for argument in arguments {
             let value = self.expression(argument)?;
-            work += match &value {
-                Value::String(text) => text.len() / 64,
-                Value::Array(items) => items.len(),
-                Value::Object(object) => object.len(),
-                _ => 0,
-            };
+            steps += work(&value);
             values.push(value);
         }
-        self.step(work)?;
+        self.step(steps)?;
         let answer = match function.need {
             Need::Context => Ok(self.context(function.name)),
             Need::Evaluation => self.own(function.name, &values),
@@ -451,6 +448,16 @@ fn expr_text(value: &Value) -> Outcome<&str> {
     value
         .as_str()
         .ok_or_else(|| EvaluationError::new("expected a text"))
+}
+
+/// Steps that it takes to look at a value.
+fn work(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len() / 64,
+        Value::Array(items) => items.len(),
+        Value::Object(object) => object.len(),
+        _ => 0,
+    }
 }
 
 /// A value as the explanation keeps it.

@@ -77,6 +77,27 @@ pub fn key_of(object: &Map<String, Value>, name: &str) -> String {
         .unwrap_or_else(|| name.to_owned())
 }
 
+/// Changes a value as a JSON merge patch says: members are merged, a null removes, all else replaces.
+pub fn patch(value: &mut Value, with: &Value) {
+    let Value::Object(changes) = with else {
+        *value = with.clone();
+        return;
+    };
+    if !value.is_object() {
+        *value = Value::Object(Map::new());
+    }
+    let Value::Object(object) = value else {
+        return;
+    };
+    for (name, change) in changes {
+        let key = key_of(object, name);
+        match change {
+            Value::Null => drop(object.shift_remove(&key)),
+            change => patch(object.entry(key).or_insert(Value::Null), change),
+        }
+    }
+}
+
 enum Open {
     Array(Vec<Value>),
     Object(Map<String, Value>, String),
