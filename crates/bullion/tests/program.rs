@@ -159,3 +159,63 @@ fn who_may_not_or_cannot_sign_in_is_told_what_to_do() {
         .failed()
         .tells(&["hint:", "bullion serve"]);
 }
+
+/// Runs `bullion policy` over files: what stands on stdout, word for word, and the exit code.
+#[track_caller]
+fn check_policy(folder: &std::path::Path, args: &[&str], code: i32, stdout: &str) {
+    let output = command()
+        .arg("policy")
+        .args(args)
+        .current_dir(folder)
+        .output()
+        .expect("cannot start the program");
+    let said = Said::from(output);
+    assert_eq!(said.code, Some(code), "{said:#?}");
+    assert_eq!(said.stdout, stdout, "{said:#?}");
+    assert_eq!(said.stderr.is_empty(), code == 0, "{said:#?}");
+}
+
+#[test]
+fn policies_are_checked_and_tested_without_a_server() {
+    let folder = tempfile::tempdir().expect("cannot make a folder");
+    let write = |name: &str, text: &str| {
+        std::fs::write(folder.path().join(name), text).expect("cannot write a file");
+    };
+    std::fs::create_dir(folder.path().join("rules")).expect("cannot make a folder");
+    write(
+        "rules/tagged.json",
+        r#"{"policyRule": { // an owner is asked for
+            "if": {"field": "tags.owner", "exists": false}, "then": {"effect": "deny"}}}"#,
+    );
+    write(
+        "wrong.json",
+        r#"{"policyRule": {"if": {"field": "type", "is": 1}, "then": {"effect": "deny"}}}"#,
+    );
+    write(
+        "cases.json",
+        r#"{"cases": [
+            {"id": "bare", "definitionPath": "tagged.json", "evaluation": "request",
+             "resource": {"type": "Test/things"}, "expect": {"request": "deny"}},
+            {"id": "owned", "definitionPath": "tagged.json",
+             "resource": {"type": "Test/things", "tags": {"Owner": "me"}}, "expect": {"if": true}}]}"#,
+    );
+    check_policy(
+        folder.path(),
+        &["check", "rules"],
+        0,
+        "fine    rules/tagged.json (definition)\n1 passed, 0 failed\n",
+    );
+    check_policy(
+        folder.path(),
+        &["check", "wrong.json"],
+        1,
+        "refused wrong.json: policyRule.if.is: there is no condition `is`\n0 passed, 1 failed\n",
+    );
+    check_policy(
+        folder.path(),
+        &["test", "cases.json", "--definitions", "rules"],
+        1,
+        "failed owned: if: expected true, got false [policyRule.if: tags.owner = \"me\" exists false is false]\n\
+         1 passed, 1 failed\n",
+    );
+}

@@ -108,6 +108,9 @@ fn nested(depth: usize) -> Value {
 #[test]
 fn nesting_has_a_limit() {
     assert!(compile(&nested(512), &Aliases::default()).is_ok());
+    let deepest = json!({"id": "deepest", "definition": nested(512), "resource": {"type": "x"},
+        "expect": {"if": false}});
+    check("deepest", &deepest.to_string());
     let fault = compile(&nested(513), &Aliases::default()).expect_err("too deep");
     assert!(fault.reason.contains("512"), "{fault}");
     assert!(json::parse(&"[".repeat(100_000)).is_err());
