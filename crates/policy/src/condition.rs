@@ -12,6 +12,8 @@ use crate::json::member;
 pub const NESTING_MAX: usize = 512;
 /// Deepest nesting of counts in counts.
 pub const COUNTS_MAX: usize = 16;
+/// Characters of a condition's path that are kept for the explanation.
+const PATH_CHARS_MAX: usize = 240;
 /// Deepest nesting of lists and objects in a value that a rule gives.
 const OPERAND_DEPTH_MAX: usize = 64;
 
@@ -206,7 +208,7 @@ impl<'a> Compiler<'a> {
         let (operator, target) =
             test.ok_or_else(|| Fault::new(path, "expected a test such as `equals`"))?;
         Ok(Leaf {
-            path: path.to_owned(),
+            path: kept(path),
             subject,
             operator,
             target,
@@ -433,6 +435,13 @@ fn folded_list(operands: Vec<Operand>) -> Operand {
         _ => None,
     });
     Operand::Constant(values.collect())
+}
+
+/// A path as a condition keeps it: its end, where deep nesting makes it long. A body may hold tens of
+/// thousands of conditions, and their paths must not take more than the body.
+fn kept(path: &str) -> String {
+    let tail = path.char_indices().rev().nth(PATH_CHARS_MAX);
+    tail.map_or_else(|| path.to_owned(), |(at, _)| format!("…{}", &path[at..]))
 }
 
 fn shown(value: &Value) -> String {

@@ -323,13 +323,12 @@ impl<'a> Evaluation<'a> {
             return self.lazy(function, arguments);
         }
         let mut values = Vec::with_capacity(arguments.len());
-        let mut steps = 0usize;
         for argument in arguments {
             let value = self.expression(argument)?;
-            steps += work(&value);
+            // Charged as it is made, so that many large arguments never stand in memory together.
+            self.step(work(&value))?;
             values.push(value);
         }
-        self.step(steps)?;
         let answer = match function.need {
             Need::Context => Ok(self.context(function.name)),
             Need::Evaluation => self.own(function.name, &values),
@@ -454,8 +453,8 @@ fn expr_text(value: &Value) -> Outcome<&str> {
 fn work(value: &Value) -> usize {
     match value {
         Value::String(text) => text.len() / 64,
-        Value::Array(items) => items.len(),
-        Value::Object(object) => object.len(),
+        Value::Array(items) => items.len() + items.iter().map(work).sum::<usize>(),
+        Value::Object(object) => object.len() + object.values().map(work).sum::<usize>(),
         _ => 0,
     }
 }
