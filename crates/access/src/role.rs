@@ -73,6 +73,8 @@ const BUILT_IN: &[RoleDefinition] = &[
                 "Bullion.Factory/applications/write",
                 "Bullion.Factory/applications/delete",
                 "Bullion.Factory/applications/addPassword/action",
+                "Bullion.Factory/servicePrincipals/write",
+                "Bullion.Factory/servicePrincipals/delete",
                 "Bullion.Factory/tenants/write",
                 "Bullion.Factory/tenants/delete",
                 "Bullion.Factory/promotions/approve/action",

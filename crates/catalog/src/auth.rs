@@ -170,6 +170,8 @@ pub enum Record {
         display_name: String,
         audience: Audience,
     },
+    /// `Bullion.Factory/servicePrincipals`: an application of another tenant, consented into the permit's.
+    ServicePrincipal { app: AppId, principal: PrincipalId },
     /// `Microsoft.Authorization/roleAssignments`: at the scope that the resource sits on, in the permit's tenant.
     RoleAssignment(Assignment),
 }

@@ -11,8 +11,8 @@ use http::Method;
 use crate::operation::{Operation, Subject, Tenancy, no_links};
 use crate::path::{ArmPath, Place, Shape};
 use crate::resources::{
-    applications, everything, galleries, groups, images, machines, operations, roles, runs,
-    subscriptions, templates, tenancy, versions,
+    applications, consents, everything, galleries, groups, images, machines, operations, roles,
+    runs, subscriptions, templates, tenancy, versions,
 };
 
 const ROOT: &[Place] = &[Place::Root];
@@ -95,6 +95,10 @@ fn identity() -> Vec<Operation> {
         row!(GET Collection applications::KIND, ROOT, "Bullion.Factory/applications/read", applications::all),
         row!(DELETE Named applications::KIND, ROOT, "Bullion.Factory/applications/delete", applications::remove),
         row!(POST Collection "Bullion.Factory/applications/addPassword", ROOT, "Bullion.Factory/applications/addPassword/action", applications::add_password),
+        row!(PUT Named consents::KIND, ROOT, "Bullion.Factory/servicePrincipals/write", consents::put),
+        row!(GET Named consents::KIND, ROOT, "Bullion.Factory/servicePrincipals/read", consents::get),
+        row!(GET Collection consents::KIND, ROOT, "Bullion.Factory/servicePrincipals/read", consents::all),
+        row!(DELETE Named consents::KIND, ROOT, "Bullion.Factory/servicePrincipals/delete", consents::remove),
         row!(PUT Named roles::ASSIGNMENT, ANYWHERE, "Microsoft.Authorization/roleAssignments/write", roles::put),
         row!(GET Named roles::ASSIGNMENT, ANYWHERE, "Microsoft.Authorization/roleAssignments/read", roles::get),
         row!(GET Collection roles::ASSIGNMENT, ANYWHERE, "Microsoft.Authorization/roleAssignments/read", roles::all),

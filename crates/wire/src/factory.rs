@@ -12,6 +12,7 @@ use crate::{AppId, ArmErrorBody, PrincipalId, ProvisioningState, TenantId};
 pub type Region = Resource<RegionProperties>;
 pub type Tenant = Resource<TenantProperties>;
 pub type Application = Resource<ApplicationProperties>;
+pub type ServicePrincipal = Resource<ServicePrincipalProperties>;
 pub type Run = Resource<RunProperties>;
 pub type MachineImage = Resource<MachineImageProperties>;
 
@@ -53,6 +54,24 @@ pub struct ApplicationProperties {
     /// The application's service principal in the caller's tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub principal_id: Option<PrincipalId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provisioning_state: Option<ProvisioningState>,
+}
+
+/// `/providers/Bullion.Factory/servicePrincipals/{name}`: an application of another tenant, consented into the
+/// caller's.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServicePrincipalProperties {
+    pub app_id: AppId,
+    /// Read-only: what role assignments of this tenant name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal_id: Option<PrincipalId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+    /// Read-only: where the application is registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app_owner_tenant_id: Option<TenantId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provisioning_state: Option<ProvisioningState>,
 }

@@ -15,6 +15,7 @@ use crate::resource::{Draft, UniqueKey};
 
 pub(super) const TENANTS: &str = "Bullion.Factory/tenants";
 pub(super) const APPLICATIONS: &str = "Bullion.Factory/applications";
+const CONSENTS: &str = "Bullion.Factory/servicePrincipals";
 const SUBSCRIPTIONS: &str = "Microsoft.Resources/subscriptions";
 const ASSIGNMENTS: &str = "Microsoft.Authorization/roleAssignments";
 const OWNER: &str = "8e3af657-a8ff-443c-a75c-2fe8c4bcb635";
@@ -28,6 +29,7 @@ pub(super) fn check(permit: &Permit, record: &Record, created: bool) -> Result<(
         Record::Tenant { .. } => found.is(TENANTS),
         Record::Subscription => found.is(SUBSCRIPTIONS) && id.subscription().is_some(),
         Record::Application { .. } => found.is(APPLICATIONS),
+        Record::ServicePrincipal { .. } => found.is(CONSENTS),
         Record::RoleAssignment(assignment) => {
             found.is(ASSIGNMENTS) && assignment_fits(permit, assignment)
         }
@@ -51,6 +53,15 @@ pub(super) async fn check_deletable(tx: &mut SqliteConnection, permit: &Permit) 
         return Err(mismatch(
             "the operator application cannot be deleted".into(),
         ));
+    }
+    if kind.is(CONSENTS) {
+        return withdraw_rights(tx, permit).await;
+    }
+    if kind.is(APPLICATIONS) {
+        return match application_at(tx, permit).await? {
+            Some(app) => withdraw_consents(tx, app).await,
+            None => Ok(()),
+        };
     }
     if !kind.is(TENANTS) {
         return Ok(());
@@ -128,6 +139,9 @@ impl SqliteCatalog {
             } => {
                 write_application(tx, permit, row, *app, display_name, *audience).await?;
                 add_principal(tx, permit.tenant(), *app, *principal).await
+            }
+            Record::ServicePrincipal { app, principal } => {
+                write_consent(tx, permit, row, *app, *principal).await
             }
             Record::RoleAssignment(assignment) => write_assignment(tx, row, assignment).await,
         }
@@ -216,7 +230,7 @@ impl SqliteCatalog {
 }
 
 fn needs_record(found: &ResourceType) -> bool {
-    [TENANTS, APPLICATIONS, SUBSCRIPTIONS, ASSIGNMENTS]
+    [TENANTS, APPLICATIONS, CONSENTS, SUBSCRIPTIONS, ASSIGNMENTS]
         .iter()
         .any(|kind| found.is(kind))
 }
@@ -273,11 +287,15 @@ async fn write_application(
     .bind(display_name)
     .bind(audience.as_str())
     .bind(row)
-    .execute(tx)
+    .execute(&mut *tx)
     .await
     .map_err(failed("write an application"))?;
     if written.rows_affected() == 1 {
-        return Ok(());
+        // Closed to others: what others had consented to is over.
+        return match audience {
+            Audience::Home => withdraw_consents(tx, app).await,
+            Audience::ManyTenants => Ok(()),
+        };
     }
     Err(mismatch(format!(
         "{} keeps the client id that it was made with",
@@ -302,6 +320,88 @@ async fn add_principal(
     .await
     .map(drop)
     .map_err(failed("add a service principal"))
+}
+
+/// A consent: the application's principal in a tenant that is not its own.
+async fn write_consent(
+    tx: &mut SqliteConnection,
+    permit: &Permit,
+    row: i64,
+    app: AppId,
+    principal: PrincipalId,
+) -> Result<()> {
+    const OPERATION: &str = "consent to an application";
+    let open = sqlx::query_scalar::<_, bool>(
+        "select exists (select 1 from applications where app = ?1 and audience = ?2 and home <> ?3)",
+    )
+    .bind(app.to_string())
+    .bind(Audience::ManyTenants.as_str())
+    .bind(permit.tenant().to_string())
+    .fetch_one(&mut *tx)
+    .await
+    .map_err(failed(OPERATION))?;
+    if !open {
+        return Err(mismatch(format!(
+            "no application {app} of another tenant is open to this one"
+        )));
+    }
+    let written = sqlx::query(
+        "insert into principals (tenant, app, principal, resource) values (?1, ?2, ?3, ?4)
+         on conflict (tenant, app) do update set resource = excluded.resource
+             where resource = excluded.resource and principal = excluded.principal",
+    )
+    .bind(permit.tenant().to_string())
+    .bind(app.to_string())
+    .bind(principal.to_string())
+    .bind(row)
+    .execute(tx)
+    .await
+    .map_err(failed(OPERATION))?;
+    if written.rows_affected() == 1 {
+        return Ok(());
+    }
+    Err(CatalogError::Taken {
+        key: UniqueKey::new("service-principal", &[&app.to_string()]),
+        holder: permit.scope().clone(),
+    })
+}
+
+/// With a consent go the roles that its principal was given: nobody is left to hold them.
+async fn withdraw_rights(tx: &mut SqliteConnection, permit: &Permit) -> Result<()> {
+    sqlx::query(
+        "delete from resources where row in
+             (select assignments.resource from assignments
+              join principals on principals.tenant = assignments.tenant
+                   and principals.principal = assignments.principal
+              join resources as consents on consents.row = principals.resource
+              where consents.tenant = ?1 and consents.id_key = ?2)",
+    )
+    .bind(permit.tenant().to_string())
+    .bind(permit.scope().folded())
+    .execute(tx)
+    .await
+    .map(drop)
+    .map_err(failed("withdraw the rights of a service principal"))
+}
+
+/// An application that goes takes the consents of all tenants along, and what they were given.
+async fn withdraw_consents(tx: &mut SqliteConnection, app: AppId) -> Result<()> {
+    const OPERATION: &str = "withdraw the consents to an application";
+    for statement in [
+        "delete from resources where row in
+             (select assignments.resource from assignments
+              join principals on principals.tenant = assignments.tenant
+                   and principals.principal = assignments.principal
+              where principals.app = ?1 and principals.resource is not null)",
+        "delete from resources where row in (select resource from principals where app = ?1)",
+    ] {
+        sqlx::query(statement)
+            .bind(app.to_string())
+            .execute(&mut *tx)
+            .await
+            .map_err(failed(OPERATION))?;
+    }
+    Ok(())
 }
 
 pub(super) async fn principal_of(

@@ -3,6 +3,7 @@
 //! A handler runs after authorisation and reads and writes under its call's permit. Must not decide who may.
 
 pub mod applications;
+pub mod consents;
 pub mod everything;
 pub mod galleries;
 pub mod groups;

@@ -206,3 +206,115 @@ async fn an_application_signs_in_with_any_of_its_secrets() {
         json!([700016])
     );
 }
+
+#[tokio::test]
+async fn a_consented_application_signs_in_where_it_was_consented_to() {
+    let site = Site::start().await;
+    let (one, token_1) = tenant(&site, "engineering").await;
+    let (two, token_2) = tenant(&site, "production").await;
+    subscription(&site, &token_1, SUBSCRIPTION).await;
+    let application = "/providers/Bullion.Factory/applications/promoter";
+    let consent = "/providers/Bullion.Factory/servicePrincipals/promoter";
+    let put = async |token: &str, path: &str, properties: Value| {
+        let body = json!({ "properties": properties });
+        site.ask_as(token, "PUT", path, Some(body)).await
+    };
+    let made = put(&token_2, application, json!({})).await;
+    let app = made.body["properties"]["appId"]
+        .as_str()
+        .unwrap()
+        .to_string();
+    let asked = json!({ "appId": app });
+    let closed = put(&token_1, consent, asked.clone()).await;
+    let unknown = json!({ "appId": "99999999-9999-4999-8999-999999999999" });
+    let unknown = put(&token_1, consent, unknown).await;
+    assert_eq!((closed.status, unknown.status), (404, 404));
+    let open = put(&token_2, application, json!({ "multiTenant": true })).await;
+    assert_eq!(open.status, 200);
+    assert_eq!(
+        put(&token_2, consent, asked.clone()).await.status,
+        409,
+        "at home"
+    );
+    for (body, status) in [
+        (json!({}), 400),
+        (json!({ "appId": "x" }), 400),
+        (asked.clone(), 201),
+        (asked.clone(), 200),
+        (json!({ "appId": site.app }), 409),
+    ] {
+        let seen = put(&token_1, consent, body.clone()).await;
+        assert_eq!(seen.status, status, "{body}: {:?}", seen.body);
+    }
+    let twice = format!("{consent}-2");
+    assert_eq!(put(&token_1, &twice, asked).await.status, 409);
+
+    let secret = format!("{application}/addPassword");
+    let secret = site.ask_as(&token_2, "POST", &secret, None).await;
+    let secret = secret.body["secretText"].as_str().unwrap();
+    let app = app.parse().unwrap();
+    let shown = site.ask_as(&token_1, "GET", consent, None).await;
+    assert_eq!(
+        shown.body["properties"]["appOwnerTenantId"],
+        two.to_string()
+    );
+    let principal = shown.body["properties"]["principalId"].clone();
+    let role =
+        "/providers/Microsoft.Authorization/roleDefinitions/acdd72a7-3385-48ef-bd42-f606fba81ae7";
+    let assignment = format!(
+        "{GROUP}/providers/Microsoft.Authorization/roleAssignments/22222222-2222-4222-8222-222222222222"
+    );
+    let given = json!({ "roleDefinitionId": role, "principalId": principal });
+    assert_eq!(put(&token_1, &assignment, given).await.status, 201);
+    let home = site.token(&two.to_string(), app, secret).await;
+    assert_eq!(home.status, 200);
+    let guest = site.token(&one.to_string(), app, secret).await;
+    let guest = guest.body["access_token"].as_str().unwrap().to_string();
+    assert_eq!(site.ask_as(&guest, "GET", GROUP, None).await.status, 200);
+    assert_eq!(
+        site.ask_as(&guest, "DELETE", consent, None).await.status,
+        403
+    );
+
+    // Withdrawn: a token that is still valid has no right left, and there is no other to be had.
+    let gone = site.ask_as(&token_1, "DELETE", consent, None).await;
+    assert_eq!(gone.status, 200, "{:?}", gone.body);
+    assert_eq!(site.ask_as(&guest, "GET", GROUP, None).await.status, 403);
+    let refused = site.token(&one.to_string(), app, secret).await;
+    assert_eq!(refused.body["error_codes"], json!([700016]));
+    assert_eq!(site.token(&two.to_string(), app, secret).await.status, 200);
+    let listed = site
+        .ask_as(
+            &token_1,
+            "GET",
+            "/providers/Bullion.Factory/servicePrincipals",
+            None,
+        )
+        .await;
+    assert_eq!(listed.body["value"], json!([]));
+
+    // One that is closed to others again ends their consents.
+    let again = put(&token_1, consent, json!({ "appId": app })).await;
+    assert_eq!(again.status, 201, "{:?}", again.body);
+    let shut = put(&token_2, application, json!({ "multiTenant": false })).await;
+    assert_eq!(shut.status, 200);
+    let gone = site.ask_as(&token_1, "GET", consent, None).await;
+    assert_eq!(gone.status, 404);
+    let open = put(&token_2, application, json!({ "multiTenant": true })).await;
+    assert_eq!(open.status, 200);
+
+    // An application that goes takes consents of other tenants along.
+    let again = put(&token_1, consent, json!({ "appId": app })).await;
+    assert_eq!(again.status, 201, "{:?}", again.body);
+    assert_ne!(again.body["properties"]["principalId"], principal);
+    assert_eq!(
+        site.ask_as(&token_2, "DELETE", application, None)
+            .await
+            .status,
+        200
+    );
+    assert_eq!(
+        site.ask_as(&token_1, "GET", consent, None).await.status,
+        404
+    );
+}
