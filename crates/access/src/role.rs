@@ -78,6 +78,7 @@ const BUILT_IN: &[RoleDefinition] = &[
                 "Bullion.Factory/tenants/write",
                 "Bullion.Factory/tenants/delete",
                 "Bullion.Factory/promotions/approve/action",
+                "Bullion.Factory/promotions/reject/action",
             ],
         },
     },

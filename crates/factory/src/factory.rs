@@ -14,6 +14,7 @@ use tokio::sync::OnceCell;
 use crate::build::{BuildError, SandboxProgram, TreeExecutor};
 use crate::deploy::{DeleteMachine, Deploy, Machines};
 use crate::pipeline::{BuildRun, Builder, WorkDisks};
+use crate::promote::{Promote, Promotions};
 use crate::regions::{RegionError, Regions};
 use crate::replicate::{RECONCILER, Replicate};
 use crate::source::{DebianArchive, Provider};
@@ -144,7 +145,9 @@ impl Factory {
         runner.register(BuildRun(Arc::clone(self)));
         runner.register(Deploy(Arc::clone(self)));
         runner.register(DeleteMachine(Arc::clone(self)));
+        runner.register(Promote(Arc::clone(self)));
         runner.reconcile(Arc::new(Replicate(Arc::clone(self))));
+        runner.reconcile(Arc::new(Promotions(Arc::clone(self))));
         // A second registration keeps the first runner's signals.
         let _ = self.jobs.set(runner.jobs());
     }
@@ -163,6 +166,11 @@ impl Factory {
     /// What machines run on here, and why. Probed once by running a guest.
     pub async fn acceleration(&self) -> Acceleration {
         self.hypervisor().await.acceleration().clone()
+    }
+
+    /// Through which this factory submits jobs of its own, once it is registered.
+    pub(crate) fn jobs(&self) -> Option<&Jobs> {
+        self.jobs.get()
     }
 
     pub(crate) async fn hypervisor(&self) -> &Arc<dyn Hypervisor> {

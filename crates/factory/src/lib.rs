@@ -8,6 +8,7 @@ pub mod build;
 pub mod deploy;
 mod factory;
 pub mod pipeline;
+pub mod promote;
 pub mod publish;
 mod regions;
 pub mod replicate;

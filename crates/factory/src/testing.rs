@@ -217,7 +217,12 @@ impl World {
             .expect("dismiss");
     }
 
-    async fn permit_of(&self, identity: &Identity, verb: &str, scope: &ResourceId) -> Permit {
+    pub(crate) async fn permit_of(
+        &self,
+        identity: &Identity,
+        verb: &str,
+        scope: &ResourceId,
+    ) -> Permit {
         let grants = self
             .catalog
             .grants(identity.tenant, identity.principal)

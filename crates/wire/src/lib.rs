@@ -13,6 +13,7 @@ mod names;
 pub mod oauth;
 mod operation;
 mod page;
+pub mod promotion;
 mod resource_id;
 pub mod resources;
 mod state;

@@ -1,0 +1,137 @@
+//! Looks after promotions that no job works on: an approval that did not come in time ends one, and one whose region
+//! was down is tried again.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use access::{Action, Identity, Permit, SystemReason, authorize};
+use async_trait::async_trait;
+use catalog::{CatalogError, PageRequest, Resource};
+use jiff::Timestamp;
+use jobs::{Cancel, Reconciler, StepError, Submit};
+use wire::promotion::{PromotionProperties, PromotionState};
+use wire::{ResourceId, ResourceType, TenantId};
+
+use super::record::{self, Record};
+use super::{PROMOTION_TYPE, PROMOTION_WRITE, Promote, PromoteInput, decide};
+use crate::factory::Factory;
+
+const PERIOD: Duration = Duration::from_secs(60);
+/// Pages of promotions of one tenant in one pass.
+const PAGES_MAX: usize = 100;
+
+pub struct Promotions(pub Arc<Factory>);
+
+#[async_trait]
+impl Reconciler for Promotions {
+    fn name(&self) -> &'static str {
+        "promotions"
+    }
+
+    fn period(&self) -> Duration {
+        PERIOD
+    }
+
+    async fn reconcile(&self, stop: &Cancel) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let mut first_error: Option<StepError> = None;
+        for tenant in self.0.auth.tenants().await? {
+            for promotion in self.all(tenant.tenant).await? {
+                if stop.is_raised() {
+                    return Ok(());
+                }
+                if let Err(error) = self.look_after(&promotion).await {
+                    // The next one may do better; the pass still failed.
+                    tracing::warn!(promotion = %promotion.id, %error, "a promotion cannot be looked after");
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        first_error.map_or(Ok(()), |error| Err(error.into()))
+    }
+}
+
+impl Promotions {
+    async fn all(&self, tenant: TenantId) -> Result<Vec<Resource>, CatalogError> {
+        let action = Action::new(format!("{PROMOTION_TYPE}/read"));
+        let permit = Permit::system(SystemReason::Reconcile, action, ResourceId::root(), tenant);
+        let kind = ResourceType::new(PROMOTION_TYPE);
+        let mut found = Vec::new();
+        let mut page = PageRequest::largest();
+        for _ in 0..PAGES_MAX {
+            let answer = self.0.catalog.list(&permit, &kind, page).await?;
+            found.extend(answer.resources);
+            let Some(next) = answer.next else {
+                break;
+            };
+            page = PageRequest::largest().after(next);
+        }
+        Ok(found)
+    }
+
+    async fn look_after(&self, resource: &Resource) -> Result<(), StepError> {
+        let promotion = record::parse(&resource.properties)?;
+        let now = self.0.clock.now();
+        let record = Record::in_tenant(&self.0, &resource.id, resource.tenant);
+        match promotion.state {
+            PromotionState::WaitingForApproval if due(&promotion, now) => {
+                record
+                    .change(|promotion| {
+                        decide::expire(promotion, now);
+                    })
+                    .await
+            }
+            PromotionState::WaitingForRegion => self.again(&record, resource, &promotion).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Submits the job again for whoever asked, if they still may ask.
+    async fn again(
+        &self,
+        record: &Record,
+        resource: &Resource,
+        promotion: &PromotionProperties,
+    ) -> Result<(), StepError> {
+        let Some(jobs) = self.0.jobs() else {
+            return Ok(());
+        };
+        let asked = promotion.requested_by;
+        let identity = Identity {
+            tenant: asked.tenant,
+            principal: asked.principal,
+            app: asked.app,
+        };
+        let grants = self.0.auth.grants(asked.tenant, asked.principal).await?;
+        let action = Action::new(PROMOTION_WRITE);
+        let permit = authorize(&identity, &grants, &action, &resource.id, resource.tenant);
+        let permit = match permit {
+            Ok(permit) => permit,
+            Err(error) => {
+                let (now, why) = (self.0.clock.now().to_string(), error.to_string());
+                return record
+                    .change(|promotion| {
+                        promotion.state = PromotionState::Failed;
+                        promotion.end_time = Some(now.clone());
+                        promotion.message = format!("AuthorizationFailed: {why}");
+                    })
+                    .await;
+            }
+        };
+        let input = PromoteInput {
+            promotion: resource.id.clone(),
+        };
+        let submit = Submit {
+            exclusive: Some(super::exclusive(&resource.id)),
+            visible_at: Vec::new(),
+        };
+        match jobs.submit::<Promote>(&permit, &input, submit).await {
+            Ok(_) | Err(CatalogError::JobInTheWay { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn due(promotion: &PromotionProperties, now: Timestamp) -> bool {
+    decide::expire(&mut promotion.clone(), now)
+}

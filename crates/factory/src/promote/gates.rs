@@ -1,0 +1,199 @@
+//! What each gate of a stage asks, and what it writes down: the answer, when, by whom, and the evidence.
+
+use std::sync::Arc;
+
+use access::Permit;
+use jobs::{StepError, StepHandle};
+use machine::Firmware;
+use serde_json::{Value, json};
+use wire::Location;
+use wire::promotion::{Gate, GateState};
+use wire::template::Validator;
+
+use super::record::{self, Record};
+use super::{GATE_FAILED, GateOutcome, REGION_UNAVAILABLE, Source};
+use crate::factory::Factory;
+use crate::pipeline::{failed, store_failed};
+use crate::tattoo::Tattoo;
+use crate::test::TestSubject;
+
+/// A gate's answer before it is written down.
+struct Answer {
+    passed: bool,
+    message: String,
+    evidence: Value,
+}
+
+/// Asks one gate. A gate that passed before, in this job or the one before an approval, is not asked again.
+pub(super) async fn ask(
+    factory: &Arc<Factory>,
+    step: &StepHandle,
+    record: &Record,
+    own: &Permit,
+    gate: &Gate,
+    source: &Source,
+) -> Result<GateOutcome, StepError> {
+    let promotion = record.read().await?;
+    if record::passed(&promotion, gate.name()) {
+        return Ok(GateOutcome::Passed);
+    }
+    let answer = match gate {
+        Gate::TestsPassed { .. } => tests_passed(source),
+        Gate::DeployAndCheck {
+            region, validators, ..
+        } => deploy_and_check(factory, step, region, validators, source).await?,
+        Gate::Approval {
+            count,
+            expires_in_hours,
+            ..
+        } => {
+            let needed = usize::try_from(*count).unwrap_or(usize::MAX);
+            let hours = i64::from(*expires_in_hours);
+            return approval(step, record, gate.name(), needed, hours).await;
+        }
+    };
+    let by = own.identity().map(|identity| identity.principal);
+    let time = step.clock().now().to_string();
+    record
+        .gate(gate.name(), |verdict| {
+            verdict.state = if answer.passed {
+                GateState::Passed
+            } else {
+                GateState::Failed
+            };
+            verdict.time = Some(time.clone());
+            verdict.by = by.into_iter().collect();
+            verdict.message.clone_from(&answer.message);
+            verdict.evidence = answer.evidence.clone();
+        })
+        .await?;
+    if answer.passed {
+        step.log(format!("gate {}: passed", gate.name()));
+        return Ok(GateOutcome::Passed);
+    }
+    let message = format!("the gate `{}` said no: {}", gate.name(), answer.message);
+    Err(StepError::failed(GATE_FAILED, message))
+}
+
+/// A version that a run published has passed the checks of its recipe: one that failed them is never published.
+fn tests_passed(source: &Source) -> Answer {
+    let fact = |name: &str| source.facts.get(name).cloned().unwrap_or_default();
+    let run = fact("run");
+    let passed = run.is_string();
+    let message = match passed {
+        true => String::new(),
+        false => "no run is known that built and tested this version".to_owned(),
+    };
+    let evidence = json!({
+        "run": run,
+        "recipeDigest": fact("recipeDigest"),
+        "bootSeconds": fact("bootSeconds"),
+        "diskDigest": source.digest.to_string(),
+    });
+    Answer {
+        passed,
+        message,
+        evidence,
+    }
+}
+
+/// A machine is started from the version's disk as the region holds it, and the checks are run in it.
+async fn deploy_and_check(
+    factory: &Arc<Factory>,
+    step: &StepHandle,
+    region: &Location,
+    validators: &[Validator],
+    source: &Source,
+) -> Result<Answer, StepError> {
+    let hypervisor = factory.hypervisor().await;
+    let (regions, wanted, digest) = (Arc::clone(&factory.regions), region.clone(), source.digest);
+    let store = crate::pipeline::blocking(move || Ok(regions.holder(&wanted, &digest))).await?;
+    let store = store.ok_or_else(|| {
+        StepError::transient(REGION_UNAVAILABLE, format!("region {region} lost the disk"))
+    })?;
+    let disk = factory.disks.checkout(&store, digest).await;
+    let disk = disk.map_err(|error| match &error {
+        crate::pipeline::CheckoutError::Store(inner) => store_failed(inner),
+        _ => failed("StoreFailed", &error),
+    })?;
+    let work = factory.work_folder();
+    let work = work.map_err(|error| failed("TestFailed", &error))?;
+    let subject = TestSubject {
+        disk: disk.path().to_owned(),
+        work: work.path().join("machine"),
+        firmware: Firmware::Bios,
+        validators: validators.to_vec(),
+        tattoo: tattoo(source)?,
+    };
+    let log = |line: &str| step.log(line);
+    let report = tokio::select! {
+        report = crate::test::run(&**hypervisor, &subject, &log) => report,
+        () = step.until_cancelled() => return Err(StepError::canceled()),
+    };
+    let report = match report {
+        Ok(report) => report,
+        // A machine that does not come up is an answer, too.
+        Err(error) => {
+            return Ok(Answer {
+                passed: false,
+                message: crate::pipeline::chain(&error),
+                evidence: json!({ "region": region }),
+            });
+        }
+    };
+    let mut evidence = serde_json::to_value(&report).unwrap_or_default();
+    evidence["region"] = json!(region);
+    Ok(Answer {
+        passed: report.passed(),
+        message: report.failures(),
+        evidence,
+    })
+}
+
+fn tattoo(source: &Source) -> Result<Tattoo, StepError> {
+    let facts = source.facts.get("tattoo").and_then(Value::as_object);
+    let lines: String = facts
+        .into_iter()
+        .flatten()
+        .filter_map(|(key, value)| Some(format!("{key}={}\n", value.as_str()?)))
+        .collect();
+    Tattoo::parse(lines.as_bytes()).map_err(|error| failed("BadVersion", &error))
+}
+
+/// Enough different people have said yes, or it is written down until when that is waited for.
+async fn approval(
+    step: &StepHandle,
+    record: &Record,
+    name: &str,
+    needed: usize,
+    hours: i64,
+) -> Result<GateOutcome, StepError> {
+    let now = step.clock().now();
+    let expires = now + jiff::SignedDuration::from_hours(hours);
+    let mut outcome = GateOutcome::Waiting;
+    record
+        .change(|promotion| {
+            let approvals = std::mem::take(&mut promotion.approvals);
+            let Some(gate) = promotion.gates.iter_mut().find(|gate| gate.name == name) else {
+                return;
+            };
+            outcome = if approvals.len() >= needed {
+                gate.state = GateState::Passed;
+                gate.time = approvals.last().map(|last| last.time.clone());
+                gate.by = approvals.iter().map(|yes| yes.by.principal).collect();
+                gate.evidence = json!({ "approvals": approvals });
+                gate.message.clear();
+                promotion.expires = None;
+                // The next gate of this kind starts at none.
+                GateOutcome::Passed
+            } else {
+                gate.state = GateState::Waiting;
+                gate.message = format!("{} of {needed} approvals", approvals.len());
+                promotion.approvals = approvals;
+                promotion.expires.get_or_insert_with(|| expires.to_string());
+                GateOutcome::Waiting
+            };
+        })
+        .await?;
+    Ok(outcome)
+}
