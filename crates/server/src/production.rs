@@ -9,11 +9,13 @@ use catalog::{Catalog, CatalogError, NewJob, PageRequest, Precondition, Resource
 use factory::deploy::{self, DeleteMachine, DeleteMachineInput, Deploy, DeployInput};
 use factory::pipeline::{self, BuildRun, TemplateProblem};
 
+use factory::promote::{self, Promote, PromoteInput};
 use factory::replicate::{Copy, RegionResult, replication_status};
 use factory::{Factory, FactoryError, FactoryOptions, Spread};
 use jobs::{JobKind, Jobs, Runner, RunnerBuilder, StepError, StepHandle};
 use serde_json::{Map, Value};
 use wire::compute::PublishingProfile;
+use wire::promotion::PromotionProperties;
 use wire::{ArmError, ArmErrorBody, ErrorCode, Location, ResourceId, ResourceType, TenantId};
 
 use crate::engine::{self, Engine, EngineError, EngineParts};
@@ -202,6 +204,27 @@ impl Work for FactoryWork {
             }
         }
         Ok(())
+    }
+
+    fn promote(&self, promotion: &ResourceId) -> NewJob {
+        let mut job = new_job::<Promote>(&PromoteInput {
+            promotion: promotion.clone(),
+        });
+        job.exclusive = Some(promote::exclusive(promotion));
+        job
+    }
+
+    async fn verify_promotion(&self, promotion: &PromotionProperties) -> Result<Value, ArmError> {
+        let verified = promote::verify(&self.factory, promotion).await;
+        let verified = verified.map_err(|error| {
+            let linked = ErrorCode::LinkedAuthorizationFailed;
+            let code = match &error {
+                StepError::Failed { code, .. } if code == linked.as_str() => linked,
+                _ => ErrorCode::Conflict,
+            };
+            ArmError::new(code, error.to_string())
+        })?;
+        serde_json::to_value(verified).map_err(|error| errors::internal("showing a proof", &error))
     }
 
     fn nudge_replication(&self) {

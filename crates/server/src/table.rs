@@ -11,8 +11,8 @@ use http::Method;
 use crate::operation::{Operation, Subject, Tenancy, no_links};
 use crate::path::{ArmPath, Place, Shape};
 use crate::resources::{
-    applications, consents, everything, galleries, groups, images, machines, operations, roles,
-    runs, subscriptions, templates, tenancy, versions,
+    applications, consents, everything, galleries, groups, images, machines, operations, pipelines,
+    promotions, roles, runs, subscriptions, templates, tenancy, versions,
 };
 
 const ROOT: &[Place] = &[Place::Root];
@@ -151,12 +151,30 @@ fn factory() -> Vec<Operation> {
     ]
 }
 
+/// From stage to stage.
+fn promotion() -> Vec<Operation> {
+    vec![
+        row!(PUT Named pipelines::KIND, GROUP, "Bullion.Factory/pipelines/write", pipelines::put),
+        row!(GET Named pipelines::KIND, GROUP, "Bullion.Factory/pipelines/read", pipelines::get),
+        row!(GET Collection pipelines::KIND, LISTED, "Bullion.Factory/pipelines/read", pipelines::all),
+        row!(DELETE Named pipelines::KIND, GROUP, "Bullion.Factory/pipelines/delete", pipelines::remove),
+        row!(PUT Named promotions::KIND, GROUP, "Bullion.Factory/promotions/write", promotions::put, links: promotions::links),
+        row!(GET Named promotions::KIND, GROUP, "Bullion.Factory/promotions/read", promotions::get),
+        row!(GET Collection promotions::KIND, LISTED, "Bullion.Factory/promotions/read", promotions::all),
+        row!(POST Collection "Bullion.Factory/promotions/approve", GROUP, "Bullion.Factory/promotions/approve/action", promotions::approve),
+        row!(POST Collection "Bullion.Factory/promotions/reject", GROUP, "Bullion.Factory/promotions/reject/action", promotions::reject),
+        row!(POST Collection "Bullion.Factory/promotions/cancel", GROUP, "Bullion.Factory/promotions/cancel/action", promotions::cancel),
+        row!(POST Collection "Bullion.Factory/promotions/verify", GROUP, "Bullion.Factory/promotions/verify/action", promotions::verify),
+    ]
+}
+
 static TABLE: LazyLock<Vec<Operation>> = LazyLock::new(|| {
     let mut rows = installation();
     rows.extend(subscriptions());
     rows.extend(identity());
     rows.extend(compute());
     rows.extend(factory());
+    rows.extend(promotion());
     rows
 });
 

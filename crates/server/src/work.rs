@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use catalog::{NewJob, Resource};
 use jobs::{StepError, StepHandle};
 use serde_json::{Map, Value};
+use wire::promotion::PromotionProperties;
 use wire::{ArmError, Location, ResourceId, TenantId};
 
 /// A run that has its record and waits to be submitted.
@@ -34,6 +35,10 @@ pub trait Work: Send + Sync {
     fn delete_machine(&self, machine: &ResourceId) -> NewJob;
     /// Brings a version's disk to all its regions; the reason where one of them failed.
     async fn replicate(&self, step: &StepHandle, version: &Resource) -> Result<(), StepError>;
+    /// The job that brings a version to the next stage.
+    fn promote(&self, promotion: &ResourceId) -> NewJob;
+    /// Compares the disks of both stages, read anew.
+    async fn verify_promotion(&self, promotion: &PromotionProperties) -> Result<Value, ArmError>;
     /// Replicas of a version have changed; do not wait for the next round.
     fn nudge_replication(&self);
     /// Azure's `replicationStatus`.

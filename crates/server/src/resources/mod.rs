@@ -10,6 +10,8 @@ pub mod groups;
 pub mod images;
 pub mod machines;
 pub mod operations;
+pub mod pipelines;
+pub mod promotions;
 pub mod roles;
 pub mod runs;
 pub mod subscriptions;

@@ -3,6 +3,7 @@
 mod fake;
 mod galleries;
 mod hostile;
+mod promotions;
 mod rights;
 mod sign_in;
 mod site;
