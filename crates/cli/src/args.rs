@@ -70,6 +70,18 @@ pub enum Command {
     #[command(subcommand)]
     Version(Version),
 
+    /// Bring a version to the next stage of its pipeline
+    #[command(after_help = "Examples:
+  bullion promote 1.0.0 --to test
+  bullion promote 1.0.0 --to prod --pipeline golden --no-wait
+
+The promotion goes on when this command stops; where it waits for approval, `bullion promotion approve` gives it.")]
+    Promote(Promote),
+
+    /// Promotions under way and past
+    #[command(subcommand)]
+    Promotion(Promotion),
+
     /// Machines deployed from images
     #[command(subcommand)]
     Vm(Vm),
@@ -267,6 +279,75 @@ pub enum Version {
         path: String,
         #[command(flatten)]
         scope: Scope,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Promote {
+    /// Number of the version, such as `1.0.0`
+    pub version: String,
+
+    /// Stage to bring it to
+    #[arg(long, value_name = "STAGE")]
+    pub to: String,
+
+    /// Pipeline, by name or resource id; needed when more than one is visible
+    #[arg(long, value_name = "NAME|ID")]
+    pub pipeline: Option<String>,
+
+    /// Return as soon as the server has accepted it
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Promotion {
+    /// List promotions, newest first
+    #[command(after_help = "Example:
+  bullion promotion list")]
+    List,
+    /// Show one promotion: what each gate said, when and by whom
+    #[command(after_help = "Example:
+  bullion promotion show golden-prod-1.0.0")]
+    Show {
+        /// Promotion, by name or resource id
+        promotion: String,
+    },
+    /// Say yes to a promotion that waits for it
+    #[command(after_help = "Example:
+  bullion promotion approve golden-prod-1.0.0 --comment 'change 4711'
+
+Whoever built the version or asked for its promotion cannot approve it.")]
+    Approve {
+        /// Promotion, by name or resource id
+        promotion: String,
+        /// Why, for the record
+        #[arg(long, default_value = "")]
+        comment: String,
+    },
+    /// Say no to a promotion that waits for approval
+    #[command(after_help = "Example:
+  bullion promotion reject golden-prod-1.0.0 --comment 'not before Monday'")]
+    Reject {
+        /// Promotion, by name or resource id
+        promotion: String,
+        /// Why, for the record
+        #[arg(long, default_value = "")]
+        comment: String,
+    },
+    /// Stop a promotion and take back what it did
+    #[command(after_help = "Example:
+  bullion promotion cancel golden-prod-1.0.0")]
+    Cancel {
+        /// Promotion, by name or resource id
+        promotion: String,
+    },
+    /// Prove that both stages hold the same disk: their bits are read and hashed anew
+    #[command(after_help = "Example:
+  bullion promotion verify golden-prod-1.0.0")]
+    Verify {
+        /// Promotion, by name or resource id
+        promotion: String,
     },
 }
 

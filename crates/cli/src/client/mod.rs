@@ -29,6 +29,9 @@ const TRIES_MAX: u32 = 5;
 /// The longest pause that a server may ask for.
 const RETRY_AFTER_SECONDS_MAX: u64 = 60;
 
+/// Where a request carries tokens of other tenants.
+const AUXILIARY: &str = "x-ms-authorization-auxiliary";
+
 pub struct Client {
     http: reqwest::Client,
     profile: Profile,
@@ -117,8 +120,23 @@ impl Client {
         Err(arm_error(ask.operation, &reply))
     }
 
+    /// Sends a request whose body links to a resource of another tenant, with a token of that one, too.
+    pub async fn send_linked(&self, ask: Ask<'_>, linked: TenantId) -> Result<Reply, CliError> {
+        let reply = self
+            .send_any(ask, (linked != ask.tenant).then_some(linked))
+            .await?;
+        if reply.status.is_success() {
+            return Ok(reply);
+        }
+        Err(arm_error(ask.operation, &reply))
+    }
+
     /// Like `send`, but an answer of any status is a reply.
     pub async fn send_raw(&self, ask: Ask<'_>) -> Result<Reply, CliError> {
+        self.send_any(ask, None).await
+    }
+
+    async fn send_any(&self, ask: Ask<'_>, linked: Option<TenantId>) -> Result<Reply, CliError> {
         let method = Method::from_bytes(ask.method.to_uppercase().as_bytes())
             .map_err(|_| CliError::Usage(format!("`{}` is not an HTTP method", ask.method)))?;
         let url = self.url(ask.operation, ask.path)?;
@@ -127,6 +145,10 @@ impl Client {
             let mut request = self.http.request(method.clone(), &url).bearer_auth(token);
             if let Some(body) = ask.body {
                 request = request.json(body);
+            }
+            if let Some(linked) = linked {
+                let token = format!("Bearer {}", self.token(linked).await?);
+                request = request.header(AUXILIARY, token);
             }
             let reply = self.exchange(ask.operation, request).await?;
             match reply.status {

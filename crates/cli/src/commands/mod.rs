@@ -6,6 +6,7 @@ mod factory;
 mod follow;
 mod image;
 mod login;
+mod promotion;
 mod rest;
 mod scope;
 mod vm;
@@ -53,6 +54,8 @@ async fn dispatch(global: &Global, command: Command, io: &mut Io) -> Result<Exit
         Command::Build(args) => build::run(&connect(global, io)?, args, io).await,
         Command::Image(args) => image::images(&connect(global, io)?, args, io).await,
         Command::Version(args) => image::versions(&connect(global, io)?, args, io).await,
+        Command::Promote(args) => promotion::promote(&connect(global, io)?, &args, io).await,
+        Command::Promotion(args) => promotion::run(&connect(global, io)?, args, io).await,
         Command::Vm(args) => {
             let profile = profile::path(io, global.profile.as_deref());
             vm::run(&connect(global, io)?, args, &profile, io).await

@@ -315,6 +315,12 @@ fn put(state: &mut State, tenant: &str, path: &str, mut body: Value) -> Reply {
         return reply(409, json!({ "error": error }));
     }
     let folded = path.to_lowercase();
+    // A promotion that is there is answered as it is.
+    if let Some(found) = state.resources.get(&folded)
+        && folded.contains("/promotions/")
+    {
+        return reply(200, found.clone());
+    }
     let status = if state.resources.contains_key(&folded) {
         200
     } else {
@@ -369,6 +375,21 @@ fn operation(state: &mut State, number: usize) -> Reply {
 }
 
 fn post(state: &mut State, path: &str, bytes: &[u8]) -> Reply {
+    if let Some((promotion, word)) = path.rsplit_once('/')
+        && promotion.contains("/promotions/")
+    {
+        let found = state.resources[&promotion.to_lowercase()].clone();
+        let digest = found["properties"]["diskDigest"].clone();
+        let stage =
+            |name: &str| json!({ "stage": name, "diskDigest": digest, "computedIn": "south" });
+        return match word {
+            "verify" => reply(
+                200,
+                json!({ "equal": true, "stages": [stage("eng"), stage("test")] }),
+            ),
+            _ => reply(200, found),
+        };
+    }
     if path.ends_with("/run") {
         if state.busy {
             return error(
