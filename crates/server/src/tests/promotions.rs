@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use wire::AppId;
 
-use super::site::{GROUP, SUBSCRIPTION, Site};
+use super::site::{GROUP, SUBSCRIPTION, Site, answer};
 
 const PIPELINE: &str = "providers/Bullion.Factory/pipelines/golden";
 const PROMOTION: &str = "providers/Bullion.Factory/promotions/golden-test-1.0.0";
@@ -177,4 +177,50 @@ async fn what_cannot_be_promoted_is_refused() {
     let seen = site.put(&pipeline, bad).await;
     assert_eq!((seen.status, seen.code()), (400, "ValidationFailed"));
     assert_eq!(site.delete(&pipeline).await.status, 200);
+}
+
+/// The stage is of another tenant than the pipeline: a token of each is needed, and the stage's tenant decides.
+#[tokio::test]
+async fn a_stage_of_another_tenant_is_asked_with_both_tokens() {
+    let site = Site::start().await.with_group().await;
+    let tenant = "/providers/Bullion.Factory/tenants/production";
+    let made = site.put(tenant, json!({})).await;
+    let tenant = made.body["properties"]["tenantId"].as_str().unwrap();
+    let token = site.sign_in(tenant.parse().unwrap()).await;
+    let other = "22222222-2222-4222-8222-222222222222";
+    let group = format!("/subscriptions/{other}/resourceGroups/test");
+    for (path, body) in [
+        (format!("/subscriptions/{other}"), json!({})),
+        (group.clone(), json!({ "location": "north" })),
+    ] {
+        let made = site.ask_as(&token, "PUT", &path, Some(body)).await;
+        assert_eq!(made.status, 201, "{:?}", made.body);
+    }
+    let mut stages = pipeline(&site);
+    let stage = &mut stages["properties"]["stages"][1];
+    stage["tenant"] = tenant.into();
+    let gallery = "providers/Microsoft.Compute/galleries/g/images/d";
+    stage["imageDefinition"] = format!("{group}/{gallery}").into();
+    let pipeline = format!("{GROUP}/{PIPELINE}");
+    let made = site.put(&pipeline, stages).await;
+    assert_eq!(made.status, 201, "{:?}", made.body);
+
+    let id = format!("{group}/{PROMOTION}");
+    let body = asked(&pipeline);
+    let alone = site.ask_as(&token, "PUT", &id, Some(body.clone())).await;
+    assert_eq!(
+        (alone.status, alone.code()),
+        (403, "LinkedAuthorizationFailed")
+    );
+    let foreign = site.put(&id, body.clone()).await;
+    assert_eq!(foreign.code(), "InvalidAuthenticationTokenTenant");
+    let url = format!("{}{id}?api-version=2026-11-01", site.running.url);
+    let request = site.client.put(url).bearer_auth(&token).json(&body);
+    let both = request.header(
+        "x-ms-authorization-auxiliary",
+        format!("Bearer {}", site.token),
+    );
+    let made = answer(both).await;
+    assert_eq!(made.status, 201, "{:?}", made.body);
+    assert_eq!(made.body["properties"]["requestedBy"]["tenant"], tenant);
 }
