@@ -1,7 +1,5 @@
 //! Bodies of `Bullion.Factory`: what Azure has no resource for.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -14,7 +12,6 @@ pub type Tenant = Resource<TenantProperties>;
 pub type Application = Resource<ApplicationProperties>;
 pub type ServicePrincipal = Resource<ServicePrincipalProperties>;
 pub type Run = Resource<RunProperties>;
-pub type MachineImage = Resource<MachineImageProperties>;
 
 /// `/providers/Bullion.Factory/regions/{name}`: one to three zones, each with a store.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -74,15 +71,6 @@ pub struct ServicePrincipalProperties {
     pub app_owner_tenant_id: Option<TenantId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provisioning_state: Option<ProvisioningState>,
-}
-
-/// The answer of `addPassword`: the only time the secret is shown.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct NewSecret {
-    pub key_id: String,
-    pub secret_text: String,
-    pub end_date_time: String,
 }
 
 /// `{group}/providers/Bullion.Factory/runs/{run}`: one run of a template, step by step.
@@ -199,33 +187,4 @@ pub struct ReadLog {
 pub struct LogPage {
     pub lines: Vec<String>,
     pub next_offset: u64,
-}
-
-/// `{machine}/providers/Bullion.Factory/machineImages/default`: what the machine really runs.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct MachineImageProperties {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub version_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub exact_version: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub disk_digest: Option<String>,
-    /// Read inside the running machine.
-    pub tattoo: BTreeMap<String, String>,
-    /// Whether that is what the version's record says.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tattoo_matches: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub boot_seconds: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ssh: Option<SshEndpoint>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SshEndpoint {
-    pub host: String,
-    pub port: u16,
-    pub user: String,
 }

@@ -73,29 +73,3 @@ pub struct Subscription {
     #[serde(default)]
     pub managed_by_tenants: Vec<Value>,
 }
-
-/// `PUT /subscriptions/{id}`: ours, since Azure creates subscriptions through billing.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SubscriptionDraft {
-    pub properties: SubscriptionDraftProperties,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SubscriptionDraftProperties {
-    pub display_name: String,
-}
-
-/// `GET /subscriptions/{s}/locations` items.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct LocationItem {
-    pub id: String,
-    pub name: String,
-    pub display_name: String,
-    pub regional_display_name: String,
-    #[serde(rename = "type")]
-    pub kind: String,
-    pub metadata: Value,
-}

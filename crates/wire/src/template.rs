@@ -275,12 +275,3 @@ pub struct LastRunStatus {
     #[serde(default)]
     pub message: String,
 }
-
-/// `imageTemplates/{t}/runOutputs/{name}`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RunOutputProperties {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub artifact_id: Option<String>,
-    pub provisioning_state: ProvisioningState,
-}
