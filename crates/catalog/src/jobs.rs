@@ -22,7 +22,7 @@ use crate::error::Result;
 use crate::resource::{Draft, Precondition, Put};
 
 /// Input, output, undo and detail of a job or step: anything larger belongs in the store.
-pub const JOB_JSON_BYTES_MAX: usize = 1 << 20;
+pub const JOB_JSON_BYTES_MAX: usize = 4 << 20;
 /// Steps of one job.
 pub const STEPS_MAX: u32 = 256;
 /// Lines kept of one job's log; the oldest go first.

@@ -12,8 +12,8 @@ use super::problem::nearest;
 
 /// Folders whose files are payload; YAML in them is not read as documents.
 pub const PAYLOAD_FOLDERS: &[&str] = &["files", "scripts", "certificates"];
-/// One file that goes into an image. Azure's image builder has the same limit.
-pub const FILE_BYTES_MAX: u64 = 20 * 1024 * 1024;
+/// One file that goes into an image. It travels in its template as base64, and a template may have 4 MiB.
+pub const FILE_BYTES_MAX: u64 = 3_000_000;
 /// All files of a folder together, since each travels in a request.
 pub const TOTAL_BYTES_MAX: u64 = 200 * 1024 * 1024;
 /// One YAML file.
@@ -187,7 +187,7 @@ impl Folder {
         if metadata.len() > FILE_BYTES_MAX {
             return Err(FileFault {
                 what: format!(
-                    "`{written}` has {} bytes; a file may have {FILE_BYTES_MAX} (20 MB)",
+                    "`{written}` has {} bytes; a file may have {FILE_BYTES_MAX} (3 MB)",
                     metadata.len()
                 ),
                 right: Some("make it a package, or several smaller files".into()),

@@ -47,6 +47,6 @@ async fn file_too_large() {
     // Sparse, and not kept in the repository.
     std::fs::create_dir_all("tests/fixtures/file-too-large/files").unwrap();
     let file = std::fs::File::create("tests/fixtures/file-too-large/files/large").unwrap();
-    file.set_len(20 * 1024 * 1024 + 1).unwrap();
+    file.set_len(3_000_001).unwrap();
     check("file-too-large").await;
 }

@@ -149,8 +149,8 @@ fn check_size(properties: &Map<String, Value>) -> Result<(), ArmError> {
     Err(ArmError::new(
         ErrorCode::RequestEntityTooLarge,
         format!(
-            "The template has {bytes} bytes, more than {RECIPE_BYTES_MAX}. Have large files fetched by a \
-             customizer instead of carrying them in the template."
+            "The template has {bytes} bytes, more than {RECIPE_BYTES_MAX}. Put large files into a \
+             package, or split the template in two."
         ),
     ))
 }

@@ -311,7 +311,7 @@ async fn templates_are_checked_before_they_are_kept() {
         (changed("/properties/source/type", json!("Floppy")), 400, "unknown variant"),
         (changed("/properties/impossible", json!(true)), 400, "impossible"),
         (
-            with(body.clone(), "/properties/customize/0/inline", json!(["x".repeat(2 << 20)])),
+            with(body.clone(), "/properties/customize/0/inline", json!(["x".repeat(5 << 20)])),
             413,
             "more than",
         ),
