@@ -30,6 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("machine", &["disk", "process"]),
     ("catalog", &["access", "wire"]),
     ("jobs", &["access", "catalog", "wire"]),
+    ("comply", &["access", "catalog", "policy", "wire"]),
     (
         "factory",
         &[
@@ -39,7 +40,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "server",
         &[
-            "access", "catalog", "factory", "jobs", "machine", "process", "store", "wire",
+            "access", "catalog", "comply", "factory", "jobs", "machine", "policy", "process",
+            "store", "wire",
         ],
     ),
     ("cli", &["wire"]),
