@@ -13,24 +13,40 @@ pub enum ErrorCode {
     InvalidApiVersionParameter,
     InvalidAuthenticationToken,
     InvalidAuthenticationTokenTenant,
+    InvalidCreatePolicyAssignmentRequest,
+    InvalidCreatePolicyDefinitionRequest,
+    InvalidCreatePolicyExemptionRequest,
+    InvalidCreatePolicySetDefinitionRequest,
+    InvalidDeletePolicyDefinitionRequest,
+    InvalidDeletePolicySetDefinitionRequest,
+    InvalidFilterInQueryString,
     InvalidParameter,
+    InvalidPolicyParameters,
+    InvalidPolicyRule,
     InvalidRequestContent,
     InvalidResourceType,
     LinkedAuthorizationFailed,
     MethodNotAllowed,
     MissingApiVersionParameter,
+    MissingPolicyParameter,
     NotFound,
     OperationNotAllowed,
     ParentResourceNotFound,
     PlatformImageNotFound,
+    PolicyAssignmentNotFound,
+    PolicyDefinitionNotFound,
+    PolicyParameterValueNotAllowed,
+    PolicySetDefinitionNotFound,
     PreconditionFailed,
     PropertyChangeNotAllowed,
+    RequestDisallowedByPolicy,
     RequestEntityTooLarge,
     ResourceGroupNotFound,
     ResourceNotFound,
     ServerTimeout,
     SubscriptionNotFound,
     TooManyRequests,
+    UndefinedPolicyParameter,
     ValidationFailed,
 }
 
@@ -46,24 +62,52 @@ impl ErrorCode {
             Self::InvalidApiVersionParameter => (400, "InvalidApiVersionParameter"),
             Self::InvalidAuthenticationToken => (401, "InvalidAuthenticationToken"),
             Self::InvalidAuthenticationTokenTenant => (401, "InvalidAuthenticationTokenTenant"),
+            Self::InvalidCreatePolicyAssignmentRequest => {
+                (400, "InvalidCreatePolicyAssignmentRequest")
+            }
+            Self::InvalidCreatePolicyDefinitionRequest => {
+                (400, "InvalidCreatePolicyDefinitionRequest")
+            }
+            Self::InvalidCreatePolicyExemptionRequest => {
+                (400, "InvalidCreatePolicyExemptionRequest")
+            }
+            Self::InvalidCreatePolicySetDefinitionRequest => {
+                (400, "InvalidCreatePolicySetDefinitionRequest")
+            }
+            Self::InvalidDeletePolicyDefinitionRequest => {
+                (400, "InvalidDeletePolicyDefinitionRequest")
+            }
+            Self::InvalidDeletePolicySetDefinitionRequest => {
+                (400, "InvalidDeletePolicySetDefinitionRequest")
+            }
+            Self::InvalidFilterInQueryString => (400, "InvalidFilterInQueryString"),
             Self::InvalidParameter => (400, "InvalidParameter"),
+            Self::InvalidPolicyParameters => (400, "InvalidPolicyParameters"),
+            Self::InvalidPolicyRule => (400, "InvalidPolicyRule"),
             Self::InvalidRequestContent => (400, "InvalidRequestContent"),
             Self::InvalidResourceType => (404, "InvalidResourceType"),
             Self::LinkedAuthorizationFailed => (403, "LinkedAuthorizationFailed"),
             Self::MethodNotAllowed => (405, "MethodNotAllowed"),
             Self::MissingApiVersionParameter => (400, "MissingApiVersionParameter"),
+            Self::MissingPolicyParameter => (400, "MissingPolicyParameter"),
             Self::NotFound => (404, "NotFound"),
             Self::OperationNotAllowed => (409, "OperationNotAllowed"),
             Self::ParentResourceNotFound => (404, "ParentResourceNotFound"),
             Self::PlatformImageNotFound => (404, "PlatformImageNotFound"),
+            Self::PolicyAssignmentNotFound => (404, "PolicyAssignmentNotFound"),
+            Self::PolicyDefinitionNotFound => (404, "PolicyDefinitionNotFound"),
+            Self::PolicyParameterValueNotAllowed => (400, "PolicyParameterValueNotAllowed"),
+            Self::PolicySetDefinitionNotFound => (404, "PolicySetDefinitionNotFound"),
             Self::PreconditionFailed => (412, "PreconditionFailed"),
             Self::PropertyChangeNotAllowed => (409, "PropertyChangeNotAllowed"),
+            Self::RequestDisallowedByPolicy => (403, "RequestDisallowedByPolicy"),
             Self::RequestEntityTooLarge => (413, "RequestEntityTooLarge"),
             Self::ResourceGroupNotFound => (404, "ResourceGroupNotFound"),
             Self::ResourceNotFound => (404, "ResourceNotFound"),
             Self::ServerTimeout => (503, "ServerTimeout"),
             Self::SubscriptionNotFound => (404, "SubscriptionNotFound"),
             Self::TooManyRequests => (429, "TooManyRequests"),
+            Self::UndefinedPolicyParameter => (400, "UndefinedPolicyParameter"),
             Self::ValidationFailed => (400, "ValidationFailed"),
         }
     }
@@ -85,6 +129,8 @@ pub struct ArmError {
     pub message: String,
     pub target: Option<String>,
     pub details: Vec<ArmErrorBody>,
+    /// `{"type": …, "info": …}` objects, such as which policy said no and why.
+    pub additional_info: Vec<serde_json::Value>,
 }
 
 impl ArmError {
@@ -94,6 +140,7 @@ impl ArmError {
             message: message.into(),
             target: None,
             details: Vec::new(),
+            additional_info: Vec::new(),
         }
     }
 
@@ -104,13 +151,18 @@ impl ArmError {
         }
     }
 
+    pub fn with_info(mut self, info: serde_json::Value) -> Self {
+        self.additional_info.push(info);
+        self
+    }
+
     pub fn body(&self) -> ArmErrorBody {
         ArmErrorBody {
             code: self.code.as_str().into(),
             message: self.message.clone(),
             target: self.target.clone(),
             details: self.details.clone(),
-            additional_info: Vec::new(),
+            additional_info: self.additional_info.clone(),
         }
     }
 

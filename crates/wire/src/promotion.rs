@@ -140,6 +140,30 @@ pub struct PromotionProperties {
     /// How often it was asked for; those before did not succeed.
     #[serde(default)]
     pub attempt: u32,
+    /// What each region got, in the order in which it was first needed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<RegionCopy>,
+    /// How often in a row a region that is needed could not be used.
+    #[serde(default)]
+    pub region_failures: u32,
+    /// When it is tried again, while it waits for a region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_time: Option<String>,
+}
+
+/// What a promotion copied to one region of its stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RegionCopy {
+    pub region: crate::Location,
+    /// Bytes that were sent, as they are stored; 0 where the region had all of them.
+    pub moved_bytes: u64,
+    /// Frames that were sent.
+    pub frames: u64,
+    /// Frames of the disk that the region had before.
+    pub frames_present: u64,
+    /// When the region held the whole disk.
+    pub time: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

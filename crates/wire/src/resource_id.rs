@@ -27,6 +27,8 @@ const CANONICAL: &[&str] = &[
     "Microsoft.Authorization",
     "Microsoft.Subscription",
     "Microsoft.Network",
+    "Microsoft.Management",
+    "Microsoft.PolicyInsights",
     "Bullion.Factory",
     "galleries",
     "images",
@@ -44,6 +46,13 @@ const CANONICAL: &[&str] = &[
     "roleAssignments",
     "roleDefinitions",
     "deployments",
+    "managementGroups",
+    "policyDefinitions",
+    "policySetDefinitions",
+    "policyAssignments",
+    "policyExemptions",
+    "policyStates",
+    "attestations",
 ];
 
 /// The id of a resource, or the root `/`. Equality and hash fold case; `Display` keeps the caller's names.
@@ -193,6 +202,21 @@ impl ResourceId {
     pub fn group_scope(&self) -> Option<Self> {
         self.resource_group()
             .map(|_| Self::from_pairs(self.pairs[..2].to_vec()))
+    }
+
+    /// The management group that this id is or lies at: `/providers/Microsoft.Management/managementGroups/{name}`.
+    /// Subscriptions in a group do not carry it in their ids.
+    pub fn management_group(&self) -> Option<&str> {
+        let ((providers, namespace), (kind, name)) = (self.pairs.first()?, self.pairs.get(1)?);
+        let fits = providers == "providers"
+            && namespace == "Microsoft.Management"
+            && kind == "managementGroups";
+        fits.then_some(name.as_str())
+    }
+
+    /// The id of a management group. The name must be one segment.
+    pub fn management_group_scope(name: &str) -> Result<Self, IdError> {
+        Self::root().extension("Microsoft.Management", "managementGroups", name)
     }
 
     /// The name under a type segment: `id.part("galleries")`.
@@ -412,6 +436,10 @@ mod tests {
                 "{S}/providers/Microsoft.Compute/virtualMachines/v/providers/Bullion.Factory/machineImages/default"
             ),
             "$S/providers/Microsoft.Compute/virtualMachines/v/providers/Bullion.Factory/machineImages/default | Bullion.Factory/machineImages | default | $S/providers/Microsoft.Compute/virtualMachines/v",
+        );
+        check(
+            "/providers/microsoft.management/managementgroups/Mg/providers/microsoft.authorization/policyassignments/a",
+            "/providers/Microsoft.Management/managementGroups/Mg/providers/Microsoft.Authorization/policyAssignments/a | Microsoft.Authorization/policyAssignments | a | /providers/Microsoft.Management/managementGroups/Mg",
         );
         check(
             "/providers/Bullion.Factory/regions/north",
