@@ -7,6 +7,7 @@
 pub mod build;
 pub mod deploy;
 mod factory;
+pub mod import;
 pub mod pipeline;
 pub mod promote;
 pub mod publish;

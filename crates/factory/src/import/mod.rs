@@ -1,0 +1,249 @@
+//! Import: the disk in a file, raw or a fixed VHD, is taken into the stores of a region.
+//!
+//! Which file that is, and whether somebody may use it, is decided before: this module reads what it is given, as bytes
+//! that anybody may have written.
+
+mod vhd;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use disk::{DiskDigest, ReadAt, Window, check_range};
+use jobs::StepError;
+use serde::{Deserialize, Serialize};
+use store::{FileDisk, Store};
+use wire::Location;
+
+use crate::Factory;
+use crate::pipeline::{blocking, chain};
+use crate::regions::{Regions, Spread};
+
+pub use vhd::{FOOTER_BYTES, VhdError, fixed_footer};
+
+/// Azure's largest image. A file is sparse and a claim is cheap, so the claim is checked.
+pub const DISK_BYTES_MAX: u64 = 2048 << 30;
+const SECTOR: u64 = 512;
+
+/// Where bits come from that no resource has yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImportSource {
+    File(PathBuf),
+    /// A new disk: nothing but zeros.
+    Zeros {
+        bytes: u64,
+    },
+}
+
+/// A disk that is in a store now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Imported {
+    pub digest: DiskDigest,
+    /// The size of the disk.
+    pub logical_bytes: u64,
+}
+
+/// Why a file is no disk.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    #[error("the file cannot be read")]
+    Read(#[source] io::Error),
+    #[error("{0}")]
+    Vhd(#[from] VhdError),
+    #[error("a disk of {bytes} bytes is empty, or does not end at a sector of {SECTOR} bytes")]
+    Size { bytes: u64 },
+    #[error("the disk has {bytes} bytes; {DISK_BYTES_MAX} is the maximum supported")]
+    TooLarge { bytes: u64 },
+}
+
+impl Factory {
+    /// Takes the disk into every zone of the region. Doing it twice finds what is there.
+    pub async fn import(
+        self: &Arc<Self>,
+        region: &Location,
+        source: ImportSource,
+    ) -> Result<Imported, StepError> {
+        let (regions, region) = (Arc::clone(self.regions()), region.clone());
+        blocking(move || import(&regions, &region, &source)).await
+    }
+}
+
+fn import(
+    regions: &Regions,
+    region: &Location,
+    source: &ImportSource,
+) -> Result<Imported, StepError> {
+    let refused = |error: ImportError| StepError::failed("InvalidVhd", chain(&error));
+    let disk = open(source).map_err(refused)?;
+    let stores = regions
+        .spread(region, Spread::EveryZone)
+        .map_err(|error| StepError::failed("RegionUnavailable", chain(&error)))?;
+    let mut digest = None;
+    for (zone, store) in stores {
+        let taken = match digest {
+            None => take_in(&store, &*disk),
+            // The bytes were hashed once; a second zone gets what the first one has.
+            Some(known) if store.has(&known) => continue,
+            Some(_) => take_in(&store, &*disk),
+        };
+        let taken = taken.map_err(|message| {
+            StepError::failed("ImportFailed", format!("zone {zone}: {message}"))
+        })?;
+        if digest.is_some_and(|known| known != taken) {
+            let message = "the file was changed while it was read";
+            return Err(StepError::failed("ImportFailed", message));
+        }
+        digest = Some(taken);
+    }
+    let digest = digest.ok_or_else(|| StepError::failed("RegionUnavailable", "no zone"))?;
+    Ok(Imported {
+        digest,
+        logical_bytes: disk.size(),
+    })
+}
+
+fn take_in(store: &Arc<Store>, disk: &dyn ReadAt) -> Result<DiskDigest, String> {
+    let taken = store.ingest(disk).map_err(|error| chain(&error))?;
+    Ok(taken.digest)
+}
+
+/// The disk inside the source, its size checked.
+fn open(source: &ImportSource) -> Result<Box<dyn ReadAt>, ImportError> {
+    let disk: Box<dyn ReadAt> = match source {
+        ImportSource::Zeros { bytes } => Box::new(Zeros(*bytes)),
+        ImportSource::File(path) => open_file(path)?,
+    };
+    let bytes = disk.size();
+    if bytes == 0 || bytes % SECTOR != 0 {
+        return Err(ImportError::Size { bytes });
+    }
+    if bytes > DISK_BYTES_MAX {
+        return Err(ImportError::TooLarge { bytes });
+    }
+    Ok(disk)
+}
+
+/// A file that is named as a VHD must be one; any other is a raw disk, unless it ends as a VHD does.
+fn open_file(path: &Path) -> Result<Box<dyn ReadAt>, ImportError> {
+    let file = FileDisk::open(path).map_err(ImportError::Read)?;
+    let named = path
+        .extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("vhd"));
+    let size = file.size();
+    let mut footer = [0; FOOTER_BYTES as usize];
+    if size >= FOOTER_BYTES {
+        file.read_at(size - FOOTER_BYTES, &mut footer)
+            .map_err(ImportError::Read)?;
+    }
+    if !named && !vhd::is_footer(&footer) {
+        return Ok(Box::new(file));
+    }
+    let bytes = vhd::check_fixed(&footer, size)?;
+    let disk = Window::new(file, 0..bytes).map_err(ImportError::Read)?;
+    Ok(Box::new(disk))
+}
+
+/// A disk on which nothing was written.
+struct Zeros(u64);
+
+impl ReadAt for Zeros {
+    fn size(&self) -> u64 {
+        self.0
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        check_range(self.0, offset, buf.len())?;
+        buf.fill(0);
+        Ok(())
+    }
+
+    fn next_data(&self, _offset: u64) -> io::Result<Option<std::ops::Range<u64>>> {
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    fn disk() -> Vec<u8> {
+        let mut disk = vec![0; MIB];
+        disk[8192..8200].copy_from_slice(b"contents");
+        disk
+    }
+
+    fn vhd(disk: &[u8]) -> Vec<u8> {
+        let mut bytes = disk.to_vec();
+        bytes.extend(fixed_footer(disk.len() as u64));
+        bytes
+    }
+
+    fn place(folder: &Path) -> (Regions, Location) {
+        let region = Location::new("north");
+        let regions = Regions::open(&folder.join("regions")).unwrap();
+        regions
+            .define(&region, &["1".to_owned(), "2".to_owned()])
+            .unwrap();
+        (regions, region)
+    }
+
+    #[test]
+    fn a_raw_disk_and_its_vhd_are_one_disk_in_every_zone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (regions, region) = place(folder.path());
+        let mut digests = Vec::new();
+        for (name, bytes) in [
+            ("a.raw", disk()),
+            ("b.vhd", vhd(&disk())),
+            ("c", vhd(&disk())),
+        ] {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            let imported = import(&regions, &region, &ImportSource::File(path)).unwrap();
+            assert_eq!(imported.logical_bytes, MIB as u64);
+            digests.push(imported.digest);
+        }
+        assert!(digests.iter().all(|digest| *digest == digests[0]));
+        for (_, store) in regions.stores(&region).unwrap() {
+            assert!(store.has(&digests[0]));
+        }
+        let zeros = import(&regions, &region, &ImportSource::Zeros { bytes: 1 << 30 }).unwrap();
+        assert_ne!(zeros.digest, digests[0]);
+    }
+
+    fn check(name: &str, bytes: &[u8], part: &str) {
+        let folder = tempfile::tempdir().unwrap();
+        let (regions, region) = place(folder.path());
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let error = import(&regions, &region, &ImportSource::File(path)).unwrap_err();
+        assert!(error.to_string().contains(part), "{name}: {error}");
+    }
+
+    #[test]
+    fn what_is_no_disk_is_refused() {
+        check("a.vhd", &disk(), "cookie value 'conectix'");
+        check("a.vhd", b"", "cookie value 'conectix'");
+        check("a.raw", b"", "is empty");
+        check("a.raw", &[1; 1000], "sector");
+        let mut short = vhd(&disk());
+        short.drain(..4096);
+        check("a.vhd", &short, "says");
+        let dynamic = |kind: u8| {
+            let mut bytes = vhd(&disk());
+            let end = bytes.len();
+            bytes[end - 512 + 63] = kind;
+            let footer: &mut [u8] = &mut bytes[end - 512..];
+            vhd::seal(footer.try_into().unwrap());
+            bytes
+        };
+        check("a.vhd", &dynamic(3), "fixed");
+        let mut torn = vhd(&disk());
+        let end = torn.len();
+        torn[end - 100] ^= 1;
+        check("a.vhd", &torn, "checksum");
+    }
+}
