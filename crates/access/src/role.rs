@@ -1,7 +1,7 @@
 //! Role definitions, who was assigned which, and what a principal's assignments add up to.
 
 use serde::{Deserialize, Serialize};
-use wire::{PrincipalId, ResourceId, TenantId};
+use wire::{PrincipalId, ResourceId, TenantId, roles};
 
 use crate::Action;
 
@@ -48,11 +48,11 @@ impl RoleDefinition {
     }
 }
 
-/// Azure's ids and action lists for these roles (its built-in roles reference).
+/// Azure's action lists where Azure has the role (its built-in roles reference).
 const BUILT_IN: &[RoleDefinition] = &[
     RoleDefinition {
-        guid: "8e3af657-a8ff-443c-a75c-2fe8c4bcb635",
-        name: "Owner",
+        guid: roles::OWNER.guid,
+        name: roles::OWNER.name,
         description: "Grants full access to manage all resources, including the ability to assign roles.",
         permission: RolePermission {
             actions: &["*"],
@@ -60,8 +60,8 @@ const BUILT_IN: &[RoleDefinition] = &[
         },
     },
     RoleDefinition {
-        guid: "b24988ac-6180-42a0-ab88-20f7382dd24c",
-        name: "Contributor",
+        guid: roles::CONTRIBUTOR.guid,
+        name: roles::CONTRIBUTOR.name,
         description: "Grants full access to manage all resources, but does not allow assigning roles.",
         permission: RolePermission {
             actions: &["*"],
@@ -83,8 +83,8 @@ const BUILT_IN: &[RoleDefinition] = &[
         },
     },
     RoleDefinition {
-        guid: "acdd72a7-3385-48ef-bd42-f606fba81ae7",
-        name: "Reader",
+        guid: roles::READER.guid,
+        name: roles::READER.name,
         description: "View all resources, but does not allow making any changes.",
         permission: RolePermission {
             actions: &["*/read"],
@@ -92,8 +92,8 @@ const BUILT_IN: &[RoleDefinition] = &[
         },
     },
     RoleDefinition {
-        guid: "18d7d88d-d35e-4fb5-a5c3-7773c20a72d9",
-        name: "User Access Administrator",
+        guid: roles::USER_ACCESS_ADMINISTRATOR.guid,
+        name: roles::USER_ACCESS_ADMINISTRATOR.name,
         description: "Lets you manage user access to resources.",
         permission: RolePermission {
             actions: &["*/read", "Microsoft.Authorization/*"],
@@ -101,8 +101,8 @@ const BUILT_IN: &[RoleDefinition] = &[
         },
     },
     RoleDefinition {
-        guid: "cf7c76d2-98a3-4358-a134-615aa78bf44d",
-        name: "Compute Gallery Image Reader",
+        guid: roles::GALLERY_IMAGE_READER.guid,
+        name: roles::GALLERY_IMAGE_READER.name,
         description: "This is the role for reading gallery images.",
         permission: RolePermission {
             actions: &[
@@ -113,8 +113,8 @@ const BUILT_IN: &[RoleDefinition] = &[
         },
     },
     RoleDefinition {
-        guid: "85a2d0d9-2eba-4c9c-b355-11c2cc0788ab",
-        name: "Compute Gallery Artifacts Publisher",
+        guid: roles::GALLERY_PUBLISHER.guid,
+        name: roles::GALLERY_PUBLISHER.name,
         description: "This is the role for publishing gallery artifacts.",
         permission: RolePermission {
             actions: &[
@@ -123,6 +123,40 @@ const BUILT_IN: &[RoleDefinition] = &[
                 "Microsoft.Compute/galleries/images/versions/read",
                 "Microsoft.Compute/galleries/images/versions/write",
                 "Microsoft.Compute/galleries/read",
+                "Microsoft.Resources/subscriptions/resourceGroups/read",
+            ],
+            not_actions: &[],
+        },
+    },
+    RoleDefinition {
+        guid: roles::PROMOTION_REQUESTER.guid,
+        name: roles::PROMOTION_REQUESTER.name,
+        description: "Lets you ask for promotions and cancel them. What a promotion does, it does as its stage's application.",
+        permission: RolePermission {
+            actions: &[
+                "Bullion.Factory/pipelines/read",
+                "Bullion.Factory/promotions/read",
+                "Bullion.Factory/promotions/write",
+                "Bullion.Factory/promotions/cancel/action",
+                "Bullion.Factory/operations/read",
+                "Microsoft.Resources/subscriptions/read",
+                "Microsoft.Resources/subscriptions/resourceGroups/read",
+            ],
+            not_actions: &[],
+        },
+    },
+    RoleDefinition {
+        guid: roles::PROMOTION_APPROVER.guid,
+        name: roles::PROMOTION_APPROVER.name,
+        description: "Lets you approve and reject promotions that others asked for.",
+        permission: RolePermission {
+            actions: &[
+                "Bullion.Factory/pipelines/read",
+                "Bullion.Factory/promotions/read",
+                "Bullion.Factory/promotions/approve/action",
+                "Bullion.Factory/promotions/reject/action",
+                "Bullion.Factory/operations/read",
+                "Microsoft.Resources/subscriptions/read",
                 "Microsoft.Resources/subscriptions/resourceGroups/read",
             ],
             not_actions: &[],

@@ -192,6 +192,7 @@ fn roles_are_what_is_committed() {
         "Bullion.Factory/regions/write",
         "Bullion.Factory/applications/write",
         "Bullion.Factory/applications/addPassword/action",
+        "Bullion.Factory/promotions/write",
         "Bullion.Factory/promotions/approve/action",
         "Bullion.Factory/runs/read",
     ];
@@ -207,6 +208,9 @@ fn roles_are_what_is_committed() {
             table.push_str(&format!("  {mark:<4}{action}\n"));
         }
     }
+    let known: Vec<&str> = built_in_roles().iter().map(|role| role.name).collect();
+    let named: Vec<&str> = wire::roles::ALL.iter().map(|role| role.name).collect();
+    assert_eq!(known, named, "a role that can be asked for by name exists");
     let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/roles.txt");
     if std::env::var_os("BULLION_UPDATE_GOLDEN").is_some() {
         std::fs::write(golden, &table).unwrap();

@@ -16,6 +16,7 @@ mod page;
 pub mod promotion;
 mod resource_id;
 pub mod resources;
+pub mod roles;
 mod state;
 pub mod template;
 mod version;
