@@ -328,13 +328,17 @@ fn firmware_of(vm: &Resource, definition: &Value) -> Firmware {
     let asked = vm.properties["bullion"]["firmware"]
         .as_str()
         .and_then(firmware);
+    asked.unwrap_or_else(|| firmware_of_generation(definition))
+}
+
+/// The firmware that an image definition's properties ask for.
+pub(crate) fn firmware_of_generation(definition: &Value) -> Firmware {
     let generation = definition["hyperVGeneration"].as_str().unwrap_or("V1");
-    let second = generation.eq_ignore_ascii_case("V2");
-    asked.unwrap_or(if second {
+    if generation.eq_ignore_ascii_case("V2") {
         Firmware::Uefi
     } else {
         Firmware::Bios
-    })
+    }
 }
 
 /// Processors and memory (MiB) of a size of Azure's; small ones, and the default for all others.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use access::{Action, Identity, Permit, SystemReason, authorize};
 use async_trait::async_trait;
-use catalog::{CatalogError, PageRequest, Resource};
+use catalog::{CatalogError, Draft, PageRequest, Precondition, Resource};
 use jiff::Timestamp;
 use jobs::{Cancel, Reconciler, StepError, Submit};
 use wire::promotion::{PromotionProperties, PromotionState};
@@ -81,17 +81,20 @@ impl Promotions {
                     })
                     .await
             }
-            PromotionState::WaitingForRegion => self.again(&record, resource, &promotion).await,
+            PromotionState::WaitingForRegion if !too_early(&promotion, now) => {
+                self.again(&record, resource, promotion).await
+            }
             _ => Ok(()),
         }
     }
 
-    /// Submits the job again for whoever asked, if they still may ask.
+    /// Submits the job again for whoever asked, if they still may ask. The record says `Running` from the same moment
+    /// on: whoever cancels then cancels the job, too.
     async fn again(
         &self,
         record: &Record,
         resource: &Resource,
-        promotion: &PromotionProperties,
+        mut promotion: PromotionProperties,
     ) -> Result<(), StepError> {
         let Some(jobs) = self.0.jobs() else {
             return Ok(());
@@ -125,11 +128,30 @@ impl Promotions {
             exclusive: Some(super::exclusive(&resource.id)),
             visible_at: Vec::new(),
         };
-        match jobs.submit::<Promote>(&permit, &input, submit).await {
-            Ok(_) | Err(CatalogError::JobInTheWay { .. }) => Ok(()),
+        promotion.state = PromotionState::Running;
+        promotion.retry_time = None;
+        let draft = Draft {
+            properties: serde_json::to_value(&promotion).unwrap_or_default(),
+            ..Draft::from_resource(resource.clone())
+        };
+        let unmoved = Precondition::Match(resource.etag.clone());
+        let submitted = jobs
+            .put_and_submit::<Promote>(&permit, draft, unmoved, &input, submit)
+            .await;
+        match submitted {
+            // Somebody else was faster; the next round looks again.
+            Ok(_)
+            | Err(CatalogError::JobInTheWay { .. } | CatalogError::Precondition { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// A region that is down is not asked in every round.
+fn too_early(promotion: &PromotionProperties, now: Timestamp) -> bool {
+    let retry = promotion.retry_time.as_deref();
+    let retry = retry.and_then(|text| text.parse::<Timestamp>().ok());
+    retry.is_some_and(|retry| now < retry)
 }
 
 fn due(promotion: &PromotionProperties, now: Timestamp) -> bool {

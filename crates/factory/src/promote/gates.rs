@@ -7,15 +7,19 @@ use jobs::{StepError, StepHandle};
 use machine::Firmware;
 use serde_json::{Value, json};
 use wire::Location;
-use wire::promotion::{Gate, GateState};
+use wire::promotion::{Gate, GateState, PromotionProperties};
 use wire::template::Validator;
 
 use super::record::{self, Record};
 use super::{GATE_FAILED, GateOutcome, REGION_UNAVAILABLE, Source};
+use crate::deploy::firmware_of_generation;
 use crate::factory::Factory;
-use crate::pipeline::{failed, store_failed};
+use crate::pipeline::failed;
 use crate::tattoo::Tattoo;
 use crate::test::TestSubject;
+
+/// The check that every deployed machine gets first, unless the stage has one of its own.
+const IDENTITY_CHECK: &str = "is-this-version";
 
 /// A gate's answer before it is written down.
 struct Answer {
@@ -41,7 +45,10 @@ pub(super) async fn ask(
         Gate::TestsPassed { .. } => tests_passed(source),
         Gate::DeployAndCheck {
             region, validators, ..
-        } => deploy_and_check(factory, step, region, validators, source).await?,
+        } => {
+            let place = Place::of(factory, own, region, &promotion).await?;
+            deploy_and_check(factory, step, &place, validators, source).await?
+        }
         Gate::Approval {
             count,
             expires_in_hours,
@@ -97,23 +104,63 @@ fn tests_passed(source: &Source) -> Answer {
     }
 }
 
-/// A machine is started from the version's disk as the region holds it, and the checks are run in it.
+/// Where a machine is deployed, and as whose.
+struct Place<'a> {
+    region: &'a Location,
+    firmware: Firmware,
+    /// What the evidence says of it.
+    told: Value,
+}
+
+impl<'a> Place<'a> {
+    /// The stage's: its region, its principal, and the firmware that its image definition asks for.
+    async fn of(
+        factory: &Factory,
+        own: &Permit,
+        region: &'a Location,
+        promotion: &PromotionProperties,
+    ) -> Result<Place<'a>, StepError> {
+        let definition = super::definition(factory, own).await?;
+        let firmware = firmware_of_generation(&definition.properties);
+        let principal = own.identity().map(|identity| identity.principal);
+        let told = json!({
+            "id": uuid::Uuid::new_v4(),
+            "region": region,
+            "firmware": firmware,
+            "tenant": own.tenant(),
+            "principal": principal,
+            "imageDefinition": definition.id,
+            "sourceVersionId": promotion.source_version_id,
+        });
+        Ok(Place {
+            region,
+            firmware,
+            told,
+        })
+    }
+}
+
+/// A machine is deployed in the stage from the version's disk as the stage's region holds it, and the checks are run
+/// in it: that it is the version's image first. It is gone afterwards; what it said is the evidence.
 async fn deploy_and_check(
     factory: &Arc<Factory>,
     step: &StepHandle,
-    region: &Location,
+    place: &Place<'_>,
     validators: &[Validator],
     source: &Source,
 ) -> Result<Answer, StepError> {
+    let region = place.region;
+    let down = |reason: String| StepError::transient(REGION_UNAVAILABLE, reason);
     let hypervisor = factory.hypervisor().await;
     let (regions, wanted, digest) = (Arc::clone(&factory.regions), region.clone(), source.digest);
     let store = crate::pipeline::blocking(move || Ok(regions.holder(&wanted, &digest))).await?;
-    let store = store.ok_or_else(|| {
-        StepError::transient(REGION_UNAVAILABLE, format!("region {region} lost the disk"))
-    })?;
+    let store = store.ok_or_else(|| down(format!("region {region} lost the disk")))?;
     let disk = factory.disks.checkout(&store, digest).await;
     let disk = disk.map_err(|error| match &error {
-        crate::pipeline::CheckoutError::Store(inner) => store_failed(inner),
+        crate::pipeline::CheckoutError::Store(_) => {
+            let why = crate::pipeline::chain(&error);
+            down(format!("region {region}: {why}"))
+        }
         _ => failed("StoreFailed", &error),
     })?;
     let work = factory.work_folder();
@@ -121,33 +168,49 @@ async fn deploy_and_check(
     let subject = TestSubject {
         disk: disk.path().to_owned(),
         work: work.path().join("machine"),
-        firmware: Firmware::Bios,
-        validators: validators.to_vec(),
+        firmware: place.firmware,
+        validators: with_identity(validators),
         tattoo: tattoo(source)?,
     };
+    let mut machine = place.told.clone();
+    machine["acceleration"] = json!(hypervisor.acceleration().accel.to_string());
+    machine["startedAt"] = json!(step.clock().now().to_string());
+    step.progress(format!("a machine boots in {region}"));
     let log = |line: &str| step.log(line);
     let report = tokio::select! {
         report = crate::test::run(&**hypervisor, &subject, &log) => report,
         () = step.until_cancelled() => return Err(StepError::canceled()),
     };
-    let report = match report {
-        Ok(report) => report,
+    machine["endedAt"] = json!(step.clock().now().to_string());
+    let (passed, message, mut evidence) = match report {
+        Ok(report) => (
+            report.passed(),
+            report.failures(),
+            serde_json::to_value(&report).unwrap_or_default(),
+        ),
         // A machine that does not come up is an answer, too.
-        Err(error) => {
-            return Ok(Answer {
-                passed: false,
-                message: crate::pipeline::chain(&error),
-                evidence: json!({ "region": region }),
-            });
-        }
+        Err(error) => (false, crate::pipeline::chain(&error), json!({})),
     };
-    let mut evidence = serde_json::to_value(&report).unwrap_or_default();
     evidence["region"] = json!(region);
+    evidence["machine"] = machine;
+    evidence["diskDigest"] = json!(source.digest.to_string());
     Ok(Answer {
-        passed: report.passed(),
-        message: report.failures(),
+        passed,
+        message,
         evidence,
     })
+}
+
+/// What the stage asks, after the question whether this machine is the version at all.
+fn with_identity(validators: &[Validator]) -> Vec<Validator> {
+    let asked = |validator: &Validator| matches!(validator, Validator::Tattoo { .. });
+    let identity = (!validators.iter().any(asked)).then(|| Validator::Tattoo {
+        name: IDENTITY_CHECK.to_owned(),
+    });
+    identity
+        .into_iter()
+        .chain(validators.iter().cloned())
+        .collect()
 }
 
 fn tattoo(source: &Source) -> Result<Tattoo, StepError> {

@@ -120,21 +120,21 @@ impl JobKind for Promote {
         let home = home_of(&promotion)?;
         let bits = OnUndo::Nothing("a disk that no version names is the store's own matter");
         cx.step_once("copy", bits, |step| {
-            self.bring(step, &promotion, source.digest, &source.home, &home)
+            self.bring(step, &record, &promotion, &source, &home)
         })
         .await?;
         let version = plan::version_id(&promotion.to, &promotion.version).map_err(refused)?;
         let undo = OnUndo::Call(PromoteUndo::Unpublish { version });
         let version = cx
             .step_once("publish", undo, |step| {
-                self.publish(step, &input.promotion, &promotion, &source)
+                self.publish(step, &record, &input.promotion, &promotion, &source)
             })
             .await?
             .value;
         let rest = OnUndo::Nothing("replicas are looked after by the replication reconciler");
         let behind = cx
             .step_once("replicate", rest, |step| {
-                self.replicate(step, &promotion, &source)
+                self.replicate(step, &record, &promotion, &source)
             })
             .await?
             .value;
@@ -217,7 +217,7 @@ impl Promote {
         // Consent or role withdrawn since the step before: not even a gate is asked any more.
         let rights = rights::rights(&*self.0.auth, promotion).await?;
         if let Gate::DeployAndCheck { region, .. } = gate {
-            self.bring(step.clone(), promotion, source.digest, &source.home, region)
+            self.bring(step.clone(), record, promotion, source, region)
                 .await?;
         }
         gates::ask(&self.0, &step, record, &rights.own, gate, source).await
@@ -227,13 +227,13 @@ impl Promote {
     async fn bring(
         &self,
         step: StepHandle,
+        record: &Record,
         promotion: &PromotionProperties,
-        digest: DiskDigest,
-        home: &Location,
+        source: &Source,
         region: &Location,
     ) -> Result<RegionResult, StepError> {
         let rights = rights::rights(&*self.0.auth, promotion).await?;
-        let copy = copy_to(promotion, &rights.own, digest, home, region);
+        let copy = copy_to(promotion, &rights.own, source.digest, &source.home, region);
         let progress = |percent: u8| step.progress(format!("{region}: {percent} %"));
         match copy.run(&self.0, &progress).await? {
             RegionResult::Failed { reason } => Err(StepError::transient(
@@ -242,6 +242,7 @@ impl Promote {
             )),
             done => {
                 step.detail(serde_json::to_value(&done).unwrap_or_default());
+                record.copied(region, &done, step.clock().now()).await?;
                 Ok(done)
             }
         }
@@ -251,11 +252,16 @@ impl Promote {
     async fn publish(
         &self,
         step: StepHandle,
+        record: &Record,
         id: &ResourceId,
         promotion: &PromotionProperties,
         source: &Source,
     ) -> Result<ResourceId, StepError> {
         let catalog = &self.0.catalog;
+        if record.read().await?.state.ended() {
+            // Whoever ended it was told that it ended: nothing may come of it any more.
+            return Err(StepError::failed("Conflict", "the promotion has ended"));
+        }
         let rights = rights::rights(&*self.0.auth, promotion).await?;
         check_binding(&self.0, &rights.own, promotion).await?;
         let there = catalog.get(&rights.source).await?;
@@ -286,6 +292,7 @@ impl Promote {
     async fn replicate(
         &self,
         step: StepHandle,
+        record: &Record,
         promotion: &PromotionProperties,
         source: &Source,
     ) -> Result<Vec<String>, StepError> {
@@ -297,10 +304,12 @@ impl Promote {
             copy.spread = Spread::of(region.storage_account_type.as_deref());
             let name = &region.name;
             let progress = |percent: u8| step.progress(format!("{name}: {percent} %"));
-            if let RegionResult::Failed { reason } = copy.run(&self.0, &progress).await? {
+            let done = copy.run(&self.0, &progress).await?;
+            if let RegionResult::Failed { reason } = &done {
                 step.log(format!("region {name} is behind: {reason}"));
                 behind.push(name.to_string());
             }
+            record.copied(name, &done, step.clock().now()).await?;
         }
         Ok(behind)
     }
@@ -328,18 +337,23 @@ impl Promote {
     }
 }
 
+/// The stage's image definition.
+async fn definition(factory: &Factory, own: &Permit) -> Result<Resource, StepError> {
+    let definition = own
+        .scope()
+        .parent()
+        .and_then(|id| own.to_read_ancestor(&id));
+    let definition = definition.ok_or_else(|| refused(RequestError::Broken))?;
+    Ok(factory.catalog.get(&definition).await?)
+}
+
 /// The stage's definition says which pipeline promotes to it.
 async fn check_binding(
     factory: &Factory,
     own: &Permit,
     promotion: &PromotionProperties,
 ) -> Result<(), StepError> {
-    let definition = own
-        .scope()
-        .parent()
-        .and_then(|id| own.to_read_ancestor(&id));
-    let definition = definition.ok_or_else(|| refused(RequestError::Broken))?;
-    let definition = factory.catalog.get(&definition).await?;
+    let definition = definition(factory, own).await?;
     let bound = definition.tags.get(PIPELINE_TAG);
     if bound.is_some_and(|bound| bound.eq_ignore_ascii_case(&promotion.pipeline)) {
         return Ok(());

@@ -271,6 +271,9 @@ pub fn request(
         gates,
         approvals: Vec::new(),
         attempt: asked.attempt,
+        copies: Vec::new(),
+        region_failures: 0,
+        retry_time: None,
         from,
         to,
     })

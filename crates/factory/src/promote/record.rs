@@ -5,15 +5,21 @@ use std::sync::Arc;
 
 use access::{Action, Permit, SystemReason};
 use catalog::{Catalog, Outcome};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use jobs::StepError;
 use serde_json::Value;
-use wire::promotion::{GateState, GateVerdict, PromotionProperties, PromotionState};
-use wire::{ResourceId, TenantId};
+use wire::promotion::{GateState, GateVerdict, PromotionProperties, PromotionState, RegionCopy};
+use wire::{Location, ResourceId, TenantId};
 
 use super::{GATE_FAILED, PROMOTION_WRITE, REGION_UNAVAILABLE};
 use crate::factory::Factory;
 use crate::pipeline::change;
+use crate::replicate::RegionResult;
+
+/// The first pause before a region that was down is tried again; it doubles.
+const RETRY_FIRST: SignedDuration = SignedDuration::from_mins(1);
+/// The longest pause: a region that is back is used within this time.
+const RETRY_LONGEST: SignedDuration = SignedDuration::from_mins(16);
 
 pub(super) struct Record {
     catalog: Arc<dyn Catalog>,
@@ -69,6 +75,45 @@ impl Record {
         .await
     }
 
+    /// Adds what a region got. One that was found complete later on keeps what it got first.
+    pub async fn copied(
+        &self,
+        region: &Location,
+        result: &RegionResult,
+        now: Timestamp,
+    ) -> Result<(), StepError> {
+        let RegionResult::Completed {
+            moved_bytes,
+            frames,
+            frames_present,
+        } = *result
+        else {
+            return Ok(());
+        };
+        self.change(|promotion| {
+            let known = promotion
+                .copies
+                .iter_mut()
+                .find(|copy| copy.region.folded() == region.folded());
+            match known {
+                Some(_) if frames == 0 => {}
+                Some(known) => {
+                    known.moved_bytes += moved_bytes;
+                    known.frames += frames;
+                    known.time = now.to_string();
+                }
+                None => promotion.copies.push(RegionCopy {
+                    region: region.clone(),
+                    moved_bytes,
+                    frames,
+                    frames_present,
+                    time: now.to_string(),
+                }),
+            }
+        })
+        .await
+    }
+
     /// How the job ended, as the promotion's state. A promotion that is over stays what it is.
     pub async fn settle(&self, outcome: &Outcome, now: Timestamp) -> Result<(), StepError> {
         self.change(|promotion| {
@@ -76,6 +121,14 @@ impl Record {
                 return;
             }
             let (state, message) = state_after(outcome);
+            if state != PromotionState::WaitingForRegion {
+                promotion.region_failures = 0;
+                promotion.retry_time = None;
+            } else if promotion.state == PromotionState::Running {
+                // Not where a death made this be said a second time.
+                promotion.retry_time = Some((now + pause(promotion.region_failures)).to_string());
+                promotion.region_failures = promotion.region_failures.saturating_add(1);
+            }
             promotion.state = state;
             promotion.message = message;
             if let Outcome::Succeeded(output) = outcome {
@@ -89,6 +142,13 @@ impl Record {
         })
         .await
     }
+}
+
+/// How long to wait for a region after so many failures before this one.
+fn pause(failures: u32) -> SignedDuration {
+    let doubled = 1i32.checked_shl(failures).filter(|times| *times > 0);
+    let pause = doubled.and_then(|times| RETRY_FIRST.checked_mul(times));
+    pause.map_or(RETRY_LONGEST, |pause| pause.min(RETRY_LONGEST))
 }
 
 fn state_after(outcome: &Outcome) -> (PromotionState, String) {
