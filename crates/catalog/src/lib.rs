@@ -4,17 +4,21 @@
 //! decided, and every read and write takes its scope from one), interprets no body and runs no job.
 
 mod auth;
+mod changes;
 mod clock;
 mod error;
 mod jobs;
+mod policy_states;
 mod resource;
 mod sqlite;
 #[cfg(any(test, feature = "suite"))]
 pub mod suite;
 
 pub use auth::*;
+pub use changes::*;
 pub use clock::{Clock, ManualClock, SystemClock, later};
 pub use error::{CatalogError, Fault, Result};
 pub use jobs::*;
+pub use policy_states::*;
 pub use resource::*;
 pub use sqlite::{FileAccess, SqliteCatalog, SqliteOptions};

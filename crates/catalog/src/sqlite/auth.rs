@@ -34,7 +34,7 @@ impl AuthStore for SqliteCatalog {
             return Err(CatalogError::Installed);
         }
         self.install_in(&mut tx, &new).await?;
-        commit(tx, OPERATION).await?;
+        self.commit_resources(tx, OPERATION).await?;
         Ok(new.installation)
     }
 

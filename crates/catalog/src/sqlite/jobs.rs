@@ -46,7 +46,7 @@ impl JobStore for SqliteCatalog {
         let mut tx = self.write(OPERATION).await?;
         let put = self.put_in(&mut tx, permit, draft, &precondition).await?;
         let job = self.submit_in(&mut tx, permit, &new).await?;
-        commit(tx, OPERATION).await?;
+        self.commit_resources(tx, OPERATION).await?;
         Ok((put, job))
     }
 

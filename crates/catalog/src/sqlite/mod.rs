@@ -4,9 +4,11 @@
 //! that dies, or a future that is dropped, leaves all of it or nothing.
 
 mod auth;
+mod changes;
 mod claims;
 mod jobs;
 mod journal;
+mod policy_states;
 mod records;
 mod resources;
 mod rows;
@@ -20,6 +22,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, SqlitePool, Transaction};
+use tokio::sync::watch;
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{CatalogError, Fault, Result};
@@ -33,7 +36,8 @@ const CONNECTION_WAIT: Duration = Duration::from_secs(30);
 
 type Tx = Transaction<'static, Sqlite>;
 
-/// The catalog in a SQLite database: [`crate::Catalog`], [`crate::AuthStore`] and [`crate::JobStore`].
+/// The catalog in a SQLite database: [`crate::Catalog`], [`crate::AuthStore`], [`crate::JobStore`],
+/// [`crate::ChangeFeed`] and [`crate::PolicyStates`].
 #[derive(Clone)]
 pub struct SqliteCatalog {
     writer: SqlitePool,
@@ -41,6 +45,8 @@ pub struct SqliteCatalog {
     /// Holds an in-memory database open; runs no statement.
     anchor: Option<SqlitePool>,
     clock: Arc<dyn Clock>,
+    /// Counts the commits that wrote resources, for whoever follows the feed.
+    written: watch::Sender<u64>,
 }
 
 /// What may differ from the usual.
@@ -100,6 +106,7 @@ impl SqliteCatalog {
             readers,
             anchor: None,
             clock: options.clock,
+            written: watch::Sender::new(0),
         };
         if options.access == FileAccess::ReadWrite {
             catalog.migrate().await?;
@@ -125,6 +132,7 @@ impl SqliteCatalog {
             readers: only,
             anchor: Some(anchor),
             clock,
+            written: watch::Sender::new(0),
         };
         catalog.migrate().await?;
         Ok(catalog)
@@ -152,6 +160,13 @@ impl SqliteCatalog {
             .begin_with("BEGIN IMMEDIATE")
             .await
             .map_err(failed(operation))
+    }
+
+    /// Ends a transaction that wrote resources, and wakes whoever follows them.
+    async fn commit_resources(&self, tx: Tx, operation: &'static str) -> Result<()> {
+        commit(tx, operation).await?;
+        self.written.send_modify(|commits| *commits += 1);
+        Ok(())
     }
 
     /// Now, as precise as it is stored.

@@ -6,7 +6,7 @@ use sqlx::SqliteConnection;
 use wire::{ResourceId, ResourceType, TenantId};
 
 use super::rows::{self, ResourceRow};
-use super::{SqliteCatalog, commit, failed, records};
+use super::{SqliteCatalog, failed, records};
 use crate::error::{CatalogError, Result};
 use crate::resource::{
     BODY_BYTES_MAX, Catalog, Continuation, Draft, Etag, Page, PageRequest, Precondition, Put,
@@ -30,7 +30,7 @@ impl Catalog for SqliteCatalog {
         const OPERATION: &str = "put a resource";
         let mut tx = self.write(OPERATION).await?;
         let put = self.put_in(&mut tx, permit, draft, &precondition).await?;
-        commit(tx, OPERATION).await?;
+        self.commit_resources(tx, OPERATION).await?;
         Ok(put)
     }
 
@@ -44,7 +44,7 @@ impl Catalog for SqliteCatalog {
             });
         }
         remove_tree(&mut tx, permit).await?;
-        commit(tx, OPERATION).await?;
+        self.commit_resources(tx, OPERATION).await?;
         row.into_resource()
     }
 
@@ -57,7 +57,7 @@ impl Catalog for SqliteCatalog {
         let mut tx = self.write(OPERATION).await?;
         deletable(&mut tx, permit, &precondition).await?;
         let removed = remove_tree(&mut tx, permit).await?;
-        commit(tx, OPERATION).await?;
+        self.commit_resources(tx, OPERATION).await?;
         Ok(removed)
     }
 

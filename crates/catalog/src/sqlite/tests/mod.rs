@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{FileAccess, SqliteCatalog, SqliteOptions};
+use crate::changes::{ChangeFeed, Changes};
 use crate::clock::ManualClock;
 use crate::suite;
 
@@ -37,4 +38,27 @@ async fn the_suite_in_memory() {
             .expect("open")
     })
     .await;
+}
+
+/// The oldest changes are thrown away, and who still needed them is told so.
+#[tokio::test]
+async fn a_trimmed_feed_says_that_something_is_lost() {
+    let catalog = SqliteCatalog::in_memory(Arc::new(ManualClock::default()))
+        .await
+        .expect("open");
+    // As many as the feed keeps and a thousand more, by one statement.
+    sqlx::query(
+        "with recursive n (i) as (select 1 union all select i + 1 from n where i < 101000)
+         insert into changes (tenant, id, deleted)
+         select '8e3af657-a8ff-443c-a75c-2fe8c4bcb635', '/subscriptions/s', 0 from n",
+    )
+    .execute(&catalog.writer)
+    .await
+    .expect("changes");
+    let latest = catalog.latest_change().await.expect("latest");
+    assert_eq!(latest, 101_000);
+    let late = catalog.changes_after(999, 1).await.expect("changes");
+    assert_eq!(late, Changes::Lost { latest });
+    let in_time = catalog.changes_after(1_000, 1).await.expect("changes");
+    assert!(matches!(in_time, Changes::Next(changes) if changes[0].seq == 1_001));
 }

@@ -1,0 +1,73 @@
+//! `ChangeFeed` on SQLite. The rows are written by triggers, in the transaction of the write that they tell of.
+
+use async_trait::async_trait;
+use sqlx::FromRow;
+use tokio::sync::watch;
+
+use super::{SqliteCatalog, failed, rows};
+use crate::changes::{CHANGES_MAX, Change, ChangeFeed, ChangeKind, Changes};
+use crate::error::Result;
+
+#[derive(FromRow)]
+struct ChangeRow {
+    seq: i64,
+    tenant: String,
+    id: String,
+    deleted: bool,
+}
+
+#[async_trait]
+impl ChangeFeed for SqliteCatalog {
+    async fn latest_change(&self) -> Result<u64> {
+        let latest = sqlx::query_scalar::<_, i64>("select coalesce(max(seq), 0) from changes")
+            .fetch_one(&self.readers)
+            .await
+            .map_err(failed("read the newest change"))?;
+        Ok(latest.unsigned_abs())
+    }
+
+    async fn changes_after(&self, after: u64, limit: usize) -> Result<Changes> {
+        const OPERATION: &str = "read changes";
+        let from = i64::try_from(after).unwrap_or(i64::MAX);
+        let limit = i64::try_from(limit.clamp(1, CHANGES_MAX)).unwrap_or(i64::MAX);
+        let found = sqlx::query_as::<_, ChangeRow>(
+            "select seq, tenant, id, deleted from changes where seq > ?1 order by seq limit ?2",
+        )
+        .bind(from)
+        .bind(limit)
+        .fetch_all(&self.readers)
+        .await
+        .map_err(failed(OPERATION))?;
+        let Some(first) = found.first() else {
+            let latest = self.latest_change().await?;
+            return Ok(match latest >= after {
+                true => Changes::Next(Vec::new()),
+                false => Changes::Lost { latest },
+            });
+        };
+        if first.seq != from.saturating_add(1) {
+            let latest = self.latest_change().await?;
+            return Ok(Changes::Lost { latest });
+        }
+        let changes: Result<Vec<Change>> = found.into_iter().map(ChangeRow::into_change).collect();
+        changes.map(Changes::Next)
+    }
+
+    fn wakeups(&self) -> watch::Receiver<u64> {
+        self.written.subscribe()
+    }
+}
+
+impl ChangeRow {
+    fn into_change(self) -> Result<Change> {
+        Ok(Change {
+            seq: self.seq.unsigned_abs(),
+            tenant: rows::parsed("changes.tenant", &self.tenant)?,
+            id: rows::parsed("changes.id", &self.id)?,
+            what: match self.deleted {
+                true => ChangeKind::Removed,
+                false => ChangeKind::Written,
+            },
+        })
+    }
+}
