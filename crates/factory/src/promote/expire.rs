@@ -140,8 +140,9 @@ impl Promotions {
             .await;
         match submitted {
             // Somebody else was faster; the next round looks again.
-            Ok(_)
-            | Err(CatalogError::JobInTheWay { .. } | CatalogError::Precondition { .. }) => Ok(()),
+            Ok(_) | Err(CatalogError::JobInTheWay { .. } | CatalogError::Precondition { .. }) => {
+                Ok(())
+            }
             Err(error) => Err(error.into()),
         }
     }

@@ -24,7 +24,7 @@ use disk::DiskDigest;
 use jobs::{JobContext, JobError, JobKind, OnUndo, StepError, StepHandle};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use wire::promotion::{Gate, PromotionProperties};
+use wire::promotion::{Gate, PromotionProperties, PromotionState};
 use wire::{Location, ProvisioningState, ResourceId};
 
 pub use decide::{Approved, OpinionError, approve, cancel, reject};
@@ -258,7 +258,8 @@ impl Promote {
         source: &Source,
     ) -> Result<ResourceId, StepError> {
         let catalog = &self.0.catalog;
-        if record.read().await?.state.ended() {
+        let state = record.read().await?.state;
+        if state.ended() && state != PromotionState::Succeeded {
             // Whoever ended it was told that it ended: nothing may come of it any more.
             return Err(StepError::failed("Conflict", "the promotion has ended"));
         }
@@ -300,6 +301,9 @@ impl Promote {
         let home = home_of(promotion)?;
         let mut behind = Vec::new();
         for region in &promotion.to.target_regions {
+            if step.cancelled() {
+                return Err(StepError::canceled());
+            }
             let mut copy = copy_to(promotion, &rights.own, source.digest, &home, &region.name);
             copy.spread = Spread::of(region.storage_account_type.as_deref());
             let name = &region.name;

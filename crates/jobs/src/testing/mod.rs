@@ -15,6 +15,11 @@ use crate::runner::{Runner, RunnerBuilder};
 use crate::submit::Submit;
 pub use trial::Trial;
 
+/// Brings faults to a runner that a test makes by itself.
+pub fn bring(builder: &mut RunnerBuilder, faults: Arc<dyn Faults>) {
+    builder.faults(faults);
+}
+
 /// Claims that a job under test may need.
 const CLAIMS_MAX: usize = 100;
 /// Steps that a job under test may have.
