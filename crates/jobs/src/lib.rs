@@ -8,6 +8,8 @@ mod cancel;
 mod context;
 mod error;
 mod faults;
+#[cfg(feature = "halt")]
+mod halt;
 mod key;
 mod kind;
 mod reconcile;

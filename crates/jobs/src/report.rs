@@ -89,6 +89,8 @@ impl Session {
     }
 
     pub fn fate(&self, point: Point) -> Fate {
+        #[cfg(feature = "halt")]
+        crate::halt::at(&self.job.kind, point);
         let faults: &dyn Faults = self.core.faults.as_ref();
         faults.at(point)
     }
