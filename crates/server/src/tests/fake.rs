@@ -6,6 +6,7 @@ use std::time::Duration;
 use access::{Action, Permit, SystemReason};
 use async_trait::async_trait;
 use catalog::{Catalog as _, Draft, NewJob, Precondition, Resource, SqliteCatalog};
+use factory::import::{ImportSource, Imported};
 use jobs::{
     JobContext, JobError, JobKind, Jobs, NoUndo, OnUndo, Runner, RunnerBuilder, StepError,
     StepHandle,
@@ -16,6 +17,9 @@ use wire::{ArmError, ErrorCode, Location, ProvisioningState, ResourceId, TenantI
 
 use crate::engine::{self, Engine, EngineError, EngineParts};
 use crate::work::{Begun, Work};
+
+/// Of every disk that is taken in.
+pub const DIGEST: &str = "bd1:0101010101010101010101010101010101010101010101010101010101010101";
 
 pub struct FakeWork {
     catalog: Arc<SqliteCatalog>,
@@ -28,7 +32,7 @@ pub struct FakeEngine {
 }
 
 pub async fn engine(parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> {
-    let catalog = parts.catalog;
+    let (catalog, blobs) = (parts.catalog, parts.blobs);
     let work = Arc::new(FakeWork {
         catalog: Arc::clone(&catalog),
         regions: Mutex::new(vec![Location::new("north"), Location::new("south")]),
@@ -38,7 +42,7 @@ pub async fn engine(parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> 
     builder.register(Deploy(catalog.clone()));
     builder.register(Remove(catalog.clone()));
     builder.register(Promote(catalog.clone()));
-    engine::register(&mut builder, catalog, work.clone());
+    engine::register(&mut builder, catalog, work.clone(), blobs);
     let runner = builder.start();
     Ok(Box::new(FakeEngine { work, runner }))
 }
@@ -139,6 +143,12 @@ one_step!(
         if waits {
             draft.properties["gates"][0]["state"] = "Waiting".into();
         }
+        // Every version here was built by the operator.
+        let builder = catalog::AuthStore::installation(&*catalog).await?;
+        draft.properties["builtBy"] = builder.map_or(
+            Value::Null,
+            |builder| json!({ "tenant": builder.tenant, "principal": builder.operator_principal }),
+        );
         draft.properties["state"] = if waits {
             "WaitingForApproval"
         } else {
@@ -208,6 +218,25 @@ impl Work for FakeWork {
 
     fn delete_machine(&self, machine: &ResourceId) -> NewJob {
         new_job(Remove::NAME, machine)
+    }
+
+    async fn import(
+        &self,
+        _region: &Location,
+        source: ImportSource,
+    ) -> Result<Imported, StepError> {
+        let logical_bytes = match source {
+            ImportSource::Zeros { bytes } => bytes,
+            ImportSource::File(path) => std::fs::metadata(path).unwrap().len(),
+        };
+        if logical_bytes == 0 {
+            return Err(StepError::failed("InvalidVhd", "it is empty"));
+        }
+        let digest = DIGEST.parse().unwrap();
+        Ok(Imported {
+            digest,
+            logical_bytes,
+        })
     }
 
     async fn replicate(&self, step: &StepHandle, version: &Resource) -> Result<(), StepError> {

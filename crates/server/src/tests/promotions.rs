@@ -101,6 +101,32 @@ async fn a_promotion_waits_for_somebody_else() {
 }
 
 #[tokio::test]
+async fn whoever_built_a_version_does_not_approve_it() {
+    let (site, pipeline, id) = world().await;
+    let group = GROUP.rsplit_once('/').unwrap().0;
+    let asker = person(&site, "asker", group, CONTRIBUTOR).await;
+    let made = site
+        .ask_as(&asker, "PUT", &id, Some(asked(&pipeline)))
+        .await;
+    assert_eq!(made.status, 201, "{:?}", made.body);
+    let url = made.headers["azure-asyncoperation"].to_str().unwrap();
+    site.wait(url).await;
+    let approve = format!("{id}/approve");
+    let builder = site.ask("POST", &approve, None).await;
+    assert_eq!(
+        (builder.status, builder.code()),
+        (403, "AuthorizationFailed"),
+        "{:?}",
+        builder.body
+    );
+    let why = builder.body["error"]["message"].as_str().unwrap();
+    assert!(why.contains("whoever built a version"), "{why}");
+    let shown = site.get(&id).await;
+    assert_eq!(shown.body["properties"]["state"], "WaitingForApproval");
+    assert_eq!(shown.body["properties"]["approvals"], json!([]));
+}
+
+#[tokio::test]
 async fn a_promotion_that_was_rejected_is_asked_for_again() {
     let (site, pipeline, id) = world().await;
     let test = GROUP.replace("/factory", "/test");
