@@ -11,6 +11,7 @@ mod ids;
 mod location;
 mod names;
 pub mod oauth;
+pub mod odata;
 mod operation;
 mod page;
 pub mod promotion;
