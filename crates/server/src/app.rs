@@ -15,7 +15,7 @@ use uuid::Uuid;
 use wire::{ArmError, ErrorCode};
 
 use crate::exchange::{Base, Reply};
-use crate::{bearer, dispatch, errors, oauth, state::Server};
+use crate::{bearer, blobs, dispatch, errors, oauth, state::Server};
 
 /// A handler that takes longer is given up. Work that takes longer than this is a job's.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
@@ -43,7 +43,7 @@ async fn entry(State(server): State<Arc<Server>>, request: Request) -> Response 
         || tracing::info!(target: "bullion::activity", %method, path, status, milliseconds),
     );
     if method == Method::HEAD {
-        reply.body = None;
+        (reply.body, reply.content) = (None, None);
     }
     let mut response = reply.into_response();
     let headers = response.headers_mut();
@@ -93,6 +93,9 @@ async fn guarded(server: Arc<Server>, request: Request) -> Reply {
 
 async fn route(server: Arc<Server>, request: Request) -> Reply {
     let (parts, body) = request.into_parts();
+    if let Some(name) = blobs::route(&parts) {
+        return blobs::answer(server.blobs.as_deref(), &name, &parts).await;
+    }
     match oauth::route(&server, &parts) {
         Some(endpoint) => oauth::answer(&server, endpoint, &parts, body).await,
         None => {

@@ -21,6 +21,7 @@ pub struct ResourceBody {
     pub identity: Option<Value>,
     pub plan: Option<Value>,
     pub zones: Option<Value>,
+    pub sku: Option<Value>,
 }
 
 impl ResourceBody {
@@ -53,6 +54,7 @@ impl ResourceBody {
             identity: other("identity"),
             plan: other("plan"),
             zones: other("zones"),
+            sku: other("sku"),
         })
     }
 

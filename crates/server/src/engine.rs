@@ -9,6 +9,8 @@ use async_trait::async_trait;
 use catalog::{Installation, SqliteCatalog};
 use jobs::{Jobs, RunnerBuilder};
 
+use crate::blobs::Blobs;
+use crate::import::{Import, Importer};
 use crate::publish::PublishCopy;
 use crate::removal::RemoveGroup;
 use crate::work::Work;
@@ -17,6 +19,7 @@ pub struct EngineParts {
     pub data: PathBuf,
     pub catalog: Arc<SqliteCatalog>,
     pub installation: Installation,
+    pub blobs: Option<Arc<Blobs>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -39,12 +42,23 @@ pub trait Engine: Send + Sync {
 }
 
 /// The job kinds that are the server's own.
-pub fn register(builder: &mut RunnerBuilder, catalog: Arc<SqliteCatalog>, work: Arc<dyn Work>) {
+pub fn register(
+    builder: &mut RunnerBuilder,
+    catalog: Arc<SqliteCatalog>,
+    work: Arc<dyn Work>,
+    blobs: Option<Arc<Blobs>>,
+) {
     let jobs = builder.jobs();
     builder.register(RemoveGroup {
         catalog: catalog.clone(),
         jobs,
         work: work.clone(),
     });
-    builder.register(PublishCopy { catalog, work });
+    let importer = Importer {
+        catalog,
+        work,
+        blobs,
+    };
+    builder.register(Import(importer.clone()));
+    builder.register(PublishCopy(importer));
 }

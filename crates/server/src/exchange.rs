@@ -26,12 +26,14 @@ const QUERY_PAIRS_MAX: usize = 32;
 pub const RETRY_SECONDS: &str = "1";
 pub const ASYNC_OPERATION: HeaderName = HeaderName::from_static("azure-asyncoperation");
 
-/// What a handler answers. The body is JSON or absent.
+/// What a handler answers. The body is JSON or absent but for blobs and pages.
 #[derive(Debug)]
 pub struct Reply {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Option<Value>,
+    /// What is not JSON, in place of the body; its headers say what it is.
+    pub content: Option<Body>,
 }
 
 impl Reply {
@@ -40,6 +42,7 @@ impl Reply {
             status,
             headers: HeaderMap::new(),
             body,
+            content: None,
         }
     }
 
@@ -81,8 +84,9 @@ impl From<ArmError> for Reply {
 
 impl IntoResponse for Reply {
     fn into_response(self) -> Response {
-        let mut response = match &self.body {
-            Some(body) => {
+        let mut response = match (self.content, &self.body) {
+            (Some(content), _) => Response::new(content),
+            (None, Some(body)) => {
                 let text = serde_json::to_vec(body).unwrap_or_default();
                 let mut response = Response::new(Body::from(text));
                 response.headers_mut().insert(
@@ -91,7 +95,7 @@ impl IntoResponse for Reply {
                 );
                 response
             }
-            None => Response::new(Body::empty()),
+            (None, None) => Response::new(Body::empty()),
         };
         *response.status_mut() = self.status;
         response.headers_mut().extend(self.headers);

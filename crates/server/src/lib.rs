@@ -6,6 +6,7 @@
 mod app;
 mod banner;
 mod bearer;
+mod blobs;
 mod body;
 mod data;
 mod dispatch;
@@ -13,6 +14,7 @@ mod doctor;
 mod engine;
 mod errors;
 mod exchange;
+mod import;
 mod net;
 mod oauth;
 mod operation;
@@ -33,5 +35,6 @@ mod work;
 
 pub use doctor::{Check, doctor};
 pub use factory::build::sandbox::{SANDBOX_ARGUMENT, enter as enter_sandbox};
+pub use factory::import::fixed_footer;
 pub use options::{OptionsError, ServeOptions};
 pub use start::{Running, ServeError, serve, start};

@@ -34,6 +34,8 @@ pub struct ServeOptions {
     pub listen: Option<SocketAddr>,
     /// More names and addresses that the server certificate covers.
     pub names: Vec<String>,
+    /// A folder whose files may be used as VHDs, by URIs of this server below `/blobs/`.
+    pub blobs: Option<PathBuf>,
     /// `<data>/bullion.toml` where it exists, otherwise none.
     pub config: Option<PathBuf>,
 }
@@ -45,6 +47,7 @@ pub struct ConfigFile {
     pub listen: Option<SocketAddr>,
     #[serde(default)]
     pub names: Vec<String>,
+    pub blobs: Option<PathBuf>,
 }
 
 /// The options, resolved.
@@ -52,6 +55,7 @@ pub struct ConfigFile {
 pub struct Settings {
     pub listen: SocketAddr,
     pub names: Vec<String>,
+    pub blobs: Option<PathBuf>,
 }
 
 impl ServeOptions {
@@ -71,6 +75,7 @@ impl ServeOptions {
         Ok(Settings {
             listen: self.listen.or(file.listen).unwrap_or(default),
             names: file.names.into_iter().chain(self.names.clone()).collect(),
+            blobs: self.blobs.clone().or(file.blobs),
         })
     }
 }

@@ -7,6 +7,7 @@ use access::{Action, Permit, SystemReason};
 use async_trait::async_trait;
 use catalog::{Catalog, CatalogError, NewJob, PageRequest, Precondition, Resource, SqliteCatalog};
 use factory::deploy::{self, DeleteMachine, DeleteMachineInput, Deploy, DeployInput};
+use factory::import::{ImportSource, Imported};
 use factory::pipeline::{self, BuildRun, TemplateProblem};
 
 use factory::promote::{self, Promote, PromoteInput};
@@ -50,6 +51,7 @@ pub async fn engine(parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> 
         data,
         catalog,
         installation,
+        blobs,
     } = parts;
     let factory = Factory::open(FactoryOptions {
         data,
@@ -72,7 +74,7 @@ pub async fn engine(parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> 
     tracing::info!(orphans, "jobs of an earlier start");
     let mut builder = RunnerBuilder::new(catalog.clone(), catalog.clone());
     factory.register(&mut builder);
-    engine::register(&mut builder, catalog, work.clone());
+    engine::register(&mut builder, catalog, work.clone(), blobs);
     let adopted = factory
         .adopt_machines()
         .await
@@ -191,6 +193,10 @@ impl Work for FactoryWork {
         new_job::<DeleteMachine>(&DeleteMachineInput {
             vm: machine.clone(),
         })
+    }
+
+    async fn import(&self, region: &Location, source: ImportSource) -> Result<Imported, StepError> {
+        self.factory.import(region, source).await
     }
 
     async fn replicate(&self, step: &StepHandle, version: &Resource) -> Result<(), StepError> {

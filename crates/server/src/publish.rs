@@ -1,29 +1,33 @@
 //! A client's PUT of an image version: where an existing one is replicated, or a new one made from another.
 //!
-//! A new version has the same disk as its source, so nothing is copied but what a region lacks.
+//! A new version has the same disk as its source, so nothing is copied but what a region lacks; the disk of a VHD is
+//! taken in first.
 
 use std::sync::Arc;
 
 use access::Action;
 use async_trait::async_trait;
-use catalog::{Catalog, Draft, NewJob, Outcome, Precondition, Resource};
+use catalog::{NewJob, Outcome, Resource};
 use jiff::{Timestamp, Unit};
 use jobs::{JobContext, JobError, JobKind, NoUndo, OnUndo, StepError, StepHandle};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use wire::{ArmError, ErrorCode, ProvisioningState, ResourceId};
+use wire::{ArmError, ProvisioningState, ResourceId};
 
 use crate::body::ResourceBody;
 use crate::errors;
 use crate::exchange::Reply;
+use crate::import::{Importer, Origin};
 use crate::operation::Call;
-use crate::resources::{put_reply_of, store, submit_with, tracked, versions};
+use crate::resources::bits::{self, Bits};
+use crate::resources::{managed_images, put_reply_of, store, submit_with, tracked, versions};
 use crate::state::Server;
-use crate::work::Work;
 
 const WRITE: &str = "Microsoft.Compute/galleries/images/versions/write";
 /// What a copy takes over: it is the same disk, from the same build.
 const FACTS: &str = "bullion";
+const SOURCE: &str = "properties.storageProfile.source.id";
+const GIB: u64 = 1 << 30;
 
 /// Regions, counts and dates may change; the replication reconciler brings the stores to it.
 pub async fn update(
@@ -45,38 +49,43 @@ pub async fn create(
     mut body: ResourceBody,
     location: &str,
 ) -> Result<Reply, ArmError> {
-    let source = source(server, call).await?;
-    let mut facts = source.properties.get(FACTS).cloned().unwrap_or_default();
-    if source.state != ProvisioningState::Succeeded || facts.get("diskDigest").is_none() {
-        return Err(errors::conflict(format!(
-            "The source '{}' is not ready ({}).",
-            source.id,
-            source.state.as_str()
-        )));
+    let data = body.properties.get("storageProfile");
+    let data = data.and_then(|profile| profile["dataDiskImages"].as_array());
+    if data.is_some_and(|data| !data.is_empty()) {
+        return Err(errors::invalid(
+            "properties.storageProfile.dataDiskImages",
+            "Data disks are not supported: an image version has one OS disk.",
+        ));
     }
-    if let Some(facts) = facts.as_object_mut() {
-        facts.remove("replication");
-        facts.insert("copiedFrom".into(), source.id.to_string().into());
-    }
-    body.properties.insert(FACTS.into(), facts);
-    for (key, value) in source.properties["storageProfile"]
-        .as_object()
-        .into_iter()
-        .flatten()
-    {
-        let profile = body
-            .properties
-            .entry("storageProfile")
-            .or_insert_with(|| json!({}));
-        if profile.get(key).is_none() {
-            profile[key] = value.clone();
+    let missing = errors::invalid(
+        SOURCE,
+        "A new image version needs exactly one source: the id of a managed image, disk, snapshot or \
+         gallery image version, or the URI of a VHD.",
+    );
+    let bits = bits::find(server, call, versions::sources(&call.body), missing).await?;
+    let mut origin = None;
+    match bits {
+        Bits::Of(source) => {
+            check_fits(server, call, &source).await?;
+            body.properties
+                .insert(FACTS.into(), bits::facts_of(&source));
+            take_profile(&mut body, &source);
+        }
+        Bits::From(from) => {
+            let facts = bits::facts_from(&body.properties, &[versions::URI]);
+            body.properties.insert(FACTS.into(), facts);
+            origin = Some(from);
         }
     }
     body.properties["publishingProfile"]["publishedDate"] = published_now().into();
     let draft = tracked(body, location, None).state(ProvisioningState::Creating);
+    let input = PublishCopyInput {
+        version: call.id.clone(),
+        origin,
+    };
     let job = NewJob {
         kind: PublishCopy::NAME.into(),
-        input: json!({ "version": call.id }),
+        input: json!(input),
         exclusive: Some(format!("version {}", call.id.folded())),
         visible_at: Vec::new(),
     };
@@ -85,53 +94,90 @@ pub async fn create(
     server.polled(reply, call, &call.id, job)
 }
 
+/// What a version shows of its disk, where the client does not say: as its source, whatever that is.
+fn take_profile(body: &mut ResourceBody, source: &Resource) {
+    let profile = body
+        .properties
+        .entry("storageProfile")
+        .or_insert_with(|| json!({}));
+    let of_source = &source.properties["storageProfile"];
+    if source.id.resource_type().is(versions::KIND) {
+        for (key, value) in of_source.as_object().into_iter().flatten() {
+            if profile.get(key).is_none() {
+                let mut value = value.clone();
+                // Where the source's own disk came from is no source of the copy.
+                if let Some(member) = value.as_object_mut() {
+                    member.remove("source");
+                }
+                profile[key] = value;
+            }
+        }
+        return;
+    }
+    let bytes = source.properties[FACTS]["logicalBytes"].as_u64();
+    profile["osDiskImage"]["sizeInGB"] = bytes.unwrap_or_default().div_ceil(GIB).into();
+    let caching = of_source["osDisk"]["caching"].as_str().unwrap_or("None");
+    profile["osDiskImage"]["hostCaching"] = caching.into();
+}
+
+/// A managed image and the definition must say the same about the system.
+async fn check_fits(server: &Server, call: &Call, source: &Resource) -> Result<(), ArmError> {
+    if !source.id.resource_type().is(managed_images::KIND) {
+        return Ok(());
+    }
+    let parent = call.id.parent();
+    let permit = parent.and_then(|parent| call.permit.to_read_ancestor(&parent));
+    let Some(permit) = permit else {
+        return Ok(());
+    };
+    let definition = server.catalog.get(&permit).await.map_err(errors::catalog)?;
+    let disk = &source.properties["storageProfile"]["osDisk"];
+    let differ = |of_image: &Value, key: &str| {
+        let of_image = of_image.as_str().unwrap_or_default();
+        let of_definition = definition.properties[key].as_str().unwrap_or_default();
+        let same = of_image.eq_ignore_ascii_case(of_definition);
+        (!same).then(|| (of_image.to_string(), of_definition.to_string()))
+    };
+    let id = &source.id;
+    let message = if let Some((image, wanted)) = differ(&disk["osState"], "osState") {
+        format!(
+            "Cannot create Gallery Image Version from: {id} since the OS State in the parent gallery \
+             image ({wanted}) is not {image}."
+        )
+    } else if let Some((image, wanted)) = differ(&disk["osType"], "osType") {
+        format!(
+            "Cannot create Gallery Image Version from: {id} since the OS Type in the parent gallery \
+             image ({wanted}) is not {image}."
+        )
+    } else if let Some((image, wanted)) =
+        differ(&source.properties["hyperVGeneration"], "hyperVGeneration")
+    {
+        format!(
+            "The resource with id '{id}' has a different Hypervisor generation ['{image}'] than the \
+             parent gallery image Hypervisor generation ['{wanted}']."
+        )
+    } else {
+        return Ok(());
+    };
+    Err(errors::conflict(message))
+}
+
 /// Whole seconds: clients parse at most six digits of a fraction.
 fn published_now() -> String {
     let now = Timestamp::now();
     now.round(Unit::Second).unwrap_or(now).to_string()
 }
 
-/// The version that the body links to and the caller may read.
-async fn source(server: &Server, call: &Call) -> Result<Resource, ArmError> {
-    const PATH: &str = "properties.storageProfile.source.id";
-    let Some(permit) = call.links.first() else {
-        return Err(errors::invalid(
-            PATH,
-            "A new image version needs a source: the id of another gallery image version.",
-        ));
-    };
-    let scope = permit.scope();
-    if !scope.resource_type().is(versions::KIND) {
-        return Err(errors::invalid(
-            PATH,
-            format!(
-                "The source id: {scope} must either be a managed image, virtual machine or another \
-                 gallery image version. This server takes gallery image versions."
-            ),
-        ));
-    }
-    server.catalog.get(&permit.to_read_own()).await.map_err(|_| {
-        ArmError::new(
-            ErrorCode::NotFound,
-            format!(
-                "Source {scope} is not found. Please check source exists, and is in the same region as \
-                 gallery image version being created."
-            ),
-        )
-        .with_target(PATH)
-    })
-}
-
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PublishCopyInput {
     pub version: ResourceId,
+    /// Where the bits come from, if they are in no store yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
 }
 
 /// Brings the bits of a new version to every region of it; then the version may be used.
-pub struct PublishCopy {
-    pub catalog: Arc<dyn Catalog>,
-    pub work: Arc<dyn Work>,
-}
+pub struct PublishCopy(pub Importer);
 
 #[async_trait]
 impl JobKind for PublishCopy {
@@ -144,8 +190,14 @@ impl JobKind for PublishCopy {
         cx: &mut JobContext<NoUndo>,
         input: PublishCopyInput,
     ) -> Result<Value, JobError> {
-        let nothing = OnUndo::Nothing("replicas of a version that failed are deleted with it");
-        cx.step_once("replicate", nothing, |step| {
+        let nothing = || OnUndo::Nothing("replicas of a version that failed are deleted with it");
+        if let Some(origin) = &input.origin {
+            cx.step_once("import", nothing(), |step| {
+                self.0.bring(step, &input.version, origin)
+            })
+            .await?;
+        }
+        cx.step_once("replicate", nothing(), |step| {
             self.replicate(step, &input.version)
         })
         .await?;
@@ -167,25 +219,16 @@ impl JobKind for PublishCopy {
         input: &PublishCopyInput,
         outcome: &Outcome,
     ) -> Result<(), StepError> {
-        let state = match outcome {
-            Outcome::Succeeded(_) => ProvisioningState::Succeeded,
-            Outcome::Failed(_) | Outcome::Canceled(_) => ProvisioningState::Failed,
-        };
-        let permit = cx.permit(&Action::new(WRITE), &input.version).await?;
-        let version = self.catalog.get(&permit.to_read_own()).await?;
-        let etag = Precondition::Match(version.etag.clone());
-        let draft = Draft::from_resource(version).state(state);
-        self.catalog.put(&permit, draft, etag).await?;
-        Ok(())
+        self.0.settle(cx, &input.version, outcome).await
     }
 }
 
 impl PublishCopy {
     async fn replicate(&self, step: StepHandle, version: &ResourceId) -> Result<(), StepError> {
         let permit = step.permit(&Action::new(WRITE), version).await?;
-        let version = self.catalog.get(&permit.to_read_own()).await?;
+        let version = self.0.catalog.get(&permit.to_read_own()).await?;
         tokio::select! {
-            copied = self.work.replicate(&step, &version) => copied,
+            copied = self.0.work.replicate(&step, &version) => copied,
             () = step.until_cancelled() => Err(StepError::canceled()),
         }
     }

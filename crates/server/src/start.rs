@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 use wire::{AppId, PrincipalId, TenantId};
 
+use crate::blobs::{Blobs, BlobsError};
 use crate::data::{self, DataError, DataFolder};
 use crate::engine::{Engine, EngineError, EngineParts};
 use crate::net::listen::{self, ListenError};
@@ -44,6 +45,8 @@ pub enum ServeError {
     Tokens(#[from] TokensError),
     #[error("cannot make the administrator's secret")]
     Secret(#[from] access::SecretError),
+    #[error(transparent)]
+    Blobs(#[from] BlobsError),
     #[error("cannot set up the factory")]
     Engine(#[from] EngineError),
     #[error("cannot listen")]
@@ -125,6 +128,8 @@ pub async fn start_with(
         &tls::host_names(&settings.names),
         Timestamp::now(),
     )?;
+    let open = |folder| Blobs::open(folder, &settings.names).map(Arc::new);
+    let blobs = settings.blobs.as_deref().map(open).transpose()?;
     // Before anything is stored: a port in use should leave no half-made installation behind.
     let listener = listen::bind(settings.listen).await?;
     let address = listener.local_addr().map_err(|cause| ListenError::Bind {
@@ -140,6 +145,7 @@ pub async fn start_with(
         data: folder.root().to_path_buf(),
         catalog: Arc::clone(&catalog),
         installation,
+        blobs: blobs.clone(),
     })
     .await?;
     let server = Arc::new(Server {
@@ -150,6 +156,7 @@ pub async fn start_with(
         jobs: engine.jobs(),
         work: engine.work(),
         tokens,
+        blobs,
         hashing: state::hashing(),
     });
     let (stop, stopped) = watch::channel(false);

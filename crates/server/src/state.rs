@@ -11,6 +11,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::Semaphore;
 use wire::{AppId, ArmError, Location, PrincipalId, ResourceId, ResourceType, TenantId};
 
+use crate::blobs::Blobs;
 use crate::exchange::Reply;
 use crate::oauth::TokenVersion;
 use crate::operation::Call;
@@ -32,6 +33,7 @@ pub struct Server {
     pub jobs: Jobs,
     pub work: Arc<dyn Work>,
     pub tokens: Tokens,
+    pub blobs: Option<Arc<Blobs>>,
     pub hashing: Arc<Semaphore>,
 }
 

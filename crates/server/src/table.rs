@@ -11,8 +11,8 @@ use http::Method;
 use crate::operation::{Operation, Subject, Tenancy, no_links};
 use crate::path::{ArmPath, Place, Shape};
 use crate::resources::{
-    applications, consents, everything, galleries, groups, images, machines, operations, pipelines,
-    promotions, roles, runs, subscriptions, templates, tenancy, versions,
+    applications, consents, disks, everything, galleries, groups, images, machines, managed_images,
+    operations, pipelines, promotions, roles, runs, subscriptions, templates, tenancy, versions,
 };
 
 const ROOT: &[Place] = &[Place::Root];
@@ -132,6 +132,24 @@ fn compute() -> Vec<Operation> {
     ]
 }
 
+/// What gallery versions are made of besides builds.
+fn disks_and_images() -> Vec<Operation> {
+    vec![
+        row!(PUT Named managed_images::KIND, GROUP, "Microsoft.Compute/images/write", managed_images::put, links: managed_images::links),
+        row!(GET Named managed_images::KIND, GROUP, "Microsoft.Compute/images/read", managed_images::get),
+        row!(GET Collection managed_images::KIND, LISTED, "Microsoft.Compute/images/read", managed_images::all),
+        row!(DELETE Named managed_images::KIND, GROUP, "Microsoft.Compute/images/delete", managed_images::remove),
+        row!(PUT Named disks::DISK, GROUP, "Microsoft.Compute/disks/write", disks::put, links: disks::links),
+        row!(GET Named disks::DISK, GROUP, "Microsoft.Compute/disks/read", disks::get),
+        row!(GET Collection disks::DISK, LISTED, "Microsoft.Compute/disks/read", disks::all_disks),
+        row!(DELETE Named disks::DISK, GROUP, "Microsoft.Compute/disks/delete", disks::remove),
+        row!(PUT Named disks::SNAPSHOT, GROUP, "Microsoft.Compute/snapshots/write", disks::put, links: disks::links),
+        row!(GET Named disks::SNAPSHOT, GROUP, "Microsoft.Compute/snapshots/read", disks::get),
+        row!(GET Collection disks::SNAPSHOT, LISTED, "Microsoft.Compute/snapshots/read", disks::all_snapshots),
+        row!(DELETE Named disks::SNAPSHOT, GROUP, "Microsoft.Compute/snapshots/delete", disks::remove),
+    ]
+}
+
 /// Templates, runs, and where operations are polled.
 fn factory() -> Vec<Operation> {
     vec![
@@ -173,6 +191,7 @@ static TABLE: LazyLock<Vec<Operation>> = LazyLock::new(|| {
     rows.extend(subscriptions());
     rows.extend(identity());
     rows.extend(compute());
+    rows.extend(disks_and_images());
     rows.extend(factory());
     rows.extend(promotion());
     rows

@@ -6,6 +6,7 @@
 use access::Permit;
 use async_trait::async_trait;
 use catalog::{NewJob, Resource};
+use factory::import::{ImportSource, Imported};
 use jobs::{StepError, StepHandle};
 use serde_json::{Map, Value};
 use wire::promotion::PromotionProperties;
@@ -33,6 +34,8 @@ pub trait Work: Send + Sync {
     fn deploy(&self, machine: &ResourceId) -> NewJob;
     /// The job that stops a machine and removes it and its resource.
     fn delete_machine(&self, machine: &ResourceId) -> NewJob;
+    /// Takes a disk into the stores of a region. Doing it twice finds what is there.
+    async fn import(&self, region: &Location, source: ImportSource) -> Result<Imported, StepError>;
     /// Brings a version's disk to all its regions; the reason where one of them failed.
     async fn replicate(&self, step: &StepHandle, version: &Resource) -> Result<(), StepError>;
     /// The job that brings a version to the next stage.

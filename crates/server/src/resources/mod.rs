@@ -3,12 +3,15 @@
 //! A handler runs after authorisation and reads and writes under its call's permit. Must not decide who may.
 
 pub mod applications;
+pub mod bits;
 pub mod consents;
+pub mod disks;
 pub mod everything;
 pub mod galleries;
 pub mod groups;
 pub mod images;
 pub mod machines;
+pub mod managed_images;
 pub mod operations;
 pub mod pipelines;
 pub mod promotions;
@@ -51,6 +54,9 @@ pub fn present(resource: &Resource) -> Value {
     );
     if let Some(location) = &resource.location {
         shown.insert("location".into(), location.clone().into());
+    }
+    // Types without a location have tags only where somebody gave them some.
+    if resource.location.is_some() || !resource.tags.is_empty() {
         shown.insert("tags".into(), json!(resource.tags));
     }
     for (key, value) in &resource.extra {
@@ -180,6 +186,7 @@ pub fn tracked(body: ResourceBody, location: &str, old: Option<&Resource>) -> Dr
         ("identity", body.identity),
         ("plan", body.plan),
         ("zones", body.zones),
+        ("sku", body.sku),
     ] {
         if let Some(value) = value {
             extra.insert(key.into(), value);

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use wire::compute::{ImageVersionProperties, PublishingProfile};
 use wire::{ArmError, ErrorCode, Location, ResourceId, VersionNumber};
 
+use super::bits::{self, Place, Source};
 use super::{Reply, delete, find, list, need, present, properties, settle_location};
 use crate::body::{self, ResourceBody};
 use crate::errors;
@@ -29,28 +30,51 @@ const FIXED_PROFILE: [&str; 3] = [
     "replicationMode",
 ];
 
-/// The source of a version, wherever the api-version keeps it.
-pub fn source(properties: &Value) -> Option<String> {
-    let places = [
-        "/storageProfile/source/id",
-        "/storageProfile/source/communityGalleryImageId",
-        "/publishingProfile/source/managedImage/id",
-    ];
-    let text = |place: &&str| properties.pointer(place).and_then(Value::as_str);
-    places.iter().find_map(text).map(str::to_string)
+const SOURCES: [Place; 5] = [
+    (
+        "/properties/storageProfile/source/id",
+        "properties.storageProfile.source.id",
+    ),
+    (
+        "/properties/storageProfile/source/communityGalleryImageId",
+        "properties.storageProfile.source.communityGalleryImageId",
+    ),
+    (
+        "/properties/storageProfile/source/virtualMachineId",
+        "properties.storageProfile.source.virtualMachineId",
+    ),
+    (
+        "/properties/storageProfile/osDiskImage/source/id",
+        "properties.storageProfile.osDiskImage.source.id",
+    ),
+    (
+        "/properties/publishingProfile/source/managedImage/id",
+        "properties.publishingProfile.source.managedImage.id",
+    ),
+];
+pub const URI: Place = (
+    "/properties/storageProfile/osDiskImage/source/uri",
+    "properties.storageProfile.osDiskImage.source.uri",
+);
+const ACCOUNT: &str = "/properties/storageProfile/osDiskImage/source/storageAccountId";
+
+/// The sources of a version, wherever the api-version keeps them.
+pub fn sources(body: &Value) -> Vec<Source> {
+    let resource = |(id, target)| Source::Resource { id, target };
+    let account = body.pointer(ACCOUNT).and_then(Value::as_str);
+    let vhd = |(uri, target)| Source::Vhd {
+        uri,
+        account: account.map(str::to_string),
+        target,
+    };
+    let resources = bits::given(body, &SOURCES).into_iter().map(resource);
+    let vhds = bits::given(body, &[URI]).into_iter().map(vhd);
+    resources.chain(vhds).collect()
 }
 
-/// A PUT from another version needs the right to read that one, in its own tenant.
+/// A PUT from something else needs the right to use that, in its own tenant.
 pub fn links(body: &Value) -> Vec<Link> {
-    let source = body.get("properties").and_then(source);
-    source
-        .map(|scope| Link {
-            scope,
-            action: READ,
-            target: "properties.storageProfile.source.id",
-        })
-        .into_iter()
-        .collect()
+    bits::links(sources(body))
 }
 
 pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
@@ -107,17 +131,30 @@ fn check_source(
     let Some(old) = old else {
         return Ok(());
     };
-    let of = |properties: &Map<String, Value>| source(&Value::Object(properties.clone()));
+    let of = |properties: &Map<String, Value>| {
+        let mut sources = sources(&json!({ "properties": properties }));
+        (sources.pop(), sources.len())
+    };
     let id = |text: &String| ResourceId::parse(text).ok();
-    match (of(old), of(new)) {
-        (_, None) => Ok(()),
-        (Some(old), Some(new)) if id(&old) == id(&new) => Ok(()),
-        _ => Err(ArmError::new(
-            ErrorCode::PropertyChangeNotAllowed,
-            "Changing property 'galleryImageVersion.properties.storageProfile.source.id' is not allowed.",
-        )
-        .with_target("galleryImageVersion.properties.storageProfile.source.id")),
+    let same = match (of(old), of(new)) {
+        (_, (None, _)) => true,
+        (
+            (Some(Source::Resource { id: old, .. }), 0),
+            (Some(Source::Resource { id: new, .. }), 0),
+        ) => id(&old) == id(&new),
+        ((Some(Source::Vhd { uri: old, .. }), 0), (Some(Source::Vhd { uri: new, .. }), 0)) => {
+            old == new
+        }
+        _ => false,
+    };
+    if same {
+        return Ok(());
     }
+    Err(ArmError::new(
+        ErrorCode::PropertyChangeNotAllowed,
+        "Changing property 'galleryImageVersion.properties.storageProfile.source.id' is not allowed.",
+    )
+    .with_target("galleryImageVersion.properties.storageProfile.source.id"))
 }
 
 /// Target regions, replica counts, dates: defaults written down, rules held.

@@ -635,7 +635,11 @@ async fn a_version_is_made_from_another_by_a_job() {
         &site,
         &copy,
         &[
-            (json!({ "location": "north" }), 400, "needs a source"),
+            (
+                json!({ "location": "north" }),
+                400,
+                "needs exactly one source",
+            ),
             (body("nothing"), 400, "Expect fully qualified resource Id"),
             (body(&versions("9.9.9")), 404, "is not found"),
             (body(GROUP), 400, "gallery image version"),

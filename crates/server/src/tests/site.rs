@@ -57,8 +57,11 @@ impl Answer {
 }
 
 pub fn options(data: &Path) -> ServeOptions {
+    let blobs = data.join("blobs");
+    std::fs::create_dir_all(&blobs).unwrap();
     ServeOptions {
         data: data.to_path_buf(),
+        blobs: Some(blobs),
         listen: Some("127.0.0.1:0".parse().unwrap()),
         ..ServeOptions::default()
     }
@@ -201,6 +204,13 @@ impl Site {
             token.body["access_token"].as_str().unwrap().to_string(),
             principal,
         )
+    }
+
+    /// Puts a file into the blob folder and gives its URI.
+    pub fn blob(&self, name: &str, bytes: &[u8]) -> String {
+        let path = self.running.data.join("blobs").join(name);
+        std::fs::write(path, bytes).unwrap();
+        format!("{}/blobs/{name}", self.running.url)
     }
 
     /// Polls an operation until it has ended.

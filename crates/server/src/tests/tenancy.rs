@@ -5,9 +5,9 @@ use wire::TenantId;
 
 use super::site::{AUDIENCE, GROUP, SUBSCRIPTION, Site, answer};
 
-const SUBSCRIPTION_2: &str = "22222222-2222-4222-8222-222222222222";
+pub const SUBSCRIPTION_2: &str = "22222222-2222-4222-8222-222222222222";
 
-async fn tenant(site: &Site, name: &str) -> (TenantId, String) {
+pub async fn tenant(site: &Site, name: &str) -> (TenantId, String) {
     let path = format!("/providers/Bullion.Factory/tenants/{name}");
     let made = site
         .put(&path, json!({ "properties": { "displayName": name } }))
@@ -21,7 +21,7 @@ async fn tenant(site: &Site, name: &str) -> (TenantId, String) {
     (id, site.sign_in(id).await)
 }
 
-async fn subscription(site: &Site, token: &str, id: &str) {
+pub async fn subscription(site: &Site, token: &str, id: &str) {
     let path = format!("/subscriptions/{id}");
     let body = json!({ "properties": { "displayName": "s" } });
     let made = site.ask_as(token, "PUT", &path, Some(body)).await;

@@ -1,0 +1,198 @@
+//! Where the bits of a new version, image, disk or snapshot come from: a resource that has them, or a VHD by URI.
+//!
+//! What a body refers to needs a right of its own there; which right that is depends on the type referred to.
+
+use catalog::Resource;
+use serde_json::{Map, Value};
+use wire::{ArmError, ErrorCode, ProvisioningState, ResourceId, ResourceType};
+
+use super::{disks, machines, managed_images, versions};
+use crate::errors;
+use crate::import::Origin;
+use crate::operation::{Call, Link};
+use crate::state::Server;
+
+/// Whoever reads the bits of a disk can make a machine of them, so it takes more than a reader.
+const DISK_WRITE: &str = "Microsoft.Compute/disks/write";
+const SNAPSHOT_WRITE: &str = "Microsoft.Compute/snapshots/write";
+const MACHINE_WRITE: &str = "Microsoft.Compute/virtualMachines/write";
+const IMAGE_READ: &str = "Microsoft.Compute/images/read";
+/// What a VHD by URI needs at the storage account that it is said to lie in.
+const LIST_KEYS: &str = "Microsoft.Storage/storageAccounts/listKeys/action";
+
+/// The source of a body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Another resource, and where the body names it.
+    Resource { id: String, target: &'static str },
+    Vhd {
+        uri: String,
+        account: Option<String>,
+        target: &'static str,
+    },
+}
+
+/// A source, looked up.
+pub enum Bits {
+    /// These are known already.
+    Of(Box<Resource>),
+    /// These are to be read by a job.
+    From(Origin),
+}
+
+/// A place of a body that may name a source: pointer and its name to people.
+pub type Place = (&'static str, &'static str);
+
+/// The texts at the places that are given and not empty.
+pub fn given(body: &Value, places: &[Place]) -> Vec<(String, &'static str)> {
+    let text = |(pointer, target): &Place| {
+        let text = body.pointer(pointer)?.as_str()?;
+        (!text.is_empty()).then(|| (text.to_string(), *target))
+    };
+    places.iter().filter_map(text).collect()
+}
+
+/// The right that using a resource's bits takes.
+fn action(id: &str) -> &'static str {
+    let kind = ResourceId::parse(id).map(|id| id.resource_type());
+    let is = |other: &str| {
+        kind.as_ref()
+            .is_ok_and(|kind: &ResourceType| kind.is(other))
+    };
+    match () {
+        () if is(managed_images::KIND) => IMAGE_READ,
+        () if is(disks::DISK) => DISK_WRITE,
+        () if is(disks::SNAPSHOT) => SNAPSHOT_WRITE,
+        () if is(machines::KIND) => MACHINE_WRITE,
+        () => versions::READ,
+    }
+}
+
+/// What a body with these sources links to.
+pub fn links(sources: Vec<Source>) -> Vec<Link> {
+    let link = |source| match source {
+        Source::Resource { id, target } => Some(Link {
+            action: action(&id),
+            scope: id,
+            target,
+        }),
+        Source::Vhd {
+            account, target, ..
+        } => account.map(|scope| Link {
+            scope,
+            action: LIST_KEYS,
+            target,
+        }),
+    };
+    sources.into_iter().filter_map(link).collect()
+}
+
+/// Finds the one source of a new resource, under the permits that its links gave.
+pub async fn find(
+    server: &Server,
+    call: &Call,
+    sources: Vec<Source>,
+    missing: ArmError,
+) -> Result<Bits, ArmError> {
+    let mut sources = sources.into_iter();
+    let (Some(source), None) = (sources.next(), sources.next()) else {
+        return Err(missing);
+    };
+    let (uri, target) = match source {
+        Source::Vhd { uri, target, .. } => (uri, target),
+        Source::Resource { target, .. } => {
+            return known(server, call, target).await.map(Bits::Of);
+        }
+    };
+    let refused = |error: crate::blobs::BlobError| {
+        let shown: String = uri.chars().take(200).collect();
+        errors::invalid(
+            target,
+            format!("The VHD '{shown}' cannot be used: {error}."),
+        )
+    };
+    let Some(blobs) = &server.blobs else {
+        return Err(refused(crate::blobs::BlobError::None));
+    };
+    let name = blobs
+        .name_of(&uri, &call.base, &server.url)
+        .map_err(refused)?;
+    Ok(Bits::From(Origin::Blob(name)))
+}
+
+/// The resource that the body links to, if it has bits.
+async fn known(
+    server: &Server,
+    call: &Call,
+    target: &'static str,
+) -> Result<Box<Resource>, ArmError> {
+    let Some(permit) = call.links.first() else {
+        return Err(errors::invalid(target, "The source is missing."));
+    };
+    let scope = permit.scope();
+    let kind = scope.resource_type();
+    let kinds = [
+        versions::KIND,
+        managed_images::KIND,
+        disks::DISK,
+        disks::SNAPSHOT,
+    ];
+    if !kinds.iter().any(|one| kind.is(one)) {
+        return Err(errors::invalid(
+            target,
+            format!(
+                "The source id: {scope} must either be a managed image, virtual machine or another \
+                 gallery image version. This server takes managed images, disks, snapshots and \
+                 gallery image versions."
+            ),
+        ));
+    }
+    let source = server
+        .catalog
+        .get(&permit.to_read_own())
+        .await
+        .map_err(|_| {
+            let message = format!(
+                "Source {scope} is not found. Please check source exists, and is in the same region \
+                 as gallery image version being created."
+            );
+            ArmError::new(ErrorCode::NotFound, message).with_target(target)
+        })?;
+    let digest = source.properties.pointer("/bullion/diskDigest");
+    if source.state != ProvisioningState::Succeeded || digest.is_none() {
+        return Err(errors::conflict(format!(
+            "The source '{}' is not ready ({}).",
+            source.id,
+            source.state.as_str()
+        )));
+    }
+    Ok(Box::new(source))
+}
+
+/// What a copy of `source` says of its disk: the same, and whence.
+pub fn facts_of(source: &Resource) -> Value {
+    let mut facts = source.properties["bullion"].clone();
+    if let Some(facts) = facts.as_object_mut() {
+        facts.remove("replication");
+        facts.insert("copiedFrom".into(), source.id.to_string().into());
+    }
+    facts
+}
+
+/// What is said of a disk that is on its way.
+pub fn facts_from(properties: &Map<String, Value>, places: &[Place]) -> Value {
+    let properties = Value::Object(Map::from_iter([(
+        "properties".to_string(),
+        Value::Object(properties.clone()),
+    )]));
+    let uri = given(&properties, places).into_iter().next();
+    match uri {
+        Some((uri, _)) => serde_json::json!({ "importedFrom": without_query(&uri) }),
+        None => serde_json::json!({}),
+    }
+}
+
+/// A URI may carry a signature; what is kept and shown must not.
+fn without_query(uri: &str) -> &str {
+    uri.split(['?', '#']).next().unwrap_or_default()
+}

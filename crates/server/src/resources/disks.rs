@@ -1,0 +1,258 @@
+//! `Microsoft.Compute/disks` and `Microsoft.Compute/snapshots`: a disk's bits under a name, for images and versions.
+//!
+//! They are metadata over the image store: no machine runs on one. What a disk was made from never changes.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+use wire::{ArmError, ErrorCode, NameRule, ProvisioningState};
+
+use super::bits::{self, Bits, Place, Source};
+use super::{
+    Reply, delete, find, list, present, properties, settle_location, show, store, submit_with,
+    tracked,
+};
+use crate::body::{self, ResourceBody};
+use crate::import::Origin;
+use crate::operation::{Call, Link};
+use crate::state::Server;
+use crate::{errors, import};
+
+pub const DISK: &str = "Microsoft.Compute/disks";
+pub const SNAPSHOT: &str = "Microsoft.Compute/snapshots";
+const OPTION: &str = "properties.creationData.createOption";
+const SIZE: &str = "properties.diskSizeGB";
+const GIB: u64 = 1 << 30;
+/// Azure's largest disk that an image can be made of.
+const SIZE_GIB_MAX: u64 = 2048;
+const SOURCES: [Place; 3] = [
+    (
+        "/properties/creationData/sourceResourceId",
+        "properties.creationData.sourceResourceId",
+    ),
+    (
+        "/properties/creationData/galleryImageReference/id",
+        "properties.creationData.galleryImageReference.id",
+    ),
+    (
+        "/properties/creationData/imageReference/id",
+        "properties.creationData.imageReference.id",
+    ),
+];
+const URI: Place = (
+    "/properties/creationData/sourceUri",
+    "properties.creationData.sourceUri",
+);
+const ACCOUNT: &str = "/properties/creationData/storageAccountId";
+const KEPT: [&str; 4] = ["creationData", "osType", "hyperVGeneration", "diskSizeGB"];
+const READ_ONLY: [&str; 5] = [
+    "bullion",
+    "diskSizeBytes",
+    "diskState",
+    "uniqueId",
+    "timeCreated",
+];
+
+/// How a disk begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CreateOption {
+    Empty,
+    Import,
+    Copy,
+    FromImage,
+}
+
+impl CreateOption {
+    fn of(properties: &Map<String, Value>) -> Result<CreateOption, ArmError> {
+        let known = [
+            ("Empty", CreateOption::Empty),
+            ("Import", CreateOption::Import),
+            ("Copy", CreateOption::Copy),
+            ("FromImage", CreateOption::FromImage),
+        ];
+        let text = properties
+            .get("creationData")
+            .and_then(|data| data.get("createOption"))
+            .and_then(Value::as_str);
+        let Some(text) = text else {
+            let message = format!("Required parameter '{OPTION}' is missing (null).");
+            return Err(errors::invalid(OPTION, message));
+        };
+        let found = known
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case(text));
+        found.map(|(_, option)| *option).ok_or_else(|| {
+            errors::invalid(
+                OPTION,
+                "The create option must be one of Empty, Import, Copy, FromImage.",
+            )
+        })
+    }
+}
+
+fn sources(body: &Value) -> Vec<Source> {
+    let resource = |(id, target)| Source::Resource { id, target };
+    let account = body
+        .pointer(ACCOUNT)
+        .and_then(Value::as_str)
+        .map(str::to_string);
+    let vhd = |(uri, target)| Source::Vhd {
+        uri,
+        account: account.clone(),
+        target,
+    };
+    let resources = bits::given(body, &SOURCES).into_iter().map(resource);
+    let vhds = bits::given(body, &[URI]).into_iter().map(vhd);
+    resources.chain(vhds).collect()
+}
+
+pub fn links(body: &Value) -> Vec<Link> {
+    bits::links(sources(body))
+}
+
+pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    NameRule::ImageDefinition
+        .check(call.id.name())
+        .map_err(|error| errors::invalid("diskName", error.to_string()))?;
+    let mut body = ResourceBody::parse(&call.body, &call.id)?;
+    let old = find(&server, &call).await?;
+    let location = settle_location(&call, &body, old.as_ref())?;
+    server.need_region(&location, "location")?;
+    let kept = old.as_ref().map(properties);
+    body::keep(&mut body.properties, kept.as_ref(), &KEPT);
+    body::read_only(&mut body.properties, kept.as_ref(), &READ_ONLY);
+    let option = CreateOption::of(&body.properties)?;
+    if let Some(old) = &old {
+        check_fixed(&properties(old), &body.properties)?;
+        let draft = tracked(body, &location, Some(old)).state(old.state);
+        let put = store(&server, &call, Some(old), draft).await?;
+        return Ok(Reply::ok(present(&put.resource)));
+    }
+    let found = source(&server, &call, option, &body.properties).await?;
+    begin(&mut body.properties);
+    match found {
+        Bits::Of(source) => {
+            copy(&mut body.properties, &source);
+            let draft = tracked(body, &location, None);
+            let put = store(&server, &call, None, draft).await?;
+            Ok(Reply::ok(present(&put.resource)))
+        }
+        Bits::From(origin) => {
+            let facts = bits::facts_from(&body.properties, &[URI]);
+            body.properties.insert("bullion".into(), facts);
+            let draft = tracked(body, &location, None).state(ProvisioningState::Creating);
+            let job = import::job(&call.id, &origin);
+            let (put, job) = submit_with(&server, &call, None, draft, job).await?;
+            // Clients of disks know no 201.
+            let reply = Reply::new(StatusCode::ACCEPTED, Some(present(&put.resource)));
+            server.polled(reply, &call, &call.id, job)
+        }
+    }
+}
+
+async fn source(
+    server: &Server,
+    call: &Call,
+    option: CreateOption,
+    properties: &Map<String, Value>,
+) -> Result<Bits, ArmError> {
+    let given = sources(&call.body);
+    let (fits, what) = match option {
+        CreateOption::Empty => (given.is_empty(), "no source"),
+        CreateOption::Import => (
+            matches!(given.as_slice(), [Source::Vhd { .. }]),
+            "a sourceUri",
+        ),
+        CreateOption::Copy | CreateOption::FromImage => (
+            matches!(given.as_slice(), [Source::Resource { .. }]),
+            "the id of one resource",
+        ),
+    };
+    let wrong = errors::invalid(
+        "properties.creationData",
+        format!("The create option '{option:?}' takes {what}."),
+    );
+    if !fits {
+        return Err(wrong);
+    }
+    if option == CreateOption::Empty {
+        return Ok(Bits::From(Origin::Zeros(size(properties)?)));
+    }
+    bits::find(server, call, given, wrong).await
+}
+
+/// Bytes of an empty disk.
+fn size(properties: &Map<String, Value>) -> Result<u64, ArmError> {
+    let asked = properties.get("diskSizeGB").and_then(Value::as_u64);
+    match asked {
+        Some(size) if (1..=SIZE_GIB_MAX).contains(&size) => Ok(size * GIB),
+        _ => Err(errors::invalid(
+            SIZE,
+            format!("The size of an empty disk is 1 to {SIZE_GIB_MAX} GiB."),
+        )),
+    }
+}
+
+/// What a disk has from its first day.
+fn begin(properties: &mut Map<String, Value>) {
+    properties.insert("diskState".into(), "Unattached".into());
+    properties.insert("uniqueId".into(), Uuid::new_v4().to_string().into());
+    let now = jiff::Timestamp::now();
+    let now = now.round(jiff::Unit::Second).unwrap_or(now);
+    properties.insert("timeCreated".into(), now.to_string().into());
+}
+
+fn copy(properties: &mut Map<String, Value>, source: &catalog::Resource) {
+    properties.insert("bullion".into(), bits::facts_of(source));
+    let bytes = source.properties["bullion"]["logicalBytes"].as_u64();
+    let of_version = source
+        .properties
+        .pointer("/storageProfile/osDiskImage/sizeInGB");
+    let gib = bytes
+        .map(|bytes| bytes.div_ceil(GIB))
+        .or_else(|| of_version.and_then(Value::as_u64));
+    if let Some(gib) = gib {
+        properties.insert("diskSizeGB".into(), gib.into());
+        properties.insert("diskSizeBytes".into(), bytes.unwrap_or(gib * GIB).into());
+    }
+    for key in ["osType", "hyperVGeneration"] {
+        let known = properties.get(key).is_some_and(|value| !value.is_null());
+        if let (false, Some(value)) = (known, source.properties.get(key)) {
+            properties.insert(key.into(), value.clone());
+        }
+    }
+}
+
+fn check_fixed(old: &Map<String, Value>, new: &Map<String, Value>) -> Result<(), ArmError> {
+    let option = |properties: &Map<String, Value>| CreateOption::of(properties).ok();
+    let named = |properties: &Map<String, Value>| sources(&json!({ "properties": properties }));
+    let same = option(old) == option(new)
+        && named(old) == named(new)
+        && old.get("diskSizeGB") == new.get("diskSizeGB");
+    if same {
+        return Ok(());
+    }
+    Err(ArmError::new(
+        ErrorCode::PropertyChangeNotAllowed,
+        "Changing property 'creationData' or 'diskSizeGB' is not allowed.",
+    )
+    .with_target("properties.creationData"))
+}
+
+pub async fn get(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    show(&server, &call).await
+}
+
+pub async fn remove(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    delete(&server, &call).await
+}
+
+pub async fn all_disks(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    list(&server, &call, DISK, |disk| Some(present(disk))).await
+}
+
+pub async fn all_snapshots(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    list(&server, &call, SNAPSHOT, |disk| Some(present(disk))).await
+}

@@ -1,0 +1,189 @@
+//! `Microsoft.Compute/images`: managed images, each one OS disk that gallery versions and machines' templates are made of.
+//!
+//! What an image is made from and what it is never change; its tags do.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+use wire::{ArmError, ErrorCode, NameRule, ProvisioningState};
+
+use super::bits::{self, Bits, Place, Source};
+use super::{
+    Reply, delete, find, list, present, properties, put_reply, settle_location, show, store,
+    submit_with, tracked,
+};
+use crate::body::{self, ResourceBody};
+use crate::operation::{Call, Link};
+use crate::state::Server;
+use crate::{errors, import};
+
+pub const KIND: &str = "Microsoft.Compute/images";
+const OS_DISK: &str = "properties.storageProfile.osDisk";
+const SOURCES: [Place; 3] = [
+    (
+        "/properties/sourceVirtualMachine/id",
+        "properties.sourceVirtualMachine.id",
+    ),
+    (
+        "/properties/storageProfile/osDisk/snapshot/id",
+        "properties.storageProfile.osDisk.snapshot.id",
+    ),
+    (
+        "/properties/storageProfile/osDisk/managedDisk/id",
+        "properties.storageProfile.osDisk.managedDisk.id",
+    ),
+];
+const URI: Place = (
+    "/properties/storageProfile/osDisk/blobUri",
+    "properties.storageProfile.osDisk.blobUri",
+);
+const KEPT: [&str; 3] = ["storageProfile", "sourceVirtualMachine", "hyperVGeneration"];
+
+fn sources(body: &Value) -> Vec<Source> {
+    let resource = |(id, target)| Source::Resource { id, target };
+    let vhd = |(uri, target)| Source::Vhd {
+        uri,
+        account: None,
+        target,
+    };
+    let resources = bits::given(body, &SOURCES).into_iter().map(resource);
+    let vhds = bits::given(body, &[URI]).into_iter().map(vhd);
+    resources.chain(vhds).collect()
+}
+
+pub fn links(body: &Value) -> Vec<Link> {
+    bits::links(sources(body))
+}
+
+pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    NameRule::ImageDefinition
+        .check(call.id.name())
+        .map_err(|error| errors::invalid("imageName", error.to_string()))?;
+    let mut body = ResourceBody::parse(&call.body, &call.id)?;
+    let old = find(&server, &call).await?;
+    let location = settle_location(&call, &body, old.as_ref())?;
+    server.need_region(&location, "location")?;
+    let kept = old.as_ref().map(properties);
+    body::read_only(&mut body.properties, kept.as_ref(), &["bullion"]);
+    body::keep(&mut body.properties, kept.as_ref(), &KEPT);
+    if let Some(old) = &old {
+        check_fixed(&properties(old), &body.properties)?;
+        body.properties = properties(old);
+        let draft = tracked(body, &location, Some(old)).state(old.state);
+        return Ok(put_reply(&store(&server, &call, Some(old), draft).await?));
+    }
+    settle(&mut body.properties)?;
+    let missing = errors::invalid(
+        OS_DISK,
+        "An image needs exactly one source: the OS disk's snapshot, managedDisk or blobUri.",
+    );
+    let found = bits::find(&server, &call, sources(&call.body), missing).await?;
+    match found {
+        Bits::Of(source) => {
+            body.properties
+                .insert("bullion".into(), bits::facts_of(&source));
+            let draft = tracked(body, &location, None);
+            Ok(put_reply(&store(&server, &call, None, draft).await?))
+        }
+        Bits::From(origin) => {
+            let facts = bits::facts_from(&body.properties, &[URI]);
+            body.properties.insert("bullion".into(), facts);
+            let draft = tracked(body, &location, None).state(ProvisioningState::Creating);
+            let job = import::job(&call.id, &origin);
+            let (put, job) = submit_with(&server, &call, None, draft, job).await?;
+            server.polled(put_reply(&put), &call, &call.id, job)
+        }
+    }
+}
+
+/// Defaults written down, and what an image must say about its system.
+fn settle(properties: &mut Map<String, Value>) -> Result<(), ArmError> {
+    if properties
+        .get("hyperVGeneration")
+        .is_none_or(Value::is_null)
+    {
+        properties.insert("hyperVGeneration".into(), "V1".into());
+    }
+    one_of(
+        properties.get("hyperVGeneration"),
+        "properties.hyperVGeneration",
+        &["V1", "V2"],
+    )?;
+    let profile = properties
+        .entry("storageProfile")
+        .or_insert_with(|| json!({}));
+    let data = profile.get("dataDisks").and_then(Value::as_array);
+    if data.is_some_and(|data| !data.is_empty()) {
+        return Err(errors::invalid(
+            "properties.storageProfile.dataDisks",
+            "Data disks are not supported: an image has one OS disk.",
+        ));
+    }
+    let disk = profile.get("osDisk").filter(|disk| disk.is_object());
+    let Some(disk) = disk else {
+        let message = format!("Required parameter '{OS_DISK}' is missing (null).");
+        return Err(errors::invalid(OS_DISK, message));
+    };
+    one_of(
+        disk.get("osType"),
+        "properties.storageProfile.osDisk.osType",
+        &["Linux", "Windows"],
+    )?;
+    one_of(
+        disk.get("osState"),
+        "properties.storageProfile.osDisk.osState",
+        &["Generalized", "Specialized"],
+    )
+}
+
+fn one_of(value: Option<&Value>, target: &str, known: &[&str]) -> Result<(), ArmError> {
+    let text = value.and_then(Value::as_str);
+    let fit = text.is_some_and(|text| known.iter().any(|one| one.eq_ignore_ascii_case(text)));
+    if fit {
+        return Ok(());
+    }
+    let message = match value.filter(|value| !value.is_null()) {
+        None => format!("Required parameter '{target}' is missing (null)."),
+        Some(_) => format!(
+            "The value of parameter '{target}' must be one of {}.",
+            known.join(", ")
+        ),
+    };
+    Err(errors::invalid(target, message))
+}
+
+/// Clients send back what they read, which changes nothing.
+fn check_fixed(old: &Map<String, Value>, new: &Map<String, Value>) -> Result<(), ArmError> {
+    let of = |properties: &Map<String, Value>| {
+        let body = json!({ "properties": properties });
+        let disk = |key: &str| {
+            body.pointer(&format!("/properties/storageProfile/osDisk/{key}"))
+                .cloned()
+        };
+        (
+            sources(&body),
+            ["osType", "osState"].map(disk),
+            body["properties"]["hyperVGeneration"].clone(),
+        )
+    };
+    if of(old) == of(new) {
+        return Ok(());
+    }
+    Err(ArmError::new(
+        ErrorCode::PropertyChangeNotAllowed,
+        "Changing property 'image.properties.storageProfile' is not allowed.",
+    )
+    .with_target("image.properties.storageProfile"))
+}
+
+pub async fn get(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    show(&server, &call).await
+}
+
+pub async fn remove(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    delete(&server, &call).await
+}
+
+pub async fn all(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    list(&server, &call, KIND, |image| Some(present(image))).await
+}
