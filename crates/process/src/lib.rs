@@ -2,7 +2,8 @@
 //! and no descendant left behind. Every other crate that needs a program starts it through here.
 //!
 //! This crate must not know what any program is for, must not print, and must not hand out a way
-//! to start a process that has no deadline or owner, except [`Command::spawn_daemon`], which says so.
+//! to start a process that has no deadline or owner, except [`Command::spawn_daemon`] and
+//! [`run_foreground`], which say so.
 //!
 //! # How a whole tree is killed
 //!
@@ -16,6 +17,7 @@
 mod child;
 mod command;
 mod error;
+mod foreground;
 mod identity;
 mod packages;
 mod supervise;
@@ -27,6 +29,7 @@ pub use command::{
     Stream,
 };
 pub use error::ProcessError;
+pub use foreground::run_foreground;
 pub use identity::ProcessId;
 pub use packages::debian_package_of;
 pub use tail::Tail;
