@@ -3,6 +3,7 @@
 //! This is dispatch only. Client commands are in `cli` and speak HTTPS; what touches a data folder
 //! directly is here and says so.
 
+mod dev;
 mod doctor;
 mod offline;
 mod policy;
@@ -54,6 +55,19 @@ enum Command {
   bullion serve --data /var/lib/bullion --listen 0.0.0.0:8443 --name factory.example")]
     Serve(Serve),
 
+    /// Run a throw-away server with tenants and images in it, for the time of one command
+    #[command(after_help = "Examples:
+  bullion dev -- ./test-my-pipeline.sh
+  bullion dev --tenants 3 --env-file dev.env
+
+The command and the file get BULLION_URL, BULLION_CA, BULLION_CLIENT_ID, BULLION_CLIENT_SECRET, for each tenant
+BULLION_TENANT_n, BULLION_SUBSCRIPTION_n and BULLION_IMAGE_n (a managed image of generation V2), BULLION_VHD_URI,
+BULLION_LOCATION, and BULLION_TENANT (the first one, for this program's own commands). The client is Owner of every
+subscription.
+
+Exit code: the command's; 127 if it is not found")]
+    Dev(dev::Dev),
+
     #[command(flatten)]
     Client(Box<cli::args::Command>),
 
@@ -88,6 +102,10 @@ struct Serve {
     /// A further host name or address for the server's certificate; may be repeated
     #[arg(long = "name", value_name = "HOST")]
     names: Vec<String>,
+
+    /// Folder whose files may be used as VHDs; whoever reaches the server may read them, at /blobs/
+    #[arg(long, value_name = "DIR")]
+    blobs: Option<PathBuf>,
 
     /// Configuration file [default: DATA/bullion.toml where it exists]
     #[arg(long, value_name = "FILE")]
@@ -135,6 +153,7 @@ async fn run(arguments: Bullion) -> ExitCode {
     let result = match arguments.command {
         Command::Client(command) => return client(&global, *command, io).await,
         Command::Serve(args) => serve(args).await,
+        Command::Dev(args) => return ended(dev::run(args, &mut io).await),
         Command::Doctor(data) => doctor::run(&data, &mut io).await,
         Command::Policy(command) => policy::run(command, &mut io),
         Command::Store(command) => store_tool::run(command, &mut io),
@@ -149,6 +168,10 @@ async fn run(arguments: Bullion) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.tell(),
     }
+}
+
+fn ended(result: Result<ExitCode, Failure>) -> ExitCode {
+    result.unwrap_or_else(|failure| failure.tell())
 }
 
 async fn client(global: &Global, command: cli::args::Command, mut io: Io) -> ExitCode {
@@ -166,6 +189,7 @@ async fn serve(args: Serve) -> Result<(), Failure> {
         data: args.data.folder()?,
         listen: args.listen,
         names: args.names,
+        blobs: args.blobs,
         config: args.config,
     };
     server::serve(options)

@@ -45,13 +45,16 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("cli", &["wire"]),
-    ("bullion", &["cli", "policy", "server", "store"]),
+    (
+        "bullion",
+        &["cli", "policy", "process", "server", "store", "wire"],
+    ),
     ("xtask", &[]),
 ];
 
 /// Further arrows for tests only: fakes live beside their trait, and a disk is checked with another crate's reader.
 const TEST_ARROWS: &[(&str, &[&str])] = &[
-    ("bullion", &["disk", "wire"]),
+    ("bullion", &["disk"]),
     ("ext4", &["disk"]),
     ("store", &["process"]),
 ];
