@@ -3,3 +3,29 @@
 //!
 //! The language itself is crate `policy`; this crate brings it its definitions, resources and clock, and keeps the
 //! answers. It answers no HTTP and decides no right.
+
+mod aliases;
+mod built_in;
+mod cache;
+mod comply;
+mod decide;
+mod denial;
+mod error;
+mod image;
+pub mod kinds;
+mod look;
+mod policies;
+mod records;
+mod subject;
+mod summary;
+mod unit;
+
+pub use aliases::aliases;
+pub use built_in::{built_in_definitions, built_in_initiatives};
+pub use comply::{Comply, Parts};
+pub use decide::{Decision, Write, WriteKind};
+pub use denial::{Denial, disallowed};
+pub use error::ComplyError;
+pub use policy::verdict::State;
+pub use records::{StatePage, StateQuery, StateRecord};
+pub use summary::{AssignmentSummary, Count, DefinitionSummary, Results, Summary};

@@ -1,0 +1,450 @@
+//! One policy under one assignment: what is evaluated for a resource, ready to be.
+
+use std::sync::Arc;
+
+use catalog::Resource;
+use jiff::Timestamp;
+use policy::condition::Operand;
+use policy::evaluate::{Evaluation, Surroundings};
+use policy::json::{get, list, text};
+use policy::verdict::{Question, Verdict};
+use policy::{Compiled, Definition, Fault, Initiative, parameters};
+use serde_json::{Map, Value, json};
+use wire::ResourceId;
+
+use crate::aliases;
+use crate::kinds;
+use crate::subject::Subject;
+
+/// A definition or initiative as it is stored or built in, compiled if that is possible.
+#[derive(Debug)]
+pub(crate) struct Document {
+    pub id: String,
+    pub name: String,
+    pub display_name: String,
+    pub category: String,
+    pub compiled: Result<Compiled, Fault>,
+    /// Tells this state of the document from others.
+    pub mark: String,
+    pub needs: Needs,
+    /// denyAction keeps the resource group of what it protects from being deleted, too.
+    pub cascades: bool,
+    /// Of an initiative: the groups of its policies, by reference.
+    pub groups: Vec<(String, Vec<String>)>,
+}
+
+/// What of the surroundings a rule asks for. What it does not ask for is not looked up, and its change is not waited for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Needs {
+    pub group: bool,
+    pub subscription: bool,
+    pub now: bool,
+    pub image: bool,
+}
+
+impl Document {
+    /// `mark` is the etag of a stored one.
+    pub fn new(id: &str, document: &Value, mark: String) -> Document {
+        let properties = get(document, "properties").unwrap_or(document);
+        let name = id.rsplit('/').next().unwrap_or_default().to_owned();
+        let display_name = text(properties, "displayName").unwrap_or(&name).to_owned();
+        let metadata = get(properties, "metadata");
+        let category = metadata.and_then(|metadata| text(metadata, "category"));
+        // Written out, so that a function is found wherever it stands. More found than used only costs time.
+        let written = properties.to_string().to_ascii_lowercase();
+        let has = |word: &str| written.contains(word);
+        let rule = get(properties, "policyRule");
+        let details = rule
+            .and_then(|rule| get(rule, "then"))
+            .and_then(|then| get(then, "details"));
+        let cascade = details
+            .and_then(|details| get(details, "cascadeBehaviors"))
+            .and_then(|behaviors| text(behaviors, "resourceGroup"));
+        Document {
+            id: id.to_owned(),
+            name,
+            display_name,
+            category: category.unwrap_or_default().to_owned(),
+            compiled: policy::compile(document, aliases()),
+            mark,
+            needs: Needs {
+                group: has("resourcegroup("),
+                subscription: has("subscription("),
+                now: has("utcnow("),
+                image: has("bullion.factory/machineimage."),
+            },
+            cascades: !cascade.is_some_and(|cascade| cascade.eq_ignore_ascii_case("allow")),
+            groups: groups(properties),
+        }
+    }
+
+    pub fn definition(&self) -> Result<&Definition, String> {
+        match &self.compiled {
+            Ok(Compiled::Definition(definition)) => Ok(definition),
+            Ok(Compiled::Initiative(_)) => {
+                Err(format!("`{}` is an initiative, not a definition", self.id))
+            }
+            Err(fault) => Err(format!("the definition `{}` is broken: {fault}", self.id)),
+        }
+    }
+}
+
+/// The groups of an initiative's policies, which the compiled form does not keep.
+fn groups(properties: &Value) -> Vec<(String, Vec<String>)> {
+    let members = list(properties, "policyDefinitions").iter().enumerate();
+    let group_names = |member: &Value| -> Vec<String> {
+        let names = list(member, "groupNames").iter();
+        names.filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    members
+        .map(|(index, member)| {
+            let reference = text(member, "policyDefinitionReferenceId");
+            // As the compiler numbers those without a reference.
+            let reference = reference.map_or_else(|| (index + 1).to_string(), str::to_owned);
+            (reference, group_names(member))
+        })
+        .collect()
+}
+
+/// An assignment, with what else speaks of it.
+#[derive(Debug)]
+pub(crate) struct Assignment {
+    pub id: ResourceId,
+    pub display_name: String,
+    /// Where it acts: what it is an extension of.
+    pub scope: ResourceId,
+    /// As ARM shows it, its scope taken from its id.
+    pub value: Value,
+    pub created_at: Timestamp,
+    pub set: Option<Arc<Document>>,
+    pub exemptions: Vec<Value>,
+    pub attestations: Vec<Value>,
+}
+
+/// Which policy under which assignment: ids in lower case, the reference empty for a single policy.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct UnitKey {
+    pub assignment: String,
+    pub reference: String,
+}
+
+#[derive(Debug)]
+pub(crate) struct Unit {
+    pub key: UnitKey,
+    pub assignment: Arc<Assignment>,
+    pub reference: Option<String>,
+    pub groups: Vec<String>,
+    pub definition: Arc<Document>,
+    /// Why it cannot be evaluated, for any resource.
+    pub broken: Option<String>,
+    pub parameters: Map<String, Value>,
+    pub existence: Option<Existence>,
+    /// What `policy()` answers.
+    context: Value,
+    /// Everything that the states depend on but the resources, exemptions and attestations.
+    pub mark: String,
+}
+
+/// What an existence search looks for, as far as it is known before there is a resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Existence {
+    pub kind: String,
+    /// Anywhere in the subscription, rather than in the resource's group.
+    pub wide: bool,
+}
+
+impl Unit {
+    fn new(
+        assignment: &Arc<Assignment>,
+        definition: &Arc<Document>,
+        reference: Option<&str>,
+    ) -> Unit {
+        let set = assignment.set.as_ref();
+        let mark = [
+            assignment.value["etag"].as_str().unwrap_or_default(),
+            &definition.mark,
+            set.map_or("", |set| &set.mark),
+        ]
+        .join(" ");
+        Unit {
+            key: UnitKey {
+                assignment: assignment.id.folded().to_owned(),
+                reference: reference.unwrap_or_default().to_ascii_lowercase(),
+            },
+            reference: reference.map(str::to_owned),
+            groups: Vec::new(),
+            broken: None,
+            parameters: Map::new(),
+            existence: None,
+            context: json!({
+                "assignmentId": assignment.id.to_string(),
+                "definitionId": definition.id,
+                "setDefinitionId": set.map_or("", |set| &set.id),
+                "definitionReferenceId": reference.unwrap_or_default(),
+            }),
+            assignment: Arc::clone(assignment),
+            definition: Arc::clone(definition),
+            mark,
+        }
+    }
+
+    /// The unit that stands for an assignment of which nothing can be evaluated.
+    fn broken(assignment: &Arc<Assignment>, definition: &Arc<Document>, why: String) -> Unit {
+        Unit {
+            broken: Some(why),
+            ..Unit::new(assignment, definition, None)
+        }
+    }
+
+    /// The parameters, and what follows from them.
+    fn with(mut self, given: &Map<String, Value>) -> Unit {
+        let definition = Arc::clone(&self.definition);
+        let compiled = match definition.definition() {
+            Ok(compiled) => compiled,
+            Err(why) => {
+                self.broken = Some(why);
+                return self;
+            }
+        };
+        match parameters::effective(&compiled.parameters, given, "parameters") {
+            Ok(values) => self.parameters = values,
+            Err(fault) => {
+                self.broken = Some(fault.to_string());
+                return self;
+            }
+        }
+        if let Some(existence) = &compiled.then.existence {
+            let nothing = surroundings(Timestamp::UNIX_EPOCH, self.context.clone());
+            match evaluate(&existence.kind, &self.parameters, &nothing) {
+                Ok(Value::String(kind)) => {
+                    let wide = existence.group.is_some() || existence.scope.is_some();
+                    self.existence = Some(Existence { kind, wide });
+                }
+                _ => {
+                    let why = "the type of what must exist is no text that the parameters give";
+                    self.broken = Some(why.to_owned());
+                }
+            }
+        }
+        self
+    }
+
+    pub fn compiled(&self) -> Option<&Definition> {
+        self.definition.definition().ok()
+    }
+
+    /// Whether it may change a request, and so be in conflict with another.
+    pub fn changes(&self) -> bool {
+        let then = self.compiled().map(|definition| &definition.then);
+        then.is_some_and(|then| !then.changes.is_empty())
+    }
+
+    /// Whether it may forbid actions such as deleting.
+    pub fn forbids_actions(&self) -> bool {
+        let then = self.compiled().map(|definition| &definition.then);
+        then.is_some_and(|then| then.actions.is_some())
+    }
+
+    pub fn enforced(&self) -> bool {
+        policy::scope::own_text(&self.assignment.value, "enforcementMode")
+            .is_none_or(|mode| mode.eq_ignore_ascii_case("Default"))
+    }
+
+    /// What the assignment says to whoever does not comply.
+    pub fn message(&self) -> Option<String> {
+        let messages = policy::scope::own(&self.assignment.value, "nonComplianceMessages")?;
+        let messages = messages.as_array()?;
+        let of = |wanted: Option<&str>| {
+            messages.iter().find(|message| {
+                let reference =
+                    text(message, "policyDefinitionReferenceId").filter(|own| !own.is_empty());
+                match (reference, wanted) {
+                    (Some(a), Some(b)) => a.eq_ignore_ascii_case(b),
+                    (None, None) => true,
+                    _ => false,
+                }
+            })
+        };
+        let own = self.reference.as_deref().and_then(|own| of(Some(own)));
+        text(own.or_else(|| of(None))?, "message").map(str::to_owned)
+    }
+
+    /// The verdict on a resource. What cannot be evaluated is an error for every resource that the assignment takes.
+    pub fn judge(&self, subject: &Subject, now: Timestamp) -> Verdict {
+        let assignment = &self.assignment;
+        let Some(definition) = self.compiled().filter(|_| self.broken.is_none()) else {
+            let taken =
+                policy::scope::assigned(&assignment.value, &subject.value, &subject.hierarchy);
+            return Verdict {
+                applicable: taken,
+                state: taken.then_some(policy::verdict::State::Error),
+                error: self.broken.clone().filter(|_| taken),
+                ..Verdict::default()
+            };
+        };
+        let mut around = surroundings(now, self.context.clone());
+        around.request = subject.request.clone();
+        if self.definition.needs.group {
+            around.resource_group = subject.group.clone();
+        }
+        if self.definition.needs.subscription {
+            around.subscription = subject.subscription.clone();
+        }
+        let question = Question {
+            definition,
+            parameters: &self.parameters,
+            reference: self.reference.as_deref(),
+            assignment: &assignment.value,
+            resource: &subject.value,
+            related: subject.related(self),
+            exemptions: &assignment.exemptions,
+            attestations: &assignment.attestations,
+            hierarchy: &subject.hierarchy,
+            around: &around,
+            aliases: aliases(),
+        };
+        question.answer()
+    }
+}
+
+fn surroundings(now: Timestamp, policy: Value) -> Surroundings {
+    Surroundings {
+        now,
+        resource_group: Value::Null,
+        subscription: Value::Null,
+        request: Value::Null,
+        policy,
+    }
+}
+
+fn evaluate(
+    operand: &Operand,
+    parameters: &Map<String, Value>,
+    around: &Surroundings,
+) -> Result<Value, policy::EvaluationError> {
+    Evaluation::new(&Value::Null, parameters, around, aliases()).operand(operand)
+}
+
+/// The assignment of a stored resource. What it is assigned to is found by `find`, which is given ids.
+pub(crate) fn assignment(
+    resource: &Resource,
+    find: &impl Fn(&str) -> Option<Arc<Document>>,
+) -> Option<Arc<Assignment>> {
+    let scope = resource.id.parent()?;
+    let mut value = crate::subject::shown(resource);
+    value["etag"] = resource.etag.to_string().into();
+    // The id decides where it acts, whatever the body says.
+    if let Value::Object(object) = &mut value {
+        object.retain(|key, _| !key.eq_ignore_ascii_case("scope"));
+    }
+    pin_scope(&mut value["properties"], &scope);
+    let set = text(&value["properties"], "policyDefinitionId").and_then(find);
+    let set = set.filter(|set| is_set(&set.id));
+    let display = text(&value["properties"], "displayName");
+    Some(Arc::new(Assignment {
+        display_name: display.unwrap_or(resource.id.name()).to_owned(),
+        id: resource.id.clone(),
+        scope,
+        created_at: resource.system.created_at,
+        set,
+        exemptions: Vec::new(),
+        attestations: Vec::new(),
+        value,
+    }))
+}
+
+/// Replaces whatever a body says of its scope by what its id says.
+pub(crate) fn pin_scope(properties: &mut Value, scope: &ResourceId) {
+    if let Value::Object(object) = properties {
+        object.retain(|key, _| !key.eq_ignore_ascii_case("scope"));
+        object.insert("scope".into(), scope.to_string().into());
+    }
+}
+
+fn is_set(id: &str) -> bool {
+    let kind = format!("/{}/", kinds::SET_DEFINITIONS).to_ascii_lowercase();
+    id.to_ascii_lowercase().contains(&kind)
+}
+
+/// The units of an assignment.
+pub(crate) fn units(
+    assignment: &Arc<Assignment>,
+    find: &impl Fn(&str) -> Option<Arc<Document>>,
+) -> Vec<Unit> {
+    let properties = &assignment.value["properties"];
+    let id = text(properties, "policyDefinitionId").unwrap_or_default();
+    let given = get(properties, "parameters").and_then(Value::as_object);
+    let given = given.cloned().unwrap_or_default();
+    let Some(document) = find(id) else {
+        let nothing = missing(id);
+        let why = format!("there is no definition `{id}`");
+        return vec![Unit::broken(assignment, &nothing, why)];
+    };
+    match &document.compiled {
+        Ok(Compiled::Initiative(initiative)) => {
+            members(assignment, &document, initiative, &given, find)
+        }
+        _ => vec![Unit::new(assignment, &document, None).with(&given)],
+    }
+}
+
+fn members(
+    assignment: &Arc<Assignment>,
+    set: &Arc<Document>,
+    initiative: &Initiative,
+    given: &Map<String, Value>,
+    find: &impl Fn(&str) -> Option<Arc<Document>>,
+) -> Vec<Unit> {
+    let values = match parameters::effective(&initiative.parameters, given, "parameters") {
+        Ok(values) => values,
+        Err(fault) => return vec![Unit::broken(assignment, set, fault.to_string())],
+    };
+    let of_member = |member: &policy::definition::Member| {
+        let Some(definition) = find(&member.definition_id) else {
+            let nothing = missing(&member.definition_id);
+            let mut unit = Unit::new(assignment, &nothing, Some(&member.reference));
+            unit.broken = Some(format!("there is no definition `{}`", nothing.id));
+            return unit;
+        };
+        let unit = Unit::new(assignment, &definition, Some(&member.reference));
+        let around = surroundings(Timestamp::UNIX_EPOCH, unit.context.clone());
+        let mut own = Map::new();
+        for (name, operand) in &member.parameters {
+            match evaluate(operand, &values, &around) {
+                Ok(value) => drop(own.insert(name.clone(), value)),
+                Err(error) => {
+                    return Unit {
+                        broken: Some(format!("parameters.{name}: {error}")),
+                        ..unit
+                    };
+                }
+            }
+        }
+        unit.with(&own)
+    };
+    let mut units: Vec<Unit> = initiative.members.iter().map(of_member).collect();
+    for unit in &mut units {
+        let mine = set.groups.iter().find(|(reference, _)| {
+            let own = unit.reference.as_deref();
+            own.is_some_and(|own| own.eq_ignore_ascii_case(reference))
+        });
+        unit.groups = mine.map_or_else(Vec::new, |(_, groups)| groups.clone());
+    }
+    units
+}
+
+/// Stands in the place of a definition that is not there.
+fn missing(id: &str) -> Arc<Document> {
+    let fault = Fault::new("policyDefinitionId", "there is no such definition");
+    Arc::new(Document {
+        id: id.to_owned(),
+        name: id.rsplit('/').next().unwrap_or_default().to_owned(),
+        display_name: String::new(),
+        category: String::new(),
+        compiled: Err(fault),
+        mark: String::new(),
+        needs: Needs::default(),
+        cascades: false,
+        groups: Vec::new(),
+    })
+}
