@@ -156,6 +156,26 @@ impl Factory {
         &self.regions
     }
 
+    /// Uses regions again that were away and are back.
+    pub(crate) async fn look_for_regions(self: &Arc<Self>) {
+        let regions = Arc::clone(&self.regions);
+        let looked = tokio::task::spawn_blocking(move || regions.rescan()).await;
+        match looked {
+            Ok(Ok(away)) => {
+                for error in away {
+                    tracing::debug!(error = crate::pipeline::chain(&error), "a region is away");
+                }
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(
+                    error = crate::pipeline::chain(&error),
+                    "no region is looked for"
+                );
+            }
+            Err(error) => tracing::warn!(%error, "no region is looked for"),
+        }
+    }
+
     /// Has replicas looked at now, not at the next round.
     pub fn nudge_replication(&self) {
         if let Some(jobs) = self.jobs.get() {

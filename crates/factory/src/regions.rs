@@ -69,23 +69,9 @@ pub struct Regions {
 }
 
 impl Regions {
-    /// Opens every store that is there.
+    /// Opens every store that is there. One that cannot be opened keeps the others from nothing: it is left out, and
+    /// tried again by [`Regions::rescan`]; but where another process has it, so has that process everything else.
     pub fn open(folder: &Path) -> Result<Regions, RegionError> {
-        let list = |folder: &Path| -> Result<Vec<String>, RegionError> {
-            let fail = |source| RegionError::List {
-                folder: folder.to_owned(),
-                source,
-            };
-            let mut names = Vec::new();
-            for entry in std::fs::read_dir(folder).map_err(fail)? {
-                let entry = entry.map_err(fail)?;
-                if entry.file_type().map_err(fail)?.is_dir() {
-                    names.push(entry.file_name().to_string_lossy().into_owned());
-                }
-            }
-            names.sort();
-            Ok(names)
-        };
         std::fs::create_dir_all(folder).map_err(|source| RegionError::List {
             folder: folder.to_owned(),
             source,
@@ -94,13 +80,37 @@ impl Regions {
             folder: folder.to_owned(),
             stores: RwLock::default(),
         };
-        for region in list(folder)? {
-            let zones = list(&folder.join(&region))?;
-            if !zones.is_empty() {
-                regions.define(&Location::new(region), &zones)?;
+        for error in regions.rescan()? {
+            if let RegionError::Open {
+                source: StoreError::InUse { .. },
+                ..
+            } = error
+            {
+                return Err(error);
             }
+            tracing::error!(
+                error = crate::pipeline::chain(&error),
+                "a region is left out"
+            );
         }
         Ok(regions)
+    }
+
+    /// Opens what lies in the folder and is not open yet, such as a region that was away and is back. Answers why
+    /// others are still not open. Blocks.
+    pub fn rescan(&self) -> Result<Vec<RegionError>, RegionError> {
+        let mut failed = Vec::new();
+        for region in folders(&self.folder)? {
+            let location = Location::new(&region);
+            let known = self.zones(&location);
+            let zones = folders(&self.folder.join(&region))?;
+            for zone in zones.into_iter().filter(|zone| !known.contains(zone)) {
+                if let Err(error) = self.define(&location, &[zone]) {
+                    failed.push(error);
+                }
+            }
+        }
+        Ok(failed)
     }
 
     /// Makes sure that the region has these zones. Zones are added, never taken away.
@@ -195,6 +205,23 @@ impl Regions {
     }
 }
 
+/// Names of the folders in a folder, in order.
+fn folders(folder: &Path) -> Result<Vec<String>, RegionError> {
+    let fail = |source| RegionError::List {
+        folder: folder.to_owned(),
+        source,
+    };
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        if entry.file_type().map_err(fail)?.is_dir() {
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
 fn check_name(name: &str) -> Result<(), RegionError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     if (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(plain) {
@@ -227,6 +254,24 @@ mod tests {
             }
         }
         panic!("the stores stay locked");
+    }
+
+    #[test]
+    fn a_region_that_is_away_keeps_no_other_from_being_served() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["north", "south"] {
+            let zone = folder.path().join(name).join("1");
+            std::fs::create_dir_all(&zone).unwrap();
+        }
+        let (zone, aside) = (folder.path().join("south/1"), folder.path().join("aside"));
+        std::fs::create_dir(zone.join(".lock")).unwrap();
+        let regions = Regions::open(folder.path()).unwrap();
+        assert!(regions.store(&Location::new("north")).is_ok());
+        assert!(regions.store(&Location::new("south")).is_err());
+        assert_eq!(regions.rescan().unwrap().len(), 1, "it is still away");
+        std::fs::rename(zone.join(".lock"), &aside).unwrap();
+        assert!(regions.rescan().unwrap().is_empty());
+        assert!(regions.store(&Location::new("south")).is_ok());
     }
 
     #[test]

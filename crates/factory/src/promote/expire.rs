@@ -34,6 +34,7 @@ impl Reconciler for Promotions {
     }
 
     async fn reconcile(&self, stop: &Cancel) -> Result<(), Box<dyn Error + Send + Sync>> {
+        self.0.look_for_regions().await;
         let mut first_error: Option<StepError> = None;
         for tenant in self.0.auth.tenants().await? {
             for promotion in self.all(tenant.tenant).await? {

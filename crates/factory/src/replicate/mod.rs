@@ -258,6 +258,7 @@ impl Reconciler for Replicate {
 
     async fn reconcile(&self, stop: &Cancel) -> Result<(), Box<dyn Error + Send + Sync>> {
         let factory = &self.0;
+        factory.look_for_regions().await;
         let mut first_error: Option<StepError> = None;
         for tenant in factory.auth.tenants().await? {
             let action = Action::new(VERSION_READ);
