@@ -8,6 +8,10 @@ pub const COMPUTE_GALLERY: &str = "2026-03-03";
 pub const COMPUTE_VM: &str = "2025-04-01";
 pub const RESOURCES: &str = "2024-11-01";
 pub const SUBSCRIPTIONS: &str = "2022-12-01";
+/// Role assignments.
+pub const AUTHORIZATION: &str = "2022-04-01";
+/// Policy definitions, initiatives and assignments.
+pub const POLICY: &str = "2025-01-01";
 
 /// The version that a resource of this type is read and written with.
 pub fn version_of(id: &ResourceId) -> &'static str {
@@ -15,6 +19,10 @@ pub fn version_of(id: &ResourceId) -> &'static str {
     match kind.namespace() {
         "Microsoft.Compute" if kind.is("Microsoft.Compute/virtualMachines") => COMPUTE_VM,
         "Microsoft.Compute" => COMPUTE_GALLERY,
+        "Microsoft.Authorization" if kind.is("Microsoft.Authorization/roleAssignments") => {
+            AUTHORIZATION
+        }
+        "Microsoft.Authorization" => POLICY,
         "Microsoft.Resources" if kind.is("Microsoft.Resources/subscriptions") => SUBSCRIPTIONS,
         "Microsoft.Resources" => RESOURCES,
         _ => BULLION,

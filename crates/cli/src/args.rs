@@ -164,7 +164,7 @@ pub struct Apply {
 /// Where a resource is looked for when only its name is given.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Scope {
-    /// Subscription, by name or id; needed when more than one is visible
+    /// Subscription, by name or id; all that are visible unless given
     #[arg(long, short = 's', value_name = "NAME|ID")]
     pub subscription: Option<String>,
 

@@ -117,6 +117,11 @@ impl CliError {
         matches!(self, CliError::Arm { status, .. } if *status == StatusCode::NOT_FOUND)
     }
 
+    /// Whether ARM said that the caller may not.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, CliError::Arm { code, .. } if code == "AuthorizationFailed")
+    }
+
     /// Whether nobody reads stdout any more, as with `bullion … | head`. That is no failure.
     pub fn is_closed_output(&self) -> bool {
         matches!(self, CliError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)

@@ -8,7 +8,7 @@ use wire::ResourceId;
 use wire::factory::LogPage;
 
 use super::follow::{self, follow};
-use super::scope::{Finder, Located, RUN, TEMPLATE};
+use super::scope::{Finder, Located, RUN, TEMPLATE, bodies};
 use crate::api;
 use crate::args::{Build, Scope};
 use crate::client::{Ask, Client, Reply};
@@ -154,7 +154,7 @@ fn start_time(run: &Value) -> String {
 }
 
 async fn list(client: &Client, scope: &Scope, io: &mut Io) -> Result<Exit, CliError> {
-    let (_, mut runs) = Finder::new(client, scope).list(RUN).await?;
+    let mut runs = bodies(Finder::new(client, scope).list(RUN).await?);
     runs.sort_by_key(|run| std::cmp::Reverse(start_time(run)));
     if io.format == Format::Json {
         io.json(&runs)?;

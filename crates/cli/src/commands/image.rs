@@ -3,7 +3,7 @@
 use serde_json::Value;
 use wire::{ResourceId, VersionNumber};
 
-use super::scope::{Finder, Located};
+use super::scope::{Finder, Located, bodies};
 use crate::api;
 use crate::args::{Image, Scope, Version};
 use crate::client::Client;
@@ -13,7 +13,7 @@ use crate::io::{Format, Io, table};
 pub async fn images(client: &Client, args: Image, io: &mut Io) -> Result<Exit, CliError> {
     match args {
         Image::List { scope } => {
-            let (_, items) = Finder::new(client, &scope).definitions().await?;
+            let items = bodies(Finder::new(client, &scope).definitions().await?);
             let columns = [
                 ("GALLERY", ""),
                 ("NAME", "/name"),

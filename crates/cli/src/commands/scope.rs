@@ -18,6 +18,29 @@ pub struct Located {
     pub id: ResourceId,
 }
 
+/// A resource as a list showed it.
+#[derive(Debug, Clone)]
+pub struct Found {
+    pub tenant: TenantId,
+    pub body: Value,
+}
+
+impl Found {
+    pub fn id(&self) -> Option<ResourceId> {
+        id_of(&self.body)
+    }
+
+    fn located(&self) -> Option<Located> {
+        let (tenant, id) = (self.tenant, self.id()?);
+        Some(Located { tenant, id })
+    }
+}
+
+/// The resources alone.
+pub fn bodies(found: Vec<Found>) -> Vec<Value> {
+    found.into_iter().map(|found| found.body).collect()
+}
+
 #[derive(Debug, Clone)]
 pub struct Subscription {
     pub tenant: TenantId,
@@ -74,35 +97,39 @@ impl<'a> Finder<'a> {
         if written.starts_with('/') {
             return self.by_id(written).await;
         }
-        let (tenant, items) = self.list(kind).await?;
-        let found = items
-            .iter()
-            .filter_map(id_of)
-            .filter(|id| id.name().eq_ignore_ascii_case(written));
-        self.only(kind.noun, written, tenant, found.collect(), &items)
+        let items = self.list(kind).await?;
+        let named = |found: &Located| found.id.name().eq_ignore_ascii_case(written);
+        only(kind.noun, written, &items, named)
     }
 
-    /// Everything of a kind in the subscription, or in the resource group if one was named.
-    pub async fn list(&self, kind: Kind) -> Result<(TenantId, Vec<Value>), CliError> {
-        let subscription = self.subscription().await?;
-        let path = api::below(
-            &ResourceId::subscription_scope(subscription.id),
-            kind.rest,
-            kind.version,
-        );
+    /// Everything of a kind in the subscriptions in scope, and in the resource group if one was named.
+    pub async fn list(&self, kind: Kind) -> Result<Vec<Found>, CliError> {
+        let subscriptions = self.in_scope().await?;
         let operation = format!("list {}s", kind.noun);
-        let mut items = self
-            .client
-            .list(&operation, subscription.tenant, &path)
-            .await?;
-        if let Some(group) = &self.scope.resource_group {
+        let mut items = Vec::new();
+        let mut refused = None;
+        for subscription in &subscriptions {
+            let at = ResourceId::subscription_scope(subscription.id);
+            let path = api::below(&at, kind.rest, kind.version);
+            let tenant = subscription.tenant;
+            match self.client.list(&operation, tenant, &path).await {
+                Ok(listed) => items.extend(listed.into_iter().map(|body| Found { tenant, body })),
+                // Whoever sees one subscription need not see this in every other.
+                Err(error @ CliError::Arm { .. }) if error.is_forbidden() => refused = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        if let (Some(group), true) = (&self.scope.resource_group, kind.noun != GROUP.noun) {
             items.retain(|item| {
-                let id = id_of(item);
+                let id = item.id();
                 let named = id.as_ref().and_then(ResourceId::resource_group);
                 named.is_some_and(|named| named.eq_ignore_ascii_case(group))
             });
         }
-        Ok((subscription.tenant, items))
+        match refused {
+            Some(error) if items.is_empty() => Err(error),
+            _ => Ok(items),
+        }
     }
 
     /// `gallery/definition`, `definition` where it is unambiguous, or an id.
@@ -114,30 +141,28 @@ impl<'a> Finder<'a> {
             Some((gallery, name)) => (Some(gallery), name),
             None => (None, written),
         };
-        let (tenant, items) = self.definitions().await?;
-        let found = items.iter().filter_map(id_of).filter(|id| {
+        let items = self.definitions().await?;
+        only("image definition", written, &items, |found| {
             let in_gallery = |gallery: &str| {
-                id.part("galleries")
-                    .is_some_and(|part| part.eq_ignore_ascii_case(gallery))
+                let part = found.id.part("galleries");
+                part.is_some_and(|part| part.eq_ignore_ascii_case(gallery))
             };
-            id.name().eq_ignore_ascii_case(name) && gallery.is_none_or(in_gallery)
-        });
-        self.only("image definition", written, tenant, found.collect(), &items)
+            found.id.name().eq_ignore_ascii_case(name) && gallery.is_none_or(in_gallery)
+        })
     }
 
     /// Every image definition of every gallery in scope.
-    pub async fn definitions(&self) -> Result<(TenantId, Vec<Value>), CliError> {
-        let (tenant, galleries) = self.list(GALLERY).await?;
+    pub async fn definitions(&self) -> Result<Vec<Found>, CliError> {
         let mut all = Vec::new();
-        for gallery in galleries.iter().filter_map(id_of) {
-            let path = api::below(&gallery, "/images", api::COMPUTE_GALLERY);
-            all.extend(
-                self.client
-                    .list("list image definitions", tenant, &path)
-                    .await?,
-            );
+        for gallery in self.list(GALLERY).await? {
+            let (tenant, Some(id)) = (gallery.tenant, gallery.id()) else {
+                continue;
+            };
+            let path = api::below(&id, "/images", api::COMPUTE_GALLERY);
+            let listed = self.client.list("list image definitions", tenant, &path);
+            all.extend(listed.await?.into_iter().map(|body| Found { tenant, body }));
         }
-        Ok((tenant, all))
+        Ok(all)
     }
 
     pub async fn runs_of(
@@ -151,17 +176,20 @@ impl<'a> Finder<'a> {
 
     /// The resource group that was named, or the only one there is.
     pub async fn group(&self) -> Result<Located, CliError> {
-        let (tenant, items) = self.list(GROUP).await?;
-        let found: Vec<ResourceId> = items.iter().filter_map(id_of).collect();
-        match (found.as_slice(), &self.scope.resource_group) {
-            ([id], _) => Ok(Located {
-                tenant,
-                id: id.clone(),
-            }),
-            ([], Some(name)) => Err(not_there("resource group", name, &[])),
-            (ids, _) => Err(CliError::failed(
-                format!("there are {} resource groups", ids.len()),
-                format!("name one with `--resource-group`: {}", names(ids)),
+        if let Some(name) = &self.scope.resource_group {
+            return self.find(GROUP, name).await;
+        }
+        let found: Vec<Located> = self
+            .list(GROUP)
+            .await?
+            .iter()
+            .filter_map(Found::located)
+            .collect();
+        match found.as_slice() {
+            [one] => Ok(one.clone()),
+            many => Err(CliError::failed(
+                format!("there are {} resource groups", many.len()),
+                format!("name one with `--resource-group`: {}", names(many)),
             )),
         }
     }
@@ -184,37 +212,33 @@ impl<'a> Finder<'a> {
         Ok(found.map_or(self.client.home(), |known| known.tenant))
     }
 
-    async fn subscription(&self) -> Result<Subscription, CliError> {
-        let all = self.subscriptions().await?;
-        let wanted = self.scope.subscription.as_deref();
-        let found: Vec<&Subscription> = all
-            .iter()
-            .filter(|known| {
-                wanted.is_none_or(|wanted| {
-                    known.name.eq_ignore_ascii_case(wanted)
-                        || known.id.to_string().eq_ignore_ascii_case(wanted)
-                })
-            })
-            .collect();
-        let listed = || {
-            all.iter()
-                .map(|known| format!("`{}`", known.name))
-                .collect::<Vec<_>>()
-                .join(", ")
+    /// The subscription that was named, or all that are visible.
+    async fn in_scope(&self) -> Result<Vec<Subscription>, CliError> {
+        let mut all = self.subscriptions().await?;
+        let Some(wanted) = self.scope.subscription.as_deref() else {
+            if all.is_empty() {
+                return Err(none_visible());
+            }
+            return Ok(all);
         };
-        match (found.as_slice(), wanted) {
-            ([one], _) => Ok((*one).clone()),
-            ([], _) if all.is_empty() => Err(CliError::failed(
-                "no subscription is visible to this application",
-                "`bullion apply` creates one from a factory folder; or sign in to the tenant that has one",
+        let visible: Vec<String> = all
+            .iter()
+            .map(|known| format!("`{}`", known.name))
+            .collect();
+        all.retain(|known| {
+            known.name.eq_ignore_ascii_case(wanted)
+                || known.id.to_string().eq_ignore_ascii_case(wanted)
+        });
+        match all.len() {
+            0 if visible.is_empty() => Err(none_visible()),
+            0 => Err(CliError::failed(
+                format!("there is no subscription `{wanted}`"),
+                format!("visible: {}", visible.join(", ")),
             )),
-            ([], wanted) => Err(CliError::failed(
-                format!("there is no subscription `{}`", wanted.unwrap_or("")),
-                format!("visible: {}", listed()),
-            )),
+            1 => Ok(all),
             _ => Err(CliError::failed(
-                "more than one subscription is visible",
-                format!("name one with `--subscription`: {}", listed()),
+                format!("more than one subscription is called `{wanted}`"),
+                "name it by its id",
             )),
         }
     }
@@ -262,39 +286,41 @@ impl<'a> Finder<'a> {
         }
         Ok(all)
     }
+}
 
-    fn only(
-        &self,
-        noun: &str,
-        written: &str,
-        tenant: TenantId,
-        found: Vec<ResourceId>,
-        all: &[Value],
-    ) -> Result<Located, CliError> {
-        match found.as_slice() {
-            [id] => Ok(Located {
-                tenant,
-                id: id.clone(),
-            }),
-            [] => {
-                let ids: Vec<ResourceId> = all.iter().filter_map(id_of).collect();
-                Err(not_there(noun, written, &ids))
-            }
-            ids => Err(CliError::failed(
-                format!("more than one {noun} is called `{written}`"),
-                format!(
-                    "use `--resource-group`, or one of the ids: {}",
-                    ids.iter()
-                        .map(ResourceId::to_string)
-                        .collect::<Vec<_>>()
-                        .join(", ")
-                ),
-            )),
-        }
+/// The one of a list that fits.
+fn only(
+    noun: &str,
+    written: &str,
+    items: &[Found],
+    fits: impl Fn(&Located) -> bool,
+) -> Result<Located, CliError> {
+    let all: Vec<Located> = items.iter().filter_map(Found::located).collect();
+    let found: Vec<&Located> = all.iter().filter(|located| fits(located)).collect();
+    match found.as_slice() {
+        [one] => Ok((*one).clone()),
+        [] => Err(not_there(noun, written, &all)),
+        many => Err(CliError::failed(
+            format!("more than one {noun} is called `{written}`"),
+            format!(
+                "use `--subscription` or `--resource-group`, or one of the ids: {}",
+                many.iter()
+                    .map(|located| located.id.to_string())
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ),
+        )),
     }
 }
 
-fn not_there(noun: &str, written: &str, ids: &[ResourceId]) -> CliError {
+fn none_visible() -> CliError {
+    CliError::failed(
+        "no subscription is visible to this application",
+        "`bullion apply` creates one from a factory folder; or sign in to the tenant that has one",
+    )
+}
+
+fn not_there(noun: &str, written: &str, ids: &[Located]) -> CliError {
     let hint = match ids {
         [] => {
             let way = match noun {
@@ -312,11 +338,11 @@ fn not_there(noun: &str, written: &str, ids: &[ResourceId]) -> CliError {
 /// Names shown in a hint.
 const NAMES_MAX: usize = 10;
 
-fn names(ids: &[ResourceId]) -> String {
+fn names(ids: &[Located]) -> String {
     let mut shown: Vec<String> = ids
         .iter()
         .take(NAMES_MAX)
-        .map(|id| format!("`{}`", id.name()))
+        .map(|found| format!("`{}`", found.id.name()))
         .collect();
     if ids.len() > NAMES_MAX {
         shown.push("…".into());

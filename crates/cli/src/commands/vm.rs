@@ -4,7 +4,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::{Value, json};
 use wire::{NameRule, ResourceId};
 
-use super::scope::{Finder, GROUP, Located, VM};
+use super::scope::{Finder, Located, VM, bodies};
 use crate::api;
 use crate::args::{Firmware, Scope, Vm, VmCreate};
 use crate::client::{Ask, Client};
@@ -46,9 +46,11 @@ async fn create(client: &Client, args: &VmCreate, io: &mut Io) -> Result<(), Cli
         .map_err(|error| CliError::Usage(error.to_string()))?;
     let key = args.ssh_key.as_deref().map(public_key).transpose()?;
     let finder = Finder::new(client, &args.scope);
-    let (image, tenant) = image(&finder, &args.image).await?;
-    let group = group(&finder, &image).await?;
+    let (image, image_tenant) = image(&finder, &args.image).await?;
+    let group = group(&finder, &image, image_tenant, &args.scope).await?;
+    let tenant = group.tenant;
     let id = group
+        .id
         .extension("Microsoft.Compute", "virtualMachines", &args.name)
         .map_err(|error| CliError::Usage(format!("`{}`: {error}", args.name)))?;
     let body = body(args, &image, key);
@@ -73,7 +75,7 @@ async fn create(client: &Client, args: &VmCreate, io: &mut Io) -> Result<(), Cli
         "Creating machine {} in {} from {}",
         args.name, args.region, image
     ));
-    let reply = client.send(ask).await?;
+    let reply = client.send_linked(ask, image_tenant).await?;
     if args.no_wait {
         return io.line(id.to_string());
     }
@@ -117,13 +119,17 @@ async fn image(
     Ok((id, found.tenant))
 }
 
-/// Where the machine goes: the named group, the only one, or the image's own.
-async fn group(finder: &Finder<'_>, image: &ResourceId) -> Result<ResourceId, CliError> {
-    let (_, groups) = finder.list(GROUP).await?;
-    match (groups.len(), image.group_scope()) {
-        (1, _) | (0, _) => Ok(finder.group().await?.id),
-        (_, Some(own)) => Ok(own),
-        (_, None) => Ok(finder.group().await?.id),
+/// Where the machine goes: the named group, or the image's own.
+async fn group(
+    finder: &Finder<'_>,
+    image: &ResourceId,
+    tenant: wire::TenantId,
+    scope: &Scope,
+) -> Result<Located, CliError> {
+    let named = scope.resource_group.is_some() || scope.subscription.is_some();
+    match image.group_scope().filter(|_| !named) {
+        Some(id) => Ok(Located { tenant, id }),
+        None => finder.group().await,
     }
 }
 
@@ -176,7 +182,7 @@ fn public_key(path: &Utf8Path) -> Result<String, CliError> {
 }
 
 async fn list(client: &Client, scope: &Scope, io: &mut Io) -> Result<(), CliError> {
-    let (_, items) = Finder::new(client, scope).list(VM).await?;
+    let items = bodies(Finder::new(client, scope).list(VM).await?);
     match io.format {
         Format::Json => io.json(&items),
         Format::Table => print(io, &items),

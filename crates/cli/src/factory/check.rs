@@ -80,7 +80,7 @@ impl Checker<'_> {
     /// A map whose `kind` or `type` says which of several shapes it has.
     fn tagged(&mut self, place: &Place, against: Against<'_>, variants: &[Value], node: &Node) {
         let Some((tag, shapes)) = variants_by_tag(variants) else {
-            return;
+            return self.one_key(place, against, variants, node);
         };
         let label = against.label;
         let all = one_of(shapes.iter().map(|(name, _)| *name));
@@ -116,6 +116,48 @@ impl Checker<'_> {
         }
     }
 
+    /// A map with one key, which says what its value is: `gallery: golden`.
+    fn one_key(&mut self, place: &Place, against: Against<'_>, variants: &[Value], node: &Node) {
+        let label = against.label;
+        let shapes: Vec<(&str, &Value)> = variants.iter().filter_map(only_property).collect();
+        let all = format!(
+            "it has one of {}",
+            one_of(shapes.iter().map(|(key, _)| *key))
+        );
+        let Tree::Map(entries) = &node.value else {
+            let what = format!(
+                "`{label}` must be a map of one key, not {}",
+                node.describe()
+            );
+            return self.report(place, node.at, what, Some(all));
+        };
+        for (key, value) in entries {
+            match shapes.iter().find(|(name, _)| *name == key.text) {
+                Some((name, schema)) if value.value != Tree::Null => {
+                    let against = Against {
+                        schema,
+                        label: name,
+                    };
+                    self.node(place, against, value);
+                }
+                Some((name, _)) => {
+                    let what = format!("`{name}` of `{label}` has no value");
+                    self.report(place, key.at, what, None);
+                }
+                None => {
+                    let near = nearest(&key.text, shapes.iter().map(|(name, _)| *name));
+                    let what = format!("unknown key `{}` in `{label}`", key.text);
+                    self.report(place, key.at, what, Some(did_you_mean(near, &all)));
+                }
+            }
+        }
+        if entries.len() > 1 {
+            let (second, _) = &entries[1];
+            let what = format!("`{label}` has {} keys", entries.len());
+            self.report(place, second.at, what, Some(all));
+        }
+    }
+
     fn word(&mut self, place: &Place, against: Against<'_>, words: &[&str], node: &Node) {
         let written = node.text().unwrap_or("");
         if words.contains(&written) {
@@ -147,6 +189,8 @@ impl Checker<'_> {
                         value,
                     );
                 }
+            } else if schema.get("additionalProperties") == Some(&Value::Bool(true)) {
+                // Any value: what it may be is not this language's to say.
             } else if let Some(any @ Value::Object(_)) = schema.get("additionalProperties") {
                 self.node(
                     place,
@@ -404,6 +448,15 @@ fn variants_by_tag(variants: &[Value]) -> Option<(&str, Vec<(&str, &Value)>)> {
         .map(|variant| Some((variant["properties"][tag]["const"].as_str()?, variant)))
         .collect::<Option<Vec<_>>>()?;
     Some((tag, shapes))
+}
+
+/// The one key of a map that has no other.
+fn only_property(variant: &Value) -> Option<(&str, &Value)> {
+    let mut properties = variant.get("properties")?.as_object()?.iter();
+    match (properties.next(), properties.next()) {
+        (Some((key, schema)), None) => Some((key.as_str(), schema)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

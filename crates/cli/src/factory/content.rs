@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::folder::FileFault;
+use super::policy_file;
 
 /// A script or certificate that is larger is something else by mistake.
 const TEXT_BYTES_MAX: usize = 1024 * 1024;
@@ -33,7 +34,17 @@ pub fn wrong_content(content: &str, path: &str, bytes: &[u8]) -> Option<FileFaul
             "`{path}` has {} bytes; {limit} are the limit here",
             bytes.len()
         );
-        return fault(what, "put large content into the image with a File step");
+        let right = match content {
+            "policy" => "split it into several policies",
+            _ => "put large content into the image with a File step",
+        };
+        return fault(what, right);
+    }
+    if content == "policy" {
+        let wrong = policy_file::parse(bytes).err()?;
+        let at = wrong.at.map(|(line, column)| format!(":{line}:{column}"));
+        let what = format!("`{path}{}` {}", at.unwrap_or_default(), wrong.what);
+        return fault(what, wrong.right);
     }
     let Ok(text) = std::str::from_utf8(bytes) else {
         return fault(format!("`{path}` is not text"), "save it as UTF-8 text");

@@ -10,6 +10,7 @@ pub mod document;
 mod folder;
 mod meaning;
 mod names;
+mod policy_file;
 pub mod problem;
 pub mod rules;
 mod schema;
@@ -51,6 +52,11 @@ impl Factory {
     }
 }
 
+/// The kinds of documents in the order in which they are created.
+pub fn kinds_in_order() -> impl Iterator<Item = &'static str> {
+    names::KINDS.iter().map(|row| row.kind)
+}
+
 pub fn load(root: &Utf8Path) -> Result<Factory, LoadError> {
     let folder = Folder::open(root)?;
     let mut problems = Problems::default();
@@ -66,7 +72,7 @@ pub fn load(root: &Utf8Path) -> Result<Factory, LoadError> {
         }
         .document(place, node);
     }
-    meaning::check(&trees, &names, &mut problems);
+    meaning::check(&trees, &names, &folder, &mut problems);
     let mut documents = Vec::new();
     if problems.is_empty() {
         for (place, node) in &trees {

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use super::problem::{Place, nearest};
 use super::tree::Node;
 
-/// The kinds in the order in which they are created, each with the key that names its parent.
+/// The kinds in the order in which they are created, each with the key that names its parent. A document refers to
+/// kinds above its own only, so there can be no cycle.
 pub const KINDS: &[KindRow] = &[
     KindRow {
         kind: "Factory",
@@ -22,6 +23,14 @@ pub const KINDS: &[KindRow] = &[
     KindRow {
         kind: "Region",
         parent: None,
+    },
+    KindRow {
+        kind: "Application",
+        parent: Some(("tenant", "Tenant")),
+    },
+    KindRow {
+        kind: "ServicePrincipal",
+        parent: Some(("tenant", "Tenant")),
     },
     KindRow {
         kind: "Subscription",
@@ -42,6 +51,22 @@ pub const KINDS: &[KindRow] = &[
     KindRow {
         kind: "ImageTemplate",
         parent: Some(("resourceGroup", "ResourceGroup")),
+    },
+    KindRow {
+        kind: "Pipeline",
+        parent: Some(("resourceGroup", "ResourceGroup")),
+    },
+    KindRow {
+        kind: "RoleAssignment",
+        parent: None,
+    },
+    KindRow {
+        kind: "PolicyDefinition",
+        parent: Some(("subscription", "Subscription")),
+    },
+    KindRow {
+        kind: "PolicyAssignment",
+        parent: None,
     },
 ];
 

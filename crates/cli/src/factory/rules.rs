@@ -97,6 +97,28 @@ rules! {
         "the name of an sshd option, such as `permitrootlogin`" |s| is_made_of(s, 64, "") && s.starts_with(|c: char| c.is_ascii_alphabetic());
     SshdValue "sshdValue" r"^[!-~ ]{1,1024}$"
         "what `sshd -T` prints for the option, such as `no`" |s| (1..=1024).contains(&s.len()) && s.bytes().all(|b| (b' '..=b'~').contains(&b));
+    PolicyName "policyName" r"^[A-Za-z0-9_-]{1,64}$"
+        "1 to 64 letters, digits, `_` and `-`" |s| is_made_of(s, 64, "_-");
+    BuiltInName "builtInName" r"^.{1,128}$"
+        "the display name of a built-in policy, or its GUID" |s| (1..=128).contains(&s.chars().count());
+}
+
+/// The name of a built-in role.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct RoleName(pub String);
+
+impl JsonSchema for RoleName {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "RoleName".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let names: Vec<&str> = wire::roles::ALL.iter().map(|role| role.name).collect();
+        json_schema!({ "type": "string", "enum": names })
+    }
 }
 
 impl Default for ZoneName {
@@ -160,7 +182,10 @@ pub mod kind {
         )*};
     }
 
-    kinds! { Tenant Subscription Region ResourceGroup Gallery ImageDefinition }
+    kinds! {
+        Tenant Subscription Region ResourceGroup Gallery ImageDefinition ImageTemplate
+        Application ServicePrincipal Pipeline PolicyDefinition
+    }
 }
 
 macro_rules! files {
@@ -188,6 +213,7 @@ files! {
     ScriptFile "script";
     CheckFile "check";
     CertificateFile "certificates";
+    PolicyFile "policy";
 }
 
 fn is_made_of(text: &str, max: usize, also: &str) -> bool {

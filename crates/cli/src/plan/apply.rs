@@ -3,12 +3,13 @@
 use std::time::Instant;
 
 use serde_json::Value;
+use wire::ResourceId;
 
-use super::{Action, Plan, Planned, Summary, show, tenant_id};
+use super::{Action, Plan, Planned, Summary, show};
 use crate::api;
 use crate::client::{Ask, Client};
 use crate::error::CliError;
-use crate::factory::body::Realm;
+use crate::factory::body::{Realm, fill};
 use crate::io::Io;
 use crate::progress::Progress;
 
@@ -31,7 +32,7 @@ pub async fn apply(
     for item in std::mem::take(&mut plan.items) {
         match &item.action {
             Action::Keep => done.keep += 1,
-            Action::Create { body } => {
+            Action::Create { body, .. } => {
                 put(io, client, &mut plan, &item, body, ("create", "created")).await?;
                 done.create += 1;
             }
@@ -67,22 +68,25 @@ async fn put(
     let started = Instant::now();
     let operation = format!("{verb} {} {}", show::noun(item.kind), item.label);
     let tenant = tenant_of(client, plan, item)?;
-    let path = api::path(&item.id);
+    let id = id_of(plan, item)?;
+    let path = api::path(&id);
+    let mut body = body.clone();
+    if let Some(field) = fill(&mut body, &item.later, &plan.facts).first() {
+        return Err(not_known(&operation, field));
+    }
     let ask = Ask {
         operation: &operation,
         tenant,
         method: "PUT",
         path: &path,
-        body: Some(body),
+        body: Some(&body),
     };
     let progress = Progress::start(io);
     progress.show(format!("{verb} {} {}", show::noun(item.kind), item.label));
     let live = client.finish(ask).await?;
     drop(progress);
-    if item.kind == "Tenant" {
-        plan.tenants
-            .insert(item.label.clone(), tenant_id(&operation, &live)?);
-    }
+    plan.facts
+        .learn(&operation, item.kind, &item.realm, &id, &live)?;
     let seconds = started.elapsed().as_secs_f64();
     io.say(format!(
         "  {past:<8} {} {} ({seconds:.1} s)",
@@ -95,7 +99,7 @@ async fn put(
 async fn delete(io: &mut Io, client: &Client, plan: &Plan, item: &Planned) -> Result<(), CliError> {
     let operation = format!("delete {} {}", show::noun(item.kind), item.label);
     let tenant = tenant_of(client, plan, item)?;
-    let path = api::path(&item.id);
+    let path = api::path(&id_of(plan, item)?);
     let ask = Ask {
         operation: &operation,
         tenant,
@@ -112,6 +116,19 @@ async fn delete(io: &mut Io, client: &Client, plan: &Plan, item: &Planned) -> Re
         )),
     }
     Ok(())
+}
+
+/// The id by now: what it is made from has been created.
+fn id_of(plan: &Plan, item: &Planned) -> Result<ResourceId, CliError> {
+    let id = item.address.id(&plan.factory, &plan.facts);
+    id.ok_or_else(|| not_known(&format!("name {}", item.label), "principalId"))
+}
+
+fn not_known(operation: &str, field: &str) -> CliError {
+    CliError::BadAnswer {
+        operation: operation.to_owned(),
+        why: format!("`{field}` is still not known"),
+    }
 }
 
 fn tenant_of(client: &Client, plan: &Plan, item: &Planned) -> Result<wire::TenantId, CliError> {

@@ -7,6 +7,13 @@ use serde_json::Value;
 
 use crate::factory::body::sha256;
 
+/// Parts of policies, which mean what they say as a whole: one member more or less is a change.
+const WHOLE: &[&str] = &[
+    "policyRule",
+    "parameters",
+    "nonComplianceMessages",
+    "notScopes",
+];
 /// Text longer than this, or of several lines, is shown by its digest.
 const SHOWN_CHARS_MAX: usize = 60;
 
@@ -42,6 +49,15 @@ fn without_checksums(changes: Vec<FieldChange>) -> Vec<FieldChange> {
 
 fn compare(field: &str, desired: &Value, live: &Value, changes: &mut Vec<FieldChange>) {
     match (desired, live) {
+        _ if WHOLE.contains(&field) => {
+            if !same(field, desired, live) {
+                changes.push(FieldChange {
+                    field: field.to_owned(),
+                    old: shown(live),
+                    new: shown(desired),
+                });
+            }
+        }
         (Value::Object(wanted), Value::Object(held)) => {
             for (key, value) in wanted {
                 let inner = join(field, key);
@@ -155,6 +171,9 @@ fn same(field: &str, desired: &Value, live: &Value) -> bool {
     match last {
         "location" => wire::Location::new(wanted) == wire::Location::new(held),
         "galleryImageId" => wanted.eq_ignore_ascii_case(held),
+        _ if wanted.starts_with("/subscriptions/") || wanted.starts_with("/providers/") => {
+            wanted.eq_ignore_ascii_case(held)
+        }
         _ if last.ends_with(']') || (last == "name" && field.contains("targetRegions")) => {
             wanted.eq_ignore_ascii_case(held)
         }

@@ -4,10 +4,11 @@
 
 pub mod apply;
 mod diff;
+mod facts;
 mod prune;
 pub mod show;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use serde_json::{Value, json};
 use wire::{ResourceId, TenantId};
@@ -18,14 +19,14 @@ use crate::api;
 use crate::client::Client;
 use crate::error::CliError;
 use crate::factory::Factory;
-use crate::factory::body::{Desired, FACTORY_TAG, Realm, desired};
+use crate::factory::body::{Address, Desired, FACTORY_TAG, Hole, Realm, desired, fill};
+use facts::Facts;
 
 #[derive(Debug)]
 pub struct Plan {
     pub factory: String,
     pub items: Vec<Planned>,
-    /// Ids of the tenants that exist already.
-    tenants: BTreeMap<String, TenantId>,
+    facts: Facts,
 }
 
 #[derive(Debug)]
@@ -34,9 +35,12 @@ pub struct Planned {
     pub kind: &'static str,
     /// `images/golden-debian`
     pub label: String,
-    pub id: ResourceId,
+    pub address: Address,
+    /// Nothing where the id is made from what does not exist yet.
+    pub id: Option<ResourceId>,
     pub realm: Realm,
     pub action: Action,
+    later: Vec<Hole>,
 }
 
 #[derive(Debug)]
@@ -44,6 +48,8 @@ pub enum Action {
     Keep,
     Create {
         body: Value,
+        /// Fields whose value comes from what is created before.
+        open: Vec<String>,
     },
     Change {
         body: Value,
@@ -93,24 +99,30 @@ pub async fn plan(client: &Client, factory: &Factory) -> Result<Plan, CliError> 
     let mut plan = Plan {
         factory: factory.name.clone(),
         items: Vec::new(),
-        tenants: BTreeMap::new(),
+        facts: Facts::default(),
     };
+    plan.facts.look_up_built_ins(client, &wanted).await?;
     let mut absent: HashSet<ResourceId> = HashSet::new();
-    for desired in &wanted {
-        let live = plan.live(client, desired, &absent).await?;
+    for desired in wanted {
+        let id = desired.address.id(&plan.factory, &plan.facts);
+        let live = plan.live(client, &desired, id.as_ref(), &absent).await?;
         if live.is_none() {
-            absent.insert(desired.id.clone());
+            absent.extend(id.clone());
         }
-        let action = decide(&factory.name, desired, live)?;
+        let mut desired = desired;
+        let open = fill(&mut desired.body, &desired.later, &plan.facts);
+        let action = decide(&factory.name, &desired, live, open)?;
         plan.items.push(Planned {
             kind: desired.kind,
-            label: desired.label.clone(),
-            id: desired.id.clone(),
-            realm: desired.realm.clone(),
+            label: desired.label,
+            address: desired.address,
+            id,
+            realm: desired.realm,
             action,
+            later: desired.later,
         });
     }
-    prune::add_deletions(client, &mut plan, &wanted, &absent).await?;
+    prune::add_deletions(client, &mut plan, &absent).await?;
     Ok(plan)
 }
 
@@ -120,43 +132,64 @@ impl Plan {
         &mut self,
         client: &Client,
         desired: &Desired,
+        id: Option<&ResourceId>,
         absent: &HashSet<ResourceId>,
     ) -> Result<Option<Value>, CliError> {
-        if desired
-            .id
-            .parent()
-            .is_some_and(|parent| absent.contains(&parent))
-        {
-            return Ok(None);
-        }
-        let Some(tenant) = self.tenant(client, &desired.realm) else {
+        let parent = desired.address.parent();
+        let (Some(id), Some(tenant)) = (id, self.tenant(client, &desired.realm)) else {
             return Ok(None);
         };
+        if parent.is_some_and(|parent| absent.contains(&parent)) {
+            return Ok(None);
+        }
         let operation = format!("look at {} {}", show::noun(desired.kind), desired.label);
-        let mut live = client
-            .find(&operation, tenant, &api::path(&desired.id))
-            .await?;
+        let mut live = client.find(&operation, tenant, &api::path(id)).await?;
+        if live.is_none()
+            && let Address::Assignment { scope, .. } = &desired.address
+        {
+            live = self.same_assignment(client, tenant, desired, scope).await?;
+        }
         if desired.kind == "Subscription" {
             live = live.map(|live| subscription(&live, desired));
         }
-        if desired.kind == "Tenant"
-            && let Some(live) = &live
-        {
-            self.tenants
-                .insert(desired.label.clone(), tenant_id(&operation, live)?);
+        if let Some(live) = &live {
+            self.facts
+                .learn(&operation, desired.kind, &desired.realm, id, live)?;
         }
         Ok(live)
+    }
+
+    /// An assignment that says the same under a name that somebody else chose.
+    async fn same_assignment(
+        &self,
+        client: &Client,
+        tenant: TenantId,
+        desired: &Desired,
+        scope: &ResourceId,
+    ) -> Result<Option<Value>, CliError> {
+        let mut wanted = desired.body.clone();
+        fill(&mut wanted, &desired.later, &self.facts);
+        let path = api::below(
+            scope,
+            "/providers/Microsoft.Authorization/roleAssignments",
+            api::AUTHORIZATION,
+        );
+        let principal = wanted["properties"]["principalId"].as_str().unwrap_or("");
+        let path = format!("{path}&$filter=atScope() and principalId eq '{principal}'");
+        let listed = client.list("list role assignments", tenant, &path).await?;
+        let same = |found: &Value| {
+            let at = found["properties"]["scope"].as_str();
+            let at = at.and_then(|at| ResourceId::parse(at).ok());
+            at.as_ref() == Some(scope) && diff::differences(&wanted, found).is_empty()
+        };
+        Ok(listed.into_iter().find(same))
     }
 
     /// The tenant whose token reaches a resource, if it exists.
     fn tenant(&self, client: &Client, realm: &Realm) -> Option<TenantId> {
         match realm {
             Realm::Installation => Some(client.home()),
-            Realm::Tenant(name) => self
-                .tenants
-                .iter()
-                .find(|(known, _)| known.eq_ignore_ascii_case(name))
-                .map(|(_, id)| *id),
+            Realm::Tenant(name) => self.facts.tenant(name),
         }
     }
 }
@@ -169,36 +202,27 @@ fn subscription(live: &Value, desired: &Desired) -> Value {
     shaped
 }
 
-/// The id that the server gave a tenant.
-fn tenant_id(operation: &str, live: &Value) -> Result<TenantId, CliError> {
-    let text = live.pointer("/properties/tenantId").and_then(Value::as_str);
-    text.and_then(|text| text.parse().ok())
-        .ok_or_else(|| CliError::BadAnswer {
-            operation: operation.to_owned(),
-            why: "the tenant has no `tenantId`".into(),
-        })
-}
-
-fn decide(factory: &str, desired: &Desired, live: Option<Value>) -> Result<Action, CliError> {
+fn decide(
+    factory: &str,
+    desired: &Desired,
+    live: Option<Value>,
+    open: Vec<String>,
+) -> Result<Action, CliError> {
     let Some(live) = live else {
-        return Ok(Action::Create {
-            body: desired.body.clone(),
-        });
+        let body = desired.body.clone();
+        return Ok(Action::Create { body, open });
     };
-    let owner = live
-        .pointer(&format!("/tags/{FACTORY_TAG}"))
-        .and_then(Value::as_str);
-    if let Some(owner) = owner.filter(|owner| *owner != factory)
-        && desired.body.get("tags").is_some()
+    if let Some(other) = owner(&live).filter(|owner| *owner != factory)
+        && owner(&desired.body).is_some()
     {
         return Err(CliError::failed(
             format!(
-                "{} {} belongs to the factory `{owner}`",
+                "{} {} belongs to the factory `{other}`",
                 show::noun(desired.kind),
                 desired.label
             ),
             format!(
-                "rename it in this folder, or take it out of `{owner}` and remove its tag `{FACTORY_TAG}`"
+                "rename it in this folder, or take it out of `{other}` and remove its tag `{FACTORY_TAG}`"
             ),
         ));
     }
@@ -210,6 +234,12 @@ fn decide(factory: &str, desired: &Desired, live: Option<Value>) -> Result<Actio
         body: merged(desired, &live),
         fields,
     })
+}
+
+/// The factory that a resource says it came from.
+fn owner(live: &Value) -> Option<&str> {
+    let marks = ["/tags", "/properties/metadata"].map(|at| live.pointer(at)?.get(FACTORY_TAG));
+    marks.into_iter().flatten().find_map(Value::as_str)
 }
 
 /// The body of an update. A PUT replaces, so what the folder does not speak of is sent back as it

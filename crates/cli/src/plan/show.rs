@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Action, Plan};
 use crate::error::CliError;
+use crate::factory::body::KNOWN_AFTER_APPLY;
 use crate::io::{Format, Io};
 
 /// A kind as people say it.
@@ -16,6 +17,12 @@ pub fn noun(kind: &str) -> &'static str {
         "Gallery" => "gallery",
         "ImageDefinition" => "image definition",
         "ImageTemplate" => "image template",
+        "Application" => "application",
+        "ServicePrincipal" => "service principal",
+        "RoleAssignment" => "role assignment",
+        "Pipeline" => "pipeline",
+        "PolicyDefinition" => "policy definition",
+        "PolicyAssignment" => "policy assignment",
         _ => "resource",
     }
 }
@@ -48,7 +55,7 @@ fn lines(plan: &Plan) -> Vec<String> {
             Action::Delete { .. } => ("-", "delete"),
         };
         lines.push(format!(
-            "  {mark} {word}  {:<16}  {}",
+            "  {mark} {word}  {:<17}  {}",
             noun(item.kind),
             item.label
         ));
@@ -62,6 +69,10 @@ fn lines(plan: &Plan) -> Vec<String> {
                     side(&change.new)
                 )
             })),
+            Action::Create { open, .. } => lines.extend(
+                open.iter()
+                    .map(|field| format!("              {field}: {KNOWN_AFTER_APPLY}")),
+            ),
             Action::Delete { blocked: Some(why) } => {
                 lines.push(format!("              not possible now: {why}"))
             }
@@ -84,10 +95,15 @@ fn as_json(plan: &Plan) -> Value {
         .items
         .iter()
         .filter_map(|item| {
-            let mut value = json!({ "action": "", "kind": item.kind, "name": item.label, "id": item.id.to_string() });
+            let mut value = json!({ "action": "", "kind": item.kind, "name": item.label, "id": item.id.as_ref().map(ToString::to_string) });
             match &item.action {
                 Action::Keep => return None,
-                Action::Create { .. } => value["action"] = "create".into(),
+                Action::Create { open, .. } => {
+                    value["action"] = "create".into();
+                    if !open.is_empty() {
+                        value["knownAfterApply"] = json!(open);
+                    }
+                }
                 Action::Delete { blocked } => {
                     value["action"] = "delete".into();
                     value["blocked"] = json!(blocked);

@@ -1,5 +1,7 @@
 //! The published schema is the one that the types give, and the example factory holds to it.
 
+use cli::factory::body::Address;
+
 use crate::harness::{Surroundings, shown};
 
 const PUBLISHED: &str = "../../docs/schema/factory.schema.json";
@@ -20,10 +22,14 @@ fn example_factory_is_without_fault() {
     let desired = cli::factory::body::desired(&factory).unwrap();
     let ids: Vec<String> = desired
         .iter()
-        .map(|desired| format!("{} {}", desired.kind, desired.id))
+        .map(|desired| match &desired.address {
+            Address::Known(id) => format!("{} {id}", desired.kind),
+            Address::Assignment { scope, .. } => format!("{} at {scope}", desired.kind),
+        })
         .collect();
     insta::assert_snapshot!("example_resources", ids.join("\n"));
-    let template = &desired.last().unwrap().body;
+    let of_kind = |kind: &str| desired.iter().find(|desired| desired.kind == kind);
+    let template = &of_kind("ImageTemplate").unwrap().body;
     let mut body = template.clone();
     // The contents are the example's to change; their presence is what matters here.
     for step in body["properties"]["customize"].as_array_mut().unwrap() {

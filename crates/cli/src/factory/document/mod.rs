@@ -4,6 +4,10 @@
 //! messages and the values that `apply` works on all come from them. Doc comments here are the help
 //! that an editor shows. No file is opened here and nothing is looked up.
 
+pub mod identity;
+pub mod pipeline;
+pub mod policy;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
@@ -15,6 +19,9 @@ use super::rules::{
     ScriptFile, ServiceName, SourceVersion, SshdValue, SshdWord, TemplateName, VersionNumber,
     ZoneName, kind,
 };
+use identity::{Application, RoleAssignment, ServicePrincipal};
+use pipeline::Pipeline;
+use policy::{PolicyAssignment, PolicyDefinition};
 
 /// Tags of a resource: text to text.
 pub type Tags = BTreeMap<String, String>;
@@ -32,6 +39,12 @@ pub enum Document {
     Gallery(Gallery),
     ImageDefinition(ImageDefinition),
     ImageTemplate(ImageTemplate),
+    Application(Application),
+    ServicePrincipal(ServicePrincipal),
+    RoleAssignment(RoleAssignment),
+    Pipeline(Pipeline),
+    PolicyDefinition(PolicyDefinition),
+    PolicyAssignment(PolicyAssignment),
 }
 
 /// What the folder is called. Every resource that `apply` creates from it carries the tag

@@ -1,0 +1,183 @@
+//! Bodies of image templates: source, recipe, checks, and where versions go.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use wire::{IdError, ResourceId};
+
+use super::super::Factory;
+use super::super::document::{
+    Customizer, Distribution, ImageTemplate, Source, TargetRegion, Validator,
+};
+use super::super::rules::{Reference, kind};
+use super::{sha256, without_null};
+
+impl Factory {
+    pub(super) fn template(&self, template: &ImageTemplate) -> Result<Value, IdError> {
+        let Source::PlatformImage {
+            publisher,
+            offer,
+            sku,
+            version,
+        } = &template.source;
+        let distribute = template
+            .distribute
+            .iter()
+            .map(|output| self.distribution(output))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut properties = json!({
+            "source": {
+                "type": "PlatformImage",
+                "publisher": publisher.as_str(),
+                "offer": offer.as_str(),
+                "sku": sku.as_str(),
+                "version": version.as_str(),
+            },
+            "customize": template.customize.iter().map(|step| self.customizer(step)).collect::<Vec<_>>(),
+            "validate": {
+                "continueDistributeOnFailure": false,
+                "inVMValidations": template.validate.iter().map(|step| self.validator(step)).collect::<Vec<_>>(),
+            },
+            "distribute": distribute,
+            "buildTimeoutInMinutes": template.build_timeout_in_minutes,
+        });
+        if let Some(firmware) = &template.test_firmware {
+            properties["validate"]["bullion"] = json!({ "firmware": firmware });
+        }
+        if let Some(size) = template
+            .vm_profile
+            .as_ref()
+            .and_then(|profile| profile.os_disk_size_gb)
+        {
+            properties["vmProfile"] = json!({ "osDiskSizeGB": size });
+        }
+        Ok(properties)
+    }
+
+    fn customizer(&self, step: &Customizer) -> Value {
+        match step {
+            Customizer::Packages { name, packages } => {
+                let packages: Vec<&str> = packages.iter().map(|package| package.as_str()).collect();
+                json!({ "type": "Bullion.Packages", "name": name.as_str(), "packages": packages })
+            }
+            Customizer::File {
+                name,
+                source,
+                destination,
+                mode,
+            } => {
+                let bytes = self.file(&source.0);
+                json!({
+                    "type": "File",
+                    "name": name.as_str(),
+                    "sourceUri": data_uri(&bytes),
+                    "destination": destination.as_str(),
+                    "sha256Checksum": sha256(&bytes),
+                    "mode": format!("{:0>4}", mode.as_str()),
+                })
+            }
+            Customizer::Shell {
+                name,
+                script: Some(script),
+                ..
+            } => {
+                let bytes = self.file(&script.0);
+                json!({
+                    "type": "Shell",
+                    "name": name.as_str(),
+                    "scriptUri": data_uri(&bytes),
+                    "sha256Checksum": sha256(&bytes),
+                })
+            }
+            Customizer::Shell { name, inline, .. } => {
+                json!({ "type": "Shell", "name": name.as_str(), "inline": inline })
+            }
+            Customizer::CaCertificate { name, certificate } => {
+                let bytes = self.file(&certificate.0);
+                let text = String::from_utf8_lossy(&bytes).into_owned();
+                json!({ "type": "Bullion.CaCertificate", "name": name.as_str(), "certificate": text })
+            }
+        }
+    }
+
+    pub(super) fn validator(&self, step: &Validator) -> Value {
+        match step {
+            Validator::Service { name, service } => {
+                json!({ "type": "Bullion.Service", "name": name.as_str(), "service": service.as_str() })
+            }
+            Validator::SshdOption {
+                name,
+                option,
+                value,
+            } => json!({
+                "type": "Bullion.SshdOption",
+                "name": name.as_str(),
+                "option": option.as_str(),
+                "value": value.as_str(),
+            }),
+            Validator::Tattoo { name } => {
+                json!({ "type": "Bullion.Tattoo", "name": name.as_str() })
+            }
+            // A check has no `scriptUri` on the wire; the whole script as one entry keeps what spans lines.
+            Validator::Shell {
+                name,
+                script: Some(script),
+                ..
+            } => {
+                let text = String::from_utf8_lossy(&self.file(&script.0)).into_owned();
+                json!({ "type": "Shell", "name": name.as_str(), "inline": [text] })
+            }
+            Validator::Shell { name, inline, .. } => {
+                json!({ "type": "Shell", "name": name.as_str(), "inline": inline })
+            }
+        }
+    }
+
+    fn distribution(&self, output: &Distribution) -> Result<Value, IdError> {
+        let Distribution::SharedImage {
+            run_output_name,
+            image_definition,
+            version,
+            major,
+            target_regions,
+            exclude_from_latest,
+        } = output;
+        let mut id = self.definition_id(image_definition)?;
+        let name = self
+            .parent(image_definition)
+            .map_or("", |entry| entry.name());
+        if let Some(version) = version {
+            id = id.child("versions", version.as_str())?;
+        }
+        let mut value = json!({
+            "type": "SharedImage",
+            "runOutputName": run_output_name.as_ref().map_or(name, |name| name.as_str()),
+            "galleryImageId": id.to_string(),
+            "targetRegions": self.target_regions(target_regions),
+            "excludeFromLatest": exclude_from_latest,
+        });
+        if version.is_none() {
+            value["versioning"] = without_null(json!({ "scheme": "Latest", "major": major }));
+        }
+        Ok(value)
+    }
+
+    pub(super) fn definition_id(
+        &self,
+        reference: &Reference<kind::ImageDefinition>,
+    ) -> Result<ResourceId, IdError> {
+        match self.parent(reference) {
+            Some(entry) => Ok(self.locate("ImageDefinition", entry)?.0),
+            None => Ok(ResourceId::root()),
+        }
+    }
+
+    pub(super) fn target_regions(&self, regions: &[TargetRegion]) -> Vec<Value> {
+        let shown = |region: &TargetRegion| json!({ "name": region.name.text, "replicaCount": region.replica_count });
+        regions.iter().map(shown).collect()
+    }
+}
+
+fn data_uri(bytes: &[u8]) -> String {
+    format!("data:;base64,{}", STANDARD.encode(bytes))
+}
