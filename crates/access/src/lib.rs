@@ -11,6 +11,7 @@
 //! ```
 
 mod action;
+mod assertion;
 mod identity;
 mod permit;
 mod role;
@@ -18,6 +19,10 @@ mod secret;
 mod token;
 
 pub use action::Action;
+pub use assertion::{
+    AssertionError, Certificate, CertificateError, FEDERATION_AUDIENCE, Federation, JWT_BEARER,
+    Peek, Signed, TokenKeys, peek, verify_federated, verify_signed,
+};
 pub use identity::{Caller, Identity};
 pub use permit::{
     Forbidden, Link, Permit, SystemReason, Visible, authorize, authorize_link, authorize_list,
