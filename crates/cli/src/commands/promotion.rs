@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use wire::ResourceId;
-use wire::promotion::{GateState, PipelineProperties, PromotionProperties, PromotionState};
+use wire::promotion::{
+    GateState, GateVerdict, PipelineProperties, PromotionProperties, PromotionState,
+};
 
 use super::scope::{Finder, Kind, Located, id_of};
 use crate::api;
@@ -221,7 +223,52 @@ fn show(io: &mut Io, body: &Value) -> Result<Exit, CliError> {
     if !rows.is_empty() {
         io.line(table(&["GATE", "SAID", "TIME", "BY", "MESSAGE"], &rows))?;
     }
+    for gate in &promotion.gates {
+        machine(io, gate)?;
+    }
+    for copy in &promotion.copies {
+        io.line(format!(
+            "region {}: {} bytes moved in {} frames, {} frames were there",
+            copy.region, copy.moved_bytes, copy.frames, copy.frames_present
+        ))?;
+    }
     Ok(Exit::Done)
+}
+
+/// What a gate that deployed a machine saw in it, the output of what failed included.
+fn machine(io: &mut Io, gate: &GateVerdict) -> Result<(), CliError> {
+    let machine = &gate.evidence["machine"];
+    let text = |key: &str| machine[key].as_str().unwrap_or_default();
+    if !machine.is_object() {
+        return Ok(());
+    }
+    let booted = gate.evidence["bootSeconds"].as_f64();
+    let booted = booted.map_or_else(
+        || "did not come up".to_owned(),
+        |seconds| format!("booted in {seconds:.1} s"),
+    );
+    io.line(format!(
+        "{}: machine {} in {} ({}), started {}, {booted}",
+        gate.name,
+        text("id"),
+        text("region"),
+        text("firmware"),
+        text("startedAt"),
+    ))?;
+    let checks = gate.evidence["checks"].as_array();
+    for check in checks.into_iter().flatten() {
+        let passed = check["passed"] == true;
+        io.line(format!(
+            "  {} {}",
+            if passed { "passed" } else { "FAILED" },
+            check["name"].as_str().unwrap_or_default(),
+        ))?;
+        let output = check["output"].as_str().unwrap_or_default();
+        for line in output.lines().filter(|_| !passed) {
+            io.line(format!("    | {line}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// One of the three words that people have for a promotion.
@@ -265,15 +312,23 @@ async fn verify(client: &Client, written: &str, io: &mut Io) -> Result<Exit, Cli
     } else {
         let stages = body["stages"].as_array().cloned().unwrap_or_default();
         let text = |stage: &Value, key: &str| stage[key].as_str().unwrap_or("-").to_owned();
+        let names = |stage: &Value, key: &str| {
+            let names = stage[key].as_array().into_iter().flatten();
+            let names: Vec<&str> = names.filter_map(Value::as_str).collect();
+            names.join(", ")
+        };
         let rows: Vec<Vec<String>> = stages
             .iter()
             .map(|stage| {
-                ["stage", "diskDigest", "computedIn"]
-                    .map(|key| text(stage, key))
-                    .to_vec()
+                vec![
+                    text(stage, "stage"),
+                    text(stage, "diskDigest"),
+                    names(stage, "computedIn"),
+                    names(stage, "missingIn"),
+                ]
             })
             .collect();
-        io.line(table(&["STAGE", "DISK", "READ IN"], &rows))?;
+        io.line(table(&["STAGE", "DISK", "READ IN", "NOT IN"], &rows))?;
     }
     if body["equal"] == true {
         return Ok(Exit::Done);

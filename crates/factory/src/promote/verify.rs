@@ -1,8 +1,10 @@
 //! Proof that a promotion moved nothing but a name: both versions have one digest, and the bits behind it are whole
 //! wherever the stage keeps them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use catalog::Resource;
 use disk::DiskDigest;
 use jobs::StepError;
 use serde::Serialize;
@@ -17,7 +19,8 @@ use crate::pipeline::{blocking, store_failed};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Verified {
-    /// All digests are equal and every copy that was read is whole.
+    /// All digests are equal, both as the versions say and as they were computed; each stage was read in one region at
+    /// least, and no copy that was read is damaged.
     pub equal: bool,
     pub stages: Vec<VerifiedStage>,
 }
@@ -28,11 +31,13 @@ pub struct VerifiedStage {
     pub stage: String,
     pub version_id: ResourceId,
     pub disk_digest: Option<String>,
-    /// Where the disk was read whole and its digest computed anew.
-    pub computed_in: Option<Location>,
+    /// The regions of the version where the disk was read whole and its digest computed anew.
+    pub computed_in: Vec<Location>,
+    /// Those where it is not, or not whole: replication is behind there, or the copy is damaged.
+    pub missing_in: Vec<Location>,
 }
 
-/// Reads both versions as the stage's principal, and the disk of each in its home region.
+/// Reads both versions as the stage's principal, and the disk of each in all its regions.
 pub async fn verify(
     factory: &Arc<Factory>,
     promotion: &PromotionProperties,
@@ -40,45 +45,95 @@ pub async fn verify(
     let rights = rights::rights(&*factory.auth, promotion).await?;
     let mut stages = Vec::new();
     let mut digests = Vec::new();
+    let mut read = BTreeMap::new();
+    let mut damaged = false;
     for (name, permit) in [
         (&promotion.from.name, rights.source),
         (&promotion.to.name, rights.own.to_read_own()),
     ] {
         let version = factory.catalog.get(&permit).await?;
         let digest = digest_of(&version);
-        let home = Location::new(version.location.clone().unwrap_or_default());
-        let computed_in = match digest {
-            Some(digest) => whole(factory, digest, home).await?,
-            None => None,
-        };
-        digests.push(digest.filter(|_| computed_in.is_some()));
+        let mut computed_in = Vec::new();
+        let mut missing_in = Vec::new();
+        for region in regions_of(&version) {
+            match digest {
+                Some(digest) => match look(factory, digest, &region, &mut read).await? {
+                    Copy::Whole => computed_in.push(region),
+                    Copy::Absent => missing_in.push(region),
+                    Copy::Damaged => {
+                        damaged = true;
+                        missing_in.push(region);
+                    }
+                },
+                None => missing_in.push(region),
+            }
+        }
+        digests.push(digest.filter(|_| !computed_in.is_empty()));
         stages.push(VerifiedStage {
             stage: name.clone(),
             version_id: version.id,
             disk_digest: digest.map(|digest| digest.to_string()),
             computed_in,
+            missing_in,
         });
     }
     let first = digests.first().copied().flatten();
-    let equal = first.is_some() && digests.iter().all(|digest| *digest == first);
+    let equal = !damaged && first.is_some() && digests.iter().all(|digest| *digest == first);
     Ok(Verified { equal, stages })
 }
 
-/// The region, if the disk there is whole and its digest the one that its name says.
-async fn whole(
+/// Where the version says that it is, its home first.
+fn regions_of(version: &Resource) -> Vec<Location> {
+    let home = Location::new(version.location.clone().unwrap_or_default());
+    let profile = &version.properties["publishingProfile"]["targetRegions"];
+    let targets = profile.as_array().into_iter().flatten();
+    let targets = targets.filter_map(|target| Some(Location::new(target["name"].as_str()?)));
+    let mut regions = vec![home];
+    for target in targets {
+        if !regions
+            .iter()
+            .any(|known| known.folded() == target.folded())
+        {
+            regions.push(target);
+        }
+    }
+    regions
+}
+
+/// What a region has of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Copy {
+    /// All of it, and the digest computed from it is its name.
+    Whole,
+    Absent,
+    Damaged,
+}
+
+/// Reads the disk in the region. What two stages share is read once.
+async fn look(
     factory: &Arc<Factory>,
     digest: DiskDigest,
-    region: Location,
-) -> Result<Option<Location>, StepError> {
-    let regions = Arc::clone(&factory.regions);
-    blocking(move || {
-        let Some(store) = regions.holder(&region, &digest) else {
-            return Ok(None);
+    region: &Location,
+    read: &mut BTreeMap<(String, String), Copy>,
+) -> Result<Copy, StepError> {
+    let key = (region.folded(), digest.to_string());
+    if let Some(known) = read.get(&key) {
+        return Ok(*known);
+    }
+    let (regions, place) = (Arc::clone(&factory.regions), region.clone());
+    let copy = blocking(move || {
+        let Some(store) = regions.holder(&place, &digest) else {
+            return Ok(Copy::Absent);
         };
         let report = store
             .verify(&digest)
             .map_err(|error| store_failed(&error))?;
-        Ok(report.is_sound().then_some(region))
+        Ok(match report.is_sound() {
+            true => Copy::Whole,
+            false => Copy::Damaged,
+        })
     })
-    .await
+    .await?;
+    read.insert(key, copy);
+    Ok(copy)
 }

@@ -273,3 +273,42 @@ async fn two_who_ask_at_once_ask_for_one_promotion() {
         "{lost:?}"
     );
 }
+
+/// The largest file below the folder: where a region keeps the bits.
+fn largest(folder: &std::path::Path) -> PathBuf {
+    let mut open = vec![folder.to_owned()];
+    let mut found: Option<(u64, PathBuf)> = None;
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let entry = entry.unwrap();
+            let bytes = entry.metadata().unwrap().len();
+            if entry.file_type().unwrap().is_dir() {
+                open.push(entry.path());
+            } else if found.as_ref().is_none_or(|(most, _)| bytes > *most) {
+                found = Some((bytes, entry.path()));
+            }
+        }
+    }
+    found.expect("a file").1
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_or_missing_copy_is_told_by_the_proof() {
+    let chain = Chain::with_gates(json!([])).await;
+    let done = chain.promote("test").await;
+    assert_eq!(done.state, PromotionState::Succeeded, "{}", done.message);
+    let plug_in = unplug(&chain, "south");
+    let factory = chain.world.factory();
+    let verified = verify(&factory, &done).await.unwrap();
+    assert!(verified.equal, "north is enough: {verified:?}");
+    assert_eq!(verified.stages[1].missing_in, [Location::new("south")]);
+    plug_in();
+
+    let pack = largest(&chain.world.folder.path().join("regions/south"));
+    let mut bytes = std::fs::read(&pack).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&pack, bytes).unwrap();
+    let verified = verify(&factory, &done).await.unwrap();
+    assert!(!verified.equal, "{verified:?}");
+}
