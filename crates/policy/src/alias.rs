@@ -60,22 +60,37 @@ impl Path {
         self.0.contains(&Step::Each)
     }
 
-    /// The steps that are left after `prefix`, if this path leads through it.
-    pub fn after(&self, prefix: &Path) -> Option<&[Step]> {
-        let same = |(a, b): (&Step, &Step)| match (a, b) {
+    /// How many lists this path and another lead through together, from the start.
+    pub fn shared_lists(&self, other: &Path) -> usize {
+        let same = |(a, b): &(&Step, &Step)| match (a, b) {
             (Step::Each, Step::Each) => true,
             (Step::Key(a), Step::Key(b)) => a.eq_ignore_ascii_case(b),
             _ => false,
         };
-        let leads = self.0.len() >= prefix.0.len() && self.0.iter().zip(&prefix.0).all(same);
-        leads.then(|| &self.0[prefix.0.len()..])
+        let shared = self.0.iter().zip(&other.0).take_while(same);
+        shared.filter(|(step, _)| **step == Step::Each).count()
+    }
+
+    /// Lists that the path leads through.
+    pub fn lists(&self) -> usize {
+        self.0.iter().filter(|step| **step == Step::Each).count()
     }
 }
 
 /// Everything that the steps lead to. Without `[*]` that is one value, or nothing; with it, as many as the
 /// lists have elements, and nothing for an element that lacks the property.
 pub fn select<'v>(steps: &[Step], from: &'v Value) -> Vec<Option<&'v Value>> {
+    select_within(steps, from, &[])
+}
+
+/// The same, but of the first lists one element each: the one of that index.
+pub fn select_within<'v>(
+    steps: &[Step],
+    from: &'v Value,
+    within: &[usize],
+) -> Vec<Option<&'v Value>> {
     let mut found = vec![Some(from)];
+    let mut within = within.iter();
     for step in steps {
         match step {
             Step::Key(key) => {
@@ -85,7 +100,50 @@ pub fn select<'v>(steps: &[Step], from: &'v Value) -> Vec<Option<&'v Value>> {
             }
             Step::Each => {
                 let lists = found.into_iter().flatten().filter_map(Value::as_array);
-                found = lists.flatten().map(Some).collect();
+                found = match within.next() {
+                    Some(index) => lists
+                        .filter_map(|list| list.get(*index))
+                        .map(Some)
+                        .collect(),
+                    None => lists.flatten().map(Some).collect(),
+                };
+            }
+        }
+    }
+    found
+}
+
+/// Where a selected value stands: the index in each list that leads to it.
+pub type Indices = Vec<usize>;
+
+/// The same, with the place of each value.
+pub fn select_places<'v>(
+    steps: &[Step],
+    from: &'v Value,
+    within: &[usize],
+) -> Vec<(Indices, Option<&'v Value>)> {
+    let mut found: Vec<(Indices, Option<&Value>)> = vec![(Vec::new(), Some(from))];
+    let mut within = within.iter();
+    for step in steps {
+        match step {
+            Step::Key(key) => {
+                for (_, value) in &mut found {
+                    *value = value.and_then(|value| json::get(value, key));
+                }
+            }
+            Step::Each => {
+                let only = within.next();
+                let mut elements = Vec::new();
+                for (at, value) in found {
+                    let items = value.and_then(Value::as_array).into_iter().flatten();
+                    for (index, item) in items.enumerate() {
+                        if only.is_none_or(|only| *only == index) {
+                            let at = at.iter().copied().chain([index]).collect();
+                            elements.push((at, Some(item)));
+                        }
+                    }
+                }
+                found = elements;
             }
         }
     }

@@ -5,8 +5,9 @@
 
 use serde_json::Value;
 
-use crate::condition::{Node, Subject};
-use crate::definition::Mode;
+use crate::condition::{Node, Operand, Subject};
+use crate::definition::{Definition, Mode};
+use crate::effect::Effect;
 use crate::error::EvaluationError;
 use crate::evaluate::Evaluation;
 use crate::field::{Field, resource_type};
@@ -95,6 +96,24 @@ fn part(
             _ => Ok(!negated),
         },
     }
+}
+
+/// What no rule of this kind is about: subscriptions have no location, and only machines have an identity
+/// that modify may change.
+pub fn left_out(definition: &Definition, effect: Effect, resource: &Value) -> bool {
+    let kind = resource_type(resource);
+    let is = |known: &str| kind.eq_ignore_ascii_case(known);
+    if definition.names_location && is("Microsoft.Resources/subscriptions") {
+        return true;
+    }
+    let machine =
+        is("Microsoft.Compute/virtualMachines") || is("Microsoft.Compute/virtualMachineScaleSets");
+    let identity = |field: &Operand| match field {
+        Operand::Constant(Value::String(name)) => name.eq_ignore_ascii_case("identity.type"),
+        _ => false,
+    };
+    let changes = &definition.then.changes;
+    effect == Effect::Modify && !machine && changes.iter().any(|change| identity(&change.field))
 }
 
 /// Whether the rule looks at a property that this type does not have.

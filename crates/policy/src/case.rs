@@ -17,36 +17,62 @@ use crate::evaluate::{Evaluated, Evaluation, Surroundings};
 use crate::field::resource_type;
 use crate::json::{self, get, list, text};
 use crate::parameters;
-use crate::request;
+use crate::request::{self, Act, Decision, Denial};
 use crate::verdict::{self, Question, State, Verdict};
+use crate::version::{self, Pattern, Version};
 
-/// Definitions that cases refer to, by path, id or name.
+/// Definitions that cases refer to, by path, id or name, and each in as many versions as there are.
 #[derive(Debug, Default)]
 pub struct Library {
-    documents: HashMap<String, Value>,
+    documents: HashMap<String, Vec<Value>>,
 }
 
 impl Library {
     /// Adds a document under its path, and under its own id and name.
     pub fn add(&mut self, path: &str, document: Value) {
+        let mut keys = vec![path.to_ascii_lowercase()];
         for key in ["id", "name"] {
-            if let Some(name) = text(&document, key) {
-                let name = name.to_ascii_lowercase();
-                self.documents
-                    .entry(name)
-                    .or_insert_with(|| document.clone());
-            }
+            let own = text(&document, key).map(str::to_ascii_lowercase);
+            keys.extend(own);
         }
-        self.documents.insert(path.to_ascii_lowercase(), document);
+        // A version as a resource of its own stands below its definition.
+        let id = text(&document, "id")
+            .unwrap_or_default()
+            .to_ascii_lowercase();
+        if let Some((definition, _)) = id.split_once("/versions/") {
+            let name = definition.rsplit('/').next().unwrap_or_default();
+            keys.extend([definition.to_owned(), name.to_owned()]);
+        }
+        keys.sort();
+        keys.dedup();
+        for key in keys {
+            self.documents
+                .entry(key)
+                .or_default()
+                .push(document.clone());
+        }
     }
 
-    fn find(&self, name: &str) -> Option<&Value> {
+    fn find(&self, name: &str) -> &[Value] {
         let name = name.trim_start_matches("./").to_ascii_lowercase();
         let tail = name.rsplit('/').next().unwrap_or_default();
-        self.documents
-            .get(&name)
+        let found = self.documents.get(&name);
+        found
             .or_else(|| self.documents.get(tail))
+            .map_or(&[], Vec::as_slice)
     }
+}
+
+/// The newest of the documents whose version is meant. Where there is one alone and it names no version,
+/// that one is meant.
+fn of_version<'d>(documents: &[&'d Value], pattern: Option<&Pattern>) -> Option<&'d Value> {
+    let versions: Vec<Option<Version>> = documents
+        .iter()
+        .map(|document| definition::version_of(document).and_then(|v| Version::parse(&v)))
+        .collect();
+    let alone = versions.len() == 1 && versions.iter().all(Option::is_none);
+    let index = version::newest(&versions, pattern.filter(|_| !alone))?;
+    documents.get(index).copied()
 }
 
 /// What came of one case.
@@ -197,23 +223,41 @@ fn judge(
     let units = units(case, resource, library, aliases, now)?;
     let at_request =
         text(case, "evaluation").is_some_and(|how| how.eq_ignore_ascii_case("request"));
-    let mut proposed = resource.clone();
-    let mut request = None;
-    if at_request {
-        let asked = Asked {
-            case,
-            units: &units,
-            aliases,
-        };
-        request = Some(asked.decide(&mut proposed));
-    }
     let hierarchy = get(case, "hierarchy").unwrap_or(&null);
-    // The verdict is on the resource as it was proposed; what the request became is said beside it.
-    let verdicts: Vec<Verdict> = units
+    let questions: Vec<Question<'_>> = units
         .iter()
-        .map(|unit| question(case, unit, resource, hierarchy, aliases).answer())
+        .map(|unit| question(case, unit, resource, hierarchy, aliases))
         .collect();
+    let request = at_request.then(|| {
+        let decision = request::decide(&questions, act(case));
+        decided(&decision, &units, &questions)
+    });
+    // The verdict is on the resource as it was proposed; what the request became is said beside it.
+    let verdicts = questions.iter().map(Question::answer).collect();
     Ok(summary(&units, verdicts, request))
+}
+
+/// What the request of a case would do.
+fn act(case: &Value) -> Act {
+    let request = get(case, "request").unwrap_or(&Value::Null);
+    let method = text(request, "method")
+        .unwrap_or("PUT")
+        .to_ascii_uppercase();
+    let patch = get(case, "resource").and_then(Value::as_object);
+    // A patch says who is patched, and otherwise only what changes.
+    let tags_only = patch.is_some_and(|patch| {
+        let names =
+            |known: &[&str], key: &String| known.iter().any(|k| k.eq_ignore_ascii_case(key));
+        let changes = patch
+            .keys()
+            .filter(|key| !names(&["id", "name", "type"], key));
+        changes.clone().count() > 0 && changes.clone().all(|key| names(&["tags"], key))
+    });
+    match method.as_str() {
+        "DELETE" => Act::Delete,
+        "PATCH" if tags_only => Act::WriteTags,
+        _ => Act::Write,
+    }
 }
 
 /// The resource that is judged: what a request proposes, on top of what exists where it is a PATCH, and
@@ -429,6 +473,14 @@ fn keys(policy: &Value, index: usize) -> Vec<String> {
     ]
 }
 
+fn missing(at: &str, name: &str, pattern: Option<&Pattern>) -> Fault {
+    let reason = match pattern {
+        None => format!("there is no definition `{name}`"),
+        Some(pattern) => format!("there is no version `{pattern}` of the definition `{name}`"),
+    };
+    Fault::new(at, reason)
+}
+
 struct Builder<'a> {
     case: &'a Value,
     resource: &'a Value,
@@ -446,7 +498,8 @@ impl Builder<'_> {
         index: Option<usize>,
         units: &mut Vec<Unit>,
     ) -> Result<(), Fault> {
-        let document = self.document(holder)?;
+        let own = get(holder, "assignment").unwrap_or(self.assignment);
+        let document = self.document(holder, self.pattern(own)?.as_ref())?;
         let compiled = definition::compile(document, self.aliases)?;
         let mut given = Map::new();
         for source in [
@@ -468,7 +521,6 @@ impl Builder<'_> {
             (Some(_), _) => given.retain(|name, _| compiled.declares(name)),
             (None, _) => {}
         }
-        let own = get(holder, "assignment").unwrap_or(self.assignment);
         match compiled {
             Compiled::Definition(definition) => {
                 let values = parameters::effective(&definition.parameters, &given, "parameters")?;
@@ -501,16 +553,10 @@ impl Builder<'_> {
     ) -> Result<(), Fault> {
         for member in &initiative.members {
             let at = format!("policyDefinitions.{}", member.reference);
-            let found = member
-                .inline
-                .as_ref()
-                .or_else(|| self.definition(&member.definition_id));
-            let found = found.ok_or_else(|| {
-                Fault::new(
-                    &at,
-                    format!("there is no definition `{}`", member.definition_id),
-                )
-            })?;
+            let found = match &member.inline {
+                Some(inline) => inline,
+                None => self.definition(&member.definition_id, member.version.as_ref(), &at)?,
+            };
             let definition = definition::definition(found, self.aliases)
                 .map_err(|fault| Fault::new(format!("{at}.{}", fault.path), fault.reason))?;
             let id = text(found, "id").unwrap_or(&member.definition_id);
@@ -538,13 +584,30 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn document<'d>(&'d self, holder: &'d Value) -> Result<&'d Value, Fault> {
+    /// The versions of its definition that an assignment means for the resource.
+    fn pattern(&self, assignment: &Value) -> Result<Option<Pattern>, Fault> {
+        let written = crate::scope::overridden_version(assignment, self.resource)
+            .or_else(|| crate::scope::own_text(assignment, "definitionVersion"));
+        written
+            .map(Pattern::parse)
+            .transpose()
+            .map_err(|reason| Fault::new("assignment.definitionVersion", reason))
+    }
+
+    fn document<'d>(
+        &'d self,
+        holder: &'d Value,
+        pattern: Option<&Pattern>,
+    ) -> Result<&'d Value, Fault> {
         let inline = ["definition", "initiative"]
             .iter()
             .find_map(|key| get(holder, key));
         let path = match inline {
             Some(Value::String(path)) => Some(path.as_str()),
-            Some(document) => return Ok(document),
+            Some(document) => {
+                return of_version(&[document], pattern)
+                    .ok_or_else(|| missing("definition", "definition", pattern));
+            }
             None => ["definitionPath", "initiativePath", "policyDefinitionId"]
                 .iter()
                 .find_map(|key| text(holder, key)),
@@ -560,20 +623,32 @@ impl Builder<'_> {
                 "a case needs `definition`, `definitionPath`, `policies` or `initiative`",
             )
         })?;
-        self.definition(path)
-            .ok_or_else(|| Fault::new("definitionPath", format!("there is no definition `{path}`")))
+        self.definition(path, pattern, "definitionPath")
     }
 
-    /// A definition of the library, or one that the case brings along.
-    fn definition(&self, name: &str) -> Option<&Value> {
+    /// A definition that the case brings along, or one of the library.
+    fn definition(&self, name: &str, pattern: Option<&Pattern>, at: &str) -> Result<&Value, Fault> {
+        let mut found = self.own_definitions(name);
+        if found.is_empty() {
+            found = self.library.find(name).iter().collect();
+        }
+        match found.is_empty() {
+            true => Err(missing(at, name, None)),
+            false => of_version(&found, pattern).ok_or_else(|| missing(at, name, pattern)),
+        }
+    }
+
+    fn own_definitions(&self, name: &str) -> Vec<&Value> {
         let tail = name.rsplit('/').next().unwrap_or(name);
-        let own =
-            ["definitions", "policies"]
-                .iter()
-                .find_map(|place| match get(self.case, place)? {
-                    Value::Object(named) => crate::json::member(named, name)
-                        .or_else(|| crate::json::member(named, tail)),
-                    Value::Array(items) => items.iter().find_map(|item| {
+        let own = ["definitions", "policies"].iter().map(|place| {
+            match get(self.case, place).unwrap_or(&Value::Null) {
+                Value::Object(named) => crate::json::member(named, name)
+                    .or_else(|| crate::json::member(named, tail))
+                    .into_iter()
+                    .collect(),
+                Value::Array(items) => items
+                    .iter()
+                    .filter_map(|item| {
                         let inner = get(item, "definition")
                             .filter(|inner| inner.is_object())
                             .unwrap_or(item);
@@ -587,10 +662,14 @@ impl Builder<'_> {
                             own.eq_ignore_ascii_case(name) || own.eq_ignore_ascii_case(tail)
                         };
                         names.into_iter().flatten().any(is).then_some(inner)
-                    }),
-                    _ => None,
-                });
-        own.or_else(|| self.library.find(name))
+                    })
+                    .collect::<Vec<_>>(),
+                _ => Vec::new(),
+            }
+        });
+        own.into_iter()
+            .find(|found| !found.is_empty())
+            .unwrap_or_default()
     }
 
     fn around(&self, assignment: &Value, id: &str, set: Option<(&str, &str)>) -> Surroundings {
@@ -640,112 +719,37 @@ impl Builder<'_> {
             false => newest.or_else(|| text(&request, "apiVersion")),
         };
         let version = version.map(str::to_owned);
-        if let (Some(version), Value::Object(object)) = (version, &mut request) {
-            object.insert("apiVersion".to_owned(), Value::String(version));
+        if let Value::Object(object) = &mut request {
+            // Who asks is not known of what exists.
+            object.entry("identity").or_insert_with(|| json!({}));
+            if let Some(version) = version {
+                object.insert("apiVersion".to_owned(), Value::String(version));
+            }
         }
         request
     }
 }
 
-/// A request that policies look at before it is carried out.
-struct Asked<'a> {
-    case: &'a Value,
-    units: &'a [Unit],
-    aliases: &'a Aliases,
-}
-
-impl Asked<'_> {
-    fn question<'q>(&'q self, unit: &'q Unit, resource: &'q Value) -> Question<'q> {
-        let hierarchy = get(self.case, "hierarchy").unwrap_or(&Value::Null);
-        question(self.case, unit, resource, hierarchy, self.aliases)
-    }
-
-    /// First what changes the resource, then what refuses it as it has become.
-    fn decide(&self, proposed: &mut Value) -> Value {
-        let request = get(self.case, "request").unwrap_or(&Value::Null);
-        let deletes = text(request, "method").is_some_and(|m| m.eq_ignore_ascii_case("DELETE"));
-        let mut denied = Vec::new();
-        let mut changes = Vec::new();
-        if !deletes {
-            self.change(proposed, &mut changes, &mut denied);
-        }
-        for unit in self.units {
-            let question = self.question(unit, proposed);
-            let verdict = question.answer();
-            if !question.enforced() || verdict.state == Some(State::Exempt) {
-                continue;
-            }
-            let refused = match verdict.effect {
-                _ if verdict.error.is_some() => !deletes,
-                Some(Effect::Deny) => !deletes && verdict.state == Some(State::NonCompliant),
-                Some(Effect::DenyAction) => {
-                    deletes
-                        && verdict
-                            .actions
-                            .iter()
-                            .any(|action| action.eq_ignore_ascii_case("delete"))
-                }
-                _ => false,
-            };
-            if refused {
-                denied.push(denial(unit, &question, verdict.error.as_deref()));
-            }
-        }
-        let allowed = denied.is_empty();
+/// A decision as a verdict shows it.
+fn decided(decision: &Decision, units: &[Unit], questions: &[Question<'_>]) -> Value {
+    let allowed = decision.denials.is_empty();
+    let denied = |denial: &Denial| {
+        let (unit, question) = (&units[denial.policy], &questions[denial.policy]);
+        let assignment = &unit.assignment;
         json!({
-            "decision": if allowed { "allow" } else { "deny" },
-            "allowed": allowed,
-            "denied": !allowed,
-            "deniedBy": denied,
-            "changes": changes,
-            "resource": proposed,
+            "policy": unit.keys.first(),
+            "policyDefinitionReferenceId": unit.reference,
+            "policyAssignment": text(assignment, "id").or_else(|| text(assignment, "name")),
+            "message": question.message(),
+            "error": denial.reason,
         })
-    }
-
-    fn change(&self, proposed: &mut Value, changes: &mut Vec<Value>, denied: &mut Vec<Value>) {
-        let original = proposed.clone();
-        let verdicts: Vec<Verdict> = self
-            .units
-            .iter()
-            .map(|unit| self.question(unit, &original).answer())
-            .collect();
-        for (index, (unit, verdict)) in self.units.iter().zip(&verdicts).enumerate() {
-            let question = self.question(unit, &original);
-            if !question.enforced() || verdict.state != Some(State::NonCompliant) {
-                continue;
-            }
-            for planned in &verdict.planned {
-                let rivals = verdicts.iter().enumerate().filter(|(other, rival)| {
-                    *other != index && rival.planned.iter().any(|theirs| theirs.conflicts(planned))
-                });
-                let mine = verdict.conflict.unwrap_or(Effect::Deny);
-                let mut rivals = rivals
-                    .map(|(_, rival)| rival.conflict.unwrap_or(Effect::Deny))
-                    .peekable();
-                let contested = rivals.peek().is_some();
-                if contested && mine != Effect::Deny {
-                    continue;
-                }
-                if contested && rivals.any(|theirs| theirs == Effect::Deny) {
-                    let reason = format!("policies conflict over `{}`", planned.field);
-                    denied.push(denial(unit, &question, Some(&reason)));
-                    continue;
-                }
-                match request::apply(proposed, planned) {
-                    Ok(()) => changes.push(planned.to_json()),
-                    Err(reason) => denied.push(denial(unit, &question, Some(&reason))),
-                }
-            }
-        }
-    }
-}
-
-fn denial(unit: &Unit, question: &Question<'_>, error: Option<&str>) -> Value {
+    };
     json!({
-        "policy": unit.keys.first(),
-        "policyDefinitionReferenceId": unit.reference,
-        "policyAssignment": text(&unit.assignment, "id").or_else(|| text(&unit.assignment, "name")),
-        "message": question.message(),
-        "error": error,
+        "decision": if allowed { "allow" } else { "deny" },
+        "allowed": allowed,
+        "denied": !allowed,
+        "deniedBy": decision.denials.iter().map(denied).collect::<Vec<_>>(),
+        "changes": decision.changes.iter().map(|(_, made)| made.to_json()).collect::<Vec<_>>(),
+        "resource": decision.resource,
     })
 }

@@ -1,5 +1,7 @@
 //! Conditions: the tree of an `if` or an `existenceCondition`, compiled once.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value};
 
 use crate::alias::Aliases;
@@ -12,6 +14,15 @@ use crate::json::member;
 pub const NESTING_MAX: usize = 512;
 /// Deepest nesting of counts in counts.
 pub const COUNTS_MAX: usize = 16;
+/// Conditions of an `if`, and of an existence condition, as Azure has it.
+pub const IF_CONDITIONS_MAX: usize = 4_096;
+pub const THEN_CONDITIONS_MAX: usize = 128;
+/// Calls of functions in one rule, counts of values in one rule, counts over one list, and elements that
+/// nested counts of values go through, as Azure has it.
+pub const CALLS_MAX: usize = 2_048;
+pub const VALUE_COUNTS_MAX: usize = 10;
+pub const FIELD_COUNTS_MAX: usize = 5;
+pub const ITERATIONS_MAX: usize = 100;
 /// Characters of a condition's path that are kept for the explanation.
 const PATH_CHARS_MAX: usize = 240;
 /// Deepest nesting of lists and objects in a value that a rule gives.
@@ -106,6 +117,19 @@ pub struct Compiler<'a> {
     pub parameters: &'a Map<String, Value>,
     nesting: usize,
     counts: Vec<String>,
+    used: Used,
+}
+
+/// How much of what is limited a rule has used so far.
+#[derive(Default)]
+struct Used {
+    conditions: usize,
+    conditions_max: usize,
+    calls: std::cell::Cell<usize>,
+    value_counts: usize,
+    field_counts: HashMap<String, usize>,
+    /// Elements that the counts of values around go through.
+    iterations: usize,
 }
 
 impl<'a> Compiler<'a> {
@@ -115,7 +139,19 @@ impl<'a> Compiler<'a> {
             parameters,
             nesting: 0,
             counts: Vec::new(),
+            used: Used {
+                conditions_max: IF_CONDITIONS_MAX,
+                iterations: 1,
+                ..Used::default()
+            },
         }
+    }
+
+    /// From here on the conditions are those of an existence condition.
+    pub fn existence_condition(&mut self, value: &Value, path: &str) -> Result<Node, Fault> {
+        self.used.conditions = 0;
+        self.used.conditions_max = THEN_CONDITIONS_MAX;
+        self.condition(value, path)
     }
 
     pub fn condition(&mut self, value: &Value, path: &str) -> Result<Node, Fault> {
@@ -174,6 +210,14 @@ impl<'a> Compiler<'a> {
     }
 
     fn leaf(&mut self, object: &Map<String, Value>, path: &str) -> Result<Leaf, Fault> {
+        self.used.conditions += 1;
+        let most = self.used.conditions_max;
+        if self.used.conditions > most {
+            return Err(Fault::new(
+                path,
+                format!("there are more than {most} conditions"),
+            ));
+        }
         let mut subject = None;
         let mut test = None;
         for (key, value) in object {
@@ -224,9 +268,13 @@ impl<'a> Compiler<'a> {
                 self.expression(body, path)?,
                 text.clone(),
             )),
-            None => Field::parse(expr::unescape(text), self.aliases)
-                .map(|field| Subject::Field(field, text.clone()))
-                .map_err(|reason| Fault::new(path, reason)),
+            None => match Field::parse(expr::unescape(text), self.aliases) {
+                Ok(Field::Tag(name)) if name.is_empty() => {
+                    Err(Fault::new(path, format!("`{text}` names no tag")))
+                }
+                Ok(field) => Ok(Subject::Field(field, text.clone())),
+                Err(reason) => Err(Fault::new(path, reason)),
+            },
         }
     }
 
@@ -284,16 +332,52 @@ impl<'a> Compiler<'a> {
                 format!("an outer count is named `{name}` too"),
             ));
         }
+        let around = self.used.iterations;
+        self.take_count(&over, &name, path)?;
         self.counts.push(name.clone());
         let filter = member(object, "where")
             .map(|filter| self.condition(filter, &format!("{path}.where")))
             .transpose();
         self.counts.pop();
+        self.used.iterations = around;
         Ok(Subject::Count(Box::new(Count {
             over,
             name,
             filter: filter?,
         })))
+    }
+
+    /// Charges a count to what a rule may have of them.
+    fn take_count(&mut self, over: &Over, name: &str, path: &str) -> Result<(), Fault> {
+        let (used, most, what) = match over {
+            Over::Value(operand) => {
+                let elements = match operand {
+                    Operand::Constant(Value::Array(items)) => items.len(),
+                    Operand::List(items) => items.len(),
+                    _ => 1,
+                };
+                self.used.iterations = self.used.iterations.saturating_mul(elements.max(1));
+                if self.used.iterations > ITERATIONS_MAX {
+                    let reason = format!("counts go through more than {ITERATIONS_MAX} values");
+                    return Err(Fault::new(path, reason));
+                }
+                self.used.value_counts += 1;
+                (self.used.value_counts, VALUE_COUNTS_MAX, "values")
+            }
+            Over::Field(_) => {
+                let name = name.to_ascii_lowercase();
+                let used = self.used.field_counts.entry(name).or_default();
+                *used += 1;
+                (*used, FIELD_COUNTS_MAX, "one list")
+            }
+        };
+        match used <= most {
+            true => Ok(()),
+            false => Err(Fault::new(
+                path,
+                format!("there are more than {most} counts of {what}"),
+            )),
+        }
     }
 
     fn counted_field(&self, value: &Value, path: &str) -> Result<(Over, String), Fault> {
@@ -405,6 +489,11 @@ impl<'a> Compiler<'a> {
         let expression = expr::parse(body).map_err(|reason| Fault::new(path, reason))?;
         let mut wrong = None;
         expression.calls(&mut |function, arguments| {
+            let calls = self.used.calls.get() + 1;
+            self.used.calls.set(calls);
+            if calls > CALLS_MAX {
+                wrong = Some(format!("a rule has at most {CALLS_MAX} calls of functions"));
+            }
             let Some(Expr::Literal(Value::String(name))) = arguments.first() else {
                 return;
             };

@@ -6,8 +6,9 @@ use crate::alias::Aliases;
 use crate::condition::{Compiler, Node, Operand};
 use crate::effect::{self, Then};
 use crate::error::Fault;
-use crate::json::{get, list, member, text};
+use crate::json::{self, get, list, member, text};
 use crate::parameters;
+use crate::version::Pattern;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -23,6 +24,18 @@ pub struct Definition {
     pub parameters: Map<String, Value>,
     pub condition: Node,
     pub then: Then,
+    /// The version that the document names, or nothing.
+    pub version: Option<String>,
+    /// Whether the rule names the location: it is then of no subscription.
+    pub names_location: bool,
+    names_tags: bool,
+}
+
+impl Definition {
+    /// Whether a condition of the `if` looks at tags.
+    pub fn looks_at_tags(&self) -> bool {
+        self.names_tags
+    }
 }
 
 /// A compiled initiative: its members are resolved by whoever holds the definitions.
@@ -38,6 +51,8 @@ pub struct Member {
     pub definition_id: String,
     pub reference: String,
     pub parameters: Vec<(String, Operand)>,
+    /// Which versions of the definition are meant; any, if nothing is said.
+    pub version: Option<Pattern>,
     /// A definition written in place, as test cases do.
     pub inline: Option<Value>,
 }
@@ -90,13 +105,19 @@ fn name(document: &Value, properties: &Map<String, Value>) -> String {
         .to_owned()
 }
 
-fn declared(properties: &Map<String, Value>) -> Result<Map<String, Value>, Fault> {
+/// The parameters. Definitions that come with Azure have more of them than others may.
+fn declared(properties: &Map<String, Value>, most: usize) -> Result<Map<String, Value>, Fault> {
     let declared = match member(properties, "parameters") {
         None | Some(Value::Null) => Map::new(),
         Some(Value::Object(declared)) => declared.clone(),
         Some(_) => return Err(Fault::new("parameters", "expected an object")),
     };
-    parameters::check_declarations(&declared, "parameters")?;
+    let kind = member(properties, "policyType").and_then(Value::as_str);
+    let most = match kind.is_none_or(|kind| kind.eq_ignore_ascii_case("Custom")) {
+        true => most,
+        false => parameters::BUILT_IN_MAX,
+    };
+    parameters::check_declarations(&declared, "parameters", most)?;
     Ok(declared)
 }
 
@@ -127,7 +148,7 @@ pub fn definition(document: &Value, aliases: &Aliases) -> Result<Definition, Fau
             }
         },
     };
-    let parameters = declared(properties)?;
+    let parameters = declared(properties, parameters::DEFINITION_MAX)?;
     for key in rule.keys() {
         if !["if", "then"]
             .iter()
@@ -148,18 +169,60 @@ pub fn definition(document: &Value, aliases: &Aliases) -> Result<Definition, Fau
     let mut compiler = Compiler::new(aliases, &parameters);
     let condition = compiler.condition(condition, "policyRule.if")?;
     let then = effect::compile(&mut compiler, then, "policyRule.then")?;
+    let written = member(rule, "if").unwrap_or(&Value::Null);
+    let deployed = member(rule, "then").and_then(|then| get(get(then, "details")?, "deployment"));
+    let location = |document: &Value| names(document, 0, &|name| name == "location");
     Ok(Definition {
         name: name(document, properties),
         mode,
         condition,
         then,
+        version: version(properties),
+        names_location: location(written) || deployed.is_some_and(location),
+        names_tags: names(written, 0, &|name| name.starts_with("tags")),
         parameters,
     })
 }
 
+/// Whether a part of a rule names such a field, as a field or in an expression.
+fn names(document: &Value, depth: usize, is: &dyn Fn(&str) -> bool) -> bool {
+    if depth > json::DEPTH_MAX {
+        return false;
+    }
+    match document {
+        Value::Object(object) => object.iter().any(|(key, value)| {
+            let named = key.eq_ignore_ascii_case("field")
+                && value
+                    .as_str()
+                    .is_some_and(|text| is(&text.trim().to_ascii_lowercase()));
+            named || names(value, depth + 1, is)
+        }),
+        Value::Array(items) => items.iter().any(|item| names(item, depth + 1, is)),
+        // A field in an expression is a text in quotes.
+        Value::String(text) if text.starts_with('[') => text
+            .split('\'')
+            .skip(1)
+            .step_by(2)
+            .any(|quoted| is(&quoted.to_ascii_lowercase())),
+        _ => false,
+    }
+}
+
+/// The version that a whole document names.
+pub fn version_of(document: &Value) -> Option<String> {
+    properties(document).ok().and_then(version)
+}
+
+/// The version of a definition or initiative: its own member, or the older one in the metadata.
+fn version(properties: &Map<String, Value>) -> Option<String> {
+    let older = || text(member(properties, "metadata")?, "version");
+    let own = member(properties, "version").and_then(Value::as_str);
+    own.or_else(older).map(str::to_owned)
+}
+
 pub fn initiative(document: &Value, aliases: &Aliases) -> Result<Initiative, Fault> {
     let properties = properties(document)?;
-    let parameters = declared(properties)?;
+    let parameters = declared(properties, parameters::INITIATIVE_MAX)?;
     let Some(Value::Array(items)) = member(properties, "policyDefinitions") else {
         return Err(Fault::new(
             "policyDefinitions",
@@ -243,8 +306,16 @@ fn initiative_member(
         let operand = compiler.operand(value, &format!("{at}.parameters.{name}"))?;
         parameters.push((name.clone(), operand));
     }
+    let version = match text(item, "definitionVersion") {
+        None => None,
+        Some(written) => {
+            let at = format!("{at}.definitionVersion");
+            Some(Pattern::parse(written).map_err(|reason| Fault::new(at, reason))?)
+        }
+    };
     let reference = text(item, "policyDefinitionReferenceId");
     Ok(Member {
+        version,
         reference: reference.map_or_else(|| (index + 1).to_string(), str::to_owned),
         definition_id: id,
         parameters,

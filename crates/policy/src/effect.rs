@@ -16,6 +16,8 @@ pub enum Effect {
     AuditIfNotExists,
     DeployIfNotExists,
     DenyAction,
+    /// Like denyAction, but the action goes ahead and is only recorded.
+    AuditAction,
     Manual,
 }
 
@@ -28,6 +30,7 @@ const EFFECTS: &[(Effect, &str)] = &[
     (Effect::AuditIfNotExists, "auditIfNotExists"),
     (Effect::DeployIfNotExists, "deployIfNotExists"),
     (Effect::DenyAction, "denyAction"),
+    (Effect::AuditAction, "auditAction"),
     (Effect::Manual, "manual"),
 ];
 
@@ -189,7 +192,7 @@ fn require(
         Effect::DeployIfNotExists if !has("deployment") => "deployment",
         Effect::Modify if then.changes.is_empty() => "operations",
         Effect::Modify if !has("roleDefinitionIds") => "roleDefinitionIds",
-        Effect::DenyAction if then.actions.is_none() => "actionNames",
+        Effect::DenyAction | Effect::AuditAction if then.actions.is_none() => "actionNames",
         Effect::Append if then.changes.is_empty() => {
             let reason = "`append` needs a list of fields and values";
             return Err(Fault::new(format!("{path}.details"), reason));
@@ -221,7 +224,7 @@ fn object_details(
     then.actions = operand(compiler, "actionNames")?;
     let at = format!("{path}.existenceCondition");
     let condition = member(details, "existenceCondition")
-        .map(|condition| compiler.condition(condition, &at))
+        .map(|condition| compiler.existence_condition(condition, &at))
         .transpose()?;
     if let Some(kind) = kind {
         then.existence = Some(Existence {

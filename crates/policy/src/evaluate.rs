@@ -8,16 +8,19 @@ use std::borrow::Cow;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::alias::{Aliases, Path};
+use crate::alias::{Aliases, Indices, Path, select_places};
 use crate::condition::{Count, Leaf, Node, Operand, Operator, Over, Subject};
 use crate::error::EvaluationError;
 use crate::expr::{self, Expr, Function, Need};
-use crate::field::{Field, below, resource_type};
+use crate::field::{Field, resource_type, within};
 use crate::json::member;
 use crate::operator;
 
 /// Steps of one evaluation: conditions, calls, elements of lists.
 pub const STEPS_MAX: u64 = 1_000_000;
+/// Values in a list or object that a function takes or makes, and how deep they may lie, as in Azure.
+const VALUE_NODES_MAX: usize = 32_768;
+const VALUE_DEPTH_MAX: usize = 128;
 /// Evaluated expressions that are kept for the explanation.
 const EXPLAINED_MAX: usize = 1_000;
 /// Text of a value in an explanation.
@@ -62,8 +65,8 @@ impl Evaluated {
 /// The element that a count looks at.
 struct Frame {
     name: String,
-    /// For a count over a field, the path of its list.
-    path: Option<Path>,
+    /// For a count over a field, the path of its list, and which element of each list on it.
+    place: Option<(Path, Indices)>,
     element: Value,
 }
 
@@ -230,39 +233,43 @@ impl<'a> Evaluation<'a> {
 
     /// What the field has: inside of a count over its list, only what the current element has.
     fn values(&mut self, field: &Field, primary: bool) -> Outcome<Vec<Option<Cow<'a, Value>>>> {
-        let resource = if primary { self.primary } else { self.resource };
         if field.is_list()
             && let Some(path) = field.path(&resource_type(self.resource))
+            && let Some(at) = self.counted(path)
         {
-            for frame in self.frames.iter().rev() {
-                let steps = frame.path.as_ref().and_then(|prefix| path.after(prefix));
-                if let Some(steps) = steps {
-                    let values = below(steps, &frame.element);
-                    let owned =
-                        |value: Option<Cow<'_, Value>>| value.map(|v| Cow::Owned(v.into_owned()));
-                    return Ok(values.into_iter().map(owned).collect());
-                }
-            }
+            let values = within(path, self.resource, at);
+            self.step(values.len())?;
+            return Ok(values);
         }
+        let resource = if primary { self.primary } else { self.resource };
         let values = field.values(resource);
         self.step(values.len())?;
         Ok(values)
     }
 
+    /// The elements that the counts around stand at, of the lists that a path leads through: a condition
+    /// in a count sees the current element as the only one of its list.
+    fn counted(&self, path: &Path) -> Option<&[usize]> {
+        let shared = |frame: &'_ Frame| -> usize {
+            let place = frame.place.as_ref();
+            place.map_or(0, |(counted, _)| path.shared_lists(counted))
+        };
+        // Of equals the last is taken, which is the innermost count.
+        let frame = self.frames.iter().max_by_key(|frame| shared(frame))?;
+        let (_, at) = frame.place.as_ref()?;
+        let lists = shared(frame);
+        (lists > 0).then(|| &at[..lists])
+    }
+
     fn count(&mut self, count: &Count) -> Outcome<usize> {
-        let (elements, path): (Vec<Value>, _) = match &count.over {
-            Over::Field(field) => {
-                let values = self.values(field, false)?;
-                let path = field.path(&resource_type(self.resource)).cloned();
-                let owned = values
-                    .into_iter()
-                    .map(|v| v.map_or(Value::Null, Cow::into_owned));
-                (owned.collect(), path)
-            }
+        let elements: Vec<(Option<(Path, Indices)>, Value)> = match &count.over {
+            Over::Field(field) => self.places(field),
             Over::Value(operand) => match self.operand(operand)? {
-                Value::Array(items) => (items, None),
-                Value::Null => (Vec::new(), None),
-                single => (vec![single], None),
+                Value::Array(items) => items.into_iter().map(|item| (None, item)).collect(),
+                Value::Null => Vec::new(),
+                // What a missing property is to `field()`.
+                Value::String(text) if text.is_empty() => Vec::new(),
+                single => vec![(None, single)],
             },
         };
         self.step(elements.len())?;
@@ -270,11 +277,11 @@ impl<'a> Evaluation<'a> {
             return Ok(elements.len());
         };
         let mut counted = 0;
-        for element in elements {
+        for (place, element) in elements {
             self.step(0)?;
             self.frames.push(Frame {
                 name: count.name.clone(),
-                path: path.clone(),
+                place,
                 element,
             });
             let holds = self.holds(filter);
@@ -282,6 +289,19 @@ impl<'a> Evaluation<'a> {
             counted += usize::from(holds?);
         }
         Ok(counted)
+    }
+
+    /// The elements of a list, and where each of them stands.
+    fn places(&self, field: &Field) -> Vec<(Option<(Path, Indices)>, Value)> {
+        let Some(path) = field.path(&resource_type(self.resource)) else {
+            return Vec::new();
+        };
+        let at = self.counted(path).unwrap_or_default();
+        let found = select_places(&path.0, self.resource, at);
+        let owned = |(at, value): (Indices, Option<&Value>)| {
+            (Some((path.clone(), at)), value.cloned().unwrap_or_default())
+        };
+        found.into_iter().map(owned).collect()
     }
 
     pub fn operand(&mut self, operand: &Operand) -> Outcome<Value> {
@@ -327,6 +347,7 @@ impl<'a> Evaluation<'a> {
             let value = self.expression(argument)?;
             // Charged as it is made, so that many large arguments never stand in memory together.
             self.step(work(&value))?;
+            bearable(&value, 0, &mut 0).map_err(|reason| named(function, reason))?;
             values.push(value);
         }
         let answer = match function.need {
@@ -334,7 +355,9 @@ impl<'a> Evaluation<'a> {
             Need::Evaluation => self.own(function.name, &values),
             _ => (function.run)(&values).map_err(EvaluationError::new),
         };
-        answer.map_err(|error| EvaluationError::new(format!("{}(): {error}", function.name)))
+        let answer = answer.map_err(|error| named(function, &error.to_string()))?;
+        bearable(&answer, 0, &mut 0).map_err(|reason| named(function, reason))?;
+        Ok(answer)
     }
 
     /// Functions that evaluate no more than they need.
@@ -394,12 +417,16 @@ impl<'a> Evaluation<'a> {
                 let name = expr_text(&values[0])?;
                 let field = Field::parse(name, self.aliases).map_err(EvaluationError::new)?;
                 let found = self.values(&field, true)?;
-                let mut found = found
-                    .into_iter()
-                    .map(|v| v.map_or(Value::Null, Cow::into_owned));
+                let mut found = found.into_iter();
                 Ok(match field.is_list() {
-                    true => found.collect(),
-                    false => found.next().unwrap_or(Value::Null),
+                    true => found
+                        .map(|v| v.map_or(Value::Null, Cow::into_owned))
+                        .collect(),
+                    // A property that is not there is the empty text.
+                    false => match found.next().flatten() {
+                        Some(value) => value.into_owned(),
+                        None => Value::String(String::new()),
+                    },
                 })
             }
         }
@@ -426,18 +453,15 @@ impl<'a> Evaluation<'a> {
         let field = Field::parse(name, self.aliases).map_err(|_| unknown())?;
         let kind = resource_type(self.resource);
         let path = field.path(&kind).ok_or_else(unknown)?;
-        for frame in self.frames.iter().rev() {
-            let steps = frame.path.as_ref().and_then(|prefix| path.after(prefix));
-            if let Some(steps) = steps {
-                let inner_list = steps.contains(&crate::alias::Step::Each);
-                let mut values = below(steps, &frame.element)
-                    .into_iter()
-                    .map(|v| v.map_or(Value::Null, Cow::into_owned));
-                return Ok(match inner_list {
-                    true => values.collect(),
-                    false => values.next().unwrap_or(Value::Null),
-                });
-            }
+        if let Some(at) = self.counted(path) {
+            let inner_list = path.lists() > at.len();
+            let mut values = within(path, self.resource, at)
+                .into_iter()
+                .map(|v| v.map_or(Value::Null, Cow::into_owned));
+            return Ok(match inner_list {
+                true => values.collect(),
+                false => values.next().unwrap_or(Value::Null),
+            });
         }
         Err(unknown())
     }
@@ -447,6 +471,27 @@ fn expr_text(value: &Value) -> Outcome<&str> {
     value
         .as_str()
         .ok_or_else(|| EvaluationError::new("expected a text"))
+}
+
+fn named(function: &Function, reason: &str) -> EvaluationError {
+    EvaluationError::new(format!("{}(): {reason}", function.name))
+}
+
+/// Whether a value is small enough to be given to a function or to come from one.
+fn bearable(value: &Value, depth: usize, nodes: &mut usize) -> Result<(), &'static str> {
+    *nodes += 1;
+    if *nodes > VALUE_NODES_MAX || depth > VALUE_DEPTH_MAX {
+        return Err("a value is too large or too deep");
+    }
+    match value {
+        Value::Array(items) => items
+            .iter()
+            .try_for_each(|item| bearable(item, depth + 1, nodes)),
+        Value::Object(object) => object
+            .values()
+            .try_for_each(|item| bearable(item, depth + 1, nodes)),
+        _ => Ok(()),
+    }
 }
 
 /// Steps that it takes to look at a value.

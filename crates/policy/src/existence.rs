@@ -110,6 +110,12 @@ impl Where {
             return true;
         };
         let full = full_name(candidate).unwrap_or_default();
+        // `parent/?` is any child of the parent.
+        if let Some(parent) = wanted.strip_suffix("/?") {
+            return full
+                .rsplit_once('/')
+                .is_some_and(|(above, _)| above.eq_ignore_ascii_case(parent));
+        }
         let own = full.rsplit('/').next().unwrap_or_default();
         full.eq_ignore_ascii_case(wanted) || own.eq_ignore_ascii_case(wanted)
     }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
-use crate::alias::{Alias, Aliases, Path, Step, select};
+use crate::alias::{Alias, Aliases, Path, select, select_within};
 use crate::json;
 
 #[derive(Debug, Clone)]
@@ -108,9 +108,9 @@ impl Field {
     }
 }
 
-/// What further steps lead to from one element of a list.
-pub fn below<'v>(steps: &[Step], element: &'v Value) -> Vec<Option<Cow<'v, Value>>> {
-    borrowed(select(steps, element))
+/// What a path leads to, with one element each of the first lists.
+pub fn within<'v>(path: &Path, resource: &'v Value, at: &[usize]) -> Vec<Option<Cow<'v, Value>>> {
+    borrowed(select_within(&path.0, resource, at))
 }
 
 fn borrowed(values: Vec<Option<&Value>>) -> Vec<Option<Cow<'_, Value>>> {
@@ -124,7 +124,8 @@ fn present(value: Option<&Value>) -> Option<&Value> {
     value.filter(|value| !value.is_null())
 }
 
-/// The name in `tags.x`, `tags[x]` and `tags['x']`, where `''` stands for one quote.
+/// The name in `tags.x`, `tags[x]` and `tags['x']`, where `''` stands for one quote. A name that an
+/// expression makes may be empty: no resource has such a tag.
 fn tag(text: &str) -> Result<String, String> {
     let rest = &text["tags".len()..];
     let name = match rest.strip_prefix('.') {
@@ -140,10 +141,7 @@ fn tag(text: &str) -> Result<String, String> {
             quoted.map_or_else(|| inner.to_owned(), |inner| inner.replace("''", "'"))
         }
     };
-    match name.is_empty() {
-        true => Err(format!("`{text}` names no tag")),
-        false => Ok(name),
-    }
+    Ok(name)
 }
 
 /// The type of a resource: its own word, or what its id says.

@@ -22,6 +22,7 @@ pub mod parameters;
 pub mod request;
 pub mod scope;
 pub mod verdict;
+pub mod version;
 
 pub use alias::Aliases;
 pub use definition::{Compiled, Definition, Initiative, compile};

@@ -45,7 +45,7 @@ pub fn location_holds(operator: Operator, value: &str, target: &Value) -> Outcom
 pub fn holds(operator: Operator, value: Option<&Value>, target: &Value) -> Outcome {
     use Operator as O;
     Ok(match operator {
-        O::Equals => value.is_some_and(|value| equal(value, target)),
+        O::Equals => value.map_or(target.is_null(), |value| equal(value, target)),
         O::NotEquals => !holds(O::Equals, value, target)?,
         O::Exists => value.is_some() == truth(target)?,
         O::In => {

@@ -3,16 +3,23 @@
 use serde_json::{Map, Value};
 
 use crate::error::Fault;
+use crate::expr::compare::truth;
 use crate::expr::{equal, instant};
 use crate::json::{get, key_of, member, text};
 
-/// Parameters of one definition or initiative; Azure's limit for initiatives, the larger one.
-pub const PARAMETERS_MAX: usize = 400;
+/// Parameters of a definition, of an initiative, and of either where it comes with Azure.
+pub const DEFINITION_MAX: usize = 20;
+pub const INITIATIVE_MAX: usize = 400;
+pub const BUILT_IN_MAX: usize = 1_000;
 
 /// Declarations that make sense in themselves.
-pub fn check_declarations(declared: &Map<String, Value>, path: &str) -> Result<(), Fault> {
-    if declared.len() > PARAMETERS_MAX {
-        let reason = format!("there are more than {PARAMETERS_MAX} parameters");
+pub fn check_declarations(
+    declared: &Map<String, Value>,
+    path: &str,
+    most: usize,
+) -> Result<(), Fault> {
+    if declared.len() > most {
+        let reason = format!("there are more than {most} parameters");
         return Err(Fault::new(path, reason));
     }
     for (name, declaration) in declared {
@@ -26,11 +33,15 @@ pub fn check_declarations(declared: &Map<String, Value>, path: &str) -> Result<(
                 format!("there is no type `{kind}`"),
             ));
         }
-        let allowed = get(declaration, "allowedValues");
+        let allowed = get(declaration, "allowedValues").filter(|allowed| !allowed.is_null());
         if allowed.is_some_and(|allowed| !allowed.is_array()) {
             return Err(Fault::new(format!("{at}.allowedValues"), "expected a list"));
         }
-        if let Some(value) = get(declaration, "defaultValue") {
+        // A parameter that is kept for old assignments alone may have whatever default it once had.
+        let deprecated = get(declaration, "metadata")
+            .and_then(|metadata| get(metadata, "deprecated"))
+            .is_some_and(|deprecated| truth(deprecated) == Ok(true));
+        if let Some(value) = get(declaration, "defaultValue").filter(|_| !deprecated) {
             check_value(declaration, value, &format!("{at}.defaultValue"))?;
         }
     }

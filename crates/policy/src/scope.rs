@@ -200,9 +200,25 @@ pub fn overridden<'v>(
     resource: &Value,
     reference: Option<&str>,
 ) -> Option<&'v str> {
+    replaced(assignment, "policyEffect", resource, reference)
+}
+
+/// The version of the definition that the assignment means for the resource, in the place of its own
+/// `definitionVersion`.
+pub fn overridden_version<'v>(assignment: &'v Value, resource: &Value) -> Option<&'v str> {
+    replaced(assignment, "policyVersion", resource, None)
+}
+
+/// The value of the first override of the kind whose selectors take the resource.
+fn replaced<'v>(
+    assignment: &'v Value,
+    wanted: &str,
+    resource: &Value,
+    reference: Option<&str>,
+) -> Option<&'v str> {
     own_list(assignment, "overrides").iter().find_map(|entry| {
         let kind = text(entry, "kind").unwrap_or_default();
-        let fits = kind.eq_ignore_ascii_case("policyEffect")
+        let fits = kind.eq_ignore_ascii_case(wanted)
             && list(entry, "selectors")
                 .iter()
                 .all(|s| selects(s, resource, reference));

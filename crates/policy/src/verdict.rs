@@ -61,6 +61,7 @@ impl State {
 }
 
 /// Everything that one verdict depends on.
+#[derive(Clone, Copy)]
 pub struct Question<'a> {
     pub definition: &'a Definition,
     pub parameters: &'a Map<String, Value>,
@@ -146,7 +147,8 @@ impl<'a> Question<'a> {
         let foreign = applies::foreign_alias(rule, self.resource);
         if !effect.looks_for_existence() {
             let applies = applies::applies(rule, &mut self.evaluation());
-            verdict.applicable = applies? && !foreign;
+            verdict.applicable =
+                applies? && !foreign && !applies::left_out(self.definition, effect, self.resource);
         }
         let exempt = scope::exempt(
             self.exemptions,
@@ -209,13 +211,16 @@ impl<'a> Question<'a> {
                 let state = attested.or(default.as_str()).and_then(State::parse);
                 Ok(state.unwrap_or(State::Unknown))
             }
-            Effect::DenyAction => {
+            Effect::DenyAction | Effect::AuditAction => {
                 if let Some(actions) = &then.actions {
                     let actions = self.evaluation().operand(actions)?;
                     let names = actions.as_array().into_iter().flatten();
                     verdict.actions = names.filter_map(Value::as_str).map(str::to_owned).collect();
                 }
-                Ok(State::Protected)
+                Ok(match effect {
+                    Effect::DenyAction => State::Protected,
+                    _ => State::NonCompliant,
+                })
             }
             Effect::Modify | Effect::Append => {
                 let mut evaluation = self.evaluation();

@@ -55,6 +55,12 @@ fn existence() {
     check("existence", include_str!("cases/existence.json"));
 }
 
+/// What Azure's documentation says in so many words.
+#[test]
+fn documented() {
+    check("documented", include_str!("cases/documented.json"));
+}
+
 /// Functions are given as pairs of an expression and the value that it has.
 #[test]
 fn functions() {

@@ -38,7 +38,7 @@ impl Function {
             return Ok(());
         }
         let takes = match (self.least, self.most) {
-            (least, MANY) => format!("at least {least}"),
+            (least, MANY) => format!("{least} to {MANY}"),
             (least, most) if least == most => format!("{least}"),
             (least, most) => format!("{least} to {most}"),
         };
@@ -49,8 +49,8 @@ impl Function {
     }
 }
 
-/// As many arguments as an expression's length allows.
-const MANY: usize = usize::MAX;
+/// As many arguments as a call may have.
+const MANY: usize = super::ARGUMENTS_MAX;
 
 const fn pure(name: &'static str, least: usize, most: usize, run: Run) -> Function {
     Function {

@@ -44,7 +44,8 @@ fn range(text: &str) -> Result<Range, String> {
 pub fn range_contains(arguments: &[Value]) -> Result<Value, String> {
     let outer = range(text(&arguments[0])?)?;
     let inner = range(text(&arguments[1])?)?;
-    Ok(Value::Bool(
-        outer.2 == inner.2 && outer.0 <= inner.0 && inner.1 <= outer.1,
-    ))
+    if outer.2 != inner.2 {
+        return Err("addresses of version 4 and 6 cannot be compared".into());
+    }
+    Ok(Value::Bool(outer.0 <= inner.0 && inner.1 <= outer.1))
 }

@@ -2,14 +2,16 @@
 
 use serde_json::{Map, Value};
 
-use super::RESULT_BYTES_MAX;
+use super::RESULT_CHARS_MAX;
 use super::compare::equal;
 use super::numbers::whole;
 use super::texts::{made, printed, text};
 use crate::json::member;
 
-/// The longest list that an expression may make.
-const ITEMS_MAX: usize = 10_000;
+/// The longest list that an expression may make, as in Azure.
+const ITEMS_MAX: usize = 32_768;
+/// The most numbers that `range` makes, as in Azure.
+const RANGE_MAX: usize = 10_000;
 
 fn items_made(items: Vec<Value>) -> Result<Value, String> {
     match items.len() <= ITEMS_MAX {
@@ -31,7 +33,7 @@ pub fn concat(arguments: &[Value]) -> Result<Value, String> {
             }
             scalar => output.push_str(&printed(scalar)),
         }
-        if output.len() > RESULT_BYTES_MAX {
+        if output.len() > 8 * RESULT_CHARS_MAX {
             break;
         }
     }
@@ -238,9 +240,9 @@ pub fn last_index_of(arguments: &[Value]) -> Result<Value, String> {
 
 pub fn range(arguments: &[Value]) -> Result<Value, String> {
     let (start, count) = (whole(&arguments[0])?, whole(&arguments[1])?);
-    let most = i64::try_from(ITEMS_MAX).unwrap_or(i64::MAX);
+    let most = i64::try_from(RANGE_MAX).unwrap_or(i64::MAX);
     if !(0..=most).contains(&count) {
-        return Err(format!("`range` makes 0 to {ITEMS_MAX} numbers"));
+        return Err(format!("`range` makes 0 to {RANGE_MAX} numbers"));
     }
     let end = start
         .checked_add(count)

@@ -17,12 +17,14 @@ pub use compare::{Ordered, equal, order};
 pub use dates::{instant, render as render_instant};
 pub use functions::{Function, Need, function};
 
-/// The longest expression, as in Resource Manager templates.
-pub const EXPRESSION_BYTES_MAX: usize = 24_576;
+/// The longest expression, as in Azure.
+pub const EXPRESSION_BYTES_MAX: usize = 81_920;
+/// Arguments of one call, as in Azure.
+pub const ARGUMENTS_MAX: usize = 128;
 /// Deepest nesting of calls in one expression.
 pub const EXPRESSION_DEPTH_MAX: usize = 64;
-/// The largest text or list, in bytes of text, that an expression may make.
-pub const RESULT_BYTES_MAX: usize = 1 << 20;
+/// The largest text, in characters, that a function may make, as in Azure.
+pub const RESULT_CHARS_MAX: usize = 131_072;
 
 #[derive(Debug, Clone)]
 pub enum Expr {

@@ -6,11 +6,13 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::RESULT_BYTES_MAX;
+use super::RESULT_CHARS_MAX;
 use super::numbers::whole;
 
 /// The name space of `guid()` in Resource Manager templates.
 const GUID_NAMESPACE: Uuid = Uuid::from_u128(0x11fb06fb_712d_4ddd_98c7_e71bbd588830);
+/// Bytes that a text of the longest kind may have, with some to spare: nothing larger is made at all.
+const BYTES_MAX: usize = 8 * RESULT_CHARS_MAX;
 /// Characters of a `uniqueString`.
 const UNIQUE_LENGTH: usize = 13;
 
@@ -27,9 +29,10 @@ pub fn text(value: &Value) -> Result<&str, String> {
 
 /// A text within the limit.
 pub fn made(text: String) -> Result<Value, String> {
-    match text.len() <= RESULT_BYTES_MAX {
+    // Most texts are short, and their characters need not be counted.
+    match text.len() <= RESULT_CHARS_MAX || text.chars().count() <= RESULT_CHARS_MAX {
         true => Ok(Value::String(text)),
-        false => Err(format!("a text has at most {RESULT_BYTES_MAX} bytes")),
+        false => Err(format!("a text has at most {RESULT_CHARS_MAX} characters")),
     }
 }
 
@@ -84,8 +87,8 @@ pub fn replace(arguments: &[Value]) -> Result<Value, String> {
         return Err("`replace` needs a text to look for".into());
     }
     let grown = whole.matches(old).count().saturating_mul(new.len());
-    if grown.saturating_add(whole.len()) > 2 * RESULT_BYTES_MAX {
-        return Err(format!("a text has at most {RESULT_BYTES_MAX} bytes"));
+    if grown.saturating_add(whole.len()) > BYTES_MAX {
+        return Err(format!("a text has at most {RESULT_CHARS_MAX} characters"));
     }
     made(whole.replace(old, new))
 }
@@ -110,8 +113,8 @@ pub fn join(arguments: &[Value]) -> Result<Value, String> {
         return Err("`join` takes a list".into());
     };
     let delimiter = text(&arguments[1])?;
-    if items.len().saturating_mul(delimiter.len()) > RESULT_BYTES_MAX {
-        return Err(format!("a text has at most {RESULT_BYTES_MAX} bytes"));
+    if items.len().saturating_mul(delimiter.len()) > BYTES_MAX {
+        return Err(format!("a text has at most {RESULT_CHARS_MAX} characters"));
     }
     let parts: Vec<String> = items.iter().map(printed).collect();
     made(parts.join(delimiter))
@@ -135,7 +138,7 @@ pub fn pad_left(arguments: &[Value]) -> Result<Value, String> {
     let value = printed(&arguments[0]);
     let length = usize::try_from(whole(&arguments[1])?)
         .ok()
-        .filter(|length| *length <= RESULT_BYTES_MAX / 4)
+        .filter(|length| *length <= RESULT_CHARS_MAX)
         .ok_or("`padLeft` has no such length")?;
     let pad = match arguments.get(2) {
         None => ' ',
@@ -173,8 +176,8 @@ pub fn format(arguments: &[Value]) -> Result<Value, String> {
             .flatten()
             .ok_or("`format` has a brace without its pair")?;
         output.push_str(&placed(&tail[1..end], &arguments[1..])?);
-        if output.len() > RESULT_BYTES_MAX {
-            return Err(format!("a text has at most {RESULT_BYTES_MAX} bytes"));
+        if output.len() > BYTES_MAX {
+            return Err(format!("a text has at most {RESULT_CHARS_MAX} characters"));
         }
         rest = &tail[end + 1..];
     }
