@@ -129,6 +129,11 @@ const PACKAGES: &[Package] = &[
         Purpose::Test,
         "the small system that tests of the build sandbox work on",
     ),
+    package(
+        "qemu-utils",
+        Purpose::Test,
+        "qemu-img, which says whether disk images are read and written right",
+    ),
 ];
 
 pub fn command(args: &[String]) -> Result<ExitCode> {

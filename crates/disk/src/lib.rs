@@ -1,12 +1,16 @@
-//! What a disk is: blocks, the digest that names them, changes on top of them, and the
-//! partition table around them.
+//! What a disk is: blocks, the digest that names them, changes on top of them, the partition
+//! table around them, and the images of other programs that it comes and goes in.
 //!
 //! Everything here works on traits and memory. This crate opens no file, starts no process and
 //! talks to no network, so that the same code can judge a disk in a store, in a file or in a test.
 
 mod cow;
 mod digest;
+pub mod export;
+#[doc(hidden)]
+pub mod fuzzing;
 mod hash;
+pub mod image;
 pub mod layout;
 mod media;
 

@@ -14,6 +14,7 @@ mod file;
 mod frame;
 #[doc(hidden)]
 pub mod fuzzing;
+mod image_file;
 mod index;
 mod ingest;
 mod manifest;
@@ -30,6 +31,7 @@ pub use checkout::{Checkout, CheckoutKind};
 pub use error::StoreError;
 pub use file::FileDisk;
 pub use frame::{FRAME_BLOCKS, FrameId};
+pub use image_file::ImageFile;
 pub use ingest::Ingested;
 pub use manifest::{MAX_DISK_BYTES, Manifest};
 pub use pack::PackFooter;

@@ -2,6 +2,7 @@
 
 mod cow;
 mod digest;
+mod image;
 mod layout;
 
 use disk::{BLOCK_SIZE, MemDisk, WriteAt};

@@ -4,6 +4,7 @@
 mod checkout;
 mod corruption;
 mod faults;
+mod formats;
 mod ingest;
 mod places;
 mod replicate;
