@@ -16,8 +16,9 @@ use wire::{ApiVersion, ArmError, ErrorCode, ResourceId, TenantId};
 use crate::exchange::{self, BODY_BYTES_MAX, Base, Query, Reply};
 use crate::operation::{Call, Link, Operation, Preconditions, Subject, Tenancy};
 use crate::path::{self, ArmPath, PathError, Shape};
+use crate::resources::{management_groups, policies};
 use crate::state::Server;
-use crate::{bearer, errors, oauth, table};
+use crate::{bearer, enforcement, errors, oauth, table};
 
 /// Scopes that one body may link to.
 const LINKS_MAX: usize = 32;
@@ -52,6 +53,10 @@ pub async fn answer(server: Arc<Server>, parts: &Parts, body: Body) -> Result<Re
         Method::GET | Method::HEAD => Value::Null,
         _ => exchange::json(&exchange::read_body(parts, body, BODY_BYTES_MAX).await?)?,
     };
+    if parts.method == Method::PUT {
+        management_groups::need_root(&server, permit.scope(), permit.tenant()).await?;
+    }
+    let body = enforcement::decided(&server, row, &permit, &id, &version, body).await?;
     let links = links(&server, &caller, grants, &permit, (row.links)(&body)).await?;
     let call = Call {
         permit,
@@ -137,15 +142,27 @@ fn subject(row: &Operation, id: &ResourceId) -> Result<ResourceId, ArmError> {
     let subject = match row.subject {
         Subject::Path => Some(id.clone()),
         Subject::Parent => id.parent(),
+        Subject::Judged => id.parent().and_then(judged),
+        Subject::Everybody => Some(ResourceId::root()),
     };
     let subject = subject.ok_or_else(|| errors::bad_request("The path names no resource."))?;
-    let named = subject.part("subscriptions").is_some();
+    let named = subject.folded().starts_with("/subscriptions/");
     if named && subject.subscription().is_none() {
         return Err(errors::bad_request(
             "The provided subscription identifier is malformed or invalid: a UUID is expected.",
         ));
     }
     Ok(subject)
+}
+
+/// The scope that a policy object sits on; any other resource itself.
+fn judged(parent: ResourceId) -> Option<ResourceId> {
+    let kind = parent.resource_type();
+    let object = [policies::DEFINITION, policies::SET, policies::ASSIGNMENT];
+    match object.iter().any(|object| kind.is(object)) {
+        true => parent.parent(),
+        false => Some(parent),
+    }
 }
 
 struct Owner {
@@ -206,7 +223,8 @@ fn authorize(
     subject: &ResourceId,
     tenant: TenantId,
 ) -> Result<Permit, ArmError> {
-    let lists = row.shape == Shape::Collection && row.method == Method::GET;
+    let lists = row.shape == Shape::Collection && row.method == Method::GET
+        || row.subject == Subject::Everybody;
     let decide = if lists {
         access::authorize_list
     } else {

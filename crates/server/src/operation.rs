@@ -35,6 +35,11 @@ pub enum Subject {
     Path,
     /// What the path's resource sits on: for things that are read as a part of that.
     Parent,
+    /// The scope whose resources a question is about: what the path's resource sits on, and where that is a policy
+    /// object, what that one sits on.
+    Judged,
+    /// What is the same for everybody: a right to read it anywhere is enough.
+    Everybody,
 }
 
 /// Whose a path outside every subscription is.

@@ -14,6 +14,7 @@ const SEGMENT_BYTES_MAX: usize = 260;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     Root,
+    ManagementGroup,
     Subscription,
     Group,
     /// On another resource: an extension.
@@ -108,7 +109,9 @@ fn place(outer: &[Pair]) -> Place {
         return Place::Root;
     };
     let in_provider = outer.iter().any(|[key, _]| is(key, PROVIDERS));
-    if in_provider {
+    if is_management_group(outer) {
+        Place::ManagementGroup
+    } else if in_provider {
         Place::Resource
     } else if is(key, "subscriptions") {
         Place::Subscription
@@ -116,6 +119,17 @@ fn place(outer: &[Pair]) -> Place {
         Place::Group
     } else {
         Place::Resource
+    }
+}
+
+fn is_management_group(outer: &[Pair]) -> bool {
+    match outer {
+        [[providers, namespace], [kind, _]] => {
+            is(providers, PROVIDERS)
+                && is(namespace, "Microsoft.Management")
+                && is(kind, "managementGroups")
+        }
+        _ => false,
     }
 }
 
@@ -207,6 +221,14 @@ mod tests {
         check(
             "/subscriptions/s/resourceGroups/g/providers/M.C/vms/v/providers/Bullion.Factory/operations/1",
             "Named Bullion.Factory/operations Resource /subscriptions/s/resourceGroups/g/providers/M.C/vms/v/providers/Bullion.Factory/operations/1",
+        );
+        check(
+            "/providers/microsoft.management/managementgroups/m/providers/M.A/assignments/a",
+            "Named M.A/assignments ManagementGroup /providers/microsoft.management/managementgroups/m/providers/M.A/assignments/a",
+        );
+        check(
+            "/subscriptions/s/providers/M.P/states/latest/summarize",
+            "Collection M.P/states/summarize Subscription /subscriptions/s/providers/M.P/states/latest",
         );
         check(
             "/subscriptions/s/providers",

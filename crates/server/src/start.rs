@@ -9,7 +9,9 @@ use std::sync::Arc;
 use access::ClientSecret;
 use catalog::{
     AuthStore, CatalogError, Installation, NewInstallation, SqliteCatalog, StoredSecret,
+    SystemClock,
 };
+use comply::Comply;
 use jiff::{Timestamp, ToSpan as _};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -148,6 +150,13 @@ pub async fn start_with(
         blobs: blobs.clone(),
     })
     .await?;
+    let comply = Comply::new(comply::Parts {
+        catalog: catalog.clone(),
+        auth: catalog.clone(),
+        feed: catalog.clone(),
+        states: catalog.clone(),
+        clock: Arc::new(SystemClock),
+    });
     let server = Arc::new(Server {
         url: url.clone(),
         installation,
@@ -155,6 +164,7 @@ pub async fn start_with(
         auth: catalog.clone(),
         jobs: engine.jobs(),
         work: engine.work(),
+        comply: Arc::clone(&comply),
         tokens,
         blobs,
         hashing: state::hashing(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use access::{ClientSecret, Identity, NewToken, Permit, SecretHash};
 use catalog::{AuthStore, Catalog, CatalogError, Installation, JobId, JobRow, NewJob, PageRequest};
+use comply::Comply;
 use jiff::Timestamp;
 use jobs::Jobs;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -32,6 +33,7 @@ pub struct Server {
     pub auth: Arc<dyn AuthStore>,
     pub jobs: Jobs,
     pub work: Arc<dyn Work>,
+    pub comply: Arc<Comply>,
     pub tokens: Tokens,
     pub blobs: Option<Arc<Blobs>>,
     pub hashing: Arc<Semaphore>,

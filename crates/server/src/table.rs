@@ -12,7 +12,8 @@ use crate::operation::{Operation, Subject, Tenancy, no_links};
 use crate::path::{ArmPath, Place, Shape};
 use crate::resources::{
     applications, consents, disks, everything, galleries, groups, images, machines, managed_images,
-    operations, pipelines, promotions, roles, runs, subscriptions, templates, tenancy, versions,
+    management_groups, operations, pipelines, policies, promotions, roles, runs, subscriptions,
+    templates, tenancy, versions,
 };
 
 const ROOT: &[Place] = &[Place::Root];
@@ -23,10 +24,22 @@ const EXTENSION: &[Place] = &[Place::Group, Place::Resource];
 const RESOURCE: &[Place] = &[Place::Resource];
 const ANYWHERE: &[Place] = &[
     Place::Root,
+    Place::ManagementGroup,
     Place::Subscription,
     Place::Group,
     Place::Resource,
 ];
+
+/// Where definitions live.
+const WRITTEN: &[Place] = &[Place::ManagementGroup, Place::Subscription];
+/// Where policies hold.
+const HELD: &[Place] = &[
+    Place::ManagementGroup,
+    Place::Subscription,
+    Place::Group,
+    Place::Resource,
+];
+const BELOW_SUBSCRIPTION: &[Place] = &[Place::Subscription, Place::Group, Place::Resource];
 
 /// A handler as a table cell: its future, boxed.
 macro_rules! run {
@@ -186,6 +199,61 @@ fn promotion() -> Vec<Operation> {
     ]
 }
 
+/// Groups of subscriptions.
+fn management() -> Vec<Operation> {
+    use management_groups::{KIND, MEMBER};
+    vec![
+        row!(PUT Named KIND, ROOT, "Microsoft.Management/managementGroups/write", management_groups::put),
+        row!(GET Named KIND, ROOT, "Microsoft.Management/managementGroups/read", management_groups::get),
+        row!(GET Collection KIND, ROOT, "Microsoft.Management/managementGroups/read", management_groups::all),
+        row!(DELETE Named KIND, ROOT, "Microsoft.Management/managementGroups/delete", management_groups::remove),
+        row!(GET Collection "Microsoft.Management/managementGroups/descendants", ROOT, "Microsoft.Management/managementGroups/descendants/read", management_groups::descendants),
+        row!(PUT Named MEMBER, ROOT, "Microsoft.Management/managementGroups/subscriptions/write", management_groups::add),
+        row!(GET Collection MEMBER, ROOT, "Microsoft.Management/managementGroups/subscriptions/read", management_groups::members),
+        row!(DELETE Named MEMBER, ROOT, "Microsoft.Management/managementGroups/subscriptions/delete", management_groups::take_out),
+    ]
+}
+
+/// Policies: what is written, where it holds, and what it comes to.
+fn policies() -> Vec<Operation> {
+    use policies::{ASSIGNMENT, ATTESTATION, DEFINITION, EXEMPTION, SET};
+    use policies::{assignments, attestations, definitions, exemptions};
+    const DEFINITION_VERSION: &str = "Microsoft.Authorization/policyDefinitions/versions";
+    const SET_VERSION: &str = "Microsoft.Authorization/policySetDefinitions/versions";
+    vec![
+        row!(PUT Named DEFINITION, WRITTEN, "Microsoft.Authorization/policyDefinitions/write", definitions::put_definition),
+        row!(GET Named DEFINITION, WRITTEN, "Microsoft.Authorization/policyDefinitions/read", definitions::get),
+        row!(GET Named DEFINITION, ROOT, "Microsoft.Authorization/policyDefinitions/read", definitions::get, subject: Subject::Everybody),
+        row!(GET Collection DEFINITION, WRITTEN, "Microsoft.Authorization/policyDefinitions/read", definitions::definitions),
+        row!(GET Collection DEFINITION, ROOT, "Microsoft.Authorization/policyDefinitions/read", definitions::definitions),
+        row!(DELETE Named DEFINITION, WRITTEN, "Microsoft.Authorization/policyDefinitions/delete", definitions::delete),
+        row!(GET Collection DEFINITION_VERSION, WRITTEN, "Microsoft.Authorization/policyDefinitions/versions/read", definitions::versions),
+        row!(GET Collection DEFINITION_VERSION, ROOT, "Microsoft.Authorization/policyDefinitions/versions/read", definitions::versions, subject: Subject::Everybody),
+        row!(GET Named DEFINITION_VERSION, WRITTEN, "Microsoft.Authorization/policyDefinitions/versions/read", definitions::version),
+        row!(PUT Named SET, WRITTEN, "Microsoft.Authorization/policySetDefinitions/write", definitions::put_set),
+        row!(GET Named SET, WRITTEN, "Microsoft.Authorization/policySetDefinitions/read", definitions::get),
+        row!(GET Named SET, ROOT, "Microsoft.Authorization/policySetDefinitions/read", definitions::get, subject: Subject::Everybody),
+        row!(GET Collection SET, WRITTEN, "Microsoft.Authorization/policySetDefinitions/read", definitions::sets),
+        row!(GET Collection SET, ROOT, "Microsoft.Authorization/policySetDefinitions/read", definitions::sets),
+        row!(DELETE Named SET, WRITTEN, "Microsoft.Authorization/policySetDefinitions/delete", definitions::delete),
+        row!(GET Collection SET_VERSION, WRITTEN, "Microsoft.Authorization/policySetDefinitions/versions/read", definitions::versions),
+        row!(GET Collection SET_VERSION, ROOT, "Microsoft.Authorization/policySetDefinitions/versions/read", definitions::versions, subject: Subject::Everybody),
+        row!(GET Named SET_VERSION, WRITTEN, "Microsoft.Authorization/policySetDefinitions/versions/read", definitions::version),
+        row!(PUT Named ASSIGNMENT, HELD, "Microsoft.Authorization/policyAssignments/write", assignments::put),
+        row!(GET Named ASSIGNMENT, HELD, "Microsoft.Authorization/policyAssignments/read", assignments::get),
+        row!(GET Collection ASSIGNMENT, HELD, "Microsoft.Authorization/policyAssignments/read", assignments::all),
+        row!(DELETE Named ASSIGNMENT, HELD, "Microsoft.Authorization/policyAssignments/delete", assignments::delete),
+        row!(PUT Named EXEMPTION, HELD, "Microsoft.Authorization/policyExemptions/write", exemptions::put),
+        row!(GET Named EXEMPTION, HELD, "Microsoft.Authorization/policyExemptions/read", exemptions::get),
+        row!(GET Collection EXEMPTION, HELD, "Microsoft.Authorization/policyExemptions/read", exemptions::all),
+        row!(DELETE Named EXEMPTION, HELD, "Microsoft.Authorization/policyExemptions/delete", exemptions::delete),
+        row!(PUT Named ATTESTATION, BELOW_SUBSCRIPTION, "Microsoft.PolicyInsights/attestations/write", attestations::put),
+        row!(GET Named ATTESTATION, BELOW_SUBSCRIPTION, "Microsoft.PolicyInsights/attestations/read", attestations::get),
+        row!(GET Collection ATTESTATION, BELOW_SUBSCRIPTION, "Microsoft.PolicyInsights/attestations/read", attestations::all),
+        row!(DELETE Named ATTESTATION, BELOW_SUBSCRIPTION, "Microsoft.PolicyInsights/attestations/delete", attestations::delete),
+    ]
+}
+
 static TABLE: LazyLock<Vec<Operation>> = LazyLock::new(|| {
     let mut rows = installation();
     rows.extend(subscriptions());
@@ -194,6 +262,8 @@ static TABLE: LazyLock<Vec<Operation>> = LazyLock::new(|| {
     rows.extend(disks_and_images());
     rows.extend(factory());
     rows.extend(promotion());
+    rows.extend(management());
+    rows.extend(policies());
     rows
 });
 

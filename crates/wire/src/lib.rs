@@ -14,6 +14,7 @@ pub mod oauth;
 pub mod odata;
 mod operation;
 mod page;
+pub mod policy;
 pub mod promotion;
 mod resource_id;
 pub mod resources;

@@ -10,6 +10,7 @@ use super::tenancy::display_name;
 use super::{Reply, find, list, need, properties, put_reply_of, store};
 use crate::body::ResourceBody;
 use crate::errors;
+use crate::hierarchy::PLACEMENT;
 use crate::operation::Call;
 use crate::state::Server;
 use crate::table;
@@ -41,7 +42,12 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
         }
     }
     let old = find(&server, &call).await?;
-    let mut draft = Draft::new(json!({ "displayName": display_name }));
+    let mut inside = json!({ "displayName": display_name });
+    // Which management group it is in is changed there, and by nobody else.
+    if let Some(group) = old.as_ref().and_then(|old| old.properties.get(PLACEMENT)) {
+        inside[PLACEMENT] = group.clone();
+    }
+    let mut draft = Draft::new(inside);
     draft.tags = body.tags;
     if old.is_none() {
         draft = draft.record(Record::Subscription);

@@ -4,6 +4,7 @@ mod bits;
 mod fake;
 mod galleries;
 mod hostile;
+mod policies;
 mod promotions;
 mod rights;
 mod sign_in;

@@ -15,6 +15,7 @@ const LISTING: &str = include_str!("operations.txt");
 fn path_of(row: &Operation, place: Place) -> String {
     let base = match place {
         Place::Root => String::new(),
+        Place::ManagementGroup => "/providers/Microsoft.Management/managementGroups/m".to_string(),
         Place::Subscription => format!("/subscriptions/{SUBSCRIPTION}"),
         Place::Group => GROUP.to_string(),
         Place::Resource => format!("{GROUP}/providers/Microsoft.Compute/virtualMachines/m"),
