@@ -6,6 +6,7 @@
 use access::{Assignment, Grants, Permit, SecretHash};
 use async_trait::async_trait;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use wire::{AppId, PrincipalId, SubscriptionId, TenantId};
 
@@ -13,10 +14,14 @@ use crate::error::Result;
 
 /// Secrets that one application may have at a time.
 pub const SECRETS_MAX: usize = 20;
+/// Certificates and federated credentials that one application may have at a time.
+pub const CREDENTIALS_MAX: usize = 20;
 /// Assignments of one principal that one decision reads.
 pub const GRANTS_MAX: usize = 4000;
 /// Tenants of one installation.
 pub const TENANTS_MAX: usize = 1000;
+/// Principals of one tenant that one answer may list.
+pub const PRINCIPALS_MAX: usize = 10_000;
 /// Signing keys kept for tokens still in flight.
 pub const SIGNING_KEYS_MAX: usize = 16;
 
@@ -40,6 +45,12 @@ pub trait AuthStore: Send + Sync {
     async fn service_principal(&self, tenant: TenantId, app: AppId) -> Result<Option<PrincipalId>>;
     /// Secrets of an application that have not expired, newest first.
     async fn secrets(&self, app: AppId) -> Result<Vec<StoredSecret>>;
+    /// Certificates and federated credentials of an application, expired ones too.
+    async fn credentials(&self, app: AppId) -> Result<Vec<Credential>>;
+    /// Remembers that an assertion was used; `false` if it had been before. It is forgotten after `until`.
+    async fn use_assertion(&self, assertion: &str, until: Timestamp) -> Result<bool>;
+    /// Every application that may sign in to a tenant, its own and those consented to, by their ids.
+    async fn principals(&self, tenant: TenantId) -> Result<Vec<PrincipalRecord>>;
     /// Everything that a principal was given in a tenant.
     async fn grants(&self, tenant: TenantId, principal: PrincipalId) -> Result<Grants>;
 
@@ -115,6 +126,34 @@ impl Audience {
     }
 }
 
+/// What an application proves itself with besides secrets. Nothing in it is secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    tag = "kind",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase"
+)]
+pub enum Credential {
+    /// Base64 of the certificate's DER.
+    Certificate { certificate: String },
+    /// Tokens of an outside issuer.
+    Federated {
+        issuer: String,
+        subject: String,
+        audiences: Vec<String>,
+        /// The issuer's keys, where it cannot be asked for them: a JWKS document.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        keys: Option<String>,
+    },
+}
+
+/// An application's principal in a tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrincipalRecord {
+    pub principal: PrincipalId,
+    pub application: ApplicationRecord,
+}
+
 /// One client secret, kept as a hash.
 #[derive(Clone, Debug)]
 pub struct StoredSecret {
@@ -172,6 +211,8 @@ pub enum Record {
     },
     /// `Bullion.Factory/servicePrincipals`: an application of another tenant, consented into the permit's.
     ServicePrincipal { app: AppId, principal: PrincipalId },
+    /// `Bullion.Factory/applications/certificates` and `…/federatedCredentials`: of the application that it sits in.
+    Credential(Credential),
     /// `Microsoft.Authorization/roleAssignments`: at the scope that the resource sits on, in the permit's tenant.
     RoleAssignment(Assignment),
 }

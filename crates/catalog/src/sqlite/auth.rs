@@ -2,6 +2,7 @@
 
 use access::{Action, Assignment, Grants, Permit, RoleId, SecretHash, SystemReason};
 use async_trait::async_trait;
+use jiff::Timestamp;
 use sqlx::{FromRow, SqliteConnection};
 use uuid::Uuid;
 use wire::factory::{ApplicationProperties, TenantProperties};
@@ -10,8 +11,9 @@ use wire::{AppId, PrincipalId, ResourceId, SubscriptionId, TenantId};
 use super::resources::check_write;
 use super::{SqliteCatalog, commit, failed, records, rows};
 use crate::auth::{
-    ApplicationRecord, Audience, AuthStore, GRANTS_MAX, Installation, NewInstallation, Record,
-    SECRETS_MAX, SIGNING_KEYS_MAX, StoredKey, StoredSecret, TENANTS_MAX, TenantRecord,
+    ApplicationRecord, Audience, AuthStore, CREDENTIALS_MAX, Credential, GRANTS_MAX, Installation,
+    NewInstallation, PRINCIPALS_MAX, PrincipalRecord, Record, SECRETS_MAX, SIGNING_KEYS_MAX,
+    StoredKey, StoredSecret, TENANTS_MAX, TenantRecord,
 };
 use crate::error::{CatalogError, Result};
 use crate::resource::{BODY_BYTES_MAX, Draft, Precondition};
@@ -123,6 +125,67 @@ impl AuthStore for SqliteCatalog {
         let mut secrets = secrets_of_app(&mut reader, app).await?;
         secrets.retain(|secret| secret.expires_at > now);
         Ok(secrets)
+    }
+
+    async fn credentials(&self, app: AppId) -> Result<Vec<Credential>> {
+        let found = sqlx::query_scalar::<_, String>(
+            "select body from credentials where app = ?1 order by resource limit ?2",
+        )
+        .bind(app.to_string())
+        .bind(limit(CREDENTIALS_MAX))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(failed("read credentials"))?;
+        let credential = |text: &String| rows::from_json("credentials.body", text);
+        found.iter().map(credential).collect()
+    }
+
+    async fn use_assertion(&self, assertion: &str, until: Timestamp) -> Result<bool> {
+        const OPERATION: &str = "use an assertion";
+        let mut tx = self.write(OPERATION).await?;
+        sqlx::query("delete from assertions where until < ?1")
+            .bind(rows::micros(self.now()))
+            .execute(&mut *tx)
+            .await
+            .map_err(failed(OPERATION))?;
+        let new = sqlx::query(
+            "insert into assertions (assertion, until) values (?1, ?2) on conflict do nothing",
+        )
+        .bind(assertion)
+        .bind(rows::micros(until))
+        .execute(&mut *tx)
+        .await
+        .map_err(failed(OPERATION))?;
+        commit(tx, OPERATION).await?;
+        Ok(new.rows_affected() == 1)
+    }
+
+    async fn principals(&self, tenant: TenantId) -> Result<Vec<PrincipalRecord>> {
+        let found = sqlx::query_as::<_, (String, String, String, String, String)>(
+            "select principal, applications.app, home, display_name, audience
+             from principals join applications on applications.app = principals.app
+             where tenant = ?1 order by display_name, applications.app limit ?2",
+        )
+        .bind(tenant.to_string())
+        .bind(limit(PRINCIPALS_MAX))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(failed("list principals"))?;
+        let record =
+            |(principal, app, home, display_name, audience): (String, String, _, _, String)| {
+                let home: String = home;
+                Ok(PrincipalRecord {
+                    principal: rows::parsed("principals.principal", &principal)?,
+                    application: ApplicationRecord {
+                        app: rows::parsed("applications.app", &app)?,
+                        home: rows::parsed("applications.home", &home)?,
+                        display_name,
+                        audience: Audience::stored(&audience)
+                            .ok_or_else(|| rows::corrupt("applications.audience", &audience))?,
+                    },
+                })
+            };
+        found.into_iter().map(record).collect()
     }
 
     async fn grants(&self, tenant: TenantId, principal: PrincipalId) -> Result<Grants> {

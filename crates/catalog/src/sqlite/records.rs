@@ -9,13 +9,15 @@ use uuid::Uuid;
 use wire::{AppId, PrincipalId, ResourceId, ResourceType, TenantId};
 
 use super::{SqliteCatalog, failed, rows};
-use crate::auth::{Audience, Installation, Record};
+use crate::auth::{Audience, CREDENTIALS_MAX, Credential, Installation, Record};
 use crate::error::{CatalogError, Result};
-use crate::resource::{Draft, UniqueKey};
+use crate::resource::{BODY_BYTES_MAX, Draft, UniqueKey};
 
 pub(super) const TENANTS: &str = "Bullion.Factory/tenants";
 pub(super) const APPLICATIONS: &str = "Bullion.Factory/applications";
 const CONSENTS: &str = "Bullion.Factory/servicePrincipals";
+const CERTIFICATES: &str = "Bullion.Factory/applications/certificates";
+const FEDERATED: &str = "Bullion.Factory/applications/federatedCredentials";
 const SUBSCRIPTIONS: &str = "Microsoft.Resources/subscriptions";
 const ASSIGNMENTS: &str = "Microsoft.Authorization/roleAssignments";
 const OWNER: &str = "8e3af657-a8ff-443c-a75c-2fe8c4bcb635";
@@ -30,6 +32,8 @@ pub(super) fn check(permit: &Permit, record: &Record, created: bool) -> Result<(
         Record::Subscription => found.is(SUBSCRIPTIONS) && id.subscription().is_some(),
         Record::Application { .. } => found.is(APPLICATIONS),
         Record::ServicePrincipal { .. } => found.is(CONSENTS),
+        Record::Credential(Credential::Certificate { .. }) => found.is(CERTIFICATES),
+        Record::Credential(Credential::Federated { .. }) => found.is(FEDERATED),
         Record::RoleAssignment(assignment) => {
             found.is(ASSIGNMENTS) && assignment_fits(permit, assignment)
         }
@@ -100,11 +104,19 @@ pub(super) async fn application_at(
     connection: &mut SqliteConnection,
     permit: &Permit,
 ) -> Result<Option<AppId>> {
+    application_of(connection, permit.tenant(), permit.scope()).await
+}
+
+async fn application_of(
+    connection: &mut SqliteConnection,
+    tenant: TenantId,
+    id: &ResourceId,
+) -> Result<Option<AppId>> {
     let app = sqlx::query_scalar::<_, String>(
         "select app from applications join resources on resource = row where tenant = ?1 and id_key = ?2",
     )
-    .bind(permit.tenant().to_string())
-    .bind(permit.scope().folded())
+    .bind(tenant.to_string())
+    .bind(id.folded())
     .fetch_optional(connection)
     .await
     .map_err(failed("find an application"))?;
@@ -143,6 +155,7 @@ impl SqliteCatalog {
             Record::ServicePrincipal { app, principal } => {
                 write_consent(tx, permit, row, *app, *principal).await
             }
+            Record::Credential(credential) => write_credential(tx, permit, row, credential).await,
             Record::RoleAssignment(assignment) => write_assignment(tx, row, assignment).await,
         }
     }
@@ -230,9 +243,17 @@ impl SqliteCatalog {
 }
 
 fn needs_record(found: &ResourceType) -> bool {
-    [TENANTS, APPLICATIONS, CONSENTS, SUBSCRIPTIONS, ASSIGNMENTS]
-        .iter()
-        .any(|kind| found.is(kind))
+    [
+        TENANTS,
+        APPLICATIONS,
+        CONSENTS,
+        CERTIFICATES,
+        FEDERATED,
+        SUBSCRIPTIONS,
+        ASSIGNMENTS,
+    ]
+    .iter()
+    .any(|kind| found.is(kind))
 }
 
 /// A right is given where its resource sits and in the tenant that was authorised, nowhere else.
@@ -402,6 +423,52 @@ async fn withdraw_consents(tx: &mut SqliteConnection, app: AppId) -> Result<()> 
             .map_err(failed(OPERATION))?;
     }
     Ok(())
+}
+
+/// A credential of the application whose resource it sits in.
+async fn write_credential(
+    tx: &mut SqliteConnection,
+    permit: &Permit,
+    row: i64,
+    credential: &Credential,
+) -> Result<()> {
+    const OPERATION: &str = "write a credential";
+    let id = permit.scope();
+    let parent = id
+        .parent()
+        .ok_or_else(|| mismatch(format!("{id} is in no application")))?;
+    let app = application_of(tx, permit.tenant(), &parent)
+        .await?
+        .ok_or_else(|| CatalogError::NotFound { id: parent })?;
+    let kept = sqlx::query_scalar::<_, i64>(
+        "select count(*) from credentials where app = ?1 and resource <> ?2",
+    )
+    .bind(app.to_string())
+    .bind(row)
+    .fetch_one(&mut *tx)
+    .await
+    .map_err(failed(OPERATION))?;
+    if kept >= i64::try_from(CREDENTIALS_MAX).unwrap_or(i64::MAX) {
+        return Err(CatalogError::TooLarge {
+            what: "credentials of an application",
+            limit: CREDENTIALS_MAX,
+        });
+    }
+    sqlx::query(
+        "insert into credentials (resource, app, body) values (?1, ?2, ?3)
+         on conflict (resource) do update set body = excluded.body",
+    )
+    .bind(row)
+    .bind(app.to_string())
+    .bind(rows::to_json(
+        "credentials.body",
+        credential,
+        BODY_BYTES_MAX,
+    )?)
+    .execute(tx)
+    .await
+    .map(drop)
+    .map_err(failed(OPERATION))
 }
 
 pub(super) async fn principal_of(

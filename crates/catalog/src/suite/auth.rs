@@ -7,7 +7,7 @@ use wire::{AppId, PrincipalId, ResourceId, SubscriptionId, TenantId};
 
 use super::Backend;
 use super::world::{DAY, World, new_installation, secret, system};
-use crate::auth::{Audience, Record, StoredKey};
+use crate::auth::{Audience, CREDENTIALS_MAX, Credential, Record, StoredKey};
 use crate::clock::{Clock, ManualClock, later};
 use crate::error::CatalogError;
 use crate::resource::{Draft, Precondition};
@@ -19,6 +19,8 @@ pub(super) async fn run<B: Backend>(fresh: &impl AsyncFn(ManualClock) -> B) {
     a_tenant_comes_with_its_operator(&World::new(fresh).await).await;
     a_subscription_has_one_tenant(&World::new(fresh).await).await;
     secrets_expire(&World::new(fresh).await).await;
+    credentials_go_with_their_application(&World::new(fresh).await).await;
+    an_assertion_is_used_once(&World::new(fresh).await).await;
     assignments_count_where_they_are(&World::new(fresh).await).await;
     signing_keys_retire(&World::new(fresh).await).await;
 }
@@ -272,6 +274,106 @@ async fn secrets_expire<B: Backend>(world: &World<B>) {
         None
     );
     assert!(world.catalog.secrets(app).await.expect("read").is_empty());
+}
+
+async fn credentials_go_with_their_application<B: Backend>(world: &World<B>) {
+    let (app, principal) = (AppId::random(), PrincipalId::random());
+    let id = bullion("applications", "ci");
+    let record = |app| Record::Application {
+        app,
+        principal,
+        display_name: "CI".into(),
+        audience: Audience::Home,
+    };
+    let catalog = &world.catalog;
+    let credential = Credential::Federated {
+        issuer: "https://issuer.example".into(),
+        subject: "s".into(),
+        audiences: vec!["a".into()],
+        keys: None,
+    };
+    let draft = |credential: &Credential| {
+        Draft::new(json!({})).record(Record::Credential(credential.clone()))
+    };
+    let child = |kind: &str, name: &str| id.child(kind, name).expect("an id");
+    let first = world.write(&child("federatedCredentials", "x")).await;
+    let refused = catalog
+        .put(&first, draft(&credential), Precondition::None)
+        .await;
+    assert!(refused.is_err(), "there is no application yet");
+    let permit = world.write(&id).await;
+    let body = Draft::new(json!({})).record(record(app));
+    catalog
+        .put(&permit, body, Precondition::None)
+        .await
+        .expect("put");
+    catalog
+        .put(&first, draft(&credential), Precondition::None)
+        .await
+        .expect("put");
+    let other = world.write(&child("certificates", "x")).await;
+    let refused = catalog
+        .put(&other, draft(&credential), Precondition::None)
+        .await;
+    assert!(
+        matches!(refused, Err(CatalogError::Mismatch { .. })),
+        "{refused:?}"
+    );
+    let certificate = Credential::Certificate {
+        certificate: "AAAA".into(),
+    };
+    catalog
+        .put(&other, draft(&certificate), Precondition::None)
+        .await
+        .expect("put");
+    let kept = catalog.credentials(app).await.expect("read");
+    assert_eq!(kept, [credential, certificate.clone()]);
+    for number in kept.len()..CREDENTIALS_MAX {
+        let permit = world
+            .write(&child("certificates", &format!("c{number}")))
+            .await;
+        catalog
+            .put(&permit, draft(&certificate), Precondition::None)
+            .await
+            .expect("put");
+    }
+    let last = world.write(&child("certificates", "last")).await;
+    let refused = catalog
+        .put(&last, draft(&certificate), Precondition::None)
+        .await;
+    assert!(
+        matches!(refused, Err(CatalogError::TooLarge { .. })),
+        "{refused:?}"
+    );
+    catalog
+        .delete(&first, Precondition::None)
+        .await
+        .expect("delete");
+    assert_eq!(
+        catalog.credentials(app).await.expect("read").len(),
+        CREDENTIALS_MAX - 1
+    );
+    catalog
+        .delete_tree(&permit, Precondition::None)
+        .await
+        .expect("delete");
+    assert_eq!(catalog.credentials(app).await.expect("read"), []);
+    let principals = catalog.principals(world.tenant).await.expect("list");
+    assert_eq!(principals.len(), 1, "only the operator is left");
+    assert_eq!(principals[0].application.app, world.operator.app);
+}
+
+async fn an_assertion_is_used_once<B: Backend>(world: &World<B>) {
+    let used = async |name: &str| {
+        let until = later(world.clock.now(), DAY);
+        world.catalog.use_assertion(name, until).await.expect("use")
+    };
+    assert!(used("a").await);
+    assert!(!used("a").await);
+    assert!(used("b").await);
+    world.clock.advance(DAY * 2);
+    assert!(used("c").await, "the others are forgotten");
+    assert!(used("a").await);
 }
 
 async fn assignments_count_where_they_are<B: Backend>(world: &World<B>) {
