@@ -237,7 +237,10 @@ impl Checker<'_> {
             self.report(
                 place,
                 at,
-                format!("`{label}` needs at least {min} item"),
+                format!(
+                    "`{label}` needs at least {min} item{}",
+                    if min == 1 { "" } else { "s" }
+                ),
                 None,
             );
         }
@@ -336,15 +339,10 @@ impl Checker<'_> {
             return format!("add `{key}`: {}", rule.right);
         }
         if let Some(kind) = keyword(REFERENCE_KEY) {
-            let declared: Vec<&str> = self
-                .names
-                .of_kind(kind)
-                .iter()
-                .map(|entry| entry.name())
-                .collect();
+            let declared = self.names.declared(kind);
             return match declared.as_slice() {
                 [] => format!("add `{key}`: the name of a document with `kind: {kind}`"),
-                names => format!("add `{key}`: {}", one_of(names.iter().copied())),
+                names => format!("add `{key}`: {}", one_of(names.iter().map(String::as_str))),
             };
         }
         if let Some(words) = words(schema) {

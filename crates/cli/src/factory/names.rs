@@ -159,23 +159,43 @@ impl Names {
         self.0.get(kind).map_or(&[], Vec::as_slice)
     }
 
+    /// What each document of a kind can be called, as short as makes it unique.
+    pub fn declared(&self, kind: &str) -> Vec<String> {
+        let entries = self.of_kind(kind).iter();
+        entries.map(|entry| self.shortest(kind, entry)).collect()
+    }
+
+    fn shortest(&self, kind: &str, entry: &Entry) -> String {
+        let ends = |length: usize| entry.path[entry.path.len() - length..].join("/");
+        (1..entry.path.len())
+            .map(ends)
+            .find(|end| matches!(self.resolve(kind, end), Ok(found) if found.path == entry.path))
+            .unwrap_or_else(|| entry.path.join("/"))
+    }
+
+    /// The document whose path ends most like the reference.
+    fn near(&self, kind: &str, wanted: &[&str]) -> Option<String> {
+        let entries = self.of_kind(kind);
+        let end = |entry: &Entry| {
+            let length = wanted.len().min(entry.path.len());
+            entry.path[entry.path.len() - length..].join("/")
+        };
+        let ends: Vec<String> = entries.iter().map(end).collect();
+        let near = nearest(&wanted.join("/"), ends.iter().map(String::as_str))?;
+        let at = ends.iter().position(|end| end == near)?;
+        Some(self.shortest(kind, &entries[at]))
+    }
+
     pub fn resolve(&self, kind: &str, reference: &str) -> Result<&Entry, Unresolved> {
         let wanted: Vec<&str> = reference.split('/').collect();
         let entries = self.of_kind(kind);
         let mut found = entries.iter().filter(|entry| entry.ends_with(&wanted));
         match (found.next(), found.next()) {
             (Some(entry), None) => Ok(entry),
-            (None, _) => {
-                let last = wanted.last().copied().unwrap_or("");
-                let near = nearest(last, entries.iter().map(Entry::name));
-                Err(Unresolved::Unknown {
-                    near: near.map(str::to_owned),
-                    declared: entries
-                        .iter()
-                        .map(|entry| entry.name().to_owned())
-                        .collect(),
-                })
-            }
+            (None, _) => Err(Unresolved::Unknown {
+                near: self.near(kind, &wanted),
+                declared: self.declared(kind),
+            }),
             (Some(first), Some(second)) => {
                 // The same path twice is a duplicate, which is reported where it is declared.
                 let folded = |entry: &Entry| entry.path.join("/").to_lowercase();

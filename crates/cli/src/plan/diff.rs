@@ -49,15 +49,7 @@ fn without_checksums(changes: Vec<FieldChange>) -> Vec<FieldChange> {
 
 fn compare(field: &str, desired: &Value, live: &Value, changes: &mut Vec<FieldChange>) {
     match (desired, live) {
-        _ if WHOLE.contains(&field) => {
-            if !same(field, desired, live) {
-                changes.push(FieldChange {
-                    field: field.to_owned(),
-                    old: shown(live),
-                    new: shown(desired),
-                });
-            }
-        }
+        _ if WHOLE.contains(&field) => whole(field, desired, live, changes),
         (Value::Object(wanted), Value::Object(held)) => {
             for (key, value) in wanted {
                 let inner = join(field, key);
@@ -76,6 +68,33 @@ fn compare(field: &str, desired: &Value, live: &Value, changes: &mut Vec<FieldCh
         }
         (Value::Array(wanted), Value::Array(held)) => lists(field, wanted, held, changes),
         _ if same(field, desired, live) => {}
+        _ => changes.push(FieldChange {
+            field: field.to_owned(),
+            old: shown(live),
+            new: shown(desired),
+        }),
+    }
+}
+
+/// Both sides in full: what only the server has is a difference, too.
+fn whole(field: &str, desired: &Value, live: &Value, changes: &mut Vec<FieldChange>) {
+    match (desired, live) {
+        (Value::Object(wanted), Value::Object(held)) => {
+            let gone = held.keys().filter(|key| !wanted.contains_key(*key));
+            for key in wanted.keys().chain(gone) {
+                let side = |object: &serde_json::Map<String, Value>| {
+                    object.get(key).cloned().unwrap_or_default()
+                };
+                whole(&join(field, key), &side(wanted), &side(held), changes);
+            }
+        }
+        (Value::Array(wanted), Value::Array(held)) if wanted.len() == held.len() => {
+            for (index, (wanted, held)) in wanted.iter().zip(held).enumerate() {
+                whole(&format!("{field}[{index}]"), wanted, held, changes);
+            }
+        }
+        // Case means something in a policy's values; an id is the only text here that has none.
+        _ if same(field.split('[').next().unwrap_or(field), desired, live) => {}
         _ => changes.push(FieldChange {
             field: field.to_owned(),
             old: shown(live),
@@ -245,6 +264,24 @@ mod tests {
             json!({"properties": {"identifier": {"sku": "b"}, "size": 3, "new": true}}),
             json!({"properties": {"identifier": {"sku": "a"}, "size": 2}}),
             &["identifier.sku: a -> b", "size: 2 -> 3", "new: - -> true"],
+        );
+    }
+
+    #[test]
+    fn policies_are_compared_whole() {
+        check(
+            json!({"properties": {"parameters": {}, "policyRule": {"if": {"allOf": [{"field": "a"}, {"field": "b"}]}, "then": {"effect": "audit"}}}}),
+            json!({"properties": {"parameters": {"old": {"type": "String"}}, "policyRule": {"if": {"allOf": [{"field": "a"}, {"field": "b", "exists": true}]}, "then": {"effect": "Audit"}}}}),
+            &[
+                "parameters.old: {\"type\":\"String\"} -> -",
+                "policyRule.if.allOf[1].exists: true -> -",
+                "policyRule.then.effect: Audit -> audit",
+            ],
+        );
+        check(
+            json!({"properties": {"parameters": {}, "notScopes": ["/subscriptions/A"]}}),
+            json!({"properties": {"notScopes": ["/subscriptions/a"]}}),
+            &[],
         );
     }
 

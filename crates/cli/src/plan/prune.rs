@@ -45,6 +45,19 @@ const IN_SUBSCRIPTION: &[Listing] = &[
         version: api::RESOURCES,
     },
 ];
+/// What is not tagged, but names the factory in its metadata.
+const POLICIES: &[Listing] = &[
+    Listing {
+        kind: "PolicyAssignment",
+        rest: "/providers/Microsoft.Authorization/policyAssignments",
+        version: api::POLICY,
+    },
+    Listing {
+        kind: "PolicyDefinition",
+        rest: "/providers/Microsoft.Authorization/policyDefinitions",
+        version: api::POLICY,
+    },
+];
 const IN_TENANT: &[Listing] = &[
     Listing {
         kind: "Application",
@@ -97,15 +110,21 @@ pub async fn add_deletions(
         };
         let found = match item.kind {
             "Tenant" => finder.in_tenant().await?,
-            _ => finder.find(id).await?,
+            _ => {
+                let mut found = finder.find(id).await?;
+                found.extend(finder.policies(id).await?);
+                found
+            }
         };
-        deletions.extend(found.into_iter().map(|(kind, id, blocked)| Planned {
-            kind,
-            label: label(kind, &realm, &id),
-            address: Address::Known(id.clone()),
-            id: Some(id),
+        deletions.extend(found.into_iter().map(|found| Planned {
+            kind: found.kind,
+            label: found.label,
+            address: Address::Known(found.id.clone()),
+            id: Some(found.id),
             realm: realm.clone(),
-            action: Action::Delete { blocked },
+            action: Action::Delete {
+                blocked: found.blocked,
+            },
             later: Vec::new(),
         }));
     }
@@ -123,7 +142,25 @@ struct Finder<'a> {
     declared: &'a HashSet<(Realm, ResourceId)>,
 }
 
-type Found = (&'static str, ResourceId, Option<String>);
+/// What is to go.
+struct Found {
+    kind: &'static str,
+    label: String,
+    id: ResourceId,
+    /// Why it cannot go now.
+    blocked: Option<String>,
+}
+
+impl Found {
+    fn new(kind: &'static str, label: String, id: ResourceId) -> Found {
+        Found {
+            kind,
+            label,
+            id,
+            blocked: None,
+        }
+    }
+}
 
 impl Finder<'_> {
     /// Applications, consents and roles, which are a tenant's.
@@ -131,18 +168,55 @@ impl Finder<'_> {
         let mut found = Vec::new();
         for listing in IN_TENANT {
             let path = api::below(&ResourceId::root(), listing.rest, listing.version);
-            let items = self.list(&path).await?;
-            let ours = items.iter().filter(|item| match listing.kind {
-                "RoleAssignment" => self.made(item),
-                _ => self.is_ours(item),
-            });
-            found.extend(
-                ours.filter_map(id_of)
-                    .filter(|id| !self.is_declared(id))
-                    .map(|id| (listing.kind, id, None)),
-            );
+            for item in self.list(&path).await? {
+                let Some(id) = id_of(&item) else { continue };
+                let (ours, label) = match listing.kind {
+                    "RoleAssignment" => (self.made(&item), self.what_assigned(&item)),
+                    _ => (self.is_ours(&item), self.in_tenant_of(&id)),
+                };
+                if ours && !self.is_declared(&id) {
+                    found.push(Found::new(listing.kind, label, id));
+                }
+            }
         }
         Ok(found)
+    }
+
+    /// Policies kept or assigned in the subscription; what a list shows from above or brings itself is not in it.
+    async fn policies(&self, subscription: &ResourceId) -> Result<Vec<Found>, CliError> {
+        let mut found = Vec::new();
+        for listing in POLICIES {
+            let path = api::below(subscription, listing.rest, listing.version);
+            for item in self.list(&path).await? {
+                let Some(id) = id_of(&item) else { continue };
+                let here = id.is_within(subscription) && self.is_ours(&item);
+                if here && !self.is_declared(&id) {
+                    found.push(Found::new(listing.kind, id.name().to_owned(), id));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn in_tenant_of(&self, id: &ResourceId) -> String {
+        match self.realm {
+            Realm::Tenant(tenant) => format!("{tenant}/{}", id.name()),
+            Realm::Installation => id.name().to_owned(),
+        }
+    }
+
+    /// `Reader at images/golden`: the server's name of an assignment says nothing to people.
+    fn what_assigned(&self, item: &Value) -> String {
+        let guid = role_of(item);
+        let role = wire::roles::ALL.iter().find(|role| role.guid == guid);
+        let scope = item["properties"]["scope"].as_str().unwrap_or("");
+        let scope = ResourceId::parse(scope).unwrap_or_else(|_| ResourceId::root());
+        let at = match (path_of(&scope), self.realm) {
+            (path, _) if !path.is_empty() => path,
+            (_, Realm::Tenant(tenant)) if scope.is_root() => tenant.clone(),
+            _ => scope.to_string(),
+        };
+        format!("{} at {at}", role.map_or(guid.as_str(), |role| role.name))
     }
 
     async fn list(&self, path: &str) -> Result<Vec<Value>, CliError> {
@@ -161,9 +235,7 @@ impl Finder<'_> {
         let Ok(scope) = ResourceId::parse(text("scope")) else {
             return false;
         };
-        let role = text("roleDefinitionId");
-        let role = role.rsplit('/').next().unwrap_or("").to_lowercase();
-        let name = assignment_name(self.factory, &scope, &role, text("principalId"));
+        let name = assignment_name(self.factory, &scope, &role_of(item), text("principalId"));
         item["name"].as_str() == Some(name.as_str())
     }
 
@@ -180,7 +252,7 @@ impl Finder<'_> {
                     self.definitions(&id, &mut all, &mut found).await?;
                 }
                 if self.is_ours(item) && !self.is_declared(&id) {
-                    found.push((listing.kind, id, None));
+                    found.push(Found::new(listing.kind, path_of(&id), id));
                 }
             }
         }
@@ -223,7 +295,10 @@ impl Finder<'_> {
                     plural(versions.len())
                 )
             });
-            found.push(("ImageDefinition", id, blocked));
+            found.push(Found {
+                blocked,
+                ..Found::new("ImageDefinition", path_of(&id), id)
+            });
         }
         Ok(())
     }
@@ -237,14 +312,15 @@ impl Finder<'_> {
 fn block_what_holds_others(found: &mut [Found], all: &[ResourceId]) {
     let going: HashSet<ResourceId> = found
         .iter()
-        .filter(|(_, _, blocked)| blocked.is_none())
-        .map(|(_, id, _)| id.clone())
+        .filter(|found| found.blocked.is_none())
+        .map(|found| found.id.clone())
         .collect();
-    for (_, id, blocked) in found.iter_mut().filter(|(_, _, blocked)| blocked.is_none()) {
-        let kept = all
-            .iter()
-            .find(|other| *other != id && other.is_within(id) && !going.contains(*other));
-        *blocked = kept.map(|kept| format!("it holds {}, which stays", path_of(kept)));
+    for found in found.iter_mut().filter(|found| found.blocked.is_none()) {
+        let stays = |other: &&ResourceId| {
+            **other != found.id && other.is_within(&found.id) && !going.contains(*other)
+        };
+        let kept = all.iter().find(stays);
+        found.blocked = kept.map(|kept| format!("it holds {}, which stays", path_of(kept)));
     }
 }
 
@@ -252,20 +328,12 @@ fn id_of(item: &Value) -> Option<ResourceId> {
     ResourceId::parse(item.get("id")?.as_str()?).ok()
 }
 
-/// As the folder would call it, as far as that can be told from an id.
-fn label(kind: &str, realm: &Realm, id: &ResourceId) -> String {
-    match (kind, realm) {
-        ("Application" | "ServicePrincipal", Realm::Tenant(tenant)) => {
-            format!("{tenant}/{}", id.name())
-        }
-        ("RoleAssignment", Realm::Tenant(tenant)) => {
-            let scope = id.parent().map(|scope| path_of(&scope)).unwrap_or_default();
-            let at = if scope.is_empty() { tenant } else { &scope };
-            format!("{} at {at}", id.name())
-        }
-        ("PolicyDefinition" | "PolicyAssignment", _) => id.name().to_owned(),
-        _ => path_of(id),
-    }
+/// The GUID of the role that an assignment gives.
+fn role_of(item: &Value) -> String {
+    let id = item["properties"]["roleDefinitionId"]
+        .as_str()
+        .unwrap_or("");
+    id.rsplit('/').next().unwrap_or("").to_lowercase()
 }
 
 /// `images/golden/debian-12` of an id in a resource group.

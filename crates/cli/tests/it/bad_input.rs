@@ -40,6 +40,10 @@ faults! {
     empty "empty"
     not_there "not-there"
     many_faults "many-faults"
+    identity_faults "identity-faults"
+    pipeline_faults "pipeline-faults"
+    pipeline_shape "pipeline-shape"
+    policy_faults "policy-faults"
 }
 
 #[tokio::test]

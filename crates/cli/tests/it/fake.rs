@@ -211,7 +211,10 @@ fn route(
     };
     assert!(uri.query().unwrap_or("").contains("api-version="), "{uri}");
     state.asked.push(format!("{method} {path}"));
-    let folded = path.to_lowercase();
+    if let Some(refused) = other_tenant(state, tenant, path) {
+        return refused;
+    }
+    let folded = key(path, tenant);
     if let Some(number) = folded.strip_prefix("/operations/") {
         return operation(state, number.parse().unwrap());
     }
@@ -248,6 +251,43 @@ fn stored(path: &str, mut body: Value) -> Value {
     body["id"] = path.into();
     body["name"] = path.rsplit('/').next().into();
     body
+}
+
+/// Where a resource is kept: applications, consents and what is assigned to a whole tenant are the tenant's own.
+fn key(path: &str, tenant: &str) -> String {
+    let folded = path.to_lowercase();
+    let of_tenant = ["applications/", "serviceprincipals/", "roleassignments/"];
+    let own = folded
+        .strip_prefix("/providers/")
+        .and_then(|rest| rest.split_once('/'));
+    match own {
+        Some((_, rest)) if of_tenant.iter().any(|kind| rest.starts_with(kind)) => {
+            format!("/of/{tenant}{folded}")
+        }
+        _ => folded,
+    }
+}
+
+/// The tenant that a kept resource belongs to, where it belongs to one.
+fn owner(state: &State, folded: &str) -> Option<String> {
+    if let Some((tenant, _)) = folded
+        .strip_prefix("/of/")
+        .and_then(|rest| rest.split_once('/'))
+    {
+        return Some(tenant.to_owned());
+    }
+    let subscription = folded.strip_prefix("/subscriptions/")?.split('/').next()?;
+    let known = state
+        .resources
+        .get(&format!("/subscriptions/{subscription}"))?;
+    Some(known["tenantId"].as_str()?.to_owned())
+}
+
+/// A token is of one tenant.
+fn other_tenant(state: &State, tenant: &str, path: &str) -> Option<Reply> {
+    let owner = owner(state, &key(path, tenant))?;
+    let message = format!("The access token is of tenant {tenant}, not {owner}.");
+    (owner != tenant).then(|| error(401, "InvalidAuthenticationTokenTenant", &message))
 }
 
 fn get(state: &mut State, folded: &str) -> Reply {
@@ -290,7 +330,8 @@ fn list(state: &State, tenant: &str, uri: &http::Uri) -> Reply {
             let rest = path
                 .strip_prefix(scope)
                 .and_then(|rest| rest.split_once(kind.as_str()));
-            let foreign = body.get("tenantId").is_some_and(|owner| owner != tenant);
+            let foreign = body.get("tenantId").is_some_and(|owner| owner != tenant)
+                || owner(state, path).is_some_and(|owner| owner != tenant);
             rest.is_some_and(|(_, name)| !name.contains('/')) && !foreign
         })
         .map(|(_, body)| body)
@@ -314,7 +355,7 @@ fn put(state: &mut State, tenant: &str, path: &str, mut body: Value) -> Reply {
         assert!(!part.is_empty());
         return reply(409, json!({ "error": error }));
     }
-    let folded = path.to_lowercase();
+    let folded = key(path, tenant);
     // A promotion that is there is answered as it is.
     if let Some(found) = state.resources.get(&folded)
         && folded.contains("/promotions/")
@@ -326,9 +367,7 @@ fn put(state: &mut State, tenant: &str, path: &str, mut body: Value) -> Reply {
     } else {
         201
     };
-    if path.contains("/tenants/") {
-        body["properties"]["tenantId"] = ENG.into();
-    }
+    give_ids(state, path, &folded, &mut body);
     if let Some(id) = path
         .strip_prefix("/subscriptions/")
         .filter(|id| !id.contains('/'))
@@ -350,6 +389,43 @@ fn put(state: &mut State, tenant: &str, path: &str, mut body: Value) -> Reply {
         reply.headers = start_operation(state);
     }
     reply
+}
+
+/// What the server gives to a resource and the caller cannot choose.
+fn give_ids(state: &State, path: &str, folded: &str, body: &mut Value) {
+    let count = |kind: &str| {
+        state
+            .resources
+            .keys()
+            .filter(|path| path.contains(kind))
+            .count()
+            + 1
+    };
+    let given: &[&str] = match folded.rsplit('/').nth(1) {
+        Some("tenants") => &["tenantId"],
+        Some("applications") => &["appId", "principalId"],
+        Some("serviceprincipals") => &["principalId"],
+        Some("roleassignments") => {
+            let scope = path.split("/providers/Microsoft.Authorization/").next();
+            body["properties"]["scope"] = scope.unwrap_or("/").into();
+            return;
+        }
+        _ => return,
+    };
+    for name in given {
+        let old = state
+            .resources
+            .get(folded)
+            .map(|old| old["properties"][name].clone());
+        let (letter, kind) = match *name {
+            "tenantId" => ('a', "/tenants/"),
+            "appId" => ('d', "/applications/"),
+            _ if folded.contains("/applications/") => ('e', "/applications/"),
+            _ => ('f', "/serviceprincipals/"),
+        };
+        let new = format!("00000000-0000-4000-8000-00000000{letter}{:03}", count(kind));
+        body["properties"][name] = old.unwrap_or_else(|| new.into());
+    }
 }
 
 fn start_operation(state: &mut State) -> Vec<(&'static str, String)> {
@@ -380,8 +456,7 @@ fn post(state: &mut State, path: &str, bytes: &[u8]) -> Reply {
     {
         let found = state.resources[&promotion.to_lowercase()].clone();
         let digest = found["properties"]["diskDigest"].clone();
-        let stage =
-            |name: &str| json!({ "stage": name, "diskDigest": digest, "computedIn": "south" });
+        let stage = |name: &str| json!({ "stage": name, "diskDigest": digest, "computedIn": ["south"], "missingIn": [] });
         return match word {
             "verify" => reply(
                 200,

@@ -6,3 +6,4 @@ mod fake;
 mod harness;
 mod promotions;
 mod schema;
+mod stages;
