@@ -149,6 +149,25 @@ pub struct PromotionProperties {
     /// When it is tried again, while it waits for a region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_time: Option<String>,
+    /// The attempts before this one, the oldest first; of very many, the latest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<EarlierAttempt>,
+}
+
+/// An attempt that ended without success, as it was when it was asked for again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EarlierAttempt {
+    pub attempt: u32,
+    pub state: PromotionState,
+    #[serde(default)]
+    pub message: String,
+    pub requested_by: Actor,
+    pub start_time: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_time: Option<String>,
+    #[serde(default)]
+    pub gates: Vec<GateVerdict>,
 }
 
 /// What a promotion copied to one region of its stage.

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde_json::Value;
 use wire::promotion::{
-    Actor, Gate, GateState, GateVerdict, PipelineProperties, PipelineStage, PromotionProperties,
-    PromotionState,
+    Actor, EarlierAttempt, Gate, GateState, GateVerdict, PipelineProperties, PipelineStage,
+    PromotionProperties, PromotionState,
 };
 use wire::{NameRule, ResourceId, VersionNumber};
 
@@ -19,6 +19,8 @@ const REGIONS_MAX: usize = 32;
 const VALIDATORS_MAX: usize = 64;
 const APPROVALS_MAX: u32 = 16;
 const EXPIRY_HOURS_MAX: u32 = 24 * 90;
+/// Attempts that a promotion remembers beside the present one.
+const EARLIER_MAX: usize = 16;
 const DEFINITION_TYPE: &str = "Microsoft.Compute/galleries/images";
 
 /// What is wrong with a pipeline, and where.
@@ -217,7 +219,8 @@ pub struct Request {
     pub version: String,
     pub by: Actor,
     pub now: Timestamp,
-    pub attempt: u32,
+    /// The same promotion as it ended without success, if it was asked for before.
+    pub before: Option<PromotionProperties>,
 }
 
 /// The record of a new promotion, from the stage before: none can be skipped.
@@ -254,6 +257,7 @@ pub fn request(
     }
     let source = version_id(&from, &number.to_string())?;
     let gates = to.gates.iter().map(not_reached).collect();
+    let before = asked.before.as_ref();
     Ok(PromotionProperties {
         pipeline: asked.pipeline.to_string(),
         stage: to.name.clone(),
@@ -270,13 +274,30 @@ pub fn request(
         expires: None,
         gates,
         approvals: Vec::new(),
-        attempt: asked.attempt,
+        attempt: before.map_or(1, |before| before.attempt.saturating_add(1)),
         copies: Vec::new(),
         region_failures: 0,
         retry_time: None,
+        earlier: before.map(earlier).unwrap_or_default(),
         from,
         to,
     })
+}
+
+/// What is remembered of the attempts up to this one, which is over.
+fn earlier(before: &PromotionProperties) -> Vec<EarlierAttempt> {
+    let last = EarlierAttempt {
+        attempt: before.attempt,
+        state: before.state,
+        message: before.message.clone(),
+        requested_by: before.requested_by,
+        start_time: before.start_time.clone(),
+        end_time: before.end_time.clone(),
+        gates: before.gates.clone(),
+    };
+    let all: Vec<EarlierAttempt> = before.earlier.iter().cloned().chain([last]).collect();
+    let forgotten = all.len().saturating_sub(EARLIER_MAX);
+    all.into_iter().skip(forgotten).collect()
 }
 
 fn not_reached(gate: &Gate) -> GateVerdict {

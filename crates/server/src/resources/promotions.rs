@@ -67,7 +67,7 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
         version: text("version")?,
         by: actor(&call.permit)?,
         now: Timestamp::now(),
-        attempt: before.map_or(1, |before| before.attempt.saturating_add(1)),
+        before,
     };
     let promotion = promote::request(&stages, &asked).map_err(|error| cannot_ask(&error))?;
     if promotion.to.tenant != call.permit.tenant() {

@@ -251,6 +251,14 @@ impl Chain {
     }
 
     fn asked(&self, stage: &str) -> PromotionProperties {
+        self.asked_after(stage, None)
+    }
+
+    fn asked_again(&self, stage: &str, before: &PromotionProperties) -> PromotionProperties {
+        self.asked_after(stage, Some(before.clone()))
+    }
+
+    fn asked_after(&self, stage: &str, before: Option<PromotionProperties>) -> PromotionProperties {
         let pipeline = check_pipeline(&self.properties).expect("a pipeline");
         let asked = Request {
             id: self.id(stage),
@@ -259,7 +267,7 @@ impl Chain {
             version: "1.0.0".to_owned(),
             by: actor(&self.stage(stage).operator),
             now: self.world.clock.now(),
-            attempt: 1,
+            before,
         };
         request(&pipeline, &asked).expect("a request")
     }
@@ -505,6 +513,23 @@ async fn a_check_that_fails_in_the_stage_rejects() {
     );
     assert_eq!(gate.evidence["diskDigest"], json!(promotion.disk_digest));
     assert!(chain.version("test").await.is_none());
+
+    chain.world.check_fails.store(false, Ordering::SeqCst);
+    let again = chain.asked_again("test", &promotion);
+    chain.decide("test", &again).await;
+    let done = chain.work("test").await;
+    assert_eq!(done.state, PromotionState::Succeeded, "{}", done.message);
+    assert_eq!((done.attempt, done.earlier.len()), (2, 1));
+    assert_eq!(
+        done.earlier[0].gates, promotion.gates,
+        "why not is not forgotten"
+    );
+    let mut many = done;
+    for _ in 0..20 {
+        many = chain.asked_again("test", &many);
+    }
+    let kept: Vec<u32> = many.earlier.iter().map(|one| one.attempt).collect();
+    assert_eq!(kept, (6..22).collect::<Vec<u32>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -630,7 +655,7 @@ async fn a_pipeline_that_the_stage_does_not_name_promotes_nothing() {
             version: "1.0.0".to_owned(),
             by: actor(&chain.stage("test").operator),
             now: chain.world.clock.now(),
-            attempt: 1,
+            before: None,
         };
         request(&pipeline, &asked).unwrap()
     };
