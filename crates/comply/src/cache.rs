@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use access::{Action, Permit, SystemReason};
-use catalog::{CHANGES_MAX, Catalog, CatalogError, Change, Changes, PageRequest, Resource};
+use catalog::{CHANGES_MAX, CatalogError, Change, Changes, PageRequest, Resource};
 use tokio::sync::Mutex;
 use wire::{ResourceId, ResourceType, TenantId};
 
@@ -49,6 +49,21 @@ impl Cache {
         let policies = Arc::new(inner.load(parts, tenant).await?);
         inner.policies.insert(tenant, Arc::clone(&policies));
         Ok(policies)
+    }
+
+    /// The tenant's definitions and initiatives, built-in ones too, by folded id.
+    pub async fn documents(
+        &self,
+        parts: &Parts,
+        tenant: TenantId,
+    ) -> Result<HashMap<String, Arc<Document>>> {
+        self.policies(parts, tenant).await?;
+        let inner = self.inner.lock().await;
+        let own = inner.documents.iter().filter(|((of, _), _)| *of == tenant);
+        let own = own.map(|((_, id), document)| (id.clone(), Arc::clone(document)));
+        let built_in = inner.built_in.iter();
+        let built_in = built_in.map(|(id, document)| (id.clone(), Arc::clone(document)));
+        Ok(own.chain(built_in).collect())
     }
 
     /// The versions of an image definition, as they were at the last [`Cache::policies`] or later. None where there is

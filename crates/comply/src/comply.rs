@@ -1,10 +1,15 @@
 //! The engine in the server: its parts, and what is kept between requests.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use catalog::{AuthStore, Catalog, ChangeFeed, Clock, PolicyStates};
 
+use policy::Aliases;
+use tokio::sync::{Mutex, Notify};
+
 use crate::cache::Cache;
+use crate::reconcile::{Boards, Progress};
 
 /// Where everything comes from. In production all but the clock are one catalog.
 #[derive(Clone)]
@@ -20,6 +25,11 @@ pub struct Parts {
 pub struct Comply {
     pub(crate) parts: Parts,
     pub(crate) cache: Cache,
+    pub(crate) boards: Boards,
+    /// Held by whoever works on the states.
+    pub(crate) progress: Mutex<Progress>,
+    pub(crate) wake: Notify,
+    judged: AtomicU64,
 }
 
 impl Comply {
@@ -28,6 +38,23 @@ impl Comply {
         Arc::new(Comply {
             parts,
             cache: Cache::default(),
+            boards: Boards::default(),
+            progress: Mutex::default(),
+            wake: Notify::new(),
+            judged: AtomicU64::new(0),
         })
+    }
+
+    pub fn aliases(&self) -> &Arc<Aliases> {
+        crate::aliases()
+    }
+
+    /// How many pairs of resource and policy were judged since the start, to keep states current.
+    pub fn judged(&self) -> u64 {
+        self.judged.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_judged(&self, pairs: usize) {
+        self.judged.fetch_add(pairs as u64, Ordering::Relaxed);
     }
 }

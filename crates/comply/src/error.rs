@@ -26,6 +26,9 @@ pub enum ComplyError {
     TooMany { what: &'static str, limit: usize },
     #[error("the continuation token is not one of this list")]
     BadToken,
+    /// The process is ending, and its work with it.
+    #[error("an evaluation did not come to its end")]
+    Ended,
 }
 
 impl ComplyError {

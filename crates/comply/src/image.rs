@@ -16,7 +16,7 @@ pub(crate) const REVOKED_TAG: &str = "bullion-revoked";
 const DAY_SECONDS: i64 = 24 * 3600;
 
 /// The versions of one image definition.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Image {
     /// By number.
     pub versions: Vec<Version>,

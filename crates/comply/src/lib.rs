@@ -5,20 +5,29 @@
 //! answers. It answers no HTTP and decides no right.
 
 mod aliases;
+mod board;
 mod built_in;
 mod cache;
 mod comply;
 mod decide;
 mod denial;
 mod error;
+mod explain;
 mod image;
 pub mod kinds;
 mod look;
+mod outcome;
 mod policies;
+mod reason;
+mod reconcile;
 mod records;
+mod states;
 mod subject;
 mod summary;
+mod touched;
 mod unit;
+mod what_if;
+mod work;
 
 pub use aliases::aliases;
 pub use built_in::{built_in_definitions, built_in_initiatives};
@@ -26,6 +35,8 @@ pub use comply::{Comply, Parts};
 pub use decide::{Decision, Write, WriteKind};
 pub use denial::{Denial, disallowed};
 pub use error::ComplyError;
+pub use explain::{Explanation, PolicyExplanation};
 pub use policy::verdict::State;
 pub use records::{StatePage, StateQuery, StateRecord};
-pub use summary::{AssignmentSummary, Count, DefinitionSummary, Results, Summary};
+pub use summary::{AssignmentSummary, Count, DefinitionSummary, GroupSummary, Results, Summary};
+pub use what_if::{Forecast, ForecastDecision, ForecastRecord, WhatIf};

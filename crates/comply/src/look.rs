@@ -109,6 +109,11 @@ impl<'a> Look<'a> {
         Ok(image::facts(machine, image.map_or(&none, Arc::as_ref), now))
     }
 
+    /// The images that were asked for, by folded id.
+    pub fn images(&self) -> impl Iterator<Item = (&String, &Option<Arc<Image>>)> {
+        self.images.iter()
+    }
+
     async fn container(&mut self, id: &ResourceId) -> Result<Option<&Resource>> {
         if !self.containers.contains_key(id.folded()) {
             if self.containers.len() >= KEPT_MAX {

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use catalog::Resource;
+use jiff::Timestamp;
 use policy::json::{get, text};
 use serde_json::Value;
 use wire::{ResourceId, TenantId};
@@ -44,6 +45,7 @@ pub(crate) struct Remark {
     /// Folded.
     pub assignment: String,
     pub etag: String,
+    pub expires: Option<Timestamp>,
 }
 
 impl Policies {
@@ -58,21 +60,16 @@ impl Policies {
         let attestations = by_assignment(&stored.attestations, &mut remarks);
         let mut units = Vec::new();
         for resource in &stored.assignments {
-            let Some(assignment) = unit::assignment(resource, find) else {
+            let Some(mut assignment) = unit::assignment(resource, find) else {
                 continue;
             };
-            let mut assignment = assignment;
-            // Fresh from its maker, so there is no other holder.
-            if let Some(own) = Arc::get_mut(&mut assignment) {
-                let of = |remarks: &HashMap<String, Vec<Value>>| {
-                    remarks
-                        .get(resource.id.folded())
-                        .cloned()
-                        .unwrap_or_default()
-                };
-                own.exemptions = of(&exemptions);
-                own.attestations = of(&attestations);
-            }
+            let of = |remarks: &HashMap<String, Vec<Value>>| {
+                let own = remarks.get(resource.id.folded());
+                own.cloned().unwrap_or_default()
+            };
+            assignment.exemptions = of(&exemptions);
+            assignment.attestations = of(&attestations);
+            let assignment = Arc::new(assignment);
             units.extend(unit::units(&assignment, find).into_iter().map(Arc::new));
         }
         Policies {
@@ -164,6 +161,7 @@ fn by_assignment(
             scope: named.unwrap_or(scope),
             assignment: assignment.clone(),
             etag: resource.etag.to_string(),
+            expires: text(&value["properties"], "expiresOn").and_then(policy::expr::instant),
         };
         remarks.insert(resource.id.folded().to_owned(), remark);
         found.entry(assignment).or_default().push(value);

@@ -245,6 +245,18 @@ impl Unit {
         then.is_some_and(|then| then.actions.is_some())
     }
 
+    /// The effect that the parameters give, if they do.
+    pub fn effect(&self) -> String {
+        let Some(definition) = self.compiled() else {
+            return String::new();
+        };
+        let around = surroundings(Timestamp::UNIX_EPOCH, self.context.clone());
+        let name = evaluate(&definition.then.effect, &self.parameters, &around);
+        name.ok()
+            .and_then(|name| name.as_str().map(str::to_owned))
+            .unwrap_or_default()
+    }
+
     pub fn enforced(&self) -> bool {
         policy::scope::own_text(&self.assignment.value, "enforcementMode")
             .is_none_or(|mode| mode.eq_ignore_ascii_case("Default"))
@@ -329,28 +341,40 @@ fn evaluate(
 pub(crate) fn assignment(
     resource: &Resource,
     find: &impl Fn(&str) -> Option<Arc<Document>>,
-) -> Option<Arc<Assignment>> {
-    let scope = resource.id.parent()?;
+) -> Option<Assignment> {
     let mut value = crate::subject::shown(resource);
     value["etag"] = resource.etag.to_string().into();
+    let mut found = assigned(&resource.id, value, find)?;
+    found.created_at = resource.system.created_at;
+    Some(found)
+}
+
+/// The same of a body that need not be stored.
+pub(crate) fn assigned(
+    id: &ResourceId,
+    mut value: Value,
+    find: &impl Fn(&str) -> Option<Arc<Document>>,
+) -> Option<Assignment> {
+    let scope = id.parent()?;
     // The id decides where it acts, whatever the body says.
     if let Value::Object(object) = &mut value {
         object.retain(|key, _| !key.eq_ignore_ascii_case("scope"));
     }
     pin_scope(&mut value["properties"], &scope);
     let set = text(&value["properties"], "policyDefinitionId").and_then(find);
-    let set = set.filter(|set| is_set(&set.id));
+    let set =
+        set.filter(|set| matches!(set.compiled, Ok(Compiled::Initiative(_))) || is_set(&set.id));
     let display = text(&value["properties"], "displayName");
-    Some(Arc::new(Assignment {
-        display_name: display.unwrap_or(resource.id.name()).to_owned(),
-        id: resource.id.clone(),
+    Some(Assignment {
+        display_name: display.unwrap_or(id.name()).to_owned(),
+        id: id.clone(),
         scope,
-        created_at: resource.system.created_at,
+        created_at: Timestamp::MIN,
         set,
         exemptions: Vec::new(),
         attestations: Vec::new(),
         value,
-    }))
+    })
 }
 
 /// Replaces whatever a body says of its scope by what its id says.

@@ -1,0 +1,321 @@
+//! One piece of the reconciler's work, in one tenant: resources are read, judged, and what that changes is written,
+//! first to the database and then to memory.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use access::{Action, Permit, SystemReason};
+use catalog::{POLICY_STATES_MAX, PageRequest, Resource, StateKey, StateWrite, StoredState};
+use jiff::Timestamp;
+use wire::{ResourceId, TenantId};
+
+use crate::board::{Board, Change};
+use crate::cache::reading;
+use crate::comply::Comply;
+use crate::error::{ComplyError, Result};
+use crate::image;
+use crate::kinds;
+use crate::look::{self, Look};
+use crate::outcome::{self, Outcome};
+use crate::policies::Policies;
+use crate::reconcile::Progress;
+use crate::subject::Subject;
+use crate::touched::{Touched, Which, judges};
+use crate::unit::Unit;
+
+/// Resources that are judged together.
+const BATCH: usize = 500;
+/// Pages below one scope: a hundred million resources.
+const PAGES_MAX: usize = 100_000;
+
+pub(crate) struct Work<'a> {
+    comply: &'a Comply,
+    progress: &'a mut Progress,
+    policies: Arc<Policies>,
+    board: Arc<RwLock<Board>>,
+    look: Look<'a>,
+    now: Timestamp,
+}
+
+/// A resource with those who judge it.
+struct Case {
+    subject: Subject,
+    units: Vec<Arc<Unit>>,
+    id: ResourceId,
+    created_at: Timestamp,
+    /// States by any other policy end.
+    whole: bool,
+}
+
+/// What came of it.
+struct Judged {
+    id: ResourceId,
+    created_at: Timestamp,
+    outcomes: Vec<(Arc<Unit>, Option<Outcome>)>,
+    whole: bool,
+}
+
+impl Comply {
+    /// Fills a board from the database. Answers the states of policies that are gone.
+    pub(crate) async fn restore(
+        &self,
+        tenant: TenantId,
+        board: &mut Board,
+    ) -> Result<Vec<StateKey>> {
+        const OPERATION: &str = "read the states of policies";
+        let permit = reading(&ResourceId::root(), tenant);
+        let policies = Arc::clone(&board.policies);
+        let known = policies.by_key();
+        let mut lost = Vec::new();
+        let mut after: Option<StateKey> = None;
+        loop {
+            let page = self
+                .parts
+                .states
+                .policy_states(&permit, after.as_ref(), POLICY_STATES_MAX);
+            let page = page.await.map_err(ComplyError::catalog(OPERATION))?;
+            let Some(last) = page.last() else {
+                return Ok(lost);
+            };
+            after = Some(last.key.clone());
+            for state in page {
+                match known.contains_key(&unit_key(&state)) {
+                    true => board.restore(state),
+                    false => lost.push(state.key),
+                }
+            }
+        }
+    }
+}
+
+fn unit_key(state: &StoredState) -> crate::unit::UnitKey {
+    crate::unit::UnitKey {
+        assignment: state.key.assignment.folded().to_owned(),
+        reference: state.key.reference.to_ascii_lowercase(),
+    }
+}
+
+impl<'a> Work<'a> {
+    pub fn new(
+        comply: &'a Comply,
+        progress: &'a mut Progress,
+        policies: Arc<Policies>,
+        board: Arc<RwLock<Board>>,
+    ) -> Work<'a> {
+        let look = Look::new(&comply.parts, &comply.cache, Arc::clone(&policies));
+        Work {
+            now: comply.parts.clock.now(),
+            comply,
+            progress,
+            policies,
+            board,
+            look,
+        }
+    }
+
+    pub async fn touched(&mut self, touched: Touched) -> Result<()> {
+        for key in &touched.gone {
+            let ended = self.read(|board| board.without_unit(key));
+            self.drop_states(ended).await?;
+            self.write(|board| board.forget_unit(key));
+        }
+        let policies = Arc::clone(&self.policies);
+        self.write(|board| board.policies = policies);
+        let wanted: Vec<(ResourceId, Which)> = touched.resources.into_iter().collect();
+        for batch in wanted.chunks(BATCH) {
+            let mut found = Vec::new();
+            let mut gone = Vec::new();
+            for (id, which) in batch {
+                match look::get(&self.comply.parts, id, self.policies.tenant).await? {
+                    Some(resource) => found.push((resource, which.clone())),
+                    None => gone.push(id.clone()),
+                }
+            }
+            self.judge(found).await?;
+            self.gone(&gone).await?;
+        }
+        for (scope, which) in &touched.scopes {
+            self.walk(scope, which).await?;
+        }
+        self.remember_images();
+        Ok(())
+    }
+
+    /// Judges everything at or below a scope, page by page. Where a scan of whole columns takes the place of judging
+    /// resource by resource, it does so here.
+    pub async fn walk(&mut self, scope: &ResourceId, which: &Which) -> Result<()> {
+        let roots = match scope.resource_type().is(kinds::MANAGEMENT_GROUPS) {
+            true => self.policies.subscriptions_below(scope),
+            false => vec![scope.clone()],
+        };
+        for root in roots {
+            if !root.is_root()
+                && let Some(own) =
+                    look::get(&self.comply.parts, &root, self.policies.tenant).await?
+            {
+                self.judge(vec![(own, which.clone())]).await?;
+            }
+            let permit = reading(&root, self.policies.tenant);
+            let mut page = PageRequest::first(BATCH);
+            for _ in 0..PAGES_MAX {
+                let answer = self.comply.parts.catalog.list_below(&permit, page).await;
+                let answer = answer.map_err(ComplyError::catalog("look at all resources"))?;
+                let resources = answer.resources.into_iter();
+                self.judge(resources.map(|one| (one, which.clone())).collect())
+                    .await?;
+                let Some(next) = answer.next else {
+                    break;
+                };
+                page = PageRequest::first(BATCH).after(next);
+            }
+        }
+        self.remember_images();
+        Ok(())
+    }
+
+    async fn judge(&mut self, resources: Vec<(Resource, Which)>) -> Result<()> {
+        let mut cases = Vec::with_capacity(resources.len());
+        for (resource, which) in resources {
+            if !kinds::reached(&resource.id) {
+                continue;
+            }
+            let units = judges(&self.policies, &resource.id, &which);
+            let whole = which == Which::All;
+            let known = whole && self.read(|board| board.entries(&resource.id).next().is_some());
+            if units.is_empty() && !known {
+                continue;
+            }
+            let subject = self.look.stored(&resource, &units).await?;
+            if resource.id.resource_type().is(kinds::MACHINES) {
+                let reference = image::reference(&subject.value);
+                let image = reference.as_ref().map(|reference| &reference.definition);
+                let users = &mut self.progress.users;
+                users.set(self.policies.tenant, &resource.id, image);
+            }
+            cases.push(Case {
+                subject,
+                units,
+                created_at: resource.system.created_at,
+                id: resource.id,
+                whole,
+            });
+        }
+        let now = self.now;
+        let judged = tokio::task::spawn_blocking(move || evaluate(cases, now)).await;
+        let judged = judged.map_err(|_| ComplyError::Ended)?;
+        let count: usize = judged.iter().map(|one| one.outcomes.len()).sum();
+        self.comply.count_judged(count);
+        self.keep(judged).await
+    }
+
+    /// Writes what is new of the judged to the database, and then to memory.
+    async fn keep(&mut self, judged: Vec<Judged>) -> Result<()> {
+        let now = self.now;
+        let mut changed: Vec<(ResourceId, Timestamp, Vec<Change>)> = Vec::new();
+        self.read(|board| {
+            for one in &judged {
+                let each = one.outcomes.iter();
+                let mut changes: Vec<Change> = each
+                    .filter_map(|(unit, outcome)| {
+                        board.compare(&one.id, unit, outcome.as_ref(), now)
+                    })
+                    .collect();
+                if one.whole {
+                    let judged = one.outcomes.iter().map(|(unit, _)| &unit.key).collect();
+                    changes.extend(board.others(&one.id, &judged));
+                }
+                changed.push((one.id.clone(), one.created_at, changes));
+            }
+        });
+        let writes = changed.iter().flat_map(|(_, _, changes)| changes);
+        self.store(writes.filter_map(|change| change.write.clone()).collect())
+            .await?;
+        self.write(|board| {
+            for (id, created_at, changes) in changed {
+                board.take(&id, created_at, now, changes);
+            }
+        });
+        Ok(())
+    }
+
+    /// Resources that are not there any more.
+    pub async fn gone(&mut self, ids: &[ResourceId]) -> Result<()> {
+        for id in ids {
+            let changes = self.read(|board| board.without(id));
+            let ended = changes
+                .into_iter()
+                .map(|change| (id.clone(), change))
+                .collect();
+            self.drop_states(ended).await?;
+            self.write(|board| board.forget(id));
+            self.progress.users.set(self.policies.tenant, id, None);
+        }
+        Ok(())
+    }
+
+    async fn drop_states(&mut self, ended: Vec<(ResourceId, Change)>) -> Result<()> {
+        let writes = ended.iter().filter_map(|(_, change)| change.write.clone());
+        self.store(writes.collect()).await?;
+        self.write(|board| {
+            for (id, change) in ended {
+                board.drop_states(&id, vec![change]);
+            }
+        });
+        Ok(())
+    }
+
+    /// Ends states of which nothing is left but their rows.
+    pub async fn end(&mut self, keys: Vec<StateKey>) -> Result<()> {
+        self.store(keys.into_iter().map(StateWrite::End).collect())
+            .await
+    }
+
+    async fn store(&self, writes: Vec<StateWrite>) -> Result<()> {
+        let permit = Permit::system(
+            SystemReason::Reconcile,
+            Action::new("Microsoft.PolicyInsights/policyStates/write"),
+            ResourceId::root(),
+            self.policies.tenant,
+        );
+        for batch in writes.chunks(POLICY_STATES_MAX) {
+            let states = &self.comply.parts.states;
+            let written = states.write_policy_states(&permit, self.now, batch).await;
+            written.map_err(ComplyError::catalog("keep the states of policies"))?;
+        }
+        Ok(())
+    }
+
+    /// An image that was newer than its last known change is looked at again when that change comes.
+    fn remember_images(&mut self) {
+        for (key, image) in self.look.images() {
+            let known = self.progress.images.get(key);
+            if known.is_some_and(|known| Some(known) != image.as_ref()) {
+                self.progress.images.remove(key);
+            }
+        }
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&Board) -> T) -> T {
+        look(&self.board.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn write<T>(&self, change: impl FnOnce(&mut Board) -> T) -> T {
+        change(&mut self.board.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn evaluate(cases: Vec<Case>, now: Timestamp) -> Vec<Judged> {
+    let judge = |case: Case| {
+        let verdicts = outcome::verdicts(&case.subject, &case.units, now);
+        let of = |judgement: outcome::Judgement| {
+            let outcome = outcome::outcome(&judgement, &case.subject);
+            (judgement.0, outcome)
+        };
+        Judged {
+            outcomes: verdicts.into_iter().map(of).collect(),
+            id: case.id,
+            created_at: case.created_at,
+            whole: case.whole,
+        }
+    };
+    cases.into_iter().map(judge).collect()
+}
