@@ -7,6 +7,7 @@ mod dev;
 mod doctor;
 mod offline;
 mod policy;
+mod policy_files;
 mod store_tool;
 
 use std::io::IsTerminal;
@@ -76,7 +77,7 @@ Exit code: the command's; 127 if it is not found")]
   bullion doctor --data /var/lib/bullion")]
     Doctor(offline::Data),
 
-    /// Check and test policies; no server is needed
+    /// Check and test policies, and ask what they would do
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
 
@@ -155,7 +156,12 @@ async fn run(arguments: Bullion) -> ExitCode {
         Command::Serve(args) => serve(args).await,
         Command::Dev(args) => return ended(dev::run(args, &mut io).await),
         Command::Doctor(data) => doctor::run(&data, &mut io).await,
-        Command::Policy(command) => policy::run(command, &mut io),
+        Command::Policy(command) => match policy::run(command, &mut io) {
+            Ok(Some(question)) => {
+                return client(&global, cli::args::Command::WhatIf(question), io).await;
+            }
+            done => done.map(drop),
+        },
         Command::Store(command) => store_tool::run(command, &mut io),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -4,6 +4,7 @@
 //! Azure's shapes; what a build does is the factory's, what a disk holds is the store's.
 
 mod app;
+mod assertions;
 mod banner;
 mod bearer;
 mod blobs;
@@ -17,6 +18,7 @@ mod errors;
 mod exchange;
 mod hierarchy;
 mod import;
+mod issuers;
 mod net;
 mod oauth;
 mod operation;

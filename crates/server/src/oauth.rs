@@ -168,7 +168,7 @@ async fn openid_configuration(server: &Arc<Server>, base: &Base, tenant: &str) -
         "token_endpoint": format!("{login}/oauth2/v2.0/token"),
         "device_authorization_endpoint": format!("{login}/oauth2/v2.0/devicecode"),
         "jwks_uri": format!("{login}/discovery/v2.0/keys"),
-        "token_endpoint_auth_methods_supported": ["client_secret_post", "client_secret_basic"],
+        "token_endpoint_auth_methods_supported": ["client_secret_post", "private_key_jwt", "client_secret_basic"],
         "response_types_supported": ["code", "id_token", "token"],
         "response_modes_supported": ["query", "fragment", "form_post"],
         "subject_types_supported": ["pairwise"],

@@ -36,6 +36,8 @@ pub struct ServeOptions {
     pub names: Vec<String>,
     /// A folder whose files may be used as VHDs, by URIs of this server below `/blobs/`.
     pub blobs: Option<PathBuf>,
+    /// A CA, PEM, that is trusted besides the host's when issuers of federated credentials are asked for their keys.
+    pub issuer_ca: Option<PathBuf>,
     /// `<data>/bullion.toml` where it exists, otherwise none.
     pub config: Option<PathBuf>,
 }
@@ -48,6 +50,7 @@ pub struct ConfigFile {
     #[serde(default)]
     pub names: Vec<String>,
     pub blobs: Option<PathBuf>,
+    pub issuer_ca: Option<PathBuf>,
 }
 
 /// The options, resolved.
@@ -56,6 +59,7 @@ pub struct Settings {
     pub listen: SocketAddr,
     pub names: Vec<String>,
     pub blobs: Option<PathBuf>,
+    pub issuer_ca: Option<PathBuf>,
 }
 
 impl ServeOptions {
@@ -76,6 +80,7 @@ impl ServeOptions {
             listen: self.listen.or(file.listen).unwrap_or(default),
             names: file.names.into_iter().chain(self.names.clone()).collect(),
             blobs: self.blobs.clone().or(file.blobs),
+            issuer_ca: self.issuer_ca.clone().or(file.issuer_ca),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The token endpoint: client credentials in, an access token out.
+//! The token endpoint: client credentials in (a secret or an assertion), an access token out.
 //!
 //! Refusals carry Entra's AADSTS numbers. Secrets are compared by `access`; this module never logs a form.
 
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 use wire::{AppId, ArmError, TenantId};
 
+use crate::assertions::{self, Presented};
 use crate::exchange::{Base, Reply};
 use crate::oauth::{AUDIENCES, OTHER_AUDIENCES, TokenVersion};
 use crate::state::Server;
@@ -176,7 +177,7 @@ async fn issue(
     let Some(tenant) = find_tenant(server, tenant_text).await? else {
         return Err(unknown_tenant(tenant_text).into());
     };
-    let (client, secret) = credentials(&form, authorization)?;
+    let (client, proof) = credentials(&form, authorization)?;
     let audience = audience(&form, version, base)?;
     let unknown_app = || {
         Refusal::bad(
@@ -192,24 +193,31 @@ async fn issue(
     let Some(principal) = principal else {
         return Err(unknown_app().into());
     };
-    let Some(secret) = secret else {
-        return Err(Refusal::client(
-            7000216,
-            "'client_assertion', 'client_secret' or 'request' is required for the \
-             'client_credentials' grant type."
-                .into(),
-        )
-        .into());
-    };
-    if !server.secret_fits(app, secret).await? {
-        return Err(Refusal::client(
-            7000215,
-            format!(
-                "Invalid client secret provided. Ensure the secret being sent in the request is the \
-                 client secret value, not the client secret ID, for a secret added to app '{client}'."
-            ),
-        )
-        .into());
+    match proof {
+        Proof::None => {
+            let message = "'client_assertion', 'client_secret' or 'request' is required for the \
+                           'client_credentials' grant type.";
+            return Err(Refusal::client(7_000_216, message.into()).into());
+        }
+        Proof::Secret(secret) => {
+            if !server.secret_fits(app, secret).await? {
+                return Err(wrong_secret(&client).into());
+            }
+        }
+        Proof::Assertion { kind, assertion } => {
+            let presented = Presented {
+                kind: &kind,
+                assertion: &assertion,
+                tenant,
+                app,
+                resource: &audience,
+            };
+            if let assertions::Outcome::Refused(refused) =
+                assertions::check(server, base, &presented).await?
+            {
+                return Err(Refusal::client(refused.code, refused.message).into());
+            }
+        }
     }
     let identity = Identity {
         tenant,
@@ -228,11 +236,25 @@ pub async fn find_tenant(server: &Server, text: &str) -> Result<Option<TenantId>
     }
 }
 
-/// Client id and secret, from the form or from a Basic header.
-fn credentials(
-    form: &Form,
-    authorization: Option<&str>,
-) -> Result<(String, Option<SecretString>), Refusal> {
+fn wrong_secret(client: &str) -> Refusal {
+    Refusal::client(
+        7_000_215,
+        format!(
+            "Invalid client secret provided. Ensure the secret being sent in the request is the \
+             client secret value, not the client secret ID, for a secret added to app '{client}'."
+        ),
+    )
+}
+
+/// What a client proves itself with.
+enum Proof {
+    None,
+    Secret(SecretString),
+    Assertion { kind: String, assertion: String },
+}
+
+/// Client id and proof, from the form or from a Basic header.
+fn credentials(form: &Form, authorization: Option<&str>) -> Result<(String, Proof), Refusal> {
     let basic = authorization
         .and_then(|value| value.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"))
@@ -244,10 +266,26 @@ fn credentials(
                 .decode_utf8_lossy()
                 .into_owned()
         };
-        return Ok((decode(client), Some(SecretString::from(decode(secret)))));
+        let secret = SecretString::from(decode(secret));
+        return Ok((decode(client), Proof::Secret(secret)));
     }
     let client = form.need("client_id")?.to_string();
-    Ok((client, form.get("client_secret").map(SecretString::from)))
+    let proof = match (form.get("client_secret"), form.get("client_assertion")) {
+        (None, None) => Proof::None,
+        (Some(secret), None) => Proof::Secret(SecretString::from(secret)),
+        (None, Some(assertion)) => Proof::Assertion {
+            kind: form.need("client_assertion_type")?.to_string(),
+            assertion: assertion.to_string(),
+        },
+        (Some(_), Some(_)) => {
+            return Err(Refusal::bad(
+                "invalid_request",
+                90_023,
+                "Either 'client_secret' or 'client_assertion' is presented, not both.".into(),
+            ));
+        }
+    };
+    Ok((client, proof))
 }
 
 /// What the token is for. `/.default` is taken off exactly once: an id may itself end in a slash.

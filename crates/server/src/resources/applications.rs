@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use access::ClientSecret;
-use catalog::{Audience, Draft, Record, StoredSecret};
+use catalog::{Audience, CatalogError, Draft, Precondition, Record, StoredSecret};
+use http::StatusCode;
 use jiff::{Timestamp, ToSpan as _};
 use serde_json::{Value, json};
 use uuid::Uuid;
-use wire::{AppId, ArmError, PrincipalId};
+use wire::{AppId, ArmError, ErrorCode, PrincipalId};
 
 use super::tenancy::{check_name, display_name};
-use super::{Reply, delete, find, list, present, properties, put_reply, show, store};
+use super::{Reply, find, list, present, properties, put_reply, show, store};
 use crate::body::{ResourceBody, wrong_type};
 use crate::errors;
 use crate::operation::Call;
@@ -65,8 +66,18 @@ pub async fn get(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     show(&server, &call).await
 }
 
+/// With an application go its secrets, its other credentials, and what other tenants had consented to.
 pub async fn remove(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
-    delete(&server, &call).await
+    let Some(old) = find(&server, &call).await? else {
+        return Ok(Reply::no_content());
+    };
+    call.preconditions.check(Some(&old))?;
+    let etag = Precondition::Match(old.etag);
+    match server.catalog.delete_tree(&call.permit, etag).await {
+        Ok(_) => Ok(Reply::new(StatusCode::OK, None)),
+        Err(CatalogError::NotFound { .. }) => Ok(Reply::no_content()),
+        Err(error) => Err(errors::catalog(error)),
+    }
 }
 
 pub async fn all(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
@@ -112,6 +123,42 @@ pub async fn add_password(server: Arc<Server>, call: Call) -> Result<Reply, ArmE
         "startDateTime": now.to_string(),
         "endDateTime": expires_at.to_string(),
     })))
+}
+
+/// The secrets of an application without what is secret in them, expired ones too.
+pub async fn list_passwords(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    let secrets = server.auth.secrets_of(&call.permit).await;
+    let secrets = secrets.map_err(errors::catalog)?;
+    let shown: Vec<Value> = secrets
+        .iter()
+        .map(|secret| {
+            json!({
+                "keyId": secret.id.to_string(),
+                "displayName": secret.name,
+                "hint": secret.hint,
+                "startDateTime": secret.made_at.to_string(),
+                "endDateTime": secret.expires_at.to_string(),
+            })
+        })
+        .collect();
+    Ok(Reply::ok(json!({ "value": shown })))
+}
+
+/// A secret that is removed signs in no more; tokens that it gave live to their end.
+pub async fn remove_password(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    let key = call.body.get("keyId").and_then(Value::as_str);
+    let key = key.and_then(|key| Uuid::try_parse(key).ok());
+    let Some(key) = key else {
+        return Err(errors::invalid("keyId", "The id of a secret is expected."));
+    };
+    let removed = server.auth.remove_secret(&call.permit, key).await;
+    match removed.map_err(errors::catalog)? {
+        true => Ok(Reply::no_content()),
+        false => Err(ArmError::new(
+            ErrorCode::NotFound,
+            format!("The application has no secret '{key}'."),
+        )),
+    }
 }
 
 fn expiry(body: &Value, now: Timestamp) -> Result<Timestamp, ArmError> {

@@ -5,6 +5,7 @@
 pub mod applications;
 pub mod bits;
 pub mod consents;
+pub mod credentials;
 pub mod disks;
 pub mod everything;
 pub mod galleries;

@@ -1,5 +1,6 @@
 //! The server over a real TLS connection, with a factory of fakes behind it.
 
+mod assertions;
 mod bits;
 mod fake;
 mod galleries;

@@ -82,7 +82,12 @@ impl Site {
     }
 
     pub async fn start_in(data: &Path) -> Site {
-        let running = try_start(data).await.unwrap();
+        Site::around(try_start(data).await.unwrap()).await
+    }
+
+    /// A client of a server that is there.
+    pub async fn around(running: Running) -> Site {
+        let data = running.data.clone();
         let ca = Certificate::from_pem(running.ca.as_bytes()).unwrap();
         let client = Client::builder().tls_certs_only([ca]).build().unwrap();
         let admin = std::fs::read(data.join("admin.json")).unwrap();
