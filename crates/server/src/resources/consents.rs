@@ -27,7 +27,10 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     if let Some(old) = &old {
         let kept = properties(old);
         if kept.get("appId") == Some(&json!(app)) {
-            return Ok(Reply::ok(present(old)));
+            let mut draft = Draft::from_resource(old.clone());
+            draft.tags = body.tags;
+            let put = store(&server, &call, Some(old), draft).await?;
+            return Ok(put_reply(&put));
         }
         return Err(errors::conflict(
             "The application of a service principal does not change: delete it and make another.",
