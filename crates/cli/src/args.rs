@@ -1,5 +1,7 @@
 //! The client commands' arguments: clap types and their help, nothing else.
 
+pub mod app;
+
 use camino::Utf8PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -81,6 +83,10 @@ The promotion goes on when this command stops; where it waits for approval, `bul
     /// Promotions under way and past
     #[command(subcommand)]
     Promotion(Promotion),
+
+    /// Applications and the secrets that they sign in with
+    #[command(subcommand)]
+    App(app::App),
 
     /// Machines deployed from images
     #[command(subcommand)]

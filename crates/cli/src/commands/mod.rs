@@ -1,5 +1,6 @@
 //! The commands: each turns its arguments into requests and the answers into output.
 
+mod app;
 mod build;
 mod env;
 mod factory;
@@ -56,6 +57,7 @@ async fn dispatch(global: &Global, command: Command, io: &mut Io) -> Result<Exit
         Command::Version(args) => image::versions(&connect(global, io)?, args, io).await,
         Command::Promote(args) => promotion::promote(&connect(global, io)?, &args, io).await,
         Command::Promotion(args) => promotion::run(&connect(global, io)?, args, io).await,
+        Command::App(args) => app::run(&connect(global, io)?, args, io).await,
         Command::Vm(args) => {
             let profile = profile::path(io, global.profile.as_deref());
             vm::run(&connect(global, io)?, args, &profile, io).await

@@ -41,6 +41,13 @@ pub fn bodies(found: Vec<Found>) -> Vec<Value> {
     found.into_iter().map(|found| found.body).collect()
 }
 
+/// A tenant; one that cannot be looked at is called by its id.
+#[derive(Debug, Clone)]
+pub struct Tenant {
+    pub id: TenantId,
+    pub name: String,
+}
+
 #[derive(Debug, Clone)]
 pub struct Subscription {
     pub tenant: TenantId,
@@ -213,7 +220,7 @@ impl<'a> Finder<'a> {
     }
 
     /// The subscription that was named, or all that are visible.
-    async fn in_scope(&self) -> Result<Vec<Subscription>, CliError> {
+    pub async fn in_scope(&self) -> Result<Vec<Subscription>, CliError> {
         let mut all = self.subscriptions().await?;
         let Some(wanted) = self.scope.subscription.as_deref() else {
             if all.is_empty() {
@@ -243,30 +250,34 @@ impl<'a> Finder<'a> {
         }
     }
 
-    /// Subscriptions of the profile's tenant and of every tenant that it can sign in to.
-    pub async fn subscriptions(&self) -> Result<Vec<Subscription>, CliError> {
-        let mut tenants = vec![self.client.home()];
+    /// The profile's tenant, and those that it can see beside it.
+    pub async fn tenants(&self) -> Result<Vec<Tenant>, CliError> {
+        let home = self.client.home();
         let path = format!(
             "/providers/Bullion.Factory/tenants?api-version={}",
             api::BULLION
         );
-        match self
-            .client
-            .list("list tenants", self.client.home(), &path)
-            .await
-        {
-            Ok(items) => tenants.extend(items.iter().take(TENANTS_MAX).filter_map(|item| {
-                item.pointer("/properties/tenantId")?
-                    .as_str()?
-                    .parse::<TenantId>()
-                    .ok()
-            })),
+        let mut tenants: Vec<Tenant> = match self.client.list("list tenants", home, &path).await {
+            Ok(items) => items
+                .iter()
+                .take(TENANTS_MAX)
+                .filter_map(tenant_of)
+                .collect(),
             // An application of an ordinary tenant may not list tenants; its own is enough.
-            Err(CliError::Arm { .. }) => {}
+            Err(CliError::Arm { .. }) => Vec::new(),
             Err(error) => return Err(error),
+        };
+        if tenants.iter().all(|known| known.id != home) {
+            let name = home.to_string();
+            tenants.push(Tenant { id: home, name });
         }
-        tenants.sort();
-        tenants.dedup();
+        tenants.sort_by_key(|known| known.id);
+        Ok(tenants)
+    }
+
+    /// Subscriptions of the profile's tenant and of every tenant that it can sign in to.
+    pub async fn subscriptions(&self) -> Result<Vec<Subscription>, CliError> {
+        let tenants = self.tenants().await?.into_iter().map(|known| known.id);
         let mut all = Vec::new();
         for tenant in tenants {
             let path = format!("/subscriptions?api-version={}", api::SUBSCRIPTIONS);
@@ -348,6 +359,17 @@ fn names(ids: &[Located]) -> String {
         shown.push("…".into());
     }
     shown.join(", ")
+}
+
+fn tenant_of(item: &Value) -> Option<Tenant> {
+    Some(Tenant {
+        id: item
+            .pointer("/properties/tenantId")?
+            .as_str()?
+            .parse()
+            .ok()?,
+        name: item.get("name")?.as_str()?.to_owned(),
+    })
 }
 
 pub fn id_of(item: &Value) -> Option<ResourceId> {

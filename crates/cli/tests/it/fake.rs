@@ -18,6 +18,8 @@ use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 pub const HOME: &str = "00000000-0000-4000-8000-00000000a000";
 pub const ENG: &str = "00000000-0000-4000-8000-00000000a001";
 pub const SECRET: &str = "a secret";
+/// The id of the secret of every application.
+pub const KEY: &str = "00000000-0000-4000-8000-00000000k001";
 /// Items of one page of a list; small, so that every test pages.
 const PAGE: usize = 2;
 /// Looks at an operation before it has ended.
@@ -464,6 +466,16 @@ fn post(state: &mut State, path: &str, bytes: &[u8]) -> Reply {
             ),
             _ => reply(200, found),
         };
+    }
+    let key = json!({ "keyId": KEY, "displayName": "laptop", "hint": "a s", "startDateTime": "2026-11-21T04:00:00Z", "endDateTime": "2027-11-21T04:00:00Z" });
+    match path.rsplit('/').next() {
+        Some("addPassword") => {
+            let mut made = key;
+            made["secretText"] = SECRET.into();
+            return reply(200, made);
+        }
+        Some("listPasswords") => return reply(200, json!({ "value": [key] })),
+        _ => {}
     }
     if path.ends_with("/run") {
         if state.busy {

@@ -1,5 +1,6 @@
 //! The commands as a user meets them: command line in; exit code, stdout and stderr out.
 
+mod applications;
 mod bad_input;
 mod commands;
 mod fake;
