@@ -54,6 +54,48 @@ impl Installation {
     }
 
     pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// A server that stops for good once its jobs come to a place, such as `promote:AfterAction(3)`.
+    pub fn start_to_halt_at(&mut self, place: &str) {
+        let told = self.beside("halted");
+        let _ = std::fs::remove_file(&told);
+        let told = told.to_string_lossy();
+        self.start_with(&[("BULLION_HALT_AT", place), ("BULLION_HALT_FILE", &told)]);
+    }
+
+    /// Kills the server once it has come to the place.
+    pub fn kill_at_halt(&mut self, deadline: Duration) {
+        let told = self.beside("halted");
+        wait_for("the server to come to its place", deadline, || {
+            told.exists().then_some(())
+        });
+        self.kill();
+        self.wait_for_programs();
+    }
+
+    /// The folder of a region's stores goes where nothing finds it, as when what it is on is not there.
+    pub fn unplug_region(&self, region: &str) {
+        let folder = self.data().join("regions").join(region);
+        std::fs::rename(&folder, self.beside(region)).expect("cannot move a folder");
+        std::fs::write(&folder, "").expect("cannot write a file");
+    }
+
+    pub fn plug_region_in(&self, region: &str) {
+        let folder = self.data().join("regions").join(region);
+        std::fs::remove_file(&folder).expect("cannot remove a file");
+        std::fs::rename(self.beside(region), &folder).expect("cannot move a folder");
+    }
+
+    /// What a killed server had started ends by itself.
+    pub fn wait_for_programs(&self) {
+        wait_for("what the server had started to end", GONE_DEADLINE, || {
+            self.programs().is_empty().then_some(())
+        });
+    }
+
+    fn start_with(&mut self, environment: &[(&str, &str)]) {
         assert!(self.server.is_none(), "it runs already");
         let log = std::fs::File::options()
             .create(true)
@@ -63,6 +105,7 @@ impl Installation {
         let mut child = command()
             .args(["serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(self.data())
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("cannot share the log"))
             .stderr(log)
@@ -112,9 +155,14 @@ impl Installation {
     }
 
     pub fn run(&self, args: &[&str]) -> Said {
+        self.run_as("profile.json", args)
+    }
+
+    /// As whoever the profile beside the data folder is of.
+    pub fn run_as(&self, profile: &str, args: &[&str]) -> Said {
         let output = command()
             .args(args)
-            .env("BULLION_PROFILE", self.beside("profile.json"))
+            .env("BULLION_PROFILE", self.beside(profile))
             .stdin(Stdio::null())
             .output()
             .expect("cannot start the program");

@@ -17,7 +17,7 @@ use super::record::{self, Record};
 use super::{PROMOTION_TYPE, PROMOTION_WRITE, Promote, PromoteInput, decide};
 use crate::factory::Factory;
 
-const PERIOD: Duration = Duration::from_secs(60);
+const PERIOD: Duration = Duration::from_secs(15);
 /// Pages of promotions of one tenant in one pass.
 const PAGES_MAX: usize = 100;
 

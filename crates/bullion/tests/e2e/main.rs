@@ -4,6 +4,8 @@
 // A test starts programs as a user does, and says why it failed.
 #![allow(clippy::disallowed_methods, clippy::print_stderr)]
 
+mod promotion;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::time::Duration;
@@ -12,9 +14,9 @@ use serde_json::Value;
 use support::{Installation, copy_example, edit, wait_for};
 
 const TEMPLATE: &str = "golden-debian";
-const IMAGE: &str = "golden/debian-12";
+pub const IMAGE: &str = "golden/debian-12";
 /// Bootstrapping a Debian, and booting it in an emulator on a busy machine of two cores.
-const STAGE_DEADLINE: Duration = Duration::from_secs(1200);
+pub const STAGE_DEADLINE: Duration = Duration::from_secs(1200);
 /// A check that cannot pass, put first.
 const FAILING_CHECK: &str = "validate:
   - type: Shell
@@ -36,7 +38,12 @@ fn an_image_is_finished_through_kills_and_a_failing_check() {
     edit(&recipe, FAILING_CHECK, "validate:\n");
     let digest = the_next_run_goes_on_from_the_failed_step(&installation);
     building_again_finds_everything(&installation, &digest);
+    promotion::goes_through_every_kill(&mut installation, &digest);
+    promotion::stops_without_consent(&installation);
+    promotion::waits_for_somebody_else(&mut installation);
+    let approved = promotion::waits_for_a_region(&mut installation);
     a_machine_outlives_its_server(&mut installation);
+    approved.is_finished(&installation, &digest);
     installation.stop();
     installation.wait_for_quiet();
 }
@@ -163,7 +170,11 @@ fn tattooed_version(installation: &Installation) -> String {
 }
 
 fn versions(installation: &Installation) -> Vec<String> {
-    let versions = installation.json(&["version", "list", IMAGE]);
+    versions_of(installation, IMAGE)
+}
+
+pub fn versions_of(installation: &Installation, image: &str) -> Vec<String> {
+    let versions = installation.json(&["version", "list", image]);
     list(&versions)
         .map(|version| version["name"].as_str().unwrap_or_default().to_owned())
         .collect()
@@ -183,6 +194,6 @@ fn named_by_inputs<'a>(run: &'a Value, stage: &str) -> Vec<&'a Value> {
         .collect()
 }
 
-fn list(value: &Value) -> impl Iterator<Item = &Value> {
+pub fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
