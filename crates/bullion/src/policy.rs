@@ -8,10 +8,12 @@ use std::sync::Arc;
 use ::policy::case::{self, Library, Outcome};
 use ::policy::{Aliases, Compiled, compile, json as documents};
 use clap::Subcommand;
+use cli::args::compliance::WhatIf;
 use cli::io::{Format, Io};
 use serde_json::{Value, json};
 
 use crate::offline::Failure;
+use crate::policy_files;
 
 /// Deepest folder that is looked into.
 const FOLDERS_MAX: usize = 32;
@@ -56,10 +58,24 @@ pub enum PolicyCommand {
         #[arg(long, value_name = "FILE")]
         aliases: Option<PathBuf>,
     },
+    /// Ask the server what a policy would find before it is assigned, or what the assigned ones would say of a resource
+    #[command(after_help = "Examples:
+  bullion policy what-if deny-old-images.json --parameters '{\"maximumAgeInDays\": 30}'
+  bullion policy what-if golden-images.json --parameters @values.json --subscription production
+  bullion policy what-if --resource web-2.json
+
+Nothing is stored. Exit code: 1 if the resource would be denied")]
+    WhatIf(policy_files::Ask),
+    /// Tables of aliases
+    #[command(subcommand)]
+    Aliases(policy_files::Aliases),
 }
 
-pub fn run(command: PolicyCommand, io: &mut Io) -> Result<(), Failure> {
-    match command {
+/// Does it, or answers the question that only a server can.
+pub fn run(command: PolicyCommand, io: &mut Io) -> Result<Option<WhatIf>, Failure> {
+    let done = match command {
+        PolicyCommand::WhatIf(ask) => return policy_files::question(ask).map(Some),
+        PolicyCommand::Aliases(command) => policy_files::aliases(&command, io),
         PolicyCommand::Check { paths, aliases } => {
             let aliases = table(aliases.as_deref())?;
             check(&files(&paths)?, &aliases, io)
@@ -76,7 +92,8 @@ pub fn run(command: PolicyCommand, io: &mut Io) -> Result<(), Failure> {
             };
             test(&files(&paths)?, &library, &aliases, io)
         }
-    }
+    };
+    done.map(|()| None)
 }
 
 fn read(path: &Path, limit: u64) -> Result<String, Failure> {

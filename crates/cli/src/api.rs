@@ -13,6 +13,9 @@ pub const AUTHORIZATION: &str = "2022-04-01";
 /// Policy definitions, initiatives and assignments.
 pub const POLICY: &str = "2025-01-01";
 
+/// States of policies.
+pub const POLICY_INSIGHTS: &str = "2019-10-01";
+
 /// The version that a resource of this type is read and written with.
 pub fn version_of(id: &ResourceId) -> &'static str {
     let kind = id.resource_type();

@@ -2,6 +2,8 @@
 
 pub mod app;
 
+pub mod compliance;
+
 use camino::Utf8PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -91,6 +93,14 @@ The promotion goes on when this command stops; where it waits for approval, `bul
     /// Machines deployed from images
     #[command(subcommand)]
     Vm(Vm),
+
+    /// Whether resources follow the policies that are assigned to them, and why not
+    #[command(subcommand)]
+    Compliance(compliance::Compliance),
+
+    /// What `policy what-if` asks, read from its files by the program.
+    #[command(skip)]
+    WhatIf(compliance::WhatIf),
 
     /// One request to the server, with the profile's sign-in
     #[command(after_help = "Examples:

@@ -55,39 +55,26 @@ pub struct Explanation {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PolicyExplanation {
-    pub assignment: Named,
-    pub definition: Named,
-    pub reference: Option<String>,
-    pub effect: Option<String>,
-    pub compliance_state: Option<String>,
+    pub policy_assignment_id: String,
+    pub policy_assignment_display_name: String,
+    pub policy_assignment_scope: String,
+    pub policy_definition_id: String,
+    pub policy_definition_display_name: String,
+    /// Of a member of an initiative.
+    pub policy_definition_reference_id: Option<String>,
+    pub policy_set_definition_display_name: Option<String>,
+    pub effect: String,
+    /// Without it requests are never refused.
+    pub enforced: bool,
+    pub compliance_state: String,
     /// RFC 3339.
-    pub since: Option<String>,
+    pub since: String,
     pub reason: Option<String>,
     /// What the assignment says to whoever it concerns.
     pub message: Option<String>,
     pub evaluated_expressions: Vec<EvaluatedExpression>,
     /// What would make it compliant, each on its own.
     pub fixes: Vec<String>,
-    pub error: Option<String>,
-}
-
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Named {
-    pub id: String,
-    pub name: String,
-    pub display_name: Option<String>,
-    pub scope: Option<String>,
-}
-
-impl Named {
-    /// What people call it.
-    pub fn shown(&self) -> &str {
-        match &self.display_name {
-            Some(name) if !name.is_empty() => name,
-            _ => &self.name,
-        }
-    }
 }
 
 /// One condition and what it saw, with Azure's names.
@@ -100,4 +87,6 @@ pub struct EvaluatedExpression {
     pub expression_value: Value,
     pub target_value: Value,
     pub operator: Option<String>,
+    /// Whether the state is what it is because of this one.
+    pub decided: bool,
 }

@@ -2,6 +2,7 @@
 
 mod app;
 mod build;
+mod compliance;
 mod env;
 mod factory;
 mod follow;
@@ -11,6 +12,7 @@ mod promotion;
 mod rest;
 mod scope;
 mod vm;
+mod what_if;
 
 use crate::args::{Command, Global};
 use crate::client::Client;
@@ -62,6 +64,8 @@ async fn dispatch(global: &Global, command: Command, io: &mut Io) -> Result<Exit
             let profile = profile::path(io, global.profile.as_deref());
             vm::run(&connect(global, io)?, args, &profile, io).await
         }
+        Command::Compliance(args) => compliance::run(&connect(global, io)?, args, io).await,
+        Command::WhatIf(args) => what_if::run(&connect(global, io)?, &args, io).await,
         Command::Rest(args) => rest::run(&connect(global, io)?, &args, io).await,
         Command::Env(args) => env::run(global, &args, io).await,
     }
