@@ -169,5 +169,5 @@ fn explain(
 /// The effect on this resource, which an assignment may override.
 pub(crate) fn effect_of(unit: &Unit, verdict: &policy::verdict::Verdict) -> String {
     let own = verdict.effect.map(|effect| effect.name().to_owned());
-    own.unwrap_or_else(|| unit.effect())
+    own.unwrap_or_else(|| unit.effect.clone())
 }

@@ -40,3 +40,6 @@ pub use policy::verdict::State;
 pub use records::{StatePage, StateQuery, StateRecord};
 pub use summary::{AssignmentSummary, Count, DefinitionSummary, GroupSummary, Results, Summary};
 pub use what_if::{Forecast, ForecastDecision, ForecastRecord, WhatIf};
+
+#[cfg(test)]
+mod tests;

@@ -139,6 +139,8 @@ pub(crate) struct Unit {
     pub broken: Option<String>,
     pub parameters: Map<String, Value>,
     pub existence: Option<Existence>,
+    /// The effect that assignment and parameters give, as far as it is the same for all resources.
+    pub effect: String,
     /// What `policy()` answers.
     context: Value,
     /// Everything that the states depend on but the resources, exemptions and attestations.
@@ -176,6 +178,7 @@ impl Unit {
             broken: None,
             parameters: Map::new(),
             existence: None,
+            effect: String::new(),
             context: json!({
                 "assignmentId": assignment.id.to_string(),
                 "definitionId": definition.id,
@@ -213,6 +216,7 @@ impl Unit {
                 return self;
             }
         }
+        self.effect = self.usual_effect(compiled);
         if let Some(existence) = &compiled.then.existence {
             let nothing = surroundings(Timestamp::UNIX_EPOCH, self.context.clone());
             match evaluate(&existence.kind, &self.parameters, &nothing) {
@@ -229,6 +233,18 @@ impl Unit {
         self
     }
 
+    fn usual_effect(&self, definition: &Definition) -> String {
+        let (assignment, reference) = (&self.assignment.value, self.reference.as_deref());
+        if let Some(own) = policy::scope::overridden(assignment, &Value::Null, reference) {
+            return own.to_ascii_lowercase();
+        }
+        let around = surroundings(Timestamp::UNIX_EPOCH, self.context.clone());
+        match evaluate(&definition.then.effect, &self.parameters, &around) {
+            Ok(Value::String(name)) => name.to_ascii_lowercase(),
+            _ => String::new(),
+        }
+    }
+
     pub fn compiled(&self) -> Option<&Definition> {
         self.definition.definition().ok()
     }
@@ -243,18 +259,6 @@ impl Unit {
     pub fn forbids_actions(&self) -> bool {
         let then = self.compiled().map(|definition| &definition.then);
         then.is_some_and(|then| then.actions.is_some())
-    }
-
-    /// The effect that the parameters give, if they do.
-    pub fn effect(&self) -> String {
-        let Some(definition) = self.compiled() else {
-            return String::new();
-        };
-        let around = surroundings(Timestamp::UNIX_EPOCH, self.context.clone());
-        let name = evaluate(&definition.then.effect, &self.parameters, &around);
-        name.ok()
-            .and_then(|name| name.as_str().map(str::to_owned))
-            .unwrap_or_default()
     }
 
     pub fn enforced(&self) -> bool {

@@ -1,6 +1,7 @@
 //! One piece of the reconciler's work, in one tenant: resources are read, judged, and what that changes is written,
 //! first to the database and then to memory.
 
+use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use access::{Action, Permit, SystemReason};
@@ -34,6 +35,8 @@ pub(crate) struct Work<'a> {
     board: Arc<RwLock<Board>>,
     look: Look<'a>,
     now: Timestamp,
+    /// Judged by everything that reaches them.
+    done: HashSet<ResourceId>,
 }
 
 /// A resource with those who judge it.
@@ -109,6 +112,7 @@ impl<'a> Work<'a> {
             policies,
             board,
             look,
+            done: HashSet::new(),
         }
     }
 
@@ -132,6 +136,8 @@ impl<'a> Work<'a> {
             }
             self.judge(found).await?;
             self.gone(&gone).await?;
+            let whole = batch.iter().filter(|(_, which)| *which == Which::All);
+            self.done.extend(whole.map(|(id, _)| id.clone()));
         }
         for (scope, which) in &touched.scopes {
             self.walk(scope, which).await?;
@@ -180,6 +186,9 @@ impl<'a> Work<'a> {
             }
             let units = judges(&self.policies, &resource.id, &which);
             let whole = which == Which::All;
+            if !whole && self.done.contains(&resource.id) {
+                continue;
+            }
             let known = whole && self.read(|board| board.entries(&resource.id).next().is_some());
             if units.is_empty() && !known {
                 continue;

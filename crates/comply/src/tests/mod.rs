@@ -1,0 +1,8 @@
+//! The engine on a catalog in memory: what a write decides, and what states follow.
+
+mod deciding;
+mod faults;
+mod images;
+mod states;
+mod supposing;
+mod world;
