@@ -1,7 +1,6 @@
 //! The client commands' arguments: clap types and their help, nothing else.
 
 pub mod app;
-
 pub mod compliance;
 
 use camino::Utf8PathBuf;
