@@ -52,6 +52,14 @@ impl Client {
         }
     }
 
+    /// The same program with the profile of somebody else.
+    pub fn signed_in_as(&self, profile: &Path) -> Self {
+        Self {
+            binary: self.binary.clone(),
+            profile: profile.to_owned(),
+        }
+    }
+
     /// A command that must succeed; its answer is JSON.
     pub fn json(&self, args: &[&str], step: &Step) -> Result<Value> {
         let finished = self.run(args, step)?;

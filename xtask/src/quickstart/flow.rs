@@ -6,9 +6,11 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::client::{Client, Plan};
+use super::machine::{self, Wanted};
 use super::place::Place;
-use super::report::{self, Build, Machine};
-use super::server;
+use super::promotion::{self, Arrival};
+use super::report::{self, Build, Report};
+use super::{server, verdict};
 use crate::progress::Step;
 use crate::{interrupt, workspace};
 
@@ -16,8 +18,20 @@ use crate::{interrupt, workspace};
 const EXAMPLE: &str = "examples/golden-debian";
 const TEMPLATE: &str = "golden-debian";
 const IMAGE: &str = "golden/debian-12";
-const SECOND_REGION: &str = "south";
-const MACHINE: &str = "web-1";
+/// A machine from the latest version that was built, in the second region.
+const WEB: Wanted = Wanted {
+    name: "web-1",
+    image: IMAGE,
+    region: "south",
+    group: "images",
+};
+/// A machine of production, from the first version that got there; it is what the policy is about.
+const SHOP: Wanted = Wanted {
+    name: "shop-1",
+    image: "golden_prod/debian-12/1.0.0",
+    region: "west",
+    group: "web",
+};
 /// The file that is changed for the second version, and what is added to it.
 const CHANGED_FILE: &str = "files/issue.net";
 const ADDED_LINE: &str = "Questions: platform-team@example.com\n";
@@ -32,15 +46,60 @@ pub fn run(place: &Place, binary: PathBuf) -> Result<()> {
     finish_earlier_run(&client)?;
     apply(&client, &example, "apply")?;
     let first = build(&client, "first version")?;
-    let machine = deploy(&client)?;
+    let began = reject(&client, place, &example, &first.version)?;
+    let machine = machine::finish(&client, &WEB, began)?;
+    let mut arrivals = promote(&client, place, &first.version)?;
+    let began = machine::begin(&client, &SHOP)?;
     let changed = change_one_file(place, &example)?;
     apply(&client, &changed, "apply the change")?;
     let second = build(&client, "second version")?;
-    report::print(&client, &running, place, &[first, second], &machine);
+    let shop = machine::finish(&client, &SHOP, Some(began))?;
+    let before = verdict::before(&client, &SHOP)?;
+    arrivals.extend(promote(&client, place, &second.version)?);
+    let after = verdict::after(&client, &SHOP, &second.version)?;
+    let report = Report {
+        builds: &[first, second],
+        arrivals: &arrivals,
+        machines: &[machine, shop],
+        verdicts: &[before, after],
+    };
+    report::print(&client, &running, place, &report);
     Ok(())
 }
 
-/// Deletes the machine and stops the server; images, caches and the catalog stay.
+/// An attempt that a check of the stage `test` rejects, and the check as it should be again. Where that was done, it is
+/// left out. A machine of the same version boots beside it, if there is memory for both.
+fn reject(
+    client: &Client,
+    place: &Place,
+    example: &Path,
+    version: &str,
+) -> Result<Option<machine::Begun>> {
+    let known = promotion::known(client, promotion::TEST, version);
+    if known.is_some_and(|known| known["properties"]["state"] == "Succeeded") {
+        return Ok(None);
+    }
+    stop_if_interrupted()?;
+    let stricter = promotion::stricter(example, place)?;
+    apply(client, &stricter, "apply a check that fails")?;
+    let began = machine::begin(client, &WEB)?;
+    promotion::is_rejected(client, promotion::TEST, version)?;
+    apply(client, example, "apply the check as it was")?;
+    Ok(Some(began))
+}
+
+/// Through both stages.
+fn promote(client: &Client, place: &Place, version: &str) -> Result<Vec<Arrival>> {
+    [promotion::TEST, promotion::PROD]
+        .into_iter()
+        .map(|stage| {
+            stop_if_interrupted()?;
+            promotion::promote(client, place, stage, version)
+        })
+        .collect()
+}
+
+/// Deletes the machines and stops the server; images, caches and the catalog stay.
 pub fn stop(place: &Place, binary: Option<PathBuf>) -> Result<()> {
     let binary = match binary {
         Some(binary) => binary,
@@ -49,11 +108,9 @@ pub fn stop(place: &Place, binary: Option<PathBuf>) -> Result<()> {
     // Through the server, so that the catalog knows. Where that cannot be, stopping its process has to do.
     if server::running(place).is_some() && binary.is_file() && place.profile().is_file() {
         let client = Client::known(place, binary);
-        let step = Step::begin(format!("delete machine {MACHINE}"));
-        match client.json(&["vm", "delete", MACHINE, "--yes"], &step) {
-            Ok(_) => step.done("the next quickstart makes it again"),
-            Err(_) => step.done("there was none"),
-        };
+        for machine in [&WEB, &SHOP] {
+            machine::delete(&client, machine);
+        }
     }
     server::stop(place)
 }
@@ -141,69 +198,25 @@ fn build(client: &Client, name: &str) -> Result<Build> {
     }
 }
 
-/// A machine from the latest version, in the second region; it stays.
-fn deploy(client: &Client) -> Result<Machine> {
-    stop_if_interrupted()?;
-    let step = Step::begin(format!("machine {MACHINE} in {SECOND_REGION}"));
-    let machines = client.json(&["vm", "list"], &step)?;
-    let known = workspace::list(&machines)
-        .iter()
-        .any(|machine| machine["name"] == MACHINE);
-    let was_found = known && is_running(&client.json(&["vm", "show", MACHINE], &step)?);
-    if !was_found {
-        let made = make_machine(client, known, &step);
-        if let Err(error) = made {
-            step.failed("");
-            return Err(error);
-        }
-    }
-    let tattoo = client.json(&["vm", "tattoo", MACHINE], &step)?;
-    let machine = Machine::of_tattoo(MACHINE, SECOND_REGION, was_found, &tattoo);
-    step.done(&machine.in_a_word());
-    Ok(machine)
-}
-
-fn make_machine(client: &Client, known: bool, step: &Step) -> Result<()> {
-    if known {
-        // Its process is gone, as after a restart of this host: what it was is in the image.
-        client.json(&["vm", "delete", MACHINE, "--yes"], step)?;
-    }
-    let create = [
-        "vm",
-        "create",
-        MACHINE,
-        "--image",
-        IMAGE,
-        "--region",
-        SECOND_REGION,
-    ];
-    client.json(&create, step)?;
-    Ok(())
-}
-
-fn is_running(machine: &Value) -> bool {
-    let properties = &machine["properties"];
-    let statuses = workspace::list(&properties["instanceView"]["statuses"]);
-    statuses
-        .iter()
-        .any(|status| status["code"] == "PowerState/running")
-        || properties["bullion"]["powerState"]
-            .as_str()
-            .is_some_and(|state| state.eq_ignore_ascii_case("running"))
-}
-
 /// A copy of the example with one file changed: what a commit in the team's repository would be.
 fn change_one_file(place: &Place, example: &Path) -> Result<PathBuf> {
     let copy = place.changed_factory();
-    let mut left = MAX_EXAMPLE_FILES;
-    copy_folder(example, &copy, &mut left)?;
+    copy_example(example, &copy)?;
     let file = copy.join(CHANGED_FILE);
-    let text = std::fs::read_to_string(&file)
-        .with_context(|| format!("cannot read {}", file.display()))?;
-    std::fs::write(&file, text + ADDED_LINE)
-        .with_context(|| format!("cannot write {}", file.display()))?;
+    append(&file, ADDED_LINE)?;
     Step::begin("change").done(&format!("one line added to {}", file.display()));
     Ok(copy)
+}
+
+pub fn copy_example(from: &Path, to: &Path) -> Result<()> {
+    let mut left = MAX_EXAMPLE_FILES;
+    copy_folder(from, to, &mut left)
+}
+
+pub fn append(file: &Path, line: &str) -> Result<()> {
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    std::fs::write(file, text + line).with_context(|| format!("cannot write {}", file.display()))
 }
 
 fn copy_folder(from: &Path, to: &Path, left: &mut usize) -> Result<()> {
@@ -231,7 +244,7 @@ fn copy_folder(from: &Path, to: &Path, left: &mut usize) -> Result<()> {
     Ok(())
 }
 
-fn stop_if_interrupted() -> Result<()> {
+pub fn stop_if_interrupted() -> Result<()> {
     if interrupt::happened() {
         bail!("interrupted");
     }
@@ -241,18 +254,6 @@ fn stop_if_interrupted() -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_a_powered_machine_is_running() {
-        let check = |code: &str, expected: bool| {
-            let machine = serde_json::json!({"properties": {"instanceView": {"statuses": [
-                {"code": "ProvisioningState/succeeded"}, {"code": code}]}}});
-            assert_eq!(is_running(&machine), expected, "{code}");
-        };
-        check("PowerState/running", true);
-        check("PowerState/stopped", false);
-        assert!(!is_running(&Value::Null));
-    }
 
     #[test]
     fn only_a_run_that_goes_on_is_waited_for() {
@@ -277,9 +278,10 @@ mod tests {
                 text += &std::fs::read_to_string(path).unwrap();
             }
         }
-        for name in [TEMPLATE, SECOND_REGION]
+        let images = IMAGE.split('/').chain(SHOP.image.split('/').take(2));
+        for name in [TEMPLATE, WEB.region, WEB.group, SHOP.region, SHOP.group]
             .into_iter()
-            .chain(IMAGE.split('/'))
+            .chain(images)
         {
             assert!(
                 text.contains(&format!("name: {name}\n")),

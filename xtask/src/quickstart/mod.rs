@@ -3,10 +3,13 @@
 
 mod client;
 mod flow;
+mod machine;
 mod place;
+mod promotion;
 mod rehearsal;
 mod report;
 mod server;
+mod verdict;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,17 +24,19 @@ use crate::{interrupt, workspace};
 use place::Place;
 
 const HELP: &str = "\
-One image, from recipe to running machine
+One image, from recipe to production, and what a policy says of a machine
 
 Usage: cargo xtask quickstart [--data DIR] [--stop | --clean] [--binary FILE]
 
 Installs what is missing (apt-get; it says what and why), builds the release binary, starts a server, applies
-examples/golden-debian, builds, tests and publishes version 1.0.0, deploys a machine in the second region, changes one
-file and builds 1.0.1. The server and the machine keep running. Again on the same folder, everything is found.
+examples/golden-debian (three tenants: eng, test, prod), builds, tests and publishes version 1.0.0, deploys a machine in
+the second region, promotes the version to test (where a check rejects it once) and, approved by somebody else, to prod,
+deploys a machine there, changes one file and takes 1.0.1 the same way: the machine in prod is no longer compliant.
+The server and the machines keep running. Again on the same folder, everything is found.
 
 Options:
   --data DIR     where all of it lives (default: $XDG_DATA_HOME/bullion-quickstart, ~/.local/share/bullion-quickstart)
-  --stop         stop the server and the machine of that folder, keep images and caches
+  --stop         stop the server and the machines of that folder, keep images and caches
   --clean        the same, then delete the folder
   --binary FILE  use this `bullion` and install and build nothing
 

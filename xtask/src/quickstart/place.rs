@@ -100,6 +100,16 @@ impl Place {
         self.root.join("factory")
     }
 
+    /// The example with a check that fails.
+    pub fn stricter_factory(&self) -> PathBuf {
+        self.root.join("stricter-factory")
+    }
+
+    /// The profile of whoever releases to production.
+    pub fn approver(&self) -> PathBuf {
+        self.root.join("approver.json")
+    }
+
     pub fn needs_sudo(&self) -> bool {
         !self.runner.is_empty()
     }

@@ -7,7 +7,9 @@ use serde_json::Value;
 
 use super::client::Client;
 use super::place::Place;
+use super::promotion::{self, Arrival, PROD};
 use super::server::Running;
+use super::verdict::Verdict;
 use crate::workspace::{list, text};
 
 /// The stages in the order of the pipeline.
@@ -170,23 +172,37 @@ impl Machine {
     }
 }
 
-pub fn print(
-    client: &Client,
-    running: &Running,
-    place: &Place,
-    builds: &[Build],
-    machine: &Machine,
-) {
-    println!("\n{}", table(builds));
-    for build in builds {
-        println!("{:<7} {}", build.version, build.digest);
+/// All that a quickstart has to tell.
+pub struct Report<'a> {
+    pub builds: &'a [Build],
+    /// Each version at each stage after the first.
+    pub arrivals: &'a [Arrival],
+    pub machines: &'a [Machine],
+    /// On one machine, in order of time.
+    pub verdicts: &'a [Verdict],
+}
+
+pub fn print(client: &Client, running: &Running, place: &Place, report: &Report) {
+    println!("\n{}", table(report.builds));
+    println!("{}", promotions(report.builds, report.arrivals));
+    let released = report.arrivals.iter().find(|arrival| arrival.stage == PROD);
+    if let Some(released) = released {
+        println!(
+            "approved by somebody else, with\n  {}\n",
+            promotion::approval_command(client, place, &released.name)
+        );
     }
-    println!(
-        "machine {} in {}: {}",
-        machine.name,
-        machine.region,
-        machine.in_a_word()
-    );
+    for machine in report.machines {
+        println!(
+            "machine {} in {}: {}",
+            machine.name,
+            machine.region,
+            machine.in_a_word()
+        );
+    }
+    for verdict in report.verdicts {
+        println!("verdict {}: {}", verdict.machine, verdict.in_a_word());
+    }
     println!(
         "server  {} (pid {}), data in {}",
         running.url,
@@ -196,24 +212,36 @@ pub fn print(
     println!("\nNext:");
     println!("  export BULLION_PROFILE={}", client.profile().display());
     println!("  alias bullion={}", client.typed());
-    for command in next_commands(builds, machine, place) {
+    for command in next_commands(report, place) {
         println!("  {command}");
     }
     println!(
-        "\nThe server and the machine keep running; `cargo xtask quickstart --stop` stops them."
+        "\nThe server and the machines keep running; `cargo xtask quickstart --stop` stops them."
     );
 }
 
-fn next_commands(builds: &[Build], machine: &Machine, place: &Place) -> [String; 4] {
+fn next_commands(report: &Report, place: &Place) -> [String; 6] {
     // A machine's key belongs to the server's user.
     let sudo = if place.needs_sudo() { "sudo " } else { "" };
-    let run = builds.last().map_or("RUN", |build| build.run.as_str());
+    let run = report.builds.last();
+    let promotion = report.arrivals.last();
     [
         format!(
             "{sudo}$(bullion vm ssh {}) cat /etc/bullion-image",
-            machine.name
+            name_of(report.machines.first())
         ),
-        format!("bullion build log {run}"),
+        format!(
+            "bullion build log {}",
+            run.map_or("RUN", |build| build.run.as_str())
+        ),
+        format!(
+            "bullion promotion show {}",
+            promotion.map_or("PROMOTION", |arrival| arrival.name.as_str())
+        ),
+        format!(
+            "bullion compliance explain {}",
+            name_of(report.machines.last())
+        ),
         "eval \"$(bullion env az)\"".to_owned(),
         "az sig image-version list -g images -r golden -i debian-12 -o table".to_owned(),
     ]
@@ -256,6 +284,72 @@ fn table(builds: &[Build]) -> String {
     rows.push(row("copied to regions", &|build| bytes(build.bytes.moved)));
     rows.push(row("regions", &|build| build.regions.join(", ")));
     aligned(&rows)
+}
+
+fn name_of(machine: Option<&Machine>) -> &str {
+    machine.map_or("MACHINE", |machine| machine.name.as_str())
+}
+
+/// What happened to each version on its way, and the digest of its disk in every gallery.
+fn promotions(builds: &[Build], arrivals: &[Arrival]) -> String {
+    let of = |build: &Build, stage: &str| {
+        let mut at = arrivals.iter().filter(|arrival| arrival.stage == stage);
+        at.find(|arrival| arrival.version == build.version)
+    };
+    let mut stages: Vec<&str> = Vec::new();
+    for arrival in arrivals {
+        if !stages.contains(&arrival.stage.as_str()) {
+            stages.push(&arrival.stage);
+        }
+    }
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    let mut row = |name: String, cell: &dyn Fn(&Build) -> String| {
+        rows.push(
+            std::iter::once(name)
+                .chain(builds.iter().map(cell))
+                .collect(),
+        );
+    };
+    row("promotion".to_owned(), &|build| build.version.clone());
+    for stage in stages {
+        let cell = |build: &Build, tell: &dyn Fn(&Arrival) -> String| {
+            of(build, stage).map(tell).unwrap_or_default()
+        };
+        row(format!("{stage}: rejected"), &|build| {
+            cell(build, &|arrival| {
+                let rejected = arrival.rejected.as_ref();
+                rejected.map_or_else(|| "no".to_owned(), |rejected| rejected.in_a_word())
+            })
+        });
+        row(format!("{stage}: promoted"), &|build| {
+            cell(build, &Arrival::in_a_word)
+        });
+        row(format!("{stage}: copied"), &|build| {
+            cell(build, &|arrival| copied(&arrival.moved))
+        });
+    }
+    rows.retain(|row| {
+        row.iter()
+            .skip(1)
+            .any(|cell| !cell.is_empty() && cell != "no")
+    });
+    let mut text = aligned(&rows);
+    for build in builds {
+        let digests = [("eng", build.digest.as_str())].into_iter();
+        let there = arrivals.iter().filter(|at| at.version == build.version);
+        let digests = digests.chain(there.map(|at| (at.stage.as_str(), at.digest.as_str())));
+        for (stage, digest) in digests {
+            text += &format!("\n{:<7} {stage:<5} {digest}", build.version);
+        }
+    }
+    text
+}
+
+fn copied(moved: &[(String, u64)]) -> String {
+    let regions = moved
+        .iter()
+        .map(|(region, count)| format!("{} to {region}", bytes(*count)));
+    regions.collect::<Vec<_>>().join(", ")
 }
 
 fn aligned(rows: &[Vec<String>]) -> String {
@@ -333,6 +427,39 @@ mod tests {
         );
         assert!(table.contains("copied to regions   512 B"), "{table}");
         assert!(table.contains("61.2 s"), "{table}");
+    }
+
+    #[test]
+    fn every_gallery_and_the_rejected_attempt_are_told() {
+        let arrival = |stage: &str| Arrival {
+            stage: stage.to_owned(),
+            version: "1.0.1".to_owned(),
+            digest: "bd1:01".to_owned(),
+            moved: vec![("west".to_owned(), 1536)],
+            verified: true,
+            ..Arrival::default()
+        };
+        let mut to_test = arrival("test");
+        to_test.rejected = Some(promotion::Rejected {
+            gate: "works".to_owned(),
+            check: "names".to_owned(),
+            output: vec!["no address".to_owned(), "exit status 1".to_owned()],
+        });
+        let build = Build {
+            digest: "bd1:01".to_owned(),
+            ..Build::of_run(&run()).unwrap()
+        };
+        let told = promotions(&[build], &[to_test, arrival(PROD)]);
+        for line in [
+            "test: rejected   works: names: no address, exit status 1",
+            "prod: copied     1.5 KiB to west",
+            "1.0.1   eng   bd1:01",
+            "1.0.1   test  bd1:01",
+            "1.0.1   prod  bd1:01",
+        ] {
+            assert!(told.lines().any(|there| there == line), "{line}: {told}");
+        }
+        assert!(!told.contains("prod: rejected"), "{told}");
     }
 
     #[test]
