@@ -141,6 +141,36 @@ pub fn authorize_list(
     ))
 }
 
+/// What of the caller's own is at `scope`? Nobody is refused: whoever has no right sees nothing. A right anywhere in a
+/// subscription shows that subscription, since clients name by it what lies in it.
+pub fn authorize_own(
+    identity: &Identity,
+    grants: &Grants,
+    action: &Action,
+    scope: &ResourceId,
+    tenant: TenantId,
+) -> Result<Permit, Forbidden> {
+    same_tenant(identity, tenant)?;
+    let counts = counts(identity, grants);
+    let visible = if counts && grants.scopes(action).any(|g| scope.is_within(g)) {
+        Visible::All
+    } else {
+        let around = |granted: &ResourceId| match granted.subscription() {
+            Some(subscription) => ResourceId::subscription_scope(subscription),
+            None => granted.clone(),
+        };
+        let mut scopes: Vec<ResourceId> = grants
+            .any_scopes()
+            .filter(|granted| counts && granted.is_within(scope))
+            .map(around)
+            .collect();
+        scopes.sort();
+        scopes.dedup();
+        Visible::Only(scopes)
+    };
+    Ok(Permit::held_by(*identity, action, scope, tenant, visible))
+}
+
 /// May the holder of `own` also do `action` at a resource that its body links to? `identities` are those
 /// that the caller proved, each with its grants; the one of the linked resource's tenant decides.
 pub fn authorize_link(

@@ -211,6 +211,19 @@ impl Grants {
         self.principal
     }
 
+    /// Whether the principal was given nothing in this tenant.
+    pub fn is_empty(&self) -> bool {
+        self.assignments.is_empty()
+    }
+
+    /// Scopes at which anything is allowed.
+    pub(crate) fn any_scopes(&self) -> impl Iterator<Item = &ResourceId> {
+        self.assignments
+            .iter()
+            .filter(|a| built_in_role(&a.role).is_some())
+            .map(|a| &a.scope)
+    }
+
     /// Scopes at which the action is allowed.
     pub(crate) fn scopes<'a>(&'a self, action: &'a Action) -> impl Iterator<Item = &'a ResourceId> {
         self.assignments

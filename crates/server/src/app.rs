@@ -9,13 +9,14 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use http::header::{HeaderName, WWW_AUTHENTICATE};
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method};
 use tracing::Instrument as _;
 use uuid::Uuid;
 use wire::{ArmError, ErrorCode};
 
 use crate::exchange::{Base, Reply};
-use crate::{bearer, blobs, dispatch, errors, oauth, state::Server};
+use crate::{bearer, blobs, dispatch, errors, graph, oauth, path, state::Server};
 
 /// A handler that takes longer is given up. Work that takes longer than this is a job's.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
@@ -96,22 +97,50 @@ async fn route(server: Arc<Server>, request: Request) -> Reply {
     if let Some(name) = blobs::route(&parts) {
         return blobs::answer(server.blobs.as_deref(), &name, &parts).await;
     }
+    if let Some(ask) = graph::route(&parts) {
+        return graph::answer(&server, ask, &parts, body).await;
+    }
     match oauth::route(&server, &parts) {
         Some(endpoint) => oauth::answer(&server, endpoint, &parts, body).await,
         None => {
             let base = Base::of(&parts.headers, &server.url);
-            match dispatch::answer(server, &parts, body).await {
+            match dispatch::answer(Arc::clone(&server), &parts, body).await {
                 Ok(reply) => reply,
-                Err(error) => refused(&base, error),
+                Err(error) => {
+                    let refused = error.code.status() == 401;
+                    let tenant = match refused {
+                        true => asked_tenant(&server, &parts).await,
+                        false => String::new(),
+                    };
+                    answer_refused(&base, &tenant, error)
+                }
             }
         }
     }
 }
 
+/// Whose the path's subscription is, for whoever has no token of that tenant yet: clients read it from the refusal, as
+/// Azure lets them.
+async fn asked_tenant(server: &Server, parts: &Parts) -> String {
+    let segments = path::segments(parts.uri.path()).unwrap_or_default();
+    let subscription = match segments.as_slice() {
+        [key, id, ..] if key.eq_ignore_ascii_case("subscriptions") => id.parse().ok(),
+        _ => None,
+    };
+    let found = match subscription {
+        Some(subscription) => server.auth.subscription_tenant(subscription).await,
+        None => Ok(None),
+    };
+    match found {
+        Ok(Some(tenant)) => tenant.to_string(),
+        _ => "common".into(),
+    }
+}
+
 /// A 401 says where to get a token.
-fn refused(base: &Base, error: ArmError) -> Reply {
+fn answer_refused(base: &Base, tenant: &str, error: ArmError) -> Reply {
     let challenge =
-        (error.code.status() == 401).then(|| bearer::challenge(base.as_str(), "common", &error));
+        (error.code.status() == 401).then(|| bearer::challenge(base.as_str(), tenant, &error));
     let reply = Reply::from(error);
     match challenge {
         Some(challenge) => reply.with(WWW_AUTHENTICATE, &challenge),

@@ -15,21 +15,7 @@ const AUXILIARY: HeaderName = HeaderName::from_static("x-ms-authorization-auxili
 const AUXILIARY_MAX: usize = 3;
 
 pub fn caller(server: &Server, headers: &HeaderMap) -> Result<Caller, ArmError> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    let (Some(value), None) = (values.next(), values.next()) else {
-        return Err(ArmError::new(
-            ErrorCode::AuthenticationFailed,
-            "Authentication failed. The 'Authorization' header is missing or given more than once.",
-        ));
-    };
-    let token = value.to_str().ok().and_then(bearer_token).ok_or_else(|| {
-        ArmError::new(
-            ErrorCode::AuthenticationFailed,
-            "Authentication failed. The 'Authorization' header is provided in an invalid format: \
-             'Bearer {token}' is expected.",
-        )
-    })?;
-    let mut caller = Caller::new(identity(server, token)?);
+    let mut caller = Caller::new(identity(server, authorization(headers)?)?);
     let others = headers.get_all(&AUXILIARY).iter();
     let mut tokens = Vec::new();
     for value in others {
@@ -44,6 +30,33 @@ pub fn caller(server: &Server, headers: &HeaderMap) -> Result<Caller, ArmError> 
         caller.auxiliary.push(identity(server, token)?);
     }
     Ok(caller)
+}
+
+/// Who calls with a token that is for another audience than ARM's.
+pub fn identity_for(
+    server: &Server,
+    headers: &HeaderMap,
+    audience_ok: impl Fn(&str) -> bool,
+) -> Result<Identity, ArmError> {
+    verified(server, authorization(headers)?, audience_ok)
+}
+
+/// The one token of the request.
+fn authorization(headers: &HeaderMap) -> Result<&str, ArmError> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return Err(ArmError::new(
+            ErrorCode::AuthenticationFailed,
+            "Authentication failed. The 'Authorization' header is missing or given more than once.",
+        ));
+    };
+    value.to_str().ok().and_then(bearer_token).ok_or_else(|| {
+        ArmError::new(
+            ErrorCode::AuthenticationFailed,
+            "Authentication failed. The 'Authorization' header is provided in an invalid format: \
+             'Bearer {token}' is expected.",
+        )
+    })
 }
 
 fn bearer_token(value: &str) -> Option<&str> {
@@ -62,12 +75,20 @@ fn bad_auxiliary() -> ArmError {
 }
 
 fn identity(server: &Server, token: &str) -> Result<Identity, ArmError> {
-    let now = Timestamp::now().as_second().max(0) as u64;
     let same =
         |audience: &str, known: &str| audience.trim_end_matches('/') == known.trim_end_matches('/');
     let audience_ok = |audience: &str| {
         AUDIENCES.iter().any(|known| same(audience, known)) || server.is_own_url(audience)
     };
+    verified(server, token, audience_ok)
+}
+
+fn verified(
+    server: &Server,
+    token: &str,
+    audience_ok: impl Fn(&str) -> bool,
+) -> Result<Identity, ArmError> {
+    let now = Timestamp::now().as_second().max(0) as u64;
     // The host part is how the client reached the token endpoint; the signature says it was ours.
     let issuer_ok = |tenant, issuer: &str| {
         issuer.ends_with(&format!("/{tenant}/v2.0")) || issuer.ends_with(&format!("/{tenant}/"))

@@ -143,7 +143,7 @@ fn subject(row: &Operation, id: &ResourceId) -> Result<ResourceId, ArmError> {
         Subject::Path => Some(id.clone()),
         Subject::Parent => id.parent(),
         Subject::Judged => id.parent().and_then(judged),
-        Subject::Everybody => Some(ResourceId::root()),
+        Subject::Own | Subject::Everybody => Some(ResourceId::root()),
     };
     let subject = subject.ok_or_else(|| errors::bad_request("The path names no resource."))?;
     let named = subject.folded().starts_with("/subscriptions/");
@@ -225,7 +225,9 @@ fn authorize(
 ) -> Result<Permit, ArmError> {
     let lists = row.shape == Shape::Collection && row.method == Method::GET
         || row.subject == Subject::Everybody;
-    let decide = if lists {
+    let decide = if row.subject == Subject::Own {
+        access::authorize_own
+    } else if lists {
         access::authorize_list
     } else {
         access::authorize

@@ -16,6 +16,7 @@ mod enforcement;
 mod engine;
 mod errors;
 mod exchange;
+mod graph;
 mod hierarchy;
 mod import;
 mod issuers;

@@ -38,6 +38,8 @@ pub enum Subject {
     /// The scope whose resources a question is about: what the path's resource sits on, and where that is a policy
     /// object, what that one sits on.
     Judged,
+    /// A list of the caller's own, which is empty rather than refused.
+    Own,
     /// What is the same for everybody: a right to read it anywhere is enough.
     Everybody,
 }
