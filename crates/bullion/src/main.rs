@@ -197,6 +197,7 @@ async fn serve(args: Serve) -> Result<(), Failure> {
         names: args.names,
         blobs: args.blobs,
         config: args.config,
+        ..server::ServeOptions::default()
     };
     server::serve(options)
         .await
