@@ -85,7 +85,7 @@ impl Policies {
     pub fn above(&self, id: &ResourceId) -> &Value {
         let subscription = id
             .subscription()
-            .map(|subscription| ResourceId::subscription_scope(subscription));
+            .map(ResourceId::subscription_scope);
         subscription
             .and_then(|scope| self.ancestors.get(scope.folded()))
             .unwrap_or(&self.root)
