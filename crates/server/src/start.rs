@@ -25,6 +25,7 @@ use crate::engine::{Engine, EngineError, EngineParts};
 use crate::net::listen::{self, ListenError};
 use crate::net::tls::{self, TlsError};
 use crate::options::{OptionsError, ServeOptions};
+use crate::resources::policies::scans::Scans;
 use crate::state::{self, Server};
 use crate::tokens::{Tokens, TokensError};
 use crate::{app, banner, production};
@@ -66,6 +67,7 @@ pub struct Running {
     pub address: SocketAddr,
     stop: watch::Sender<bool>,
     listener: JoinHandle<()>,
+    complying: JoinHandle<()>,
     engine: Box<dyn Engine>,
     catalog: Arc<SqliteCatalog>,
     folder: DataFolder,
@@ -79,6 +81,9 @@ impl Running {
             tracing::error!(%error, "the listener ended badly");
         }
         self.engine.stop().await;
+        if let Err(error) = self.complying.await {
+            tracing::error!(%error, "the evaluation of policies ended badly");
+        }
         // Writes what is in the log into the database, so that a copy of that one file is whole.
         self.catalog.close().await;
         let _ = std::fs::remove_file(self.folder.server());
@@ -165,11 +170,17 @@ pub async fn start_with(
         jobs: engine.jobs(),
         work: engine.work(),
         comply: Arc::clone(&comply),
+        scans: Scans::default(),
         tokens,
         blobs,
         hashing: state::hashing(),
     });
     let (stop, stopped) = watch::channel(false);
+    let mut halted = stopped.clone();
+    let complying = tokio::spawn(comply.run(async move {
+        // An error means that the sender is gone, and with it the server.
+        let _ = halted.wait_for(|stop| *stop).await;
+    }));
     let serving = listen::run(listener, identity.config, app::router(server), stopped);
     let listener = tokio::spawn(serving);
     let ca = String::from_utf8_lossy(&data::read(&identity.ca_path)?).into_owned();
@@ -182,6 +193,7 @@ pub async fn start_with(
         address,
         stop,
         listener,
+        complying,
         engine,
         catalog,
         folder,

@@ -16,6 +16,7 @@ use crate::blobs::Blobs;
 use crate::exchange::Reply;
 use crate::oauth::TokenVersion;
 use crate::operation::Call;
+use crate::resources::policies::scans::Scans;
 use crate::resources::{subscriptions, tenancy};
 use crate::tokens::Tokens;
 use crate::work::Work;
@@ -34,6 +35,7 @@ pub struct Server {
     pub jobs: Jobs,
     pub work: Arc<dyn Work>,
     pub comply: Arc<Comply>,
+    pub scans: Scans,
     pub tokens: Tokens,
     pub blobs: Option<Arc<Blobs>>,
     pub hashing: Arc<Semaphore>,

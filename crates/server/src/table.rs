@@ -217,9 +217,14 @@ fn management() -> Vec<Operation> {
 /// Policies: what is written, where it holds, and what it comes to.
 fn policies() -> Vec<Operation> {
     use policies::{ASSIGNMENT, ATTESTATION, DEFINITION, EXEMPTION, SET};
-    use policies::{assignments, attestations, definitions, exemptions};
+    use policies::{
+        assignments, attestations, definitions, exemptions, explain, scans, states, what_if,
+    };
     const DEFINITION_VERSION: &str = "Microsoft.Authorization/policyDefinitions/versions";
     const SET_VERSION: &str = "Microsoft.Authorization/policySetDefinitions/versions";
+    const QUERY: &str = "Microsoft.PolicyInsights/policyStates/queryResults";
+    const SUMMARIZE: &str = "Microsoft.PolicyInsights/policyStates/summarize";
+    const TRIGGER: &str = "Microsoft.PolicyInsights/policyStates/triggerEvaluation";
     vec![
         row!(PUT Named DEFINITION, WRITTEN, "Microsoft.Authorization/policyDefinitions/write", definitions::put_definition),
         row!(GET Named DEFINITION, WRITTEN, "Microsoft.Authorization/policyDefinitions/read", definitions::get),
@@ -251,6 +256,12 @@ fn policies() -> Vec<Operation> {
         row!(GET Named ATTESTATION, BELOW_SUBSCRIPTION, "Microsoft.PolicyInsights/attestations/read", attestations::get),
         row!(GET Collection ATTESTATION, BELOW_SUBSCRIPTION, "Microsoft.PolicyInsights/attestations/read", attestations::all),
         row!(DELETE Named ATTESTATION, BELOW_SUBSCRIPTION, "Microsoft.PolicyInsights/attestations/delete", attestations::delete),
+        row!(POST Collection QUERY, HELD, "Microsoft.PolicyInsights/policyStates/queryResults/read", states::query, subject: Subject::Judged),
+        row!(POST Collection SUMMARIZE, HELD, "Microsoft.PolicyInsights/policyStates/summarize/read", states::summarize, subject: Subject::Judged),
+        row!(POST Collection TRIGGER, LISTED, "Microsoft.PolicyInsights/policyStates/triggerEvaluation/action", scans::trigger, subject: Subject::Parent),
+        row!(GET Named scans::RESULT, LISTED, "Microsoft.PolicyInsights/asyncOperationResults/read", scans::result, subject: Subject::Parent),
+        row!(GET Named explain::KIND, BELOW_SUBSCRIPTION, "Bullion.Factory/compliance/read", explain::get, subject: Subject::Parent),
+        row!(POST Collection what_if::KIND, HELD, "Bullion.Factory/policyWhatIf/action", what_if::ask),
     ]
 }
 

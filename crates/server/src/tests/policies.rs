@@ -5,19 +5,19 @@ use serde_json::{Value, json};
 use super::galleries;
 use super::site::{Answer, GROUP, SUBSCRIPTION, Site};
 
-const AUTHORIZATION: &str = "providers/Microsoft.Authorization";
-const MANAGEMENT: &str = "/providers/Microsoft.Management/managementGroups";
+pub const AUTHORIZATION: &str = "providers/Microsoft.Authorization";
+pub const MANAGEMENT: &str = "/providers/Microsoft.Management/managementGroups";
 
-fn subscription() -> String {
+pub fn subscription() -> String {
     format!("/subscriptions/{SUBSCRIPTION}")
 }
 
-fn at(scope: &str, kind: &str, name: &str) -> String {
+pub fn at(scope: &str, kind: &str, name: &str) -> String {
     format!("{scope}/{AUTHORIZATION}/{kind}/{name}")
 }
 
 /// Denies resources of a type, in a place that parameters name.
-fn deny(kind: &str, place: &str) -> Value {
+pub fn deny(kind: &str, place: &str) -> Value {
     json!({ "properties": {
         "mode": "All",
         "displayName": "Not there",
@@ -36,11 +36,11 @@ fn deny(kind: &str, place: &str) -> Value {
     } })
 }
 
-fn assign(definition: &str, parameters: Value) -> Value {
+pub fn assign(definition: &str, parameters: Value) -> Value {
     json!({ "properties": { "policyDefinitionId": definition, "parameters": parameters } })
 }
 
-async fn made(site: &Site, path: &str, body: Value) -> Answer {
+pub async fn made(site: &Site, path: &str, body: Value) -> Answer {
     let answer = site.put(path, body).await;
     assert!(
         [200, 201].contains(&answer.status),

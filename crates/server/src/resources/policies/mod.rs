@@ -5,8 +5,12 @@ pub mod assignments;
 pub mod attestations;
 pub mod definitions;
 pub mod exemptions;
+pub mod explain;
 mod lookup;
 mod parameters;
+pub mod scans;
+pub mod states;
+pub mod what_if;
 
 use catalog::{Draft, Resource};
 use http::StatusCode;
