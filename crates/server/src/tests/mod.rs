@@ -8,7 +8,6 @@ mod graph;
 mod hostile;
 mod policies;
 mod policy_states;
-mod policy_states;
 mod promotions;
 mod rights;
 mod sign_in;
