@@ -1,12 +1,12 @@
-//! What policies say of a write before it is stored: first those that change it, then those that refuse what it has
-//! become. A policy that cannot be evaluated refuses.
+//! What policies say of a write before it is stored: which are asked, and about what. How they answer together is the
+//! engine's.
 
 use std::sync::Arc;
 
 use catalog::{PageRequest, Resource};
-use policy::effect::Effect;
-use policy::verdict::{State, Verdict};
-use policy::{Fault, request};
+use policy::Fault;
+use policy::evaluate::Surroundings;
+use policy::request::{self, Act};
 use serde_json::{Value, json};
 use wire::{ResourceId, TenantId};
 
@@ -28,6 +28,8 @@ const CASCADE_PAGES_MAX: usize = 1000;
 pub enum WriteKind {
     Create,
     Update,
+    /// Changes nothing but tags: only policies that look at tags have a say.
+    UpdateTags,
     Delete,
 }
 
@@ -109,15 +111,13 @@ impl Comply {
         };
         match write.kind {
             WriteKind::Delete => {
-                asked.forbid();
+                asked.ask(Act::Delete);
                 if asked.denials.is_empty() && id.resource_type().is(kinds::OWN_RESOURCE_GROUPS) {
                     self.ask_below(&mut asked, &policies, id).await?;
                 }
             }
-            WriteKind::Create | WriteKind::Update => {
-                asked.change();
-                asked.refuse();
-            }
+            WriteKind::Create | WriteKind::Update => asked.ask(Act::Write),
+            WriteKind::UpdateTags => asked.ask(Act::WriteTags),
         }
         let mut resource = asked.subject.value;
         if let Value::Object(object) = &mut resource {
@@ -167,7 +167,7 @@ impl Comply {
                 }
                 asked.subject = subject_below(&mut look, resource, &units).await?;
                 asked.units = units;
-                asked.forbid();
+                asked.ask(Act::Delete);
             }
             let Some(next) = answer.next.filter(|_| asked.denials.is_empty()) else {
                 return Ok(());
@@ -207,68 +207,42 @@ struct Asked {
 }
 
 impl Asked {
-    /// Modify and append, all judged by what was proposed. Who sets what another sets otherwise gives way or refuses, as
-    /// its `conflictEffect` says.
-    fn change(&mut self) {
-        let changing = self.units.iter().filter(|unit| unit.changes());
-        let judged: Vec<(Arc<Unit>, Verdict)> = changing
-            .map(|unit| (Arc::clone(unit), unit.judge(&self.subject, self.now)))
-            .filter(|(_, verdict)| verdict.state == Some(State::NonCompliant))
+    /// Asks all of them. Who is broken refuses what would be stored, but nothing that goes: else nothing could be
+    /// removed any more.
+    fn ask(&mut self, act: Act) {
+        for unit in self.units.iter().filter(|unit| unit.broken.is_some()) {
+            let verdict = unit.fault(&self.subject);
+            if let Some(why) = verdict.error.clone().filter(|_| act != Act::Delete) {
+                self.denials.push(Denial::new(unit, &verdict, Some(why)));
+            }
+        }
+        let around: Vec<(&Arc<Unit>, Surroundings)> = self
+            .units
+            .iter()
+            .map(|unit| (unit, unit.around(&self.subject, self.now)))
             .collect();
-        for (index, (unit, verdict)) in judged.iter().enumerate() {
-            for planned in &verdict.planned {
-                let mut rivals = judged
-                    .iter()
-                    .enumerate()
-                    .filter(|(other, (_, rival))| {
-                        *other != index && rival.planned.iter().any(|own| own.conflicts(planned))
-                    })
-                    .map(|(_, (_, rival))| rival.conflict.unwrap_or(Effect::Deny))
-                    .peekable();
-                let mine = verdict.conflict.unwrap_or(Effect::Deny);
-                let contested = rivals.peek().is_some();
-                if contested && mine != Effect::Deny {
-                    continue;
-                }
-                let done = match contested && rivals.any(|theirs| theirs == Effect::Deny) {
-                    true => Err(format!("policies conflict over `{}`", planned.field)),
-                    false => request::apply(&mut self.subject.value, planned),
-                };
-                match done {
-                    Ok(()) => {
-                        let mut change = planned.to_json();
-                        change["policyAssignmentId"] = unit.assignment.id.to_string().into();
-                        self.changes.push(change);
-                    }
-                    Err(why) => self.denials.push(Denial::new(unit, verdict, Some(why))),
-                }
+        let mut asked = Vec::with_capacity(around.len());
+        let mut questions = Vec::with_capacity(around.len());
+        for (unit, around) in &around {
+            if let Some(question) = unit.question(&self.subject, around) {
+                asked.push(*unit);
+                questions.push(question);
             }
         }
-    }
-
-    fn refuse(&mut self) {
-        for unit in &self.units {
-            let verdict = unit.judge(&self.subject, self.now);
-            let refuses = match verdict.state {
-                Some(State::Error) => true,
-                Some(State::NonCompliant) => verdict.effect == Some(Effect::Deny),
-                _ => false,
-            };
-            if refuses {
-                let error = verdict.error.clone();
-                self.denials.push(Denial::new(unit, &verdict, error));
-            }
+        if questions.is_empty() {
+            return;
         }
-    }
-
-    /// denyAction. A policy that cannot be evaluated forbids nothing here, or nothing could be removed any more.
-    fn forbid(&mut self) {
-        for unit in self.units.iter().filter(|unit| unit.forbids_actions()) {
-            let verdict = unit.judge(&self.subject, self.now);
-            let deletes = |action: &String| action.eq_ignore_ascii_case("delete");
-            if verdict.state == Some(State::Protected) && verdict.actions.iter().any(deletes) {
-                self.denials.push(Denial::new(unit, &verdict, None));
-            }
+        let decision = request::decide(&questions, act);
+        for denial in decision.denials {
+            let unit = asked[denial.policy];
+            self.denials
+                .push(Denial::new(unit, &denial.verdict, denial.reason));
         }
+        for (policy, planned) in decision.changes {
+            let mut change = planned.to_json();
+            change["policyAssignmentId"] = asked[policy].assignment.id.to_string().into();
+            self.changes.push(change);
+        }
+        self.subject.value = decision.resource;
     }
 }

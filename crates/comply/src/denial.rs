@@ -128,7 +128,7 @@ fn pascal(name: &str) -> String {
 pub fn disallowed(resource_name: &str, kind: WriteKind, denials: &[Denial]) -> ArmError {
     let subject = match kind {
         WriteKind::Delete => format!("Deletion of resource '{resource_name}'"),
-        WriteKind::Create | WriteKind::Update => format!("Resource '{resource_name}'"),
+        _ => format!("Resource '{resource_name}'"),
     };
     let listed = &denials[..denials.len().min(LISTED_MAX)];
     let mut reasons: Vec<String> = Vec::new();

@@ -83,9 +83,7 @@ impl Policies {
 
     /// Names of the management groups above what the id names.
     pub fn above(&self, id: &ResourceId) -> &Value {
-        let subscription = id
-            .subscription()
-            .map(ResourceId::subscription_scope);
+        let subscription = id.subscription().map(ResourceId::subscription_scope);
         subscription
             .and_then(|scope| self.ancestors.get(scope.folded()))
             .unwrap_or(&self.root)

@@ -287,17 +287,14 @@ impl Unit {
 
     /// The verdict on a resource. What cannot be evaluated is an error for every resource that the assignment takes.
     pub fn judge(&self, subject: &Subject, now: Timestamp) -> Verdict {
-        let assignment = &self.assignment;
-        let Some(definition) = self.compiled().filter(|_| self.broken.is_none()) else {
-            let taken =
-                policy::scope::assigned(&assignment.value, &subject.value, &subject.hierarchy);
-            return Verdict {
-                applicable: taken,
-                state: taken.then_some(policy::verdict::State::Error),
-                error: self.broken.clone().filter(|_| taken),
-                ..Verdict::default()
-            };
-        };
+        let around = self.around(subject, now);
+        match self.question(subject, &around) {
+            Some(question) => question.answer(),
+            None => self.fault(subject),
+        }
+    }
+
+    pub fn around(&self, subject: &Subject, now: Timestamp) -> Surroundings {
         let mut around = surroundings(now, self.context.clone());
         around.request = subject.request.clone();
         if self.definition.needs.group {
@@ -306,20 +303,41 @@ impl Unit {
         if self.definition.needs.subscription {
             around.subscription = subject.subscription.clone();
         }
-        let question = Question {
+        around
+    }
+
+    /// What the engine is asked; nothing, if the policy is broken.
+    pub fn question<'q>(
+        &'q self,
+        subject: &'q Subject,
+        around: &'q Surroundings,
+    ) -> Option<Question<'q>> {
+        let definition = self.compiled().filter(|_| self.broken.is_none())?;
+        Some(Question {
             definition,
             parameters: &self.parameters,
             reference: self.reference.as_deref(),
-            assignment: &assignment.value,
+            assignment: &self.assignment.value,
             resource: &subject.value,
             related: subject.related(self),
-            exemptions: &assignment.exemptions,
-            attestations: &assignment.attestations,
+            exemptions: &self.assignment.exemptions,
+            attestations: &self.assignment.attestations,
             hierarchy: &subject.hierarchy,
-            around: &around,
+            around,
             aliases: aliases(),
-        };
-        question.answer()
+        })
+    }
+
+    /// The verdict of a broken policy.
+    pub fn fault(&self, subject: &Subject) -> Verdict {
+        let assignment = &self.assignment.value;
+        let taken = policy::scope::assigned(assignment, &subject.value, &subject.hierarchy);
+        Verdict {
+            applicable: taken,
+            state: taken.then_some(policy::verdict::State::Error),
+            error: self.broken.clone().filter(|_| taken),
+            ..Verdict::default()
+        }
     }
 }
 
