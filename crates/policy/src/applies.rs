@@ -42,15 +42,41 @@ struct Kinds {
     other: bool,
 }
 
-pub fn applies(node: &Node, evaluation: &mut Evaluation<'_>) -> Result<bool, EvaluationError> {
-    let mut kinds = Kinds::default();
-    survey(node, &mut kinds);
-    let lone = !kinds.other && !kinds.types && (kinds.kind != kinds.name);
-    if lone {
-        return Ok(true);
+/// Which conditions of a rule decide whether it applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deciding {
+    Nothing,
+    Types,
+    TypesNamesKinds,
+}
+
+impl Deciding {
+    pub fn of(rule: &Node) -> Deciding {
+        let mut kinds = Kinds::default();
+        survey(rule, &mut kinds);
+        let one = !kinds.other && (kinds.kind != kinds.name);
+        match (one, kinds.types) {
+            (true, false) => Deciding::Nothing,
+            (true, true) => Deciding::Types,
+            (false, _) => Deciding::TypesNamesKinds,
+        }
     }
-    let types_only = !kinds.other && kinds.types && (kinds.kind != kinds.name);
-    part(node, evaluation, false, types_only)
+
+    /// Whether a condition about this is one of them.
+    pub fn on(self, subject: &Subject) -> bool {
+        match subject {
+            Subject::Field(Field::Type, _) => true,
+            Subject::Field(Field::Name | Field::Kind, _) => self == Deciding::TypesNamesKinds,
+            _ => false,
+        }
+    }
+}
+
+pub fn applies(node: &Node, evaluation: &mut Evaluation<'_>) -> Result<bool, EvaluationError> {
+    match Deciding::of(node) {
+        Deciding::Nothing => Ok(true),
+        deciding => part(node, evaluation, false, deciding),
+    }
 }
 
 fn survey(node: &Node, kinds: &mut Kinds) {
@@ -70,13 +96,13 @@ fn part(
     node: &Node,
     evaluation: &mut Evaluation<'_>,
     negated: bool,
-    types_only: bool,
+    deciding: Deciding,
 ) -> Result<bool, EvaluationError> {
     match node {
-        Node::Not(inner) => Ok(!part(inner, evaluation, !negated, types_only)?),
+        Node::Not(inner) => Ok(!part(inner, evaluation, !negated, deciding)?),
         Node::All(nodes) => {
             for node in nodes {
-                if !part(node, evaluation, negated, types_only)? {
+                if !part(node, evaluation, negated, deciding)? {
                     return Ok(false);
                 }
             }
@@ -84,17 +110,14 @@ fn part(
         }
         Node::Any(nodes) => {
             for node in nodes {
-                if part(node, evaluation, negated, types_only)? {
+                if part(node, evaluation, negated, deciding)? {
                     return Ok(true);
                 }
             }
             Ok(false)
         }
-        Node::Leaf(leaf) => match &leaf.subject {
-            Subject::Field(Field::Type, _) => evaluation.leaf(leaf),
-            Subject::Field(Field::Name | Field::Kind, _) if !types_only => evaluation.leaf(leaf),
-            _ => Ok(!negated),
-        },
+        Node::Leaf(leaf) if deciding.on(&leaf.subject) => evaluation.leaf(leaf),
+        Node::Leaf(_) => Ok(!negated),
     }
 }
 

@@ -83,6 +83,7 @@ pub struct Evaluation<'a> {
     frames: Vec<Frame>,
     steps: u64,
     explained: Vec<Evaluated>,
+    explains: bool,
 }
 
 impl<'a> Evaluation<'a> {
@@ -101,7 +102,19 @@ impl<'a> Evaluation<'a> {
             frames: Vec::new(),
             steps: 0,
             explained: Vec::new(),
+            explains: true,
         }
+    }
+
+    /// The same evaluation, but nothing is kept to explain it.
+    pub fn unexplained(mut self) -> Evaluation<'a> {
+        self.explains = false;
+        self
+    }
+
+    /// Steps that were taken so far.
+    pub fn steps(&self) -> u64 {
+        self.steps
     }
 
     /// The same evaluation for a related resource; `field()` still answers for the first.
@@ -182,7 +195,7 @@ impl<'a> Evaluation<'a> {
                 ("Count", &count.name, counted, result)
             }
         };
-        if self.explained.len() < EXPLAINED_MAX {
+        if self.explains && self.explained.len() < EXPLAINED_MAX {
             self.explained.push(Evaluated {
                 path: leaf.path.clone(),
                 kind,

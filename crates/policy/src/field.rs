@@ -146,15 +146,19 @@ fn tag(text: &str) -> Result<String, String> {
 
 /// The type of a resource: its own word, or what its id says.
 pub fn resource_type(resource: &Value) -> Cow<'_, str> {
-    if let Some(kind) = json::text(resource, "type") {
-        return Cow::Borrowed(kind);
+    match json::text(resource, "type") {
+        Some(kind) => Cow::Borrowed(kind),
+        None => Cow::Owned(type_of_id(json::text(resource, "id").unwrap_or_default())),
     }
-    let id = json::text(resource, "id").unwrap_or_default();
+}
+
+/// The type that an id names, or nothing.
+pub fn type_of_id(id: &str) -> String {
     let segments: Vec<&str> = id.split('/').filter(|s| !s.is_empty()).collect();
     let provider = segments
         .iter()
         .rposition(|segment| segment.eq_ignore_ascii_case("providers"));
-    Cow::Owned(match (provider, segments.len()) {
+    match (provider, segments.len()) {
         (Some(at), many) if many > at + 2 => {
             let kinds = segments[at + 2..].iter().step_by(2);
             kinds.fold(segments[at + 1].to_owned(), |name, kind| {
@@ -164,17 +168,21 @@ pub fn resource_type(resource: &Value) -> Cow<'_, str> {
         (None, 2) => "Microsoft.Resources/subscriptions".to_owned(),
         (None, 4) => "Microsoft.Resources/subscriptions/resourceGroups".to_owned(),
         _ => String::new(),
-    })
+    }
 }
 
 /// The name with the names of the parents before it: `server/database`.
 pub fn full_name(resource: &Value) -> Option<String> {
-    let id = json::text(resource, "id").unwrap_or_default();
+    let (name, id) = (json::text(resource, "name"), json::text(resource, "id"));
+    full_name_of(name, id.unwrap_or_default())
+}
+
+/// The same, of a name and an id.
+pub fn full_name_of(own: Option<&str>, id: &str) -> Option<String> {
     let segments: Vec<&str> = id.split('/').filter(|s| !s.is_empty()).collect();
     let provider = segments
         .iter()
         .rposition(|segment| segment.eq_ignore_ascii_case("providers"));
-    let own = json::text(resource, "name");
     if own.is_some_and(|own| own.contains('/')) {
         return own.map(str::to_owned);
     }

@@ -20,6 +20,7 @@ pub mod json;
 pub mod operator;
 pub mod parameters;
 pub mod request;
+pub mod scan;
 pub mod scope;
 pub mod verdict;
 pub mod version;

@@ -21,7 +21,7 @@ pub fn own_text<'v>(value: &'v Value, name: &str) -> Option<&'v str> {
     own(value, name).and_then(Value::as_str)
 }
 
-fn own_list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
+pub(crate) fn own_list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
     own(value, name)
         .and_then(Value::as_array)
         .map_or(&[], Vec::as_slice)
@@ -232,7 +232,7 @@ pub fn expired(holder: &Value, now: Timestamp) -> bool {
 }
 
 /// Whether an exemption or attestation is of this assignment and reference.
-fn concerns(holder: &Value, assignment: &Value, reference: Option<&str>) -> bool {
+pub(crate) fn concerns(holder: &Value, assignment: &Value, reference: Option<&str>) -> bool {
     let wanted = own_text(holder, "policyAssignmentId");
     let id = text(assignment, "id").or_else(|| text(assignment, "name"));
     wanted.zip(id).is_none_or(|(wanted, id)| {

@@ -118,6 +118,12 @@ impl<'a> Question<'a> {
             verdict.effect = self.effect().ok();
             return verdict;
         }
+        self.judge()
+    }
+
+    /// The answer for a resource that the assignment and the mode are known to take.
+    pub(crate) fn judge(&self) -> Verdict {
+        let mut verdict = Verdict::default();
         if let Err(error) = self.decide(&mut verdict) {
             verdict.error = Some(error.to_string());
             verdict.applicable = true;
@@ -126,7 +132,7 @@ impl<'a> Question<'a> {
         verdict
     }
 
-    fn effect(&self) -> Result<Effect, EvaluationError> {
+    pub(crate) fn effect(&self) -> Result<Effect, EvaluationError> {
         if let Some(name) = scope::overridden(self.assignment, self.resource, self.reference) {
             return Effect::parse(name)
                 .ok_or_else(|| EvaluationError::new(format!("there is no effect `{name}`")));
@@ -174,9 +180,10 @@ impl<'a> Question<'a> {
         let holds = holds?;
         verdict.condition = Some(holds);
         if effect.looks_for_existence() {
-            verdict.applicable = holds;
-            if exempt || !holds {
-                verdict.state = holds.then_some(State::Exempt);
+            verdict.applicable =
+                holds && !applies::left_out(self.definition, effect, self.resource);
+            if exempt || !verdict.applicable {
+                verdict.state = verdict.applicable.then_some(State::Exempt);
                 return Ok(());
             }
             return self.search(verdict);
@@ -185,7 +192,8 @@ impl<'a> Question<'a> {
         Ok(())
     }
 
-    fn state(
+    /// The state of a resource that is judged by its own properties alone.
+    pub(crate) fn state(
         &self,
         effect: Effect,
         holds: bool,
