@@ -1,6 +1,8 @@
 //! `cargo xtask generate`: references that are made from the product itself, so that they cannot drift from it.
 //! `--check` writes nothing and fails when one is out of date.
 
+mod factory_page;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,7 +20,8 @@ Usage: cargo xtask generate [--check]
 Options:
   --check  write nothing; fail when a reference is out of date
 
-Writes docs/CLI.md (every command's help) and docs/schema/factory.schema.json (the JSON Schema of a factory folder).
+Writes docs/CLI.md (every command's help), docs/schema/factory.schema.json (the JSON Schema of a factory folder) and
+docs/FACTORY.md (its documents, key by key).
 
 Examples:
   cargo xtask generate
@@ -41,6 +44,10 @@ const REFERENCES: &[Reference] = &[
     Reference {
         path: "docs/schema/factory.schema.json",
         make: factory_schema,
+    },
+    Reference {
+        path: "docs/FACTORY.md",
+        make: factory_reference,
     },
 ];
 
@@ -95,6 +102,11 @@ fn factory_schema(binary: &Path) -> Result<String> {
     let _: serde_json::Value =
         serde_json::from_str(&schema).context("`bullion schema` printed what is not JSON")?;
     Ok(schema)
+}
+
+fn factory_reference(binary: &Path) -> Result<String> {
+    let schema = factory_schema(binary)?;
+    Ok(factory_page::page(&serde_json::from_str(&schema)?))
 }
 
 fn cli_reference(binary: &Path) -> Result<String> {

@@ -37,7 +37,7 @@ pub struct ServicePrincipal {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct RoleAssignment {
-    /// For people; the server makes up a name of its own.
+    /// For people; what it is called on the server follows from what it says.
     pub name: ScopeName,
     pub role: RoleName,
     pub scope: Scope,

@@ -47,8 +47,8 @@ pub enum Document {
     PolicyAssignment(PolicyAssignment),
 }
 
-/// What the folder is called. Every resource that `apply` creates from it carries the tag
-/// `bullion-factory: <name>`, and only such resources are ever deleted. Exactly one per folder.
+/// What the folder is called. What `apply` creates from it is marked with this name, and only what is marked is ever
+/// deleted. Exactly one per folder.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Factory {

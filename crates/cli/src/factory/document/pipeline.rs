@@ -8,8 +8,8 @@ use super::identity::Principal;
 use super::{Tags, TargetRegion, Validator};
 
 /// A promotion pipeline. Whoever may write it decides what its stages ask, so it belongs into a resource group of the
-/// strictest stage. `apply` also names the pipeline in the tag `bullion-pipeline` of each stage's image definition,
-/// without which nothing is promoted there.
+/// strictest stage. `apply` also names the pipeline in the tag `bullion-pipeline` of the image definitions that it promotes
+/// to, without which nothing is promoted there.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Pipeline {
