@@ -62,12 +62,13 @@ pub fn stricter(example: &Path, place: &Place) -> Result<PathBuf> {
     Ok(copy)
 }
 
-/// The promotion of the version to the stage as the server knows it, if it was ever asked for.
-pub fn known(client: &Client, stage: &str, version: &str) -> Option<Value> {
-    client.ask(&["promotion", "show", &name_of(stage, version)])
+/// Whether the version is in the stage already.
+pub fn is_done(client: &Client, stage: &str, version: &str) -> bool {
+    let known = client.ask(&["promotion", "show", &name_of(stage, version)]);
+    known.is_some_and(|known| known["properties"]["state"] == "Succeeded")
 }
 
-pub fn name_of(stage: &str, version: &str) -> String {
+fn name_of(stage: &str, version: &str) -> String {
     format!("{PIPELINE}-{stage}-{version}")
 }
 
@@ -92,8 +93,7 @@ pub fn promote(client: &Client, place: &Place, stage: &str, version: &str) -> Re
     let step = Step::begin(format!("{version} to {stage}"));
     let name = name_of(stage, version);
     let show = ["promotion", "show", &name];
-    let before = known(client, stage, version);
-    let was_found = before.is_some_and(|before| before["properties"]["state"] == "Succeeded");
+    let was_found = is_done(client, stage, version);
     let began = std::time::Instant::now();
     if !was_found {
         let args = ["promote", version, "--to", stage, "--pipeline", PIPELINE];

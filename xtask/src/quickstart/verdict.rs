@@ -32,12 +32,13 @@ pub struct Verdict {
     pub milliseconds: Option<i64>,
 }
 
-/// The verdict on a machine that runs the latest version. Found after a newer one arrived, it says so.
-pub fn before(client: &Client, wanted: &Wanted) -> Result<Verdict> {
+/// The verdict on a machine that runs the latest version, or did before an earlier quickstart brought a newer one.
+pub fn before(client: &Client, wanted: &Wanted, newer_is_there: bool) -> Result<Verdict> {
     stop_if_interrupted()?;
     let step = Step::begin(format!("verdict on {}", wanted.name));
     let verdict = wait_until(VERDICT_DEADLINE, "a verdict", || {
-        Ok(explain(client, wanted, &step)?.filter(|verdict| !verdict.state.is_empty()))
+        let verdict = explain(client, wanted, &step)?;
+        Ok(verdict.filter(|verdict| newer_is_there || verdict.state == COMPLIANT))
     })?;
     step.done(&verdict.in_a_word());
     Ok(verdict)
@@ -70,7 +71,7 @@ pub fn after(client: &Client, wanted: &Wanted, newer: &str) -> Result<Verdict> {
 }
 
 fn explain(client: &Client, wanted: &Wanted, step: &Step) -> Result<Option<Verdict>> {
-    let told = client.json(&["compliance", "explain", wanted.name], step)?;
+    let told = client.answer(&["compliance", "explain", wanted.name], step)?;
     Ok(Verdict::of(wanted.name, &told))
 }
 
@@ -87,10 +88,6 @@ impl Verdict {
             reason: text(&policy["reason"]),
             milliseconds: None,
         })
-    }
-
-    pub fn is_compliant(&self) -> bool {
-        self.state == COMPLIANT
     }
 
     pub fn in_a_word(&self) -> String {
@@ -125,7 +122,6 @@ mod tests {
             {"assignment": {"name": ASSIGNMENT}, "complianceState": "NonCompliant",
              "since": "2026-01-01T00:00:00.5Z", "reason": "runs 1.0.0, latest is 1.0.1"}]});
         let verdict = Verdict::of("m", &told).unwrap();
-        assert!(!verdict.is_compliant());
         assert_eq!(
             verdict.in_a_word(),
             "NonCompliant: runs 1.0.0, latest is 1.0.1"
