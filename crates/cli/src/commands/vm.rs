@@ -77,7 +77,10 @@ async fn create(client: &Client, args: &VmCreate, io: &mut Io) -> Result<(), Cli
     ));
     let reply = client.send_linked(ask, image_tenant).await?;
     if args.no_wait {
-        return io.line(id.to_string());
+        return match io.format {
+            Format::Json => io.json(&reply.body),
+            Format::Table => io.line(id.to_string()),
+        };
     }
     let progress = Progress::start(io);
     progress.show(format!("waiting until machine {} has booted", args.name));
