@@ -31,24 +31,43 @@ pub async fn run(client: &Client, args: Compliance, io: &mut Io) -> Result<Exit,
     }
 }
 
+/// A scope and what people call it.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub name: String,
+    pub at: Located,
+}
+
+impl From<Located> for Place {
+    fn from(at: Located) -> Place {
+        Place {
+            name: at.id.name().to_owned(),
+            at,
+        }
+    }
+}
+
 /// The scope that was named, or every subscription that is visible.
-pub async fn scopes(client: &Client, scope: &PolicyScope) -> Result<Vec<Located>, CliError> {
+pub async fn scopes(client: &Client, scope: &PolicyScope) -> Result<Vec<Place>, CliError> {
     let names = Scope {
         subscription: scope.subscription.clone(),
         resource_group: scope.resource_group.clone(),
     };
     let finder = Finder::new(client, &names);
     if let Some(id) = &scope.scope {
-        return Ok(vec![finder.by_id(id).await?]);
+        return Ok(vec![finder.by_id(id).await?.into()]);
     }
     if let Some(group) = &scope.resource_group {
-        return Ok(vec![finder.find(GROUP, group).await?]);
+        return Ok(vec![finder.find(GROUP, group).await?.into()]);
     }
     let found = finder.in_scope().await?.into_iter();
     Ok(found
-        .map(|one| Located {
-            tenant: one.tenant,
-            id: ResourceId::subscription_scope(one.id),
+        .map(|one| Place {
+            at: Located {
+                tenant: one.tenant,
+                id: ResourceId::subscription_scope(one.id),
+            },
+            name: one.name,
         })
         .collect())
 }
@@ -76,14 +95,14 @@ fn below(at: &Located, rest: &str) -> String {
 
 /// Asks at each scope. Whoever sees one subscription need not see the policies of every other.
 async fn everywhere<T>(
-    scopes: &[Located],
-    mut ask: impl AsyncFnMut(&Located) -> Result<T, CliError>,
-) -> Result<Vec<(Located, T)>, CliError> {
+    scopes: &[Place],
+    ask: impl AsyncFn(&Located) -> Result<T, CliError>,
+) -> Result<Vec<(Place, T)>, CliError> {
     let mut found = Vec::new();
     let mut refused = None;
-    for at in scopes {
-        match ask(at).await {
-            Ok(answer) => found.push((at.clone(), answer)),
+    for place in scopes {
+        match ask(&place.at).await {
+            Ok(answer) => found.push((place.clone(), answer)),
             Err(error @ CliError::Arm { .. }) if error.is_forbidden() => refused = Some(error),
             Err(error) => return Err(error),
         }
@@ -102,9 +121,9 @@ async fn summary(client: &Client, scope: &PolicyScope, io: &mut Io) -> Result<Ex
     });
     let found = found.await?;
     if io.format == Format::Json {
-        let shown = found.iter().map(|(at, body)| {
+        let shown = found.iter().map(|(place, body)| {
             json!({
-                "scope": at.id.to_string(),
+                "scope": place.at.id.to_string(),
                 "results": body["value"][0]["results"],
                 "policyAssignments": body["value"][0]["policyAssignments"],
             })
@@ -113,7 +132,7 @@ async fn summary(client: &Client, scope: &PolicyScope, io: &mut Io) -> Result<Ex
         return Ok(Exit::Done);
     }
     let mut rows = Vec::new();
-    for (at, body) in &found {
+    for (place, body) in &found {
         let assignments = body["value"][0]["policyAssignments"].as_array();
         for one in assignments.into_iter().flatten() {
             let id = one["policyAssignmentId"].as_str().unwrap_or_default();
@@ -122,7 +141,7 @@ async fn summary(client: &Client, scope: &PolicyScope, io: &mut Io) -> Result<Ex
             let (compliant, not) = (count("compliant"), count("noncompliant"));
             let other = counts.values().sum::<u64>() - compliant - not;
             rows.push(vec![
-                at.id.name().to_owned(),
+                place.name.clone(),
                 id.rsplit('/').next().unwrap_or_default().to_owned(),
                 compliant.to_string(),
                 not.to_string(),

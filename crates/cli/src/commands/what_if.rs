@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use wire::policy::WhatIfBody;
 
-use super::compliance::scopes;
+use super::compliance::{Place, scopes};
 use super::scope::{Finder, Located};
 use crate::api;
 use crate::args::Scope;
@@ -19,10 +19,10 @@ pub async fn run(client: &Client, args: &WhatIf, io: &mut Io) -> Result<Exit, Cl
     let body = body(&args.about);
     let at = match &args.about {
         WhatIfAbout::Policy { .. } => scopes(client, &args.scope).await?,
-        WhatIfAbout::Resource(resource) => vec![home(client, resource).await?],
+        WhatIfAbout::Resource(resource) => vec![home(client, resource).await?.into()],
     };
     let mut answers = Vec::new();
-    for at in &at {
+    for Place { name, at } in &at {
         let path = api::below(
             &at.id,
             "/providers/Bullion.Factory/policyWhatIf",
@@ -36,23 +36,23 @@ pub async fn run(client: &Client, args: &WhatIf, io: &mut Io) -> Result<Exit, Cl
             body: Some(&body),
         };
         let mut answer = client.send(ask).await?.body;
-        answers.push((at.id.to_string(), answer["properties"].take()));
+        answers.push((name, at.id.to_string(), answer["properties"].take()));
     }
     if io.format == Format::Json {
-        let shown = answers.iter().map(|(scope, answer)| {
+        let shown = answers.iter().map(|(_, scope, answer)| {
             let mut shown = answer.clone();
             shown["scope"] = scope.clone().into();
             shown
         });
         io.json(&shown.collect::<Vec<_>>())?;
     } else {
-        for (scope, answer) in &answers {
-            tell(scope, answer, io)?;
+        for (name, _, answer) in &answers {
+            tell(name, answer, io)?;
         }
     }
     let denied = answers
         .iter()
-        .any(|(_, answer)| answer["decision"]["denied"] == true);
+        .any(|(_, _, answer)| answer["decision"]["denied"] == true);
     Ok(if denied { Exit::Failure } else { Exit::Done })
 }
 

@@ -55,6 +55,11 @@ pub struct Outcome {
 impl Surroundings {
     pub async fn run(&self, line: &[&str]) -> Outcome {
         let parsed = Bullion::try_parse_from(["bullion"].iter().chain(line)).unwrap();
+        self.run_command(&parsed.global, parsed.command).await
+    }
+
+    /// The same for a command that is not read from a line.
+    pub async fn run_command(&self, global: &Global, command: Command) -> Outcome {
         let (out, err) = (Buffer::default(), Buffer::default());
         let mut io = Io {
             out: Box::new(out.clone()),
@@ -65,11 +70,11 @@ impl Surroundings {
                 stderr: false,
             },
             variables: self.variables.clone(),
-            format: parsed.global.output,
+            format: global.output,
             interrupt: self.interrupt.clone(),
             goes_on: Vec::new(),
         };
-        let exit = cli::run(&parsed.global, parsed.command, &mut io).await;
+        let exit = cli::run(global, command, &mut io).await;
         Outcome {
             code: exit.code(),
             out: out.text(),

@@ -3,6 +3,7 @@
 mod applications;
 mod bad_input;
 mod commands;
+mod compliance;
 mod fake;
 mod harness;
 mod promotions;
