@@ -11,9 +11,9 @@ use http::Method;
 use crate::operation::{Operation, Subject, Tenancy, no_links};
 use crate::path::{ArmPath, Place, Shape};
 use crate::resources::{
-    applications, consents, disks, everything, galleries, groups, images, machines, managed_images,
-    management_groups, operations, pipelines, policies, promotions, roles, runs, subscriptions,
-    templates, tenancy, versions,
+    applications, consents, credentials, disks, everything, galleries, groups, images, machines,
+    managed_images, management_groups, operations, pipelines, policies, promotions, roles, runs,
+    subscriptions, templates, tenancy, versions,
 };
 
 const ROOT: &[Place] = &[Place::Root];
@@ -86,8 +86,8 @@ fn subscriptions() -> Vec<Operation> {
     vec![
         row!(PUT Named subscriptions::KIND, ROOT, "Microsoft.Resources/subscriptions/write", subscriptions::put),
         row!(GET Named subscriptions::KIND, ROOT, "Microsoft.Resources/subscriptions/read", subscriptions::get),
-        row!(GET Collection subscriptions::KIND, ROOT, "Microsoft.Resources/subscriptions/read", subscriptions::all),
-        row!(GET Collection "Microsoft.Resources/tenants", ROOT, "Microsoft.Resources/tenants/read", subscriptions::tenants),
+        row!(GET Collection subscriptions::KIND, ROOT, "Microsoft.Resources/subscriptions/read", subscriptions::all, subject: Subject::Own),
+        row!(GET Collection "Microsoft.Resources/tenants", ROOT, "Microsoft.Resources/tenants/read", subscriptions::tenants, subject: Subject::Own),
         row!(GET Collection "Microsoft.Resources/locations", SUBSCRIPTION, "Microsoft.Resources/subscriptions/locations/read", subscriptions::locations),
         row!(GET Collection "Microsoft.Resources/providers", SUBSCRIPTION, "Microsoft.Resources/subscriptions/providers/read", subscriptions::providers),
         row!(GET Named "Microsoft.Resources/providers", SUBSCRIPTION, "Microsoft.Resources/subscriptions/providers/read", subscriptions::one_provider),
@@ -108,6 +108,16 @@ fn identity() -> Vec<Operation> {
         row!(GET Collection applications::KIND, ROOT, "Bullion.Factory/applications/read", applications::all),
         row!(DELETE Named applications::KIND, ROOT, "Bullion.Factory/applications/delete", applications::remove),
         row!(POST Collection "Bullion.Factory/applications/addPassword", ROOT, "Bullion.Factory/applications/addPassword/action", applications::add_password),
+        row!(PUT Named credentials::CERTIFICATE, ROOT, "Bullion.Factory/applications/certificates/write", credentials::put_certificate),
+        row!(GET Named credentials::CERTIFICATE, ROOT, "Bullion.Factory/applications/certificates/read", credentials::get),
+        row!(GET Collection credentials::CERTIFICATE, ROOT, "Bullion.Factory/applications/certificates/read", credentials::certificates),
+        row!(DELETE Named credentials::CERTIFICATE, ROOT, "Bullion.Factory/applications/certificates/delete", credentials::remove),
+        row!(PUT Named credentials::FEDERATED, ROOT, "Bullion.Factory/applications/federatedCredentials/write", credentials::put_federated),
+        row!(GET Named credentials::FEDERATED, ROOT, "Bullion.Factory/applications/federatedCredentials/read", credentials::get),
+        row!(GET Collection credentials::FEDERATED, ROOT, "Bullion.Factory/applications/federatedCredentials/read", credentials::federated),
+        row!(DELETE Named credentials::FEDERATED, ROOT, "Bullion.Factory/applications/federatedCredentials/delete", credentials::remove),
+        row!(POST Collection "Bullion.Factory/applications/listPasswords", ROOT, "Bullion.Factory/applications/listPasswords/action", applications::list_passwords),
+        row!(POST Collection "Bullion.Factory/applications/removePassword", ROOT, "Bullion.Factory/applications/removePassword/action", applications::remove_password),
         row!(PUT Named consents::KIND, ROOT, "Bullion.Factory/servicePrincipals/write", consents::put),
         row!(GET Named consents::KIND, ROOT, "Bullion.Factory/servicePrincipals/read", consents::get),
         row!(GET Collection consents::KIND, ROOT, "Bullion.Factory/servicePrincipals/read", consents::all),
@@ -210,7 +220,12 @@ fn management() -> Vec<Operation> {
         row!(GET Collection "Microsoft.Management/managementGroups/descendants", ROOT, "Microsoft.Management/managementGroups/descendants/read", management_groups::descendants),
         row!(PUT Named MEMBER, ROOT, "Microsoft.Management/managementGroups/subscriptions/write", management_groups::add),
         row!(GET Collection MEMBER, ROOT, "Microsoft.Management/managementGroups/subscriptions/read", management_groups::members),
+        row!(GET Named MEMBER, ROOT, "Microsoft.Management/managementGroups/subscriptions/read", management_groups::member),
         row!(DELETE Named MEMBER, ROOT, "Microsoft.Management/managementGroups/subscriptions/delete", management_groups::take_out),
+        row!(POST Collection "Microsoft.Management/register", SUBSCRIPTION, "Microsoft.Management/register/action", subscriptions::registered),
+        row!(POST Collection "Microsoft.PolicyInsights/register", SUBSCRIPTION, "Microsoft.PolicyInsights/register/action", subscriptions::registered),
+        row!(POST Collection "Microsoft.Compute/register", SUBSCRIPTION, "Microsoft.Compute/register/action", subscriptions::registered),
+        row!(POST Collection "Microsoft.VirtualMachineImages/register", SUBSCRIPTION, "Microsoft.VirtualMachineImages/register/action", subscriptions::registered),
     ]
 }
 

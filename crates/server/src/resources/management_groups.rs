@@ -300,17 +300,40 @@ pub async fn add(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
         false => Some(group.name.as_str()),
     };
     let shown = place(&server, &call, name).await?;
-    Ok(Reply::ok(json!({
-        "id": call.id.to_string(),
-        "name": call.id.name(),
+    Ok(Reply::ok(shown_member(
+        &call,
+        group,
+        &call.id.name().to_lowercase(),
+        &shown,
+    )))
+}
+
+fn shown_member(call: &Call, group: &Group, subscription: &str, display_name: &Value) -> Value {
+    let group = group_id(&group.name);
+    json!({
+        "id": format!("{group}/subscriptions/{subscription}"),
+        "name": subscription,
         "type": MEMBER,
         "properties": {
             "tenant": call.permit.tenant().to_string(),
-            "displayName": shown,
-            "parent": { "id": group_id(&group.name) },
+            "displayName": display_name,
+            "parent": { "id": group },
             "state": "Active",
         },
-    })))
+    })
+}
+
+/// A subscription that is directly in the group.
+pub async fn member(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    let hierarchy = Hierarchy::load(&server, call.permit.tenant()).await?;
+    let (name, subscription) = (group_of(&call)?, subscription_of(&call)?);
+    let group = hierarchy.group(&name).ok_or_else(|| missing(&name))?;
+    let inside = hierarchy.members(&name);
+    let found = inside.iter().find(|one| one.subscription == subscription);
+    let found = found.ok_or_else(|| errors::subscription_not_found(call.id.name()))?;
+    let shown = found.display_name.clone().into();
+    let name = found.subscription.to_string();
+    Ok(Reply::ok(shown_member(&call, group, &name, &shown)))
 }
 
 /// Back below the root group.
@@ -330,17 +353,8 @@ pub async fn members(server: Arc<Server>, call: Call) -> Result<Reply, ArmError>
     let name = call.id.name();
     let group = hierarchy.group(name).ok_or_else(|| missing(name))?;
     let items = hierarchy.members(name).into_iter().map(|one| {
-        json!({
-            "id": format!("{}/subscriptions/{}", group_id(&group.name), one.subscription),
-            "name": one.subscription.to_string(),
-            "type": MEMBER,
-            "properties": {
-                "tenant": call.permit.tenant().to_string(),
-                "displayName": one.display_name,
-                "parent": { "id": group_id(&group.name) },
-                "state": "Active",
-            },
-        })
+        let shown = one.display_name.clone().into();
+        shown_member(&call, group, &one.subscription.to_string(), &shown)
     });
     Ok(page_reply(&call, items.collect(), None))
 }

@@ -181,7 +181,20 @@ pub async fn providers(server: Arc<Server>, call: Call) -> Result<Reply, ArmErro
 }
 
 pub async fn one_provider(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
-    let asked = call.id.name();
+    let scope = call.permit.scope().to_string();
+    let scope = scope.split("/providers/").next().unwrap_or_default();
+    provider_of(&server, scope, call.id.name())
+}
+
+/// Registering a provider changes nothing: all of them are, everywhere. Clients ask before they use one.
+pub async fn registered(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    let namespace = call.permit.action().to_string();
+    let namespace = namespace.split('/').next().unwrap_or_default();
+    let scope = call.id.to_string();
+    provider_of(&server, &scope, namespace)
+}
+
+fn provider_of(server: &Server, scope: &str, asked: &str) -> Result<Reply, ArmError> {
     let namespaces = table::namespaces();
     let found = namespaces
         .iter()
@@ -192,12 +205,10 @@ pub async fn one_provider(server: Arc<Server>, call: Call) -> Result<Reply, ArmE
             format!("The resource namespace '{asked}' is invalid."),
         ));
     };
-    let scope = call.permit.scope().to_string();
-    let scope = scope.split("/providers/").next().unwrap_or_default();
     Ok(Reply::ok(provider(
         scope,
         namespace,
         types,
-        &region_names(&server),
+        &region_names(server),
     )))
 }

@@ -115,6 +115,8 @@ async fn definitions_are_read_back_as_azure_shows_them() {
         site.get(&id).await.body["properties"]["policyType"],
         "BuiltIn"
     );
+    let versions = site.get(&format!("{}{id}/versions", subscription())).await;
+    assert_eq!(versions.body["value"][0]["name"], "1.0.0");
     let missing = site
         .get(&format!("/{AUTHORIZATION}/policyDefinitions/none"))
         .await;
@@ -639,6 +641,19 @@ async fn management_groups() {
     assert_eq!(site.put(&group("x"), below("none")).await.status, 404);
     let member = format!("{}/subscriptions/{SUBSCRIPTION}", group("low"));
     assert_eq!(site.ask("PUT", &member, None).await.status, 200);
+    assert_eq!(
+        site.get(&member).await.body["properties"]["displayName"],
+        "engineering"
+    );
+    let elsewhere = member.replace("/low/", "/top/");
+    assert_eq!(site.get(&elsewhere).await.status, 404);
+    let register = format!("{}/providers/Microsoft.Management/register", subscription());
+    let seen = site.ask("POST", &register, None).await;
+    assert_eq!(
+        seen.body["registrationState"], "Registered",
+        "{:?}",
+        seen.body
+    );
     let unknown = member.replace(SUBSCRIPTION, "99999999-9999-4999-8999-999999999999");
     assert_eq!(site.ask("PUT", &unknown, None).await.status, 404);
     let seen = site

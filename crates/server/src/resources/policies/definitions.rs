@@ -401,12 +401,14 @@ pub async fn version(server: Arc<Server>, call: Call) -> Result<Reply, ArmError>
 async fn current(server: &Server, call: &Call) -> Result<Value, ArmError> {
     let kind = Kind::of(call);
     let home = scope(call);
-    let found = if home.is_root() {
-        lookup::built_in_named(kind.type_name(), call.id.name()).cloned()
-    } else {
-        find(server, call).await?.as_ref().map(shown)
+    let own = match home.is_root() {
+        true => None,
+        false => find(server, call).await?.as_ref().map(shown),
     };
-    found.ok_or_else(|| not_found(kind.missing(), call.id.name()))
+    // Clients ask for the versions of a built-in one at their subscription, too.
+    let built_in = || lookup::built_in_named(kind.type_name(), call.id.name()).cloned();
+    own.or_else(built_in)
+        .ok_or_else(|| not_found(kind.missing(), call.id.name()))
 }
 
 fn version_of(document: &Value) -> Value {

@@ -265,7 +265,11 @@ pub fn failed(what: &'static str, error: comply::ComplyError) -> ArmError {
                 "The {what} is not valid: at '{}': {}.",
                 source.path, source.reason
             );
-            ArmError::new(ErrorCode::InvalidPolicyRule, message).with_target(source.path)
+            let code = match what {
+                "assignment" => ErrorCode::InvalidCreatePolicyAssignmentRequest,
+                _ => ErrorCode::InvalidPolicyRule,
+            };
+            ArmError::new(code, message).with_target(source.path)
         }
         ComplyError::NotFound { id } => errors::not_found(&id),
         ComplyError::BadToken => errors::invalid("$skiptoken", "The $skiptoken is not valid."),
