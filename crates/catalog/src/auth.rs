@@ -100,6 +100,8 @@ pub struct ApplicationRecord {
     pub home: TenantId,
     pub display_name: String,
     pub audience: Audience,
+    /// Where a browser may be sent after a consent.
+    pub redirects: Vec<String>,
 }
 
 /// Who may have an application sign in.
@@ -147,7 +149,7 @@ pub enum Credential {
     },
 }
 
-/// An application's principal in a tenant.
+/// An application's principal in a tenant. Its redirects are left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PrincipalRecord {
     pub principal: PrincipalId,
@@ -208,6 +210,7 @@ pub enum Record {
         principal: PrincipalId,
         display_name: String,
         audience: Audience,
+        redirects: Vec<String>,
     },
     /// `Bullion.Factory/servicePrincipals`: an application of another tenant, consented into the permit's.
     ServicePrincipal { app: AppId, principal: PrincipalId },

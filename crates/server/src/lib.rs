@@ -3,8 +3,10 @@
 //! Only this crate knows the HTTP framework. It decides who may do what to which resource and says so in
 //! Azure's shapes; what a build does is the factory's, what a disk holds is the store's.
 
+mod admin_consent;
 mod app;
 mod assertions;
+mod attempts;
 mod banner;
 mod bearer;
 mod blobs;

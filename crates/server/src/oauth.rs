@@ -10,6 +10,7 @@ use http::request::Parts;
 use serde_json::{Value, json};
 use wire::{ArmError, ErrorCode};
 
+use crate::admin_consent::{self, Flow};
 use crate::exchange::{self, Base, Query, Reply};
 use crate::path;
 use crate::sign_in;
@@ -37,6 +38,11 @@ pub enum Endpoint {
     Token {
         tenant: String,
         version: TokenVersion,
+    },
+    /// A page for people.
+    Consent {
+        tenant: String,
+        flow: Flow,
     },
 }
 
@@ -68,19 +74,27 @@ pub fn route(_server: &Server, parts: &Parts) -> Option<Endpoint> {
             tenant: tenant(),
             version: TokenVersion::V1,
         }),
+        [_, "oauth2", "authorize"] | [_, "oauth2", "v2.0", "authorize"] => {
+            Some(Endpoint::Consent {
+                tenant: tenant(),
+                flow: Flow::Authorize,
+            })
+        }
+        [_, "adminconsent"] | [_, "v2.0", "adminconsent"] => Some(Endpoint::Consent {
+            tenant: tenant(),
+            flow: Flow::AdminConsent,
+        }),
         _ => None,
     }
 }
 
 pub async fn answer(server: &Arc<Server>, endpoint: Endpoint, parts: &Parts, body: Body) -> Reply {
-    let posts = matches!(endpoint, Endpoint::Token { .. });
-    let fit = if posts {
-        parts.method == Method::POST
-    } else {
-        parts.method == Method::GET || parts.method == Method::HEAD
+    let (methods, allow): (&[Method], _) = match endpoint {
+        Endpoint::Token { .. } => (&[Method::POST], "POST"),
+        Endpoint::Consent { .. } => (&[Method::GET, Method::POST], "GET, POST"),
+        _ => (&[Method::GET, Method::HEAD], "GET, HEAD"),
     };
-    if !fit {
-        let allow = if posts { "POST" } else { "GET, HEAD" };
+    if !methods.contains(&parts.method) {
         return method_not_allowed(parts, allow);
     }
     let base = Base::of(&parts.headers, &server.url);
@@ -89,6 +103,9 @@ pub async fn answer(server: &Arc<Server>, endpoint: Endpoint, parts: &Parts, bod
         Endpoint::Metadata => metadata(&base, parts),
         Endpoint::OpenId { tenant } => openid_configuration(server, &base, &tenant).await,
         Endpoint::Keys => Reply::ok(server.tokens.key_set()),
+        Endpoint::Consent { tenant, flow } => {
+            admin_consent::answer(server, &base, &tenant, flow, parts, body).await
+        }
         Endpoint::Token { tenant, version } => {
             let form = match exchange::read_body(parts, body, FORM_BYTES_MAX).await {
                 Ok(form) => form,

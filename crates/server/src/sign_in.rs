@@ -119,10 +119,10 @@ pub async fn token(
 }
 
 /// The fields of a form. One that is given twice is refused, as which of them counts would be a guess.
-struct Form(Vec<(String, String)>);
+pub struct Form(Vec<(String, String)>);
 
 impl Form {
-    fn parse(bytes: &[u8]) -> Result<Form, Refusal> {
+    pub fn parse(bytes: &[u8]) -> Result<Form, Refusal> {
         let mut fields: Vec<(String, String)> = Vec::new();
         for (name, value) in url::form_urlencoded::parse(bytes) {
             let twice = fields.iter().any(|(known, _)| *known == name);
@@ -138,7 +138,7 @@ impl Form {
         Ok(Form(fields))
     }
 
-    fn get(&self, name: &str) -> Option<&str> {
+    pub fn get(&self, name: &str) -> Option<&str> {
         self.0
             .iter()
             .find(|(known, value)| known == name && !value.is_empty())

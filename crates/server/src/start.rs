@@ -19,9 +19,11 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 use wire::{AppId, PrincipalId, TenantId};
 
+use crate::attempts::Attempts;
 use crate::blobs::{Blobs, BlobsError};
 use crate::data::{self, DataError, DataFolder};
 use crate::engine::{Engine, EngineError, EngineParts};
+use crate::issuers::{Issuers, IssuersError};
 use crate::net::listen::{self, ListenError};
 use crate::net::tls::{self, TlsError};
 use crate::options::{OptionsError, ServeOptions};
@@ -48,6 +50,8 @@ pub enum ServeError {
     Tokens(#[from] TokensError),
     #[error("cannot make the administrator's secret")]
     Secret(#[from] access::SecretError),
+    #[error(transparent)]
+    Issuers(#[from] IssuersError),
     #[error(transparent)]
     Blobs(#[from] BlobsError),
     #[error("cannot set up the factory")]
@@ -137,6 +141,7 @@ pub async fn start_with(
     )?;
     let open = |folder| Blobs::open(folder, &settings.names).map(Arc::new);
     let blobs = settings.blobs.as_deref().map(open).transpose()?;
+    let issuers = Issuers::new(settings.issuer_ca.as_deref())?;
     // Before anything is stored: a port in use should leave no half-made installation behind.
     let listener = listen::bind(settings.listen).await?;
     let address = listener.local_addr().map_err(|cause| ListenError::Bind {
@@ -173,6 +178,8 @@ pub async fn start_with(
         scans: Scans::default(),
         tokens,
         blobs,
+        issuers,
+        attempts: Attempts::default(),
         hashing: state::hashing(),
     });
     let (stop, stopped) = watch::channel(false);

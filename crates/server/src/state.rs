@@ -12,8 +12,10 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::Semaphore;
 use wire::{AppId, ArmError, Location, PrincipalId, ResourceId, ResourceType, TenantId};
 
+use crate::attempts::Attempts;
 use crate::blobs::Blobs;
 use crate::exchange::Reply;
+use crate::issuers::Issuers;
 use crate::oauth::TokenVersion;
 use crate::operation::Call;
 use crate::resources::policies::scans::Scans;
@@ -38,6 +40,8 @@ pub struct Server {
     pub scans: Scans,
     pub tokens: Tokens,
     pub blobs: Option<Arc<Blobs>>,
+    pub issuers: Issuers,
+    pub attempts: Attempts,
     pub hashing: Arc<Semaphore>,
 }
 

@@ -87,20 +87,21 @@ impl AuthStore for SqliteCatalog {
     }
 
     async fn application(&self, app: AppId) -> Result<Option<ApplicationRecord>> {
-        let row = sqlx::query_as::<_, (String, String, String)>(
-            "select home, display_name, audience from applications where app = ?1",
+        let row = sqlx::query_as::<_, (String, String, String, String)>(
+            "select home, display_name, audience, redirects from applications where app = ?1",
         )
         .bind(app.to_string())
         .fetch_optional(&self.readers)
         .await
         .map_err(failed("find an application"))?;
-        row.map(|(home, display_name, audience)| {
+        row.map(|(home, display_name, audience, redirects)| {
             Ok(ApplicationRecord {
                 app,
                 home: rows::parsed("applications.home", &home)?,
                 display_name,
                 audience: Audience::stored(&audience)
                     .ok_or_else(|| rows::corrupt("applications.audience", &audience))?,
+                redirects: rows::from_json("applications.redirects", &redirects)?,
             })
         })
         .transpose()
@@ -182,6 +183,7 @@ impl AuthStore for SqliteCatalog {
                         display_name,
                         audience: Audience::stored(&audience)
                             .ok_or_else(|| rows::corrupt("applications.audience", &audience))?,
+                        redirects: Vec::new(),
                     },
                 })
             };
@@ -319,6 +321,7 @@ impl SqliteCatalog {
             principal: operator_principal,
             display_name: new.operator_name.clone(),
             audience: Audience::ManyTenants,
+            redirects: Vec::new(),
         });
         let permit = install_permit(tenant, "applications", &new.operator_name)?;
         self.put_in(tx, &permit, draft, &Precondition::Absent)

@@ -148,8 +148,15 @@ impl SqliteCatalog {
                 principal,
                 display_name,
                 audience,
+                redirects,
             } => {
-                write_application(tx, permit, row, *app, display_name, *audience).await?;
+                let new = NewApplication {
+                    app: *app,
+                    display_name,
+                    audience: *audience,
+                    redirects,
+                };
+                write_application(tx, permit, row, &new).await?;
                 add_principal(tx, permit.tenant(), *app, *principal).await
             }
             Record::ServicePrincipal { app, principal } => {
@@ -290,17 +297,30 @@ async fn write_subscription(tx: &mut SqliteConnection, permit: &Permit, row: i64
     })
 }
 
+struct NewApplication<'a> {
+    app: AppId,
+    display_name: &'a str,
+    audience: Audience,
+    redirects: &'a [String],
+}
+
 async fn write_application(
     tx: &mut SqliteConnection,
     permit: &Permit,
     row: i64,
-    app: AppId,
-    display_name: &str,
-    audience: Audience,
+    new: &NewApplication<'_>,
 ) -> Result<()> {
+    let NewApplication {
+        app,
+        display_name,
+        audience,
+        redirects,
+    } = *new;
     let written = sqlx::query(
-        "insert into applications (app, home, display_name, audience, resource) values (?1, ?2, ?3, ?4, ?5)
-         on conflict (resource) do update set display_name = excluded.display_name, audience = excluded.audience
+        "insert into applications (app, home, display_name, audience, resource, redirects)
+         values (?1, ?2, ?3, ?4, ?5, ?6)
+         on conflict (resource) do update set display_name = excluded.display_name, audience = excluded.audience,
+             redirects = excluded.redirects
              where app = excluded.app",
     )
     .bind(app.to_string())
@@ -308,6 +328,7 @@ async fn write_application(
     .bind(display_name)
     .bind(audience.as_str())
     .bind(row)
+    .bind(rows::to_json("applications.redirects", &redirects, BODY_BYTES_MAX)?)
     .execute(&mut *tx)
     .await
     .map_err(failed("write an application"))?;

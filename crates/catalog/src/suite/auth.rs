@@ -213,6 +213,7 @@ async fn secrets_expire<B: Backend>(world: &World<B>) {
         principal,
         display_name: "CI".into(),
         audience: Audience::Home,
+        redirects: vec!["https://a.example/".into()],
     };
     world
         .catalog
@@ -235,6 +236,8 @@ async fn secrets_expire<B: Backend>(world: &World<B>) {
         .await
         .expect("add");
     assert_eq!(world.catalog.secrets(app).await.expect("read").len(), 2);
+    let found = world.catalog.application(app).await.expect("read");
+    assert_eq!(found.expect("is there").redirects, ["https://a.example/"]);
     world.clock.advance(DAY * 2);
     let left = world.catalog.secrets(app).await.expect("read");
     assert_eq!(
@@ -284,6 +287,7 @@ async fn credentials_go_with_their_application<B: Backend>(world: &World<B>) {
         principal,
         display_name: "CI".into(),
         audience: Audience::Home,
+        redirects: vec!["https://a.example/".into()],
     };
     let catalog = &world.catalog;
     let credential = Credential::Federated {

@@ -7,6 +7,7 @@ use catalog::{Audience, CatalogError, Draft, Precondition, Record, StoredSecret}
 use http::StatusCode;
 use jiff::{Timestamp, ToSpan as _};
 use serde_json::{Value, json};
+use url::Url;
 use uuid::Uuid;
 use wire::{AppId, ArmError, ErrorCode, PrincipalId};
 
@@ -21,6 +22,8 @@ pub const KIND: &str = "Bullion.Factory/applications";
 const SECRET_DAYS_DEFAULT: i64 = 365;
 const SECRET_DAYS_MAX: i64 = 730;
 const HINT_CHARS: usize = 3;
+const REDIRECTS_MAX: usize = 20;
+const REDIRECT_BYTES_MAX: usize = 256;
 
 pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     check_name(&call, "applicationName")?;
@@ -36,7 +39,18 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
         Some(Value::Bool(many)) => *many,
         Some(_) => return Err(wrong_type("properties.multiTenant", "true or false")),
     };
+    let redirects = match body.properties.get("redirectUris") {
+        None | Some(Value::Null) => kept
+            .as_ref()
+            .and_then(|kept| kept.get("redirectUris"))
+            .cloned(),
+        given => given.cloned(),
+    };
+    let redirects = redirect_uris(redirects)?;
     let mut stored = json!({ "displayName": display_name, "multiTenant": many });
+    if !redirects.is_empty() {
+        stored["redirectUris"] = json!(redirects);
+    }
     let id = |key: &str| kept.as_ref()?.get(key)?.as_str().map(str::to_string);
     let app = id("appId").and_then(|text| text.parse().ok());
     let principal = id("principalId").and_then(|text| text.parse().ok());
@@ -56,10 +70,42 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
         principal,
         display_name,
         audience,
+        redirects,
     });
     draft.tags = body.tags;
     let put = store(&server, &call, old.as_ref(), draft).await?;
     Ok(put_reply(&put))
+}
+
+/// Where a browser may be sent after a consent. Compared as they are written, so no pattern and no fragment.
+fn redirect_uris(given: Option<Value>) -> Result<Vec<String>, ArmError> {
+    const TARGET: &str = "properties.redirectUris";
+    let listed = match given {
+        None => return Ok(Vec::new()),
+        Some(Value::Array(listed)) => listed,
+        Some(_) => return Err(wrong_type(TARGET, "a list of URIs")),
+    };
+    let fit = |text: &&str| {
+        text.len() <= REDIRECT_BYTES_MAX
+            && Url::parse(text).is_ok_and(|url| {
+                let own_machine = url.scheme() == "http" && url.host_str() == Some("localhost");
+                (url.scheme() == "https" || own_machine) && url.fragment().is_none()
+            })
+    };
+    let uris: Vec<String> = listed
+        .iter()
+        .filter_map(|value| value.as_str().filter(fit).map(str::to_string))
+        .collect();
+    if uris.len() == listed.len() && uris.len() <= REDIRECTS_MAX {
+        return Ok(uris);
+    }
+    Err(errors::invalid(
+        TARGET,
+        format!(
+            "Redirect URIs are at most {REDIRECTS_MAX} absolute https URIs without a fragment; http is \
+             allowed for localhost."
+        ),
+    ))
 }
 
 pub async fn get(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use access::{Assignment, RoleDefinition, RoleId, built_in_role, built_in_roles};
 use catalog::{Draft, Record, UniqueKey};
+use http::StatusCode;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use wire::{ArmError, ErrorCode, PrincipalId, ResourceId};
@@ -101,8 +102,16 @@ pub async fn get(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     show(&server, &call).await
 }
 
+/// Answers with what was removed: az reads it.
 pub async fn remove(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
-    delete(&server, &call).await
+    let Some(old) = find(&server, &call).await? else {
+        return Ok(Reply::no_content());
+    };
+    let removed = delete(&server, &call).await?;
+    if removed.status == StatusCode::OK {
+        return Ok(Reply::ok(present(&old)));
+    }
+    Ok(removed)
 }
 
 /// At the scope and below it; `principalId eq '…'` keeps one principal's.

@@ -2,6 +2,7 @@
 
 mod assertions;
 mod bits;
+mod consent;
 mod fake;
 mod galleries;
 mod graph;
