@@ -37,7 +37,7 @@ pub fn before(client: &Client, wanted: &Wanted, newer_is_there: bool) -> Result<
     stop_if_interrupted()?;
     let step = Step::begin(format!("verdict on {}", wanted.name));
     let verdict = wait_until(VERDICT_DEADLINE, "a verdict", || {
-        let verdict = explain(client, wanted, &step)?;
+        let verdict = stored(client, wanted, &step)?;
         Ok(verdict.filter(|verdict| newer_is_there || verdict.state == COMPLIANT))
     })?;
     step.done(&verdict.in_a_word());
@@ -49,43 +49,57 @@ pub fn after(client: &Client, wanted: &Wanted, newer: &str) -> Result<Verdict> {
     stop_if_interrupted()?;
     let step = Step::begin(format!("verdict on {} after {newer}", wanted.name));
     let verdict = wait_until(VERDICT_DEADLINE, "the verdict to turn", || {
-        let verdict = explain(client, wanted, &step)?;
+        let verdict = stored(client, wanted, &step)?;
         Ok(verdict.filter(|verdict| verdict.state == NON_COMPLIANT))
     })?;
+    let explained = client.answer(&["compliance", "explain", wanted.name], &step)?;
+    let reason = explained_reason(&explained).unwrap_or_default();
     let older = wanted.image.rsplit('/').next().unwrap_or_default();
-    if !verdict.reason.contains(older) || !verdict.reason.contains(newer) {
+    if !reason.contains(older) || !reason.contains(newer) {
         step.failed("");
-        bail!(
-            "the reason does not name {older} and {newer}: {}",
-            verdict.reason
-        );
+        bail!("the reason does not name {older} and {newer}: {reason}");
     }
     let version = client.json(&["version", "show", &format!("{RELEASED}/{newer}")], &step)?;
     let visible = text(&version["systemData"]["createdAt"]);
     let verdict = Verdict {
         milliseconds: Some(between(&visible, &verdict.since)?),
+        reason,
         ..verdict
     };
     step.done(&verdict.in_a_word());
     Ok(verdict)
 }
 
-fn explain(client: &Client, wanted: &Wanted, step: &Step) -> Result<Option<Verdict>> {
-    let told = client.answer(&["compliance", "explain", wanted.name], step)?;
-    Ok(Verdict::of(wanted.name, &told))
+/// The verdict as the server keeps it.
+fn stored(client: &Client, wanted: &Wanted, step: &Step) -> Result<Option<Verdict>> {
+    let states = client.json(&["compliance", "list"], step)?;
+    Ok(Verdict::of(wanted.name, &states))
+}
+
+/// What `bullion compliance explain` gives as our policy's reason.
+fn explained_reason(explained: &Value) -> Option<String> {
+    let policy = list(&explained["policies"])
+        .iter()
+        .find(|policy| policy["assignment"]["name"] == ASSIGNMENT)?;
+    (policy["complianceState"] == NON_COMPLIANT).then(|| text(&policy["reason"]))
 }
 
 impl Verdict {
-    /// Reads what `bullion compliance explain` prints.
-    fn of(machine: &str, told: &Value) -> Option<Self> {
-        let policy = list(&told["policies"])
-            .iter()
-            .find(|policy| policy["assignment"]["name"] == ASSIGNMENT)?;
+    /// Finds the machine in what `bullion compliance list` prints.
+    fn of(machine: &str, states: &Value) -> Option<Self> {
+        let state = list(states).iter().find(|state| {
+            let resource = text(&state["resourceId"]);
+            state["policyAssignmentName"] == ASSIGNMENT
+                && resource
+                    .rsplit('/')
+                    .next()
+                    .is_some_and(|name| name.eq_ignore_ascii_case(machine))
+        })?;
         Some(Self {
             machine: machine.to_owned(),
-            state: text(&policy["complianceState"]),
-            since: text(&policy["since"]),
-            reason: text(&policy["reason"]),
+            state: text(&state["complianceState"]),
+            since: text(&state["since"]),
+            reason: text(&state["reason"]),
             milliseconds: None,
         })
     }
@@ -117,16 +131,29 @@ mod tests {
 
     #[test]
     fn the_verdict_of_our_assignment_is_read() {
-        let told = serde_json::json!({"complianceState": "NonCompliant", "policies": [
-            {"assignment": {"name": "other"}, "complianceState": "Compliant"},
-            {"assignment": {"name": ASSIGNMENT}, "complianceState": "NonCompliant",
-             "since": "2026-01-01T00:00:00.5Z", "reason": "runs 1.0.0, latest is 1.0.1"}]});
-        let verdict = Verdict::of("m", &told).unwrap();
+        let record = |machine: &str, assignment: &str, state: &str| {
+            serde_json::json!({"resourceId": format!("/subscriptions/s/virtualMachines/{machine}"),
+                "policyAssignmentName": assignment, "complianceState": state,
+                "since": "2026-01-01T00:00:00.5Z", "reason": "runs 1.0.0, latest is 1.0.1"})
+        };
+        let states = serde_json::json!([
+            record("M", "other", "Compliant"),
+            record("n", ASSIGNMENT, "Compliant"),
+            record("M", ASSIGNMENT, NON_COMPLIANT),
+        ]);
+        let verdict = Verdict::of("m", &states).unwrap();
         assert_eq!(
             verdict.in_a_word(),
             "NonCompliant: runs 1.0.0, latest is 1.0.1"
         );
-        assert_eq!(Verdict::of("m", &Value::Null), None);
+        assert_eq!(Verdict::of("o", &states), None);
+        let explained = |state: &str| {
+            serde_json::json!({"policies": [{"assignment": {"name": ASSIGNMENT},
+                "complianceState": state, "reason": "r"}]})
+        };
+        let reason = explained_reason(&explained(NON_COMPLIANT));
+        assert_eq!(reason.as_deref(), Some("r"));
+        assert_eq!(explained_reason(&explained(COMPLIANT)), None);
     }
 
     #[test]

@@ -227,22 +227,17 @@ pub fn waits_for_a_region(installation: &mut Installation) -> Approved {
 }
 
 fn approve(installation: &Installation) {
-    let tenant = show(installation, TO_PROD)["to"]["tenant"].clone();
-    let tenant = tenant.as_str().expect("a stage has a tenant");
-    let application = "/providers/Bullion.Factory/applications/release-approver";
-    let rest = |method: &str, path: &str| {
-        installation.json(&["rest", method, path, "--tenant", tenant, "--body", "{}"])
-    };
-    let secret = rest("POST", &format!("{application}/addPassword"));
-    let known = installation.json(&["rest", "GET", application, "--tenant", tenant]);
-    let own = std::fs::read_to_string(installation.beside("profile.json"));
-    let own = own.expect("the administrator has a profile");
-    let mut profile: Value = serde_json::from_str(&own).expect("a profile is JSON");
-    profile["tenantId"] = tenant.into();
-    profile["clientId"] = known["properties"]["appId"].clone();
-    profile["clientSecret"] = secret["secretText"].clone();
-    std::fs::write(installation.beside(APPROVER), profile.to_string())
-        .expect("cannot write a profile");
+    let profile = installation.beside(APPROVER);
+    let profile = profile.to_string_lossy();
+    let sign_in = [
+        "app",
+        "secret",
+        "add",
+        "release-approver",
+        "--write-profile",
+        &profile,
+    ];
+    installation.run(&sign_in).succeeded();
     let approve = ["promotion", "approve", TO_PROD, "--comment", "looked at it"];
     installation.run_as(APPROVER, &approve).succeeded();
 }
