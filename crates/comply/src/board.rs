@@ -284,6 +284,12 @@ impl Board {
         units.iter().filter_map(move |unit| self.entry(at?, unit))
     }
 
+    /// The state of a resource by one of this board's own policies.
+    pub fn own_entry<'b>(&'b self, id: &ResourceId, unit: &'b Arc<Unit>) -> Option<Entry<'b>> {
+        self.entry(self.resources.get(id.folded()).copied()?, unit)
+    }
+
+    /// The same by a policy of that key.
     pub fn state(&self, id: &ResourceId, unit: &Arc<Unit>) -> Option<Entry<'_>> {
         let at = self.resources.get(id.folded()).copied()?;
         let unit = self.policies.units.iter().find(|own| own.key == unit.key)?;

@@ -51,6 +51,11 @@ impl Cache {
         Ok(policies)
     }
 
+    /// Forgets what changed since the last look.
+    pub async fn refresh(&self, parts: &Parts) -> Result<()> {
+        self.inner.lock().await.refresh(parts).await
+    }
+
     /// The tenant's definitions and initiatives, built-in ones too, by folded id.
     pub async fn documents(
         &self,

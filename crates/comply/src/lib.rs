@@ -17,6 +17,7 @@ mod image;
 pub mod kinds;
 mod look;
 mod outcome;
+mod pending;
 mod policies;
 mod reason;
 mod reconcile;

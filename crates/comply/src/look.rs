@@ -195,6 +195,7 @@ pub(crate) fn needs(units: &[Arc<Unit>]) -> Needs {
             subscription: all.subscription || own.subscription,
             now: all.now || own.now,
             image: all.image || own.image,
+            policy: all.policy || own.policy,
         }
     })
 }

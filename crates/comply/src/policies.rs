@@ -123,7 +123,13 @@ impl Policies {
 
     /// The units whose assignment's scope holds the resource. Selectors and exclusions are the engine's.
     pub fn reaching(&self, id: &ResourceId) -> Vec<Arc<Unit>> {
-        let reach = |unit: &&Arc<Unit>| self.within(id, &unit.assignment.scope);
+        let reach = |unit: &&Arc<Unit>| {
+            let assignment = &unit.assignment;
+            match assignment.on_group {
+                true => self.within(id, &assignment.scope),
+                false => id.is_within(&assignment.scope),
+            }
+        };
         self.units.iter().filter(reach).cloned().collect()
     }
 

@@ -18,6 +18,7 @@ use crate::comply::Comply;
 use crate::error::{ComplyError, Result};
 use crate::image::Image;
 use crate::kinds;
+use crate::pending::Queue;
 use crate::policies::Policies;
 use crate::touched::{Touched, Users, Which, keys};
 use crate::work::Work;
@@ -69,6 +70,7 @@ pub(crate) struct Progress {
     position: Option<u64>,
     /// To be looked at as a whole.
     behind: BTreeSet<TenantId>,
+    pub pending: Queue,
     pub users: Users,
     /// What each image was when its machines were judged.
     pub images: HashMap<String, Arc<Image>>,
@@ -136,23 +138,56 @@ impl Comply {
             .await
     }
 
+    /// Works until nothing is left. Changes come before scopes that are under way, at each page anew.
     async fn catch_up(&self, progress: &mut Progress) -> Result<()> {
-        for _ in 0..LOST_MAX {
+        let mut lost = 0;
+        let mut failed = None;
+        while lost < LOST_MAX {
             let position = match progress.position {
                 Some(position) => position,
                 None => self.begin(progress).await?,
             };
-            let failed = self.scan_behind(progress).await.err();
-            if self.take_changes(progress, position).await? {
-                self.pass_time(progress).await?;
-                return match failed {
-                    None if progress.behind.is_empty() => Ok(()),
-                    Some(error) => Err(error),
-                    None => self.scan_behind(progress).await,
-                };
+            if failed.is_none() {
+                failed = self.scan_behind(progress).await.err();
+            }
+            if !self.take_changes(progress, position).await? {
+                lost += 1;
+                continue;
+            }
+            self.pass_time(progress).await?;
+            let new_tenants = failed.is_none() && !progress.behind.is_empty();
+            if !new_tenants && !self.next_page(progress).await {
+                break;
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Judges a page of what is pending; false if nothing is.
+    async fn next_page(&self, progress: &mut Progress) -> bool {
+        let Some(mut pending) = progress.pending.take() else {
+            return false;
+        };
+        let tenant = pending.tenant;
+        let Some(board) = self.boards.get(tenant) else {
+            progress.behind.insert(tenant);
+            return true;
+        };
+        let mut work = Work::new(self, progress, policies_of(&board), board);
+        match work.page(&mut pending).await {
+            Ok(true) => progress.pending.put_back(pending),
+            Ok(false) => {}
+            Err(error) => self.fall_behind(progress, tenant, &error),
+        }
+        true
+    }
+
+    /// The tenant is looked at as a whole the next time.
+    fn fall_behind(&self, progress: &mut Progress, tenant: TenantId, error: &ComplyError) {
+        let error: &(dyn std::error::Error + 'static) = error;
+        tracing::warn!(error, %tenant, "states of a tenant's policies are behind");
+        progress.pending.drop_tenant(tenant);
+        progress.behind.insert(tenant);
     }
 
     /// Everything is to be looked at. What changes from now on comes after it.
@@ -162,6 +197,7 @@ impl Comply {
         let tenants = self.parts.auth.tenants().await.map_err(failed())?;
         progress.users.clear();
         progress.images.clear();
+        progress.pending.clear();
         progress.behind = tenants.into_iter().map(|tenant| tenant.tenant).collect();
         progress.position = Some(latest);
         let now = self.parts.clock.now();
@@ -186,13 +222,14 @@ impl Comply {
 
     /// Looks at a whole tenant, beside the states that are shown until it is done.
     async fn scan(&self, progress: &mut Progress, tenant: TenantId) -> Result<()> {
+        progress.pending.drop_tenant(tenant);
         let policies = self.cache.policies(&self.parts, tenant).await?;
         let mut board = Board::new(Arc::clone(&policies));
         let lost = self.restore(tenant, &mut board).await?;
         let board = Arc::new(RwLock::new(board));
         let mut work = Work::new(self, progress, Arc::clone(&policies), Arc::clone(&board));
         if !policies.units.is_empty() {
-            work.walk(&ResourceId::root(), &Which::All).await?;
+            work.walk().await?;
         }
         let unseen = {
             let board = board.read().unwrap_or_else(PoisonError::into_inner);
@@ -234,12 +271,19 @@ impl Comply {
         for change in changes {
             tenants.entry(change.tenant).or_default().insert(&change.id);
         }
+        self.cache.refresh(&self.parts).await?;
         for (tenant, ids) in &tenants {
             let Some(board) = self.boards.get(*tenant) else {
                 progress.behind.insert(*tenant);
                 continue;
             };
-            let new = self.cache.policies(&self.parts, *tenant).await?;
+            let new = match self.cache.policies(&self.parts, *tenant).await {
+                Ok(new) => new,
+                Err(error) => {
+                    self.fall_behind(progress, *tenant, &error);
+                    continue;
+                }
+            };
             let own = touched.entry(*tenant).or_default();
             let board = board.read().unwrap_or_else(PoisonError::into_inner);
             if !Arc::ptr_eq(&board.policies, &new) {
@@ -254,9 +298,7 @@ impl Comply {
         for (tenant, touched) in touched {
             let policies = current.remove(&tenant);
             if let Err(error) = self.work_off(progress, tenant, policies, touched).await {
-                let error: &(dyn std::error::Error + 'static) = &error;
-                tracing::warn!(error, %tenant, "states of a tenant's policies are behind");
-                progress.behind.insert(tenant);
+                self.fall_behind(progress, tenant, &error);
             }
         }
         Ok(())
@@ -320,10 +362,7 @@ impl Comply {
         let Some(mut times) = progress.clock else {
             return Ok(());
         };
-        if now >= times.cycle_due {
-            self.begin(progress).await?;
-            return self.scan_behind(progress).await;
-        }
+        let cycle = now >= times.cycle_due;
         let tick = now >= times.tick_due;
         let since = times.looked_at;
         for (tenant, board) in self.boards.all() {
@@ -344,13 +383,21 @@ impl Comply {
             for machine in progress.users.of_tenant(tenant).iter().filter(|_| tick) {
                 touched.pair(machine, asking.clone());
             }
-            if !touched.is_empty() {
-                self.work_off(progress, tenant, None, touched).await?;
+            if cycle {
+                touched.scopes.push((ResourceId::root(), Which::All));
+            }
+            if !touched.is_empty()
+                && let Err(error) = self.work_off(progress, tenant, None, touched).await
+            {
+                self.fall_behind(progress, tenant, &error);
             }
         }
         times.looked_at = now;
         if tick {
             times.tick_due = later(now, TICK);
+        }
+        if cycle {
+            times.cycle_due = later(now, CYCLE);
         }
         progress.clock = Some(times);
         Ok(())

@@ -25,7 +25,7 @@ use crate::reason;
 use crate::reconcile::policies_of;
 use crate::records::{LIMIT_DEFAULT, LIMIT_MAX, StatePage, StateQuery, StateRecord};
 use crate::summary::{Summary, Tally};
-use crate::unit::Unit;
+use crate::unit::{Unit, UnitKey};
 
 /// Evaluated expressions of one record.
 const EXPRESSIONS_MAX: usize = 100;
@@ -128,7 +128,7 @@ impl<'q> Area<'q> {
             {
                 continue;
             }
-            let entries = wanted.iter().filter_map(|unit| board.state(id, unit));
+            let entries = wanted.iter().filter_map(|unit| board.own_entry(id, unit));
             let asked = |state: State| self.query.state.is_none_or(|wanted| wanted == state);
             found.extend(
                 entries
@@ -203,6 +203,8 @@ impl Comply {
         let board = self.board(permit.tenant()).await?;
         let area = Area::new(permit, query);
         let mut tally = Tally::default();
+        // One record for each policy, filled in for one resource after the other.
+        let mut records: HashMap<UnitKey, StateRecord> = HashMap::new();
         let mut position = String::new();
         loop {
             // The board is let go of between pages, so that a large summary keeps no state waiting.
@@ -211,7 +213,15 @@ impl Comply {
                 area.page(&board, &position, LIMIT_MAX)
             };
             for one in &found {
-                tally.add(&bare(one));
+                let known = records.contains_key(&one.unit.key);
+                if !known {
+                    records.insert(one.unit.key.clone(), bare(one));
+                }
+                if let Some(record) = records.get_mut(&one.unit.key) {
+                    record.resource_id = one.id.to_string();
+                    record.compliance_state = one.state;
+                    tally.add(record);
+                }
             }
             match next {
                 Some(next) => position = next,

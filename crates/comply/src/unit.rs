@@ -40,6 +40,8 @@ pub(crate) struct Needs {
     pub subscription: bool,
     pub now: bool,
     pub image: bool,
+    /// `policy()`.
+    pub policy: bool,
 }
 
 impl Document {
@@ -72,6 +74,7 @@ impl Document {
                 subscription: has("subscription("),
                 now: has("utcnow("),
                 image: has("bullion.factory/machineimage."),
+                policy: has("policy("),
             },
             cascades: !cascade.is_some_and(|cascade| cascade.eq_ignore_ascii_case("allow")),
             groups: groups(properties),
@@ -113,6 +116,8 @@ pub(crate) struct Assignment {
     pub display_name: String,
     /// Where it acts: what it is an extension of.
     pub scope: ResourceId,
+    /// The scope is a management group.
+    pub on_group: bool,
     /// As ARM shows it, its scope taken from its id.
     pub value: Value,
     pub created_at: Timestamp,
@@ -295,8 +300,11 @@ impl Unit {
     }
 
     pub fn around(&self, subject: &Subject, now: Timestamp) -> Surroundings {
-        let mut around = surroundings(now, self.context.clone());
+        let mut around = surroundings(now, Value::Null);
         around.request = subject.request.clone();
+        if self.definition.needs.policy {
+            around.policy = self.context.clone();
+        }
         if self.definition.needs.group {
             around.resource_group = subject.group.clone();
         }
@@ -390,6 +398,7 @@ pub(crate) fn assigned(
     Some(Assignment {
         display_name: display.unwrap_or(id.name()).to_owned(),
         id: id.clone(),
+        on_group: scope.resource_type().is(kinds::MANAGEMENT_GROUPS),
         scope,
         created_at: Timestamp::MIN,
         set,

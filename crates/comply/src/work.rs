@@ -1,7 +1,7 @@
 //! One piece of the reconciler's work, in one tenant: resources are read, judged, and what that changes is written,
 //! first to the database and then to memory.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use access::{Action, Permit, SystemReason};
@@ -17,6 +17,7 @@ use crate::image;
 use crate::kinds;
 use crate::look::{self, Look};
 use crate::outcome::{self, Outcome};
+use crate::pending::Pending;
 use crate::policies::Policies;
 use crate::reconcile::Progress;
 use crate::subject::Subject;
@@ -35,8 +36,6 @@ pub(crate) struct Work<'a> {
     board: Arc<RwLock<Board>>,
     look: Look<'a>,
     now: Timestamp,
-    /// Judged by everything that reaches them.
-    done: HashSet<ResourceId>,
 }
 
 /// A resource with those who judge it.
@@ -112,7 +111,6 @@ impl<'a> Work<'a> {
             policies,
             board,
             look,
-            done: HashSet::new(),
         }
     }
 
@@ -136,46 +134,74 @@ impl<'a> Work<'a> {
             }
             self.judge(found).await?;
             self.gone(&gone).await?;
-            let whole = batch.iter().filter(|(_, which)| *which == Which::All);
-            self.done.extend(whole.map(|(id, _)| id.clone()));
         }
-        for (scope, which) in &touched.scopes {
-            self.walk(scope, which).await?;
+        let judged: BTreeSet<ResourceId> = wanted
+            .into_iter()
+            .filter(|(_, which)| *which == Which::All)
+            .map(|(id, _)| id)
+            .collect();
+        for (scope, which) in touched.scopes {
+            let known = judged.contains(&scope);
+            let roots = self.roots(&scope);
+            let mut pending = Pending::new(self.policies.tenant, scope, roots, which);
+            pending.own_judged = known;
+            self.progress.pending.add(pending);
         }
         self.remember_images();
         Ok(())
     }
 
-    /// Judges everything at or below a scope, page by page. Where a scan of whole columns takes the place of judging
-    /// resource by resource, it does so here.
-    pub async fn walk(&mut self, scope: &ResourceId, which: &Which) -> Result<()> {
-        let roots = match scope.resource_type().is(kinds::MANAGEMENT_GROUPS) {
+    /// The subscriptions of a management group; anything else is itself.
+    fn roots(&self, scope: &ResourceId) -> Vec<ResourceId> {
+        match scope.resource_type().is(kinds::MANAGEMENT_GROUPS) {
             true => self.policies.subscriptions_below(scope),
             false => vec![scope.clone()],
-        };
-        for root in roots {
-            if !root.is_root()
-                && let Some(own) =
-                    look::get(&self.comply.parts, &root, self.policies.tenant).await?
-            {
-                self.judge(vec![(own, which.clone())]).await?;
-            }
-            let permit = reading(&root, self.policies.tenant);
-            let mut page = PageRequest::first(BATCH);
-            for _ in 0..PAGES_MAX {
-                let answer = self.comply.parts.catalog.list_below(&permit, page).await;
-                let answer = answer.map_err(ComplyError::catalog("look at all resources"))?;
-                let resources = answer.resources.into_iter();
-                self.judge(resources.map(|one| (one, which.clone())).collect())
-                    .await?;
-                let Some(next) = answer.next else {
-                    break;
-                };
-                page = PageRequest::first(BATCH).after(next);
+        }
+    }
+
+    /// Judges everything that there is.
+    pub async fn walk(&mut self) -> Result<()> {
+        let root = ResourceId::root();
+        let mut all = Pending::new(self.policies.tenant, root.clone(), vec![root], Which::All);
+        for _ in 0..PAGES_MAX {
+            if !self.page(&mut all).await? {
+                return Ok(());
             }
         }
+        Err(ComplyError::TooMany {
+            what: "pages of resources",
+            limit: PAGES_MAX,
+        })
+    }
+
+    /// Judges the next page of a scope; false if there was none left. A scan of whole columns, in the place of judging
+    /// resource by resource, belongs here.
+    pub async fn page(&mut self, pending: &mut Pending) -> Result<bool> {
+        let Some(root) = pending.roots.last().cloned() else {
+            return Ok(false);
+        };
+        let mut page = PageRequest::first(BATCH);
+        match pending.after.take() {
+            Some(after) => page = page.after(after),
+            None if root.is_root() || pending.own_judged => {}
+            None => {
+                let own = look::get(&self.comply.parts, &root, self.policies.tenant).await?;
+                let own = own.map(|own| (own, pending.which.clone()));
+                self.judge(own.into_iter().collect()).await?;
+            }
+        }
+        let permit = reading(&root, self.policies.tenant);
+        let answer = self.comply.parts.catalog.list_below(&permit, page).await;
+        let answer = answer.map_err(ComplyError::catalog("look at all resources"))?;
+        let resources = answer.resources.into_iter();
+        self.judge(resources.map(|one| (one, pending.which.clone())).collect())
+            .await?;
         self.remember_images();
-        Ok(())
+        match answer.next {
+            Some(next) => pending.after = Some(next),
+            None => drop(pending.roots.pop()),
+        }
+        Ok(true)
     }
 
     async fn judge(&mut self, resources: Vec<(Resource, Which)>) -> Result<()> {
@@ -186,9 +212,6 @@ impl<'a> Work<'a> {
             }
             let units = judges(&self.policies, &resource.id, &which);
             let whole = which == Which::All;
-            if !whole && self.done.contains(&resource.id) {
-                continue;
-            }
             let known = whole && self.read(|board| board.entries(&resource.id).next().is_some());
             if units.is_empty() && !known {
                 continue;

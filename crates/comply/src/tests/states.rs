@@ -417,3 +417,68 @@ async fn the_golden_images_initiative_tells_its_groups() {
         .collect();
     assert_eq!(groups, ["currency", "origin", "ownership"]);
 }
+
+#[tokio::test]
+async fn somebody_attests_what_no_rule_can_see() {
+    let world = World::new().await;
+    world.tagged(&world.machine_id("one"), &[], json!({})).await;
+    let then = json!({ "effect": "manual", "details": { "defaultState": "NonCompliant" } });
+    world.policy("reviewed", is_machine(), then).await;
+    assert_eq!(world.states().await, ["one reviewed NonCompliant"]);
+    let id = world.in_group(&format!(
+        "{VM}/one/providers/Microsoft.PolicyInsights/attestations/a"
+    ));
+    let about = world.assignment_id("", "reviewed").to_string();
+    let end = catalog::later(world.now(), DAY).to_string();
+    let body =
+        json!({ "policyAssignmentId": about, "complianceState": "Compliant", "expiresOn": end });
+    assert_eq!(world.judged(world.put(&id, body)).await, 1);
+    assert_eq!(world.states().await, ["one reviewed Compliant"]);
+    world.clock.advance(DAY);
+    assert_eq!(world.states().await, ["one reviewed NonCompliant"]);
+}
+
+#[tokio::test]
+async fn everything_is_judged_on_request_and_once_a_day() {
+    let world = World::new().await;
+    two_machines(&world).await;
+    world.policy("team", untagged(), effect("audit")).await;
+    let group = world.permit(&world.id("/resourceGroups/rg"));
+    let all = async { world.comply.rescan(&group).await.unwrap() };
+    assert_eq!(world.judged(all).await, 3, "the group and two machines");
+    let day = async { world.clock.advance(DAY) };
+    assert_eq!(world.judged(day).await, 4, "and the subscription");
+    assert_eq!(world.judged(async {}).await, 0);
+}
+
+#[tokio::test]
+async fn only_what_the_permit_shows_is_told() {
+    let world = World::new().await;
+    two_machines(&world).await;
+    world.policy("team", untagged(), effect("audit")).await;
+    assert_eq!(world.states().await.len(), 2);
+    let reader = world.reader_of(&world.machine_id("bad"));
+    let page = world
+        .comply
+        .states(&reader, &StateQuery::default())
+        .await
+        .unwrap();
+    let ids: Vec<&str> = page
+        .records
+        .iter()
+        .map(|one| one.resource_id.as_str())
+        .collect();
+    assert_eq!(ids, [world.machine_id("bad").to_string()]);
+    let summary = world
+        .comply
+        .summarize(&reader, &StateQuery::default())
+        .await
+        .unwrap();
+    assert_eq!(summary.results.resource_details.len(), 1);
+    let ask = crate::WhatIf::Policy {
+        definition: None,
+        assignment: json!({ "policyDefinitionId": world.definition("any", is_machine(), effect("audit")).await }),
+    };
+    let forecast = world.comply.what_if(&reader, ask).await.unwrap();
+    assert_eq!(forecast.records.len(), 1);
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use access::{Action, Permit, SecretHash, SystemReason};
+use access::{Action, Identity, Permit, SecretHash, SystemReason};
 use catalog::{
     AuthStore, Catalog, Clock, Draft, Installation, ManualClock, NewInstallation, Precondition,
     Record, SqliteCatalog, StoredSecret, later,
@@ -329,5 +329,28 @@ impl World {
         self.put_draft(&id.unwrap(), Draft::new(json!({})).record(record))
             .await;
         tenant
+    }
+}
+
+impl World {
+    /// The permit of somebody who lists at the subscription, and is a reader of that one resource.
+    pub fn reader_of(&self, id: &ResourceId) -> Permit {
+        let identity = Identity {
+            tenant: self.tenant,
+            principal: PrincipalId::random(),
+            app: AppId::random(),
+        };
+        let mut roles = access::built_in_roles().iter();
+        let reader = roles.find(|role| role.name == "Reader").unwrap();
+        let assignment = access::Assignment {
+            tenant: self.tenant,
+            principal: identity.principal,
+            role: reader.id(),
+            scope: id.clone(),
+        };
+        let grants = access::Grants::new(self.tenant, identity.principal, vec![assignment]);
+        let action = Action::new("Microsoft.PolicyInsights/policyStates/read");
+        let permit = access::authorize_list(&identity, &grants, &action, &self.id(""), self.tenant);
+        permit.unwrap()
     }
 }
