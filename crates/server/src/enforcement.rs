@@ -29,21 +29,14 @@ const ENVELOPE: [&str; 8] = [
     "managedBy",
 ];
 
-/// Types by which policies are written, which no policy may take out of their authors' hands.
-const OUT_OF_REACH: [&str; 2] = [
-    "microsoft.authorization/policy",
-    "microsoft.policyinsights/",
-];
-
 /// Whether policies are asked about what the row does to `id`.
 pub fn reaches(row: &Operation, id: &ResourceId) -> bool {
     let writes = [Method::PUT, Method::PATCH, Method::DELETE].contains(&row.method);
-    let kind = row.kind.to_lowercase();
+    // A subscription is judged, but made by whoever it is given to, under no policy yet.
     writes
         && row.shape == Shape::Named
-        && id.subscription().is_some()
         && row.kind != subscriptions::KIND
-        && !OUT_OF_REACH.iter().any(|prefix| kind.starts_with(prefix))
+        && comply::kinds::reached(id)
 }
 
 /// The body to go on with: the client's, with what the assigned policies make of it; or their refusal.
@@ -100,7 +93,7 @@ fn asked(id: &ResourceId, body: &Value, old: Option<&Value>) -> Value {
     let mut resource = body.clone();
     resource["id"] = id.to_string().into();
     resource["name"] = id.name().into();
-    resource["type"] = id.resource_type().to_string().into();
+    resource["type"] = comply::kinds::of(id).into();
     let Some(old) = old else {
         return resource;
     };

@@ -160,13 +160,7 @@ pub async fn start_with(
         blobs: blobs.clone(),
     })
     .await?;
-    let comply = Comply::new(comply::Parts {
-        catalog: catalog.clone(),
-        auth: catalog.clone(),
-        feed: catalog.clone(),
-        states: catalog.clone(),
-        clock: Arc::new(SystemClock),
-    });
+    let comply = policies_of(&catalog);
     let server = Arc::new(Server {
         url: url.clone(),
         installation,
@@ -183,11 +177,7 @@ pub async fn start_with(
         hashing: state::hashing(),
     });
     let (stop, stopped) = watch::channel(false);
-    let mut halted = stopped.clone();
-    let complying = tokio::spawn(comply.run(async move {
-        // An error means that the sender is gone, and with it the server.
-        let _ = halted.wait_for(|stop| *stop).await;
-    }));
+    let complying = follow(comply, stopped.clone());
     let serving = listen::run(listener, identity.config, app::router(server), stopped);
     let listener = tokio::spawn(serving);
     let ca = String::from_utf8_lossy(&data::read(&identity.ca_path)?).into_owned();
@@ -206,6 +196,24 @@ pub async fn start_with(
         folder,
     };
     Ok((running, first))
+}
+
+fn policies_of(catalog: &Arc<SqliteCatalog>) -> Arc<Comply> {
+    Comply::new(comply::Parts {
+        catalog: catalog.clone(),
+        auth: catalog.clone(),
+        feed: catalog.clone(),
+        states: catalog.clone(),
+        clock: Arc::new(SystemClock),
+    })
+}
+
+/// Keeps the states of policies current until the stop.
+fn follow(comply: Arc<Comply>, mut stopped: watch::Receiver<bool>) -> JoinHandle<()> {
+    tokio::spawn(comply.run(async move {
+        // An error means that the sender is gone, and with it the server.
+        let _ = stopped.wait_for(|stop| *stop).await;
+    }))
 }
 
 fn url_of(address: SocketAddr) -> String {

@@ -1,3 +1,5 @@
+//! Queries over a few records: what passes, what is refused, and any text at all.
+
 use proptest::prelude::*;
 use serde_json::json;
 

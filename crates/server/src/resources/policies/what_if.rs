@@ -72,7 +72,7 @@ async fn proposed(server: &Server, call: &Call, resource: Value) -> Result<WhatI
     let mut resource = resource;
     resource["id"] = id.to_string().into();
     resource["name"] = id.name().into();
-    resource["type"] = id.resource_type().to_string().into();
+    resource["type"] = comply::kinds::of(&id).into();
     Ok(WhatIf::Resource {
         resource,
         existing,
