@@ -151,6 +151,17 @@ fn read_ca(
     Ok((Some(text), Some(path)))
 }
 
+/// Whether there is a file that is not a profile of this application.
+pub fn is_of_another(path: &Utf8Path, client_id: &str) -> bool {
+    match fs::read_to_string(path) {
+        Ok(text) => {
+            let held = parse(path, &text).ok().and_then(|held| held.client_id);
+            held.as_deref() != Some(client_id)
+        }
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+    }
+}
+
 /// Writes the profile, readable by its owner only, in one step.
 pub fn save(path: &Utf8Path, profile: &Profile) -> Result<(), CliError> {
     let failed = |source| CliError::WriteFile {

@@ -73,7 +73,8 @@ pub struct SecretAdd {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=730))]
     pub days: Option<u16>,
 
-    /// Write a profile that signs in with it, readable by its owner only, and show no secret
+    /// Write a profile that signs in with it, readable by its owner only, and show no secret; an older profile of the
+    /// application is replaced, any other file is left alone
     #[arg(long, value_name = "FILE")]
     pub write_profile: Option<Utf8PathBuf>,
 }

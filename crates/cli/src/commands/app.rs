@@ -2,7 +2,9 @@
 //!
 //! A secret is on stdout once, or in a profile; it is in no message, and nothing of it is kept here.
 
+use camino::Utf8Path;
 use jiff::{Timestamp, ToSpan as _};
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use wire::TenantId;
 
@@ -119,54 +121,86 @@ async fn show(client: &Client, named: &Named, io: &mut Io) -> Result<Exit, CliEr
 
 async fn add(client: &Client, args: &SecretAdd, io: &mut Io) -> Result<Exit, CliError> {
     let application = find(client, &args.named).await?;
+    let client_id = application.text("appId").to_owned();
+    if let Some(path) = &args.write_profile
+        && profile::is_of_another(path, &client_id)
+    {
+        return Err(CliError::failed(
+            format!(
+                "`{path}` is there already and is no profile of {}",
+                application.label()
+            ),
+            "name another file, or remove this one; nothing was made",
+        ));
+    }
     let end = args.days.map(|days| {
         let end = Timestamp::now() + (i64::from(days) * 24).hours();
         end.to_string()
     });
     let body = json!({ "displayName": args.name, "endDateTime": end });
-    let answer = post(client, &application, "addPassword", "make a secret", &body).await?;
-    let text = |key: &str| answer[key].as_str().unwrap_or("").to_owned();
-    if text("secretText").is_empty() {
-        return Err(CliError::BadAnswer {
-            operation: "make a secret".into(),
-            why: "there is no secret in it".into(),
-        });
-    }
+    let mut made = post(client, &application, "addPassword", "make a secret", &body).await?;
+    let made_object = made.as_object_mut();
+    let secret = match made_object.and_then(|made| made.remove("secretText")) {
+        Some(Value::String(secret)) if !secret.is_empty() => secret,
+        _ => {
+            return Err(CliError::BadAnswer {
+                operation: "make a secret".into(),
+                why: "there is no secret in it".into(),
+            });
+        }
+    };
     let signs_in = Profile {
         tenant: application.found.tenant,
-        client_id: application.text("appId").to_owned(),
-        client_secret: text("secretText").into(),
+        client_id,
+        client_secret: secret.into(),
         ..client.profile().clone()
     };
-    let label = application.label();
+    let text = |made: &Value, key: &str| made[key].as_str().unwrap_or("").to_owned();
     io.say(format!(
-        "Secret {} of {label}, until {}.",
-        text("keyId"),
-        text("endDateTime")
+        "Secret {} of {}, until {}.",
+        text(&made, "keyId"),
+        application.label(),
+        text(&made, "endDateTime")
     ));
-    if let Some(path) = &args.write_profile {
-        let client = Client::new(signs_in)?;
-        // Signing in now: a profile that is written works.
-        client.token(client.home()).await?;
-        profile::save(path, client.profile())?;
-        io.say(format!(
-            "`{path}` signs in as {label}: `bullion --profile {path} …`"
-        ));
-        return Ok(Exit::Done);
+    made["tenantId"] = json!(signs_in.tenant);
+    made["clientId"] = json!(signs_in.client_id);
+    match &args.write_profile {
+        Some(path) => {
+            made["profile"] = json!(path);
+            write(path, signs_in, &application, io).await?;
+        }
+        None => made["secretText"] = signs_in.client_secret.expose_secret().into(),
     }
-    if io.format == Format::Json {
-        let mut shown = answer.clone();
-        shown["tenantId"] = json!(signs_in.tenant);
-        shown["clientId"] = signs_in.client_id.into();
-        io.json(&shown)?;
-        return Ok(Exit::Done);
+    match (io.format, made["secretText"].as_str()) {
+        (Format::Json, _) => io.json(&made)?,
+        (Format::Table, Some(secret)) => {
+            io.say(format!(
+                "It is shown this once. Client id {}, tenant {}.",
+                text(&made, "clientId"),
+                text(&made, "tenantId")
+            ));
+            io.line(secret)?;
+        }
+        (Format::Table, None) => {}
     }
-    io.say(format!(
-        "It is shown this once. Client id {}, tenant {}.",
-        signs_in.client_id, signs_in.tenant
-    ));
-    io.line(text("secretText"))?;
     Ok(Exit::Done)
+}
+
+/// Writes a profile that has signed in once, so it works.
+async fn write(
+    path: &Utf8Path,
+    signs_in: Profile,
+    application: &Application,
+    io: &mut Io,
+) -> Result<(), CliError> {
+    let client = Client::new(signs_in)?;
+    client.token(client.home()).await?;
+    profile::save(path, client.profile())?;
+    io.say(format!(
+        "`{path}` signs in as {}: `bullion --profile {path} …`",
+        application.label()
+    ));
+    Ok(())
 }
 
 async fn secrets(client: &Client, named: &Named, io: &mut Io) -> Result<Exit, CliError> {

@@ -89,10 +89,26 @@ async fn a_profile_holds_the_secret_and_nobody_sees_it() {
     assert!(!format!("{}{}", made.out, made.err).contains(SECRET));
     let mode = std::fs::metadata(path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
+    let mut line = line.to_vec();
+    line.extend(["--output", "json"]);
+    let again = stage.check("app_secret_profile_json", &line).await;
+    assert!(!format!("{}{}", again.out, again.err).contains(SECRET));
     // It is the profile of another: nothing of the administrator's is taken from the surroundings.
     let other = Surroundings::default();
     let outcome = other.run(&["--profile", path, "app", "list"]).await;
     assert_eq!(outcome.code, 0, "{}", outcome.err);
+}
+
+/// A secret that was shown once is not overwritten by another application's.
+#[tokio::test]
+async fn a_profile_of_somebody_else_is_left_alone() {
+    let stage = stage().await;
+    let path = stage.folder.path().join("admin.json");
+    std::fs::write(&path, r#"{"clientId": "other"}"#).unwrap();
+    let path = path.to_str().unwrap();
+    let line = ["app", "secret", "add", "approver", "--write-profile", path];
+    stage.check("app_secret_profile_of_another", &line).await;
+    assert_eq!(stage.fake.writes(), [""; 0], "no secret was made");
 }
 
 #[tokio::test]
