@@ -46,7 +46,12 @@ async fn create(client: &Client, args: &VmCreate, io: &mut Io) -> Result<(), Cli
         .map_err(|error| CliError::Usage(error.to_string()))?;
     let key = args.ssh_key.as_deref().map(public_key).transpose()?;
     let finder = Finder::new(client, &args.scope);
-    let (image, image_tenant) = image(&finder, &args.image).await?;
+    // The group is where the machine goes; its image is in whatever group its gallery is in.
+    let anywhere = Scope {
+        resource_group: None,
+        ..args.scope.clone()
+    };
+    let (image, image_tenant) = image(&Finder::new(client, &anywhere), &args.image).await?;
     let group = group(&finder, &image, image_tenant, &args.scope).await?;
     let tenant = group.tenant;
     let id = group
