@@ -4,6 +4,7 @@ use wire::ResourceId;
 
 use crate::jobs::JobId;
 use crate::resource::{Etag, UniqueKey};
+use crate::sql::Overtaken;
 
 /// Why the catalog did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +75,28 @@ impl CatalogError {
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct Fault(Box<dyn std::error::Error + Send + Sync>);
+
+/// SQLSTATE of a transaction that could not be serialised, of one that was chosen to end a deadlock, and of a row
+/// whose unique key another transaction has just taken.
+const LOST_RACES: [&str; 3] = ["40001", "40P01", "23505"];
+
+impl Fault {
+    /// The same write, tried again, may go through.
+    pub(crate) fn is_lost_race(&self) -> bool {
+        if self.0.is::<Overtaken>() {
+            return true;
+        }
+        let error = self.0.downcast_ref::<sqlx::Error>();
+        let code = error.and_then(|error| error.as_database_error()?.code());
+        code.is_some_and(|code| LOST_RACES.contains(&code.as_ref()))
+    }
+}
+
+impl From<Overtaken> for Fault {
+    fn from(error: Overtaken) -> Fault {
+        Fault(Box::new(error))
+    }
+}
 
 impl From<sqlx::Error> for Fault {
     fn from(error: sqlx::Error) -> Fault {

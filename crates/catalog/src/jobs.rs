@@ -61,7 +61,8 @@ pub trait JobStore: Send + Sync {
     /// Asks a job to stop and undo. No effect on one that has ended.
     async fn cancel(&self, permit: &Permit, job: JobId) -> Result<JobState>;
 
-    /// The oldest job of one of these kinds that may run now and that nobody holds.
+    /// The oldest job of one of these kinds that may run now and that nobody holds. A holder is named by its server,
+    /// a slash, and something of its own.
     async fn claim(
         &self,
         holder: &str,
@@ -74,9 +75,10 @@ pub trait JobStore: Send + Sync {
     async fn heartbeat(&self, lease: &Lease, lease_for: Duration) -> Result<Asked>;
     /// Gives the job back, to be claimed again not before a time.
     async fn release(&self, lease: &Lease, not_before: Timestamp) -> Result<()>;
-    /// Ends every lease now. For a process that knows itself alone with the database (it holds the data
-    /// folder's lock): whoever held them is dead, and nobody need wait for what it left to run out.
-    async fn end_leases(&self) -> Result<u64>;
+    /// Ends the leases of all holders whose names start with this server's and a slash. For a process that knows
+    /// that the server's earlier ones are dead (it holds the data folder's lock), so that nobody need wait for what
+    /// they left to run out. Leases of other servers on the same database end by time alone.
+    async fn end_leases(&self, server: &str) -> Result<u64>;
     /// The job turns from going on to unwinding, for good.
     async fn begin_undo(&self, lease: &Lease, error: &JobFailure) -> Result<()>;
     /// The job has ended.

@@ -10,6 +10,7 @@ mod error;
 mod jobs;
 mod policy_states;
 mod resource;
+mod sql;
 mod sqlite;
 #[cfg(any(test, feature = "suite"))]
 pub mod suite;
@@ -21,4 +22,5 @@ pub use error::{CatalogError, Fault, Result};
 pub use jobs::*;
 pub use policy_states::*;
 pub use resource::*;
-pub use sqlite::{FileAccess, SqliteCatalog, SqliteOptions};
+pub use sql::SqlCatalog;
+pub use sqlite::{FileAccess, SqliteCatalog, SqliteEngine, SqliteOptions};

@@ -1,17 +1,8 @@
 //! The embedded backend: one SQLite file, one connection that writes, a few that read.
 //!
-//! All statements are static text with bound values. Every write is one `BEGIN IMMEDIATE` transaction, so a process
-//! that dies, or a future that is dropped, leaves all of it or nothing.
+//! Opening, migrating and transactions; the statements are in [`crate::sql`]. Every write is one `BEGIN IMMEDIATE`
+//! transaction.
 
-mod auth;
-mod changes;
-mod claims;
-mod jobs;
-mod journal;
-mod policy_states;
-mod records;
-mod resources;
-mod rows;
 #[cfg(test)]
 mod tests;
 
@@ -19,13 +10,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use async_trait::async_trait;
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, SqlitePool, Transaction};
 use tokio::sync::watch;
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{CatalogError, Fault, Result};
+use crate::sql::{Engine, SqlCatalog};
 
 /// Readers beside the one writer.
 const READERS: u32 = 4;
@@ -34,19 +27,50 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an operation waits for a connection before it says that the database is too busy.
 const CONNECTION_WAIT: Duration = Duration::from_secs(30);
 
-type Tx = Transaction<'static, Sqlite>;
+/// The catalog in a SQLite database.
+pub type SqliteCatalog = SqlCatalog<SqliteEngine>;
 
-/// The catalog in a SQLite database: [`crate::Catalog`], [`crate::AuthStore`], [`crate::JobStore`],
-/// [`crate::ChangeFeed`] and [`crate::PolicyStates`].
+/// A SQLite database.
 #[derive(Clone)]
-pub struct SqliteCatalog {
+pub struct SqliteEngine {
     writer: SqlitePool,
     readers: SqlitePool,
     /// Holds an in-memory database open; runs no statement.
     anchor: Option<SqlitePool>,
-    clock: Arc<dyn Clock>,
-    /// Counts the commits that wrote resources, for whoever follows the feed.
-    written: watch::Sender<u64>,
+}
+
+#[async_trait]
+impl Engine for SqliteEngine {
+    type Db = Sqlite;
+
+    async fn reader(&self) -> sqlx::Result<PoolConnection<Sqlite>> {
+        self.readers.acquire().await
+    }
+
+    async fn begin(&self) -> sqlx::Result<Transaction<'static, Sqlite>> {
+        self.writer.begin_with("BEGIN IMMEDIATE").await
+    }
+
+    /// There is one writer anyway.
+    async fn lock_directory(&self, _: &mut Transaction<'static, Sqlite>) -> sqlx::Result<()> {
+        Ok(())
+    }
+
+    /// The triggers that note a change number it.
+    async fn number_changes(&self) -> sqlx::Result<()> {
+        Ok(())
+    }
+
+    /// A data folder has one server.
+    fn tell_others(&self) {}
+
+    async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+        if let Some(anchor) = &self.anchor {
+            anchor.close().await;
+        }
+    }
 }
 
 /// What may differ from the usual.
@@ -102,9 +126,11 @@ impl SqliteCatalog {
             .await
             .map_err(fail)?;
         let catalog = SqliteCatalog {
-            writer,
-            readers,
-            anchor: None,
+            engine: SqliteEngine {
+                writer,
+                readers,
+                anchor: None,
+            },
             clock: options.clock,
             written: watch::Sender::new(0),
         };
@@ -128,9 +154,11 @@ impl SqliteCatalog {
         // Readers of a shared cache meet the writer's table locks, so there is one connection for both.
         let only = pool(1).connect_with(options).await.map_err(fail)?;
         let catalog = SqliteCatalog {
-            writer: only.clone(),
-            readers: only,
-            anchor: Some(anchor),
+            engine: SqliteEngine {
+                writer: only.clone(),
+                readers: only,
+                anchor: Some(anchor),
+            },
             clock,
             written: watch::Sender::new(0),
         };
@@ -138,40 +166,13 @@ impl SqliteCatalog {
         Ok(catalog)
     }
 
-    /// Waits for operations under way and lets go of the file.
-    pub async fn close(&self) {
-        self.readers.close().await;
-        self.writer.close().await;
-        if let Some(anchor) = &self.anchor {
-            anchor.close().await;
-        }
-    }
-
     async fn migrate(&self) -> Result<()> {
-        let run = sqlx::migrate!("migrations/sqlite").run(&self.writer).await;
+        let run = sqlx::migrate!("migrations/sqlite")
+            .run(&self.engine.writer)
+            .await;
         run.map_err(|source| CatalogError::Migrate {
             source: Fault::from(source),
         })
-    }
-
-    /// Starts the one transaction that a write consists of.
-    async fn write(&self, operation: &'static str) -> Result<Tx> {
-        self.writer
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(failed(operation))
-    }
-
-    /// Ends a transaction that wrote resources, and wakes whoever follows them.
-    async fn commit_resources(&self, tx: Tx, operation: &'static str) -> Result<()> {
-        commit(tx, operation).await?;
-        self.written.send_modify(|commits| *commits += 1);
-        Ok(())
-    }
-
-    /// Now, as precise as it is stored.
-    fn now(&self) -> Timestamp {
-        rows::time(rows::micros(self.clock.now()))
     }
 }
 
@@ -184,16 +185,4 @@ fn pool(connections: u32) -> SqlitePoolOptions {
         .acquire_timeout(CONNECTION_WAIT)
         .idle_timeout(None)
         .max_lifetime(None)
-}
-
-/// Names the operation in which the database failed.
-fn failed(operation: &'static str) -> impl Fn(sqlx::Error) -> CatalogError {
-    move |source| CatalogError::Database {
-        operation,
-        source: source.into(),
-    }
-}
-
-async fn commit(tx: Tx, operation: &'static str) -> Result<()> {
-    tx.commit().await.map_err(failed(operation))
 }

@@ -57,7 +57,7 @@ async fn claimed<B: Backend>(world: &World<B>) -> Claimed {
         .expect("submit");
     world
         .catalog
-        .claim("one", KINDS, LEASE)
+        .claim("one/1", KINDS, LEASE)
         .await
         .expect("claim")
         .expect("a job")
@@ -239,10 +239,13 @@ async fn a_lease_is_one_claim<B: Backend>(world: &World<B>) {
 
 async fn ended_leases_are_free_at_once<B: Backend>(world: &World<B>) {
     let held = claimed(world).await;
-    assert_eq!(world.catalog.end_leases().await.expect("end leases"), 1);
+    for (server, ended) in [("on", 0), ("one/", 0), ("two", 0), ("one", 1)] {
+        let found = world.catalog.end_leases(server).await.expect("end leases");
+        assert_eq!(found, ended, "{server}");
+    }
     let lost = world.catalog.heartbeat(&held.lease, LEASE).await;
     assert!(matches!(lost, Err(CatalogError::LeaseLost { .. })));
-    let again = world.catalog.claim("two", KINDS, LEASE).await;
+    let again = world.catalog.claim("two/1", KINDS, LEASE).await;
     let again = again
         .expect("claim")
         .expect("the same job, without waiting");
@@ -252,7 +255,10 @@ async fn ended_leases_are_free_at_once<B: Backend>(world: &World<B>) {
         .finish(&again.lease, &Outcome::Succeeded(Value::Null))
         .await
         .expect("finish");
-    assert_eq!(world.catalog.end_leases().await.expect("end leases"), 0);
+    assert_eq!(
+        world.catalog.end_leases("two").await.expect("end leases"),
+        0
+    );
 }
 
 async fn a_released_job_waits<B: Backend>(world: &World<B>) {

@@ -83,11 +83,11 @@ async fn assert_whole(catalog: &SqliteCatalog) -> usize {
     assert_eq!(resources, scopes);
     assert_eq!(jobs.len(), scopes.len());
     let keys = sqlx::query_scalar::<_, i64>("select count(*) from unique_keys")
-        .fetch_one(&catalog.readers)
+        .fetch_one(&catalog.engine.readers)
         .await;
     assert_eq!(usize::try_from(keys.expect("count")), Ok(jobs.len()));
     let sound = sqlx::query_scalar::<_, String>("pragma integrity_check")
-        .fetch_one(&catalog.readers)
+        .fetch_one(&catalog.engine.readers)
         .await;
     assert_eq!(sound.expect("check"), "ok");
     jobs.len()
@@ -164,7 +164,7 @@ async fn what_cannot_be_read_is_corrupt_and_not_a_default() {
         "update resources set properties = '{}', id = '/other/id'",
     ] {
         sqlx::query(spoil)
-            .execute(&catalog.writer)
+            .execute(&catalog.engine.writer)
             .await
             .expect("spoil");
         let read = catalog.get(&permit("a")).await;

@@ -52,7 +52,7 @@ async fn a_trimmed_feed_says_that_something_is_lost() {
          insert into changes (tenant, id, deleted)
          select '8e3af657-a8ff-443c-a75c-2fe8c4bcb635', '/subscriptions/s', 0 from n",
     )
-    .execute(&catalog.writer)
+    .execute(&catalog.engine.writer)
     .await
     .expect("changes");
     let latest = catalog.latest_change().await.expect("latest");

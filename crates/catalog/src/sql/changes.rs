@@ -1,10 +1,10 @@
-//! `ChangeFeed` on SQLite. The rows are written by triggers, in the transaction of the write that they tell of.
+//! `ChangeFeed` in SQL. The rows are written by triggers, in the transaction of the write that they tell of.
 
 use async_trait::async_trait;
 use sqlx::FromRow;
 use tokio::sync::watch;
 
-use super::{SqliteCatalog, failed, rows};
+use super::{Engine, SqlCatalog, failed, query_as, query_scalar, rows};
 use crate::changes::{CHANGES_MAX, Change, ChangeFeed, ChangeKind, Changes};
 use crate::error::Result;
 
@@ -17,25 +17,28 @@ struct ChangeRow {
 }
 
 #[async_trait]
-impl ChangeFeed for SqliteCatalog {
+impl<E: Engine> ChangeFeed for SqlCatalog<E> {
     async fn latest_change(&self) -> Result<u64> {
-        let latest = sqlx::query_scalar::<_, i64>("select coalesce(max(seq), 0) from changes")
-            .fetch_one(&self.readers)
+        const OPERATION: &str = "read the newest change";
+        self.number(OPERATION).await?;
+        let latest = query_scalar::<i64>("select coalesce(max(seq), 0) from changes")
+            .fetch_one(&mut *self.reader(OPERATION).await?)
             .await
-            .map_err(failed("read the newest change"))?;
+            .map_err(failed(OPERATION))?;
         Ok(latest.unsigned_abs())
     }
 
     async fn changes_after(&self, after: u64, limit: usize) -> Result<Changes> {
         const OPERATION: &str = "read changes";
+        self.number(OPERATION).await?;
         let from = i64::try_from(after).unwrap_or(i64::MAX);
         let limit = i64::try_from(limit.clamp(1, CHANGES_MAX)).unwrap_or(i64::MAX);
-        let found = sqlx::query_as::<_, ChangeRow>(
-            "select seq, tenant, id, deleted from changes where seq > ?1 order by seq limit ?2",
+        let found = query_as::<ChangeRow>(
+            "select seq, tenant, id, deleted from changes where seq > $1 order by seq limit $2",
         )
         .bind(from)
         .bind(limit)
-        .fetch_all(&self.readers)
+        .fetch_all(&mut *self.reader(OPERATION).await?)
         .await
         .map_err(failed(OPERATION))?;
         let Some(first) = found.first() else {
@@ -55,6 +58,15 @@ impl ChangeFeed for SqliteCatalog {
 
     fn wakeups(&self) -> watch::Receiver<u64> {
         self.written.subscribe()
+    }
+}
+
+impl<E: Engine> SqlCatalog<E> {
+    async fn number(&self, operation: &'static str) -> Result<()> {
+        self.engine
+            .number_changes()
+            .await
+            .map_err(failed(operation))
     }
 }
 

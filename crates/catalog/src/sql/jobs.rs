@@ -1,4 +1,4 @@
-//! `JobStore` on SQLite: what people ask and see. Claims and journals are in the modules beside.
+//! `JobStore` in SQL: what people ask and see. Claims and journals are in the modules beside.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,11 +7,13 @@ use access::Permit;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::Value;
-use sqlx::{FromRow, SqliteConnection};
+use sqlx::FromRow;
 use wire::ResourceId;
 
 use super::resources::check_write;
-use super::{SqliteCatalog, commit, failed, rows};
+use super::{
+    Connection, Engine, SqlCatalog, again, commit, failed, query, query_as, query_scalar, rows,
+};
 use crate::clock::Clock;
 use crate::error::{CatalogError, Result};
 use crate::jobs::{
@@ -22,17 +24,19 @@ use crate::jobs::{
 use crate::resource::{Draft, PAGE_MAX, Precondition, Put};
 
 #[async_trait]
-impl JobStore for SqliteCatalog {
+impl<E: Engine> JobStore for SqlCatalog<E> {
     fn clock(&self) -> Arc<dyn Clock> {
         self.clock.clone()
     }
 
     async fn submit(&self, permit: &Permit, new: NewJob) -> Result<JobId> {
         const OPERATION: &str = "submit a job";
-        let mut tx = self.write(OPERATION).await?;
-        let job = self.submit_in(&mut tx, permit, &new).await?;
-        commit(tx, OPERATION).await?;
-        Ok(job)
+        again!({
+            let mut tx = self.write(OPERATION).await?;
+            let job = self.submit_in(&mut tx, permit, &new).await?;
+            commit(tx, OPERATION).await?;
+            Ok(job)
+        })
     }
 
     async fn put_and_submit(
@@ -43,52 +47,51 @@ impl JobStore for SqliteCatalog {
         new: NewJob,
     ) -> Result<(Put, JobId)> {
         const OPERATION: &str = "put a resource and submit its job";
-        let mut tx = self.write(OPERATION).await?;
-        let put = self.put_in(&mut tx, permit, draft, &precondition).await?;
-        let job = self.submit_in(&mut tx, permit, &new).await?;
-        self.commit_resources(tx, OPERATION).await?;
-        Ok((put, job))
+        again!({
+            let mut tx = self.write(OPERATION).await?;
+            self.order(&mut tx, &draft.record).await?;
+            let put = self.put_in(&mut tx, permit, &draft, &precondition).await?;
+            let job = self.submit_in(&mut tx, permit, &new).await?;
+            self.commit_resources(tx, OPERATION).await?;
+            Ok((put, job))
+        })
     }
 
     async fn job(&self, permit: &Permit, job: JobId) -> Result<JobRow> {
-        let mut reader = self.readers.acquire().await.map_err(failed("read a job"))?;
+        let mut reader = self.reader("read a job").await?;
         visible(&mut reader, permit, job).await?.into_job()
     }
 
     async fn jobs(&self, permit: &Permit, limit: usize) -> Result<Vec<JobRow>> {
-        let found = sqlx::query_as::<_, JobRecord>(
+        let found = query_as::<JobRecord>(
             "select * from jobs where job in (
-                 select job from job_places where tenant = ?1
-                     and (id_key = ?2 or (id_key > ?3 || '/' and id_key < ?3 || '0')))
-             order by job desc limit ?4",
+                 select job from job_places where tenant = $1
+                     and (id_key = $2 or (id_key > $3 || '/' and id_key < $3 || '0')))
+             order by job desc limit $4",
         )
         .bind(permit.tenant().to_string())
         .bind(permit.scope().folded())
         .bind(rows::prefix(permit.scope()))
         .bind(i64::try_from(limit.clamp(1, PAGE_MAX)).unwrap_or(1))
-        .fetch_all(&self.readers)
+        .fetch_all(&mut *self.reader("list jobs").await?)
         .await
         .map_err(failed("list jobs"))?;
         found.into_iter().map(JobRecord::into_job).collect()
     }
 
     async fn steps(&self, permit: &Permit, job: JobId) -> Result<Vec<StepRow>> {
-        let mut reader = self
-            .readers
-            .acquire()
-            .await
-            .map_err(failed("read a job's steps"))?;
+        let mut reader = self.reader("read a job's steps").await?;
         visible(&mut reader, permit, job).await?;
         super::journal::steps(&mut reader, job).await
     }
 
     async fn log(&self, permit: &Permit, job: JobId, from: u64, limit: usize) -> Result<LogPage> {
         const OPERATION: &str = "read a job's log";
-        let mut reader = self.readers.acquire().await.map_err(failed(OPERATION))?;
+        let mut reader = self.reader(OPERATION).await?;
         let ended = visible(&mut reader, permit, job).await?.ended_at.is_some();
         let limit = limit.clamp(1, LOG_PAGE_MAX);
-        let found = sqlx::query_as::<_, (i64, i64, String)>(
-            "select line, at, text from job_log where job = ?1 and line >= ?2 order by line limit ?3",
+        let found = query_as::<(i64, i64, String)>(
+            "select line, at, text from job_log where job = $1 and line >= $2 order by line limit $3",
         )
         .bind(job.to_string())
         .bind(i64::try_from(from).unwrap_or(i64::MAX))
@@ -114,8 +117,8 @@ impl JobStore for SqliteCatalog {
         check_write(permit)?;
         let mut tx = self.write(OPERATION).await?;
         let state = visible(&mut tx, permit, job).await?.into_job()?.state;
-        sqlx::query(
-            "update jobs set cancel_asked = 1, not_before = 0 where job = ?1 and ended_at is null",
+        query(
+            "update jobs set cancel_asked = true, not_before = 0 where job = $1 and ended_at is null",
         )
         .bind(job.to_string())
         .execute(&mut *tx)
@@ -146,8 +149,8 @@ impl JobStore for SqliteCatalog {
         self.give_back(lease, not_before).await
     }
 
-    async fn end_leases(&self) -> Result<u64> {
-        self.take_back_all().await
+    async fn end_leases(&self, server: &str) -> Result<u64> {
+        self.take_back_all(server).await
     }
 
     async fn begin_undo(&self, lease: &Lease, error: &JobFailure) -> Result<()> {
@@ -171,11 +174,7 @@ impl JobStore for SqliteCatalog {
     }
 
     async fn journal(&self, lease: &Lease) -> Result<Vec<StepRow>> {
-        let mut reader = self
-            .readers
-            .acquire()
-            .await
-            .map_err(failed("read a journal"))?;
+        let mut reader = self.reader("read a journal").await?;
         super::journal::steps(&mut reader, lease.job).await
     }
 
@@ -184,11 +183,7 @@ impl JobStore for SqliteCatalog {
     }
 
     async fn step_result(&self, key: &StepKey) -> Result<Option<StepResult>> {
-        let mut reader = self
-            .readers
-            .acquire()
-            .await
-            .map_err(failed("look for a step's result"))?;
+        let mut reader = self.reader("look for a step's result").await?;
         super::journal::result(&mut reader, key).await
     }
 
@@ -207,10 +202,10 @@ impl JobStore for SqliteCatalog {
     }
 }
 
-impl SqliteCatalog {
+impl<E: Engine> SqlCatalog<E> {
     async fn submit_in(
         &self,
-        tx: &mut SqliteConnection,
+        tx: &mut impl Connection,
         permit: &Permit,
         new: &NewJob,
     ) -> Result<JobId> {
@@ -229,9 +224,9 @@ impl SqliteCatalog {
         let requester = permit
             .identity()
             .map_or(Requester::System, |identity| Requester::Identity(*identity));
-        sqlx::query(
+        query(
             "insert into jobs (job, kind, tenant, scope, requester, input, state, exclusive, submitted_at)
-             values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         )
         .bind(job.to_string())
         .bind(&new.kind)
@@ -293,14 +288,13 @@ impl JobRecord {
     }
 }
 
-async fn check_way_is_clear(tx: &mut SqliteConnection, exclusive: &str) -> Result<()> {
-    let running = sqlx::query_scalar::<_, String>(
-        "select job from jobs where exclusive = ?1 and ended_at is null",
-    )
-    .bind(exclusive)
-    .fetch_optional(tx)
-    .await
-    .map_err(failed("look for a job in the way"))?;
+async fn check_way_is_clear(tx: &mut impl Connection, exclusive: &str) -> Result<()> {
+    let running =
+        query_scalar::<String>("select job from jobs where exclusive = $1 and ended_at is null")
+            .bind(exclusive)
+            .fetch_optional(tx)
+            .await
+            .map_err(failed("look for a job in the way"))?;
     match running {
         None => Ok(()),
         Some(running) => Err(CatalogError::JobInTheWay {
@@ -311,33 +305,31 @@ async fn check_way_is_clear(tx: &mut SqliteConnection, exclusive: &str) -> Resul
 }
 
 async fn show_at(
-    tx: &mut SqliteConnection,
+    tx: &mut impl Connection,
     permit: &Permit,
     job: JobId,
     place: &ResourceId,
 ) -> Result<()> {
-    sqlx::query(
-        "insert into job_places (job, tenant, id_key) values (?1, ?2, ?3) on conflict do nothing",
-    )
-    .bind(job.to_string())
-    .bind(permit.tenant().to_string())
-    .bind(place.folded())
-    .execute(tx)
-    .await
-    .map(drop)
-    .map_err(failed("show a job at a resource"))
+    query("insert into job_places (job, tenant, id_key) values ($1, $2, $3) on conflict do nothing")
+        .bind(job.to_string())
+        .bind(permit.tenant().to_string())
+        .bind(place.folded())
+        .execute(tx)
+        .await
+        .map(drop)
+        .map_err(failed("show a job at a resource"))
 }
 
 /// A job that the permit does not reach is told from one that does not exist by nobody.
 async fn visible(
-    connection: &mut SqliteConnection,
+    connection: &mut impl Connection,
     permit: &Permit,
     job: JobId,
 ) -> Result<JobRecord> {
-    let found = sqlx::query_as::<_, JobRecord>(
-        "select * from jobs where job = ?1 and exists (
-             select 1 from job_places where job_places.job = jobs.job and job_places.tenant = ?2
-                 and (id_key = ?3 or (id_key > ?4 || '/' and id_key < ?4 || '0')))",
+    let found = query_as::<JobRecord>(
+        "select * from jobs where job = $1 and exists (
+             select 1 from job_places where job_places.job = jobs.job and job_places.tenant = $2
+                 and (id_key = $3 or (id_key > $4 || '/' and id_key < $4 || '0')))",
     )
     .bind(job.to_string())
     .bind(permit.tenant().to_string())

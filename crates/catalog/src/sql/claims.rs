@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sqlx::SqliteConnection;
 
 use super::jobs::JobRecord;
-use super::{SqliteCatalog, commit, failed, rows};
+use super::{
+    Connection, Engine, Sql, SqlCatalog, commit, failed, query, query_as, query_scalar, rows,
+};
 use crate::clock::later;
 use crate::error::{CatalogError, Result};
 use crate::jobs::{Asked, Claimed, JOB_JSON_BYTES_MAX, JobFailure, JobState, Lease, Outcome};
 
-impl SqliteCatalog {
+impl<E: Engine> SqlCatalog<E> {
     pub(super) async fn claim_job(
         &self,
         holder: &str,
@@ -22,16 +23,25 @@ impl SqliteCatalog {
         let now = self.now();
         let mut tx = self.write(OPERATION).await?;
         // A job that unwinds stays Undoing through claims: it never goes forward again.
-        let row = sqlx::query_as::<_, JobRecord>(
-            "update jobs set holder = ?1, lease_until = ?2, claims = claims + 1,
+        let row = query_as::<JobRecord>(Sql::of(
+            "update jobs set holder = $1, lease_until = $2, claims = claims + 1,
                  state = case state when 'Queued' then 'Running' else state end,
-                 started_at = coalesce(started_at, ?3)
+                 started_at = coalesce(started_at, $3)
              where job = (select job from jobs
-                          where ended_at is null and lease_until <= ?3 and not_before <= ?3
-                            and kind in (select value from json_each(?4))
+                          where ended_at is null and lease_until <= $3 and not_before <= $3
+                            and kind in (select value from json_each($4))
                           order by job limit 1)
              returning *",
-        )
+            // A job that another server is claiming at this moment is that server's.
+            "update jobs set holder = $1, lease_until = $2, claims = claims + 1,
+                 state = case state when 'Queued' then 'Running' else state end,
+                 started_at = coalesce(started_at, $3)
+             where job = (select job from jobs
+                          where ended_at is null and lease_until <= $3 and not_before <= $3
+                            and kind in (select json_array_elements_text($4::json))
+                          order by job limit 1 for update skip locked)
+             returning *",
+        ))
         .bind(holder)
         .bind(rows::micros(later(now, lease_for)))
         .bind(rows::micros(now))
@@ -51,12 +61,14 @@ impl SqliteCatalog {
     }
 
     pub(super) async fn next_claimable(&self, kinds: &[&str]) -> Result<Option<Timestamp>> {
-        let at = sqlx::query_scalar::<_, Option<i64>>(
+        let at = query_scalar::<Option<i64>>(Sql::of(
             "select min(max(lease_until, not_before)) from jobs
-             where ended_at is null and kind in (select value from json_each(?1))",
-        )
+             where ended_at is null and kind in (select value from json_each($1))",
+            "select min(greatest(lease_until, not_before)) from jobs
+             where ended_at is null and kind in (select json_array_elements_text($1::json))",
+        ))
         .bind(rows::to_json("job kinds", kinds, JOB_JSON_BYTES_MAX)?)
-        .fetch_one(&self.readers)
+        .fetch_one(&mut *self.reader("look for the next job").await?)
         .await
         .map_err(failed("look for the next job"))?;
         Ok(at.map(rows::time))
@@ -65,9 +77,9 @@ impl SqliteCatalog {
     pub(super) async fn prolong(&self, lease: &Lease, lease_for: Duration) -> Result<Asked> {
         const OPERATION: &str = "prolong a lease";
         let mut tx = self.write(OPERATION).await?;
-        let asked = sqlx::query_scalar::<_, bool>(
-            "update jobs set lease_until = ?4
-             where job = ?1 and holder = ?2 and claims = ?3 and ended_at is null returning cancel_asked",
+        let asked = query_scalar::<bool>(
+            "update jobs set lease_until = $4
+             where job = $1 and holder = $2 and claims = $3 and ended_at is null returning cancel_asked",
         )
         .bind(lease.job.to_string())
         .bind(&lease.holder)
@@ -89,11 +101,11 @@ impl SqliteCatalog {
         let mut tx = self.write(OPERATION).await?;
         hold(&mut tx, lease).await?;
         // Asked to stop: there is nothing to wait for.
-        sqlx::query(
+        query(
             "update jobs set holder = null, lease_until = 0,
-                 not_before = case cancel_asked when 1 then 0 else ?2 end,
+                 not_before = case when cancel_asked then 0 else $2 end,
                  state = case state when 'Running' then 'Queued' else state end
-             where job = ?1",
+             where job = $1",
         )
         .bind(lease.job.to_string())
         .bind(rows::micros(not_before))
@@ -103,18 +115,18 @@ impl SqliteCatalog {
         commit(tx, OPERATION).await
     }
 
-    pub(super) async fn take_back_all(&self) -> Result<u64> {
+    pub(super) async fn take_back_all(&self, server: &str) -> Result<u64> {
         const OPERATION: &str = "end the leases of earlier processes";
         let mut tx = self.write(OPERATION).await?;
-        let ended = sqlx::query(
+        let ended = query(
             "update jobs set holder = null, lease_until = 0,
                  state = case state when 'Running' then 'Queued' else state end
-             where ended_at is null and holder is not null",
+             where ended_at is null and holder > $1 || '/' and holder < $1 || '0'",
         )
+        .bind(server)
         .execute(&mut *tx)
         .await
-        .map_err(failed(OPERATION))?
-        .rows_affected();
+        .map_err(failed(OPERATION))?;
         commit(tx, OPERATION).await?;
         Ok(ended)
     }
@@ -123,14 +135,12 @@ impl SqliteCatalog {
         const OPERATION: &str = "begin to undo a job";
         let mut tx = self.write(OPERATION).await?;
         hold(&mut tx, lease).await?;
-        sqlx::query(
-            "update jobs set state = 'Undoing', failure = coalesce(failure, ?2) where job = ?1",
-        )
-        .bind(lease.job.to_string())
-        .bind(rows::to_json("failure", error, JOB_JSON_BYTES_MAX)?)
-        .execute(&mut *tx)
-        .await
-        .map_err(failed(OPERATION))?;
+        query("update jobs set state = 'Undoing', failure = coalesce(failure, $2) where job = $1")
+            .bind(lease.job.to_string())
+            .bind(rows::to_json("failure", error, JOB_JSON_BYTES_MAX)?)
+            .execute(&mut *tx)
+            .await
+            .map_err(failed(OPERATION))?;
         commit(tx, OPERATION).await
     }
 
@@ -149,9 +159,9 @@ impl SqliteCatalog {
             .transpose()?;
         let mut tx = self.write(OPERATION).await?;
         hold(&mut tx, lease).await?;
-        sqlx::query(
-            "update jobs set state = ?2, output = ?3, failure = ?4, ended_at = ?5, holder = null, lease_until = 0
-             where job = ?1",
+        query(
+            "update jobs set state = $2, output = $3, failure = $4, ended_at = $5, holder = null, lease_until = 0
+             where job = $1",
         )
         .bind(lease.job.to_string())
         .bind(state.as_str())
@@ -166,17 +176,19 @@ impl SqliteCatalog {
 }
 
 /// Every write of a runner begins with this, in its transaction: only the last claim of an open job may write.
-pub(super) async fn hold(tx: &mut SqliteConnection, lease: &Lease) -> Result<()> {
-    let held = sqlx::query_scalar::<_, bool>(
-        "select exists (select 1 from jobs where job = ?1 and holder = ?2 and claims = ?3 and ended_at is null)",
-    )
+pub(super) async fn hold(tx: &mut impl Connection, lease: &Lease) -> Result<()> {
+    // Locked, so that nobody claims the job between this look and the write after it.
+    let held = query_scalar::<String>(Sql::of(
+        "select job from jobs where job = $1 and holder = $2 and claims = $3 and ended_at is null",
+        "select job from jobs where job = $1 and holder = $2 and claims = $3 and ended_at is null for update",
+    ))
     .bind(lease.job.to_string())
     .bind(&lease.holder)
     .bind(i64::from(lease.claim))
-    .fetch_one(tx)
+    .fetch_optional(tx)
     .await
     .map_err(failed("check a lease"))?;
-    if held {
+    if held.is_some() {
         Ok(())
     } else {
         Err(CatalogError::LeaseLost { job: lease.job })

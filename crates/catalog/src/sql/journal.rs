@@ -1,17 +1,17 @@
 //! What a job has done: its steps, the results of pure steps, and its log.
 
 use serde_json::Value;
-use sqlx::{FromRow, SqliteConnection};
+use sqlx::FromRow;
 
 use super::claims::hold;
-use super::{SqliteCatalog, commit, failed, rows};
+use super::{Connection, Engine, Sql, SqlCatalog, commit, failed, query, query_as, rows};
 use crate::error::{CatalogError, Result};
 use crate::jobs::{
     JOB_JSON_BYTES_MAX, JobId, LOG_LINE_BYTES_MAX, LOG_LINES_MAX, Lease, STEPS_MAX, StepEnd,
     StepHow, StepKey, StepProgress, StepResult, StepRow, StepStart, StepState,
 };
 
-impl SqliteCatalog {
+impl<E: Engine> SqlCatalog<E> {
     pub(super) async fn write_step_start(
         &self,
         lease: &Lease,
@@ -31,12 +31,12 @@ impl SqliteCatalog {
             .transpose()?;
         let mut tx = self.write(OPERATION).await?;
         hold(&mut tx, lease).await?;
-        let row = sqlx::query_as::<_, StepRecord>(
+        let row = query_as::<StepRecord>(
             "insert into job_steps (job, seq, name, step_key, state, attempts, detail, undo, started_at)
-             values (?1, ?2, ?3, ?4, 'Running', 1, 'null', ?5, ?6)
+             values ($1, $2, $3, $4, 'Running', 1, 'null', $5, $6)
              on conflict (job, seq) do update set
                  name = excluded.name, step_key = excluded.step_key, state = 'Running', how = null,
-                 attempts = attempts + 1, progress_text = null, detail = 'null', undo = excluded.undo,
+                 attempts = job_steps.attempts + 1, progress_text = null, detail = 'null', undo = excluded.undo,
                  output = null, failure = null, ended_at = null
              returning *",
         )
@@ -62,20 +62,18 @@ impl SqliteCatalog {
         const OPERATION: &str = "write a step's progress";
         let mut tx = self.write(OPERATION).await?;
         hold(&mut tx, lease).await?;
-        sqlx::query(
-            "update job_steps set progress_text = ?3, detail = ?4 where job = ?1 and seq = ?2",
-        )
-        .bind(lease.job.to_string())
-        .bind(i64::from(seq))
-        .bind(&progress.text)
-        .bind(rows::to_json(
-            "detail",
-            &progress.detail,
-            JOB_JSON_BYTES_MAX,
-        )?)
-        .execute(&mut *tx)
-        .await
-        .map_err(failed(OPERATION))?;
+        query("update job_steps set progress_text = $3, detail = $4 where job = $1 and seq = $2")
+            .bind(lease.job.to_string())
+            .bind(i64::from(seq))
+            .bind(&progress.text)
+            .bind(rows::to_json(
+                "detail",
+                &progress.detail,
+                JOB_JSON_BYTES_MAX,
+            )?)
+            .execute(&mut *tx)
+            .await
+            .map_err(failed(OPERATION))?;
         commit(tx, OPERATION).await
     }
 
@@ -116,10 +114,10 @@ impl SqliteCatalog {
         };
         let mut tx = self.write(OPERATION).await?;
         hold(&mut tx, lease).await?;
-        sqlx::query(
-            "update job_steps set state = coalesce(?3, state), output = coalesce(?4, output), how = coalesce(?5, how),
-                 failure = coalesce(?6, failure), undo_attempts = undo_attempts + ?7, ended_at = ?8
-             where job = ?1 and seq = ?2",
+        query(
+            "update job_steps set state = coalesce($3, state), output = coalesce($4, output), how = coalesce($5, how),
+                 failure = coalesce($6, failure), undo_attempts = undo_attempts + $7, ended_at = $8
+             where job = $1 and seq = $2",
         )
         .bind(lease.job.to_string())
         .bind(i64::from(seq))
@@ -127,7 +125,7 @@ impl SqliteCatalog {
         .bind(output)
         .bind(how)
         .bind(failure)
-        .bind(undo_failed)
+        .bind(i64::from(undo_failed))
         .bind(rows::micros(self.now()))
         .execute(&mut *tx)
         .await
@@ -140,22 +138,28 @@ impl SqliteCatalog {
         if lines.is_empty() {
             return Ok(());
         }
-        let lines: Vec<&str> = lines.iter().map(|line| cut(line)).collect();
+        let lines: Vec<String> = lines
+            .iter()
+            .map(|line| cut(line).replace('\0', "\u{fffd}"))
+            .collect();
         let mut tx = self.write(OPERATION).await?;
         hold(&mut tx, lease).await?;
-        sqlx::query(
+        query(Sql::of(
             "insert into job_log (job, line, at, text)
-             select ?1, coalesce((select max(line) + 1 from job_log where job = ?1), 0) + key, ?2, value
-             from json_each(?3)",
-        )
+             select $1, coalesce((select max(line) + 1 from job_log where job = $1), 0) + key, $2, value
+             from json_each($3)",
+            "insert into job_log (job, line, at, text)
+             select $1, coalesce((select max(line) + 1 from job_log where job = $1), 0) + key - 1, $2, value
+             from json_array_elements_text($3::json) with ordinality as lines (value, key)",
+        ))
         .bind(lease.job.to_string())
         .bind(rows::micros(self.now()))
         .bind(rows::to_json("log lines", &lines, usize::MAX)?)
         .execute(&mut *tx)
         .await
         .map_err(failed(OPERATION))?;
-        sqlx::query(
-            "delete from job_log where job = ?1 and line <= (select max(line) from job_log where job = ?1) - ?2",
+        query(
+            "delete from job_log where job = $1 and line <= (select max(line) from job_log where job = $1) - $2",
         )
         .bind(lease.job.to_string())
         .bind(i64::try_from(LOG_LINES_MAX).unwrap_or(i64::MAX))
@@ -176,8 +180,8 @@ impl SqliteCatalog {
         let mut tx = self.write(OPERATION).await?;
         hold(&mut tx, lease).await?;
         // The first result stands: two jobs that ran the same step at once go on with the same bytes.
-        sqlx::query(
-            "insert into step_results (step_key, name, output, made_by, made_at) values (?1, ?2, ?3, ?4, ?5)
+        query(
+            "insert into step_results (step_key, name, output, made_by, made_at) values ($1, $2, $3, $4, $5)
              on conflict (step_key) do nothing",
         )
         .bind(key.to_string())
@@ -197,7 +201,7 @@ impl SqliteCatalog {
         const OPERATION: &str = "forget a step's result";
         let mut tx = self.write(OPERATION).await?;
         hold(&mut tx, lease).await?;
-        sqlx::query("delete from step_results where step_key = ?1")
+        query("delete from step_results where step_key = $1")
             .bind(key.to_string())
             .execute(&mut *tx)
             .await
@@ -206,22 +210,21 @@ impl SqliteCatalog {
     }
 }
 
-pub(super) async fn steps(connection: &mut SqliteConnection, job: JobId) -> Result<Vec<StepRow>> {
-    let found =
-        sqlx::query_as::<_, StepRecord>("select * from job_steps where job = ?1 order by seq")
-            .bind(job.to_string())
-            .fetch_all(connection)
-            .await
-            .map_err(failed("read steps"))?;
+pub(super) async fn steps(connection: &mut impl Connection, job: JobId) -> Result<Vec<StepRow>> {
+    let found = query_as::<StepRecord>("select * from job_steps where job = $1 order by seq")
+        .bind(job.to_string())
+        .fetch_all(connection)
+        .await
+        .map_err(failed("read steps"))?;
     found.into_iter().map(StepRecord::into_step).collect()
 }
 
 pub(super) async fn result(
-    connection: &mut SqliteConnection,
+    connection: &mut impl Connection,
     key: &StepKey,
 ) -> Result<Option<StepResult>> {
-    let found = sqlx::query_as::<_, (String, String, i64)>(
-        "select output, made_by, made_at from step_results where step_key = ?1",
+    let found = query_as::<(String, String, i64)>(
+        "select output, made_by, made_at from step_results where step_key = $1",
     )
     .bind(key.to_string())
     .fetch_optional(connection)

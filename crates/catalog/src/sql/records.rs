@@ -4,11 +4,10 @@
 
 use access::{Action, Assignment, Permit, RoleId, SystemReason};
 use serde_json::json;
-use sqlx::SqliteConnection;
 use uuid::Uuid;
 use wire::{AppId, PrincipalId, ResourceId, ResourceType, TenantId};
 
-use super::{SqliteCatalog, failed, rows};
+use super::{Connection, Engine, SqlCatalog, failed, query, query_as, query_scalar, rows};
 use crate::auth::{Audience, CREDENTIALS_MAX, Credential, Installation, Record};
 use crate::error::{CatalogError, Result};
 use crate::resource::{BODY_BYTES_MAX, Draft, UniqueKey};
@@ -46,7 +45,7 @@ pub(super) fn check(permit: &Permit, record: &Record, created: bool) -> Result<(
 }
 
 /// Tenants, and the operator's application, are what everybody's sign-in hangs on.
-pub(super) async fn check_deletable(tx: &mut SqliteConnection, permit: &Permit) -> Result<()> {
+pub(super) async fn check_deletable(tx: &mut impl Connection, permit: &Permit) -> Result<()> {
     let id = permit.scope();
     let Some(installation) = installation(tx).await? else {
         return Ok(());
@@ -80,10 +79,8 @@ pub(super) async fn check_deletable(tx: &mut SqliteConnection, permit: &Permit) 
     delete_empty_tenant(tx, id, tenant).await
 }
 
-pub(super) async fn installation(
-    connection: &mut SqliteConnection,
-) -> Result<Option<Installation>> {
-    let row = sqlx::query_as::<_, (String, String, String)>(
+pub(super) async fn installation(connection: &mut impl Connection) -> Result<Option<Installation>> {
+    let row = query_as::<(String, String, String)>(
         "select tenant, operator_app, operator_principal from installation",
     )
     .fetch_optional(connection)
@@ -101,19 +98,19 @@ pub(super) async fn installation(
 
 /// The application that the resource at the permit's scope stands for.
 pub(super) async fn application_at(
-    connection: &mut SqliteConnection,
+    connection: &mut impl Connection,
     permit: &Permit,
 ) -> Result<Option<AppId>> {
     application_of(connection, permit.tenant(), permit.scope()).await
 }
 
 async fn application_of(
-    connection: &mut SqliteConnection,
+    connection: &mut impl Connection,
     tenant: TenantId,
     id: &ResourceId,
 ) -> Result<Option<AppId>> {
-    let app = sqlx::query_scalar::<_, String>(
-        "select app from applications join resources on resource = row where tenant = ?1 and id_key = ?2",
+    let app = query_scalar::<String>(
+        "select app from applications join resources on resource = row where tenant = $1 and id_key = $2",
     )
     .bind(tenant.to_string())
     .bind(id.folded())
@@ -124,10 +121,10 @@ async fn application_of(
         .transpose()
 }
 
-impl SqliteCatalog {
+impl<E: Engine> SqlCatalog<E> {
     pub(super) async fn write_record(
         &self,
-        tx: &mut SqliteConnection,
+        tx: &mut impl Connection,
         permit: &Permit,
         row: i64,
         record: &Record,
@@ -169,7 +166,7 @@ impl SqliteCatalog {
 
     async fn write_tenant(
         &self,
-        tx: &mut SqliteConnection,
+        tx: &mut impl Connection,
         permit: &Permit,
         row: i64,
         tenant: TenantId,
@@ -185,10 +182,10 @@ impl SqliteCatalog {
             ));
         };
         let name = permit.scope().name();
-        let written = sqlx::query(
-            "insert into tenants (tenant, name_key, name, display_name, resource) values (?1, ?2, ?3, ?4, ?5)
+        let written = query(
+            "insert into tenants (tenant, name_key, name, display_name, resource) values ($1, $2, $3, $4, $5)
              on conflict (name_key) do update set display_name = excluded.display_name
-                 where tenant = excluded.tenant",
+                 where tenants.tenant = excluded.tenant",
         )
         .bind(tenant.to_string())
         .bind(name.to_lowercase())
@@ -198,7 +195,7 @@ impl SqliteCatalog {
         .execute(&mut *tx)
         .await
         .map_err(failed("write a tenant"))?;
-        if written.rows_affected() == 0 {
+        if written == 0 {
             return Err(mismatch(format!(
                 "tenant {name} keeps the id that it was made with"
             )));
@@ -216,7 +213,7 @@ impl SqliteCatalog {
     /// Owner at a new tenant's `/`, so that the operator signs in there like any other principal: no back door.
     pub(super) async fn make_owner(
         &self,
-        tx: &mut SqliteConnection,
+        tx: &mut impl Connection,
         tenant: TenantId,
         principal: PrincipalId,
     ) -> Result<()> {
@@ -234,7 +231,9 @@ impl SqliteCatalog {
         });
         let action = Action::new("Microsoft.Authorization/roleAssignments/write");
         let permit = Permit::system(SystemReason::Install, action, id, tenant);
-        let row = self.write_row(tx, &permit, &Draft::new(properties)).await?;
+        let row = self
+            .write_row(tx, &permit, &Draft::new(properties), None)
+            .await?;
         write_assignment(
             tx,
             row,
@@ -249,7 +248,7 @@ impl SqliteCatalog {
     }
 }
 
-fn needs_record(found: &ResourceType) -> bool {
+pub(super) fn needs_record(found: &ResourceType) -> bool {
     [
         TENANTS,
         APPLICATIONS,
@@ -273,14 +272,14 @@ fn mismatch(why: String) -> CatalogError {
     CatalogError::Mismatch { why }
 }
 
-async fn write_subscription(tx: &mut SqliteConnection, permit: &Permit, row: i64) -> Result<()> {
+async fn write_subscription(tx: &mut impl Connection, permit: &Permit, row: i64) -> Result<()> {
     let id = permit.scope();
     let Some(subscription) = id.subscription() else {
         return Err(mismatch(format!("{id} is no subscription")));
     };
-    let written = sqlx::query(
-        "insert into subscriptions (subscription, tenant, resource) values (?1, ?2, ?3)
-         on conflict (subscription) do update set resource = excluded.resource where tenant = excluded.tenant",
+    let written = query(
+        "insert into subscriptions (subscription, tenant, resource) values ($1, $2, $3)
+         on conflict (subscription) do update set resource = excluded.resource where subscriptions.tenant = excluded.tenant",
     )
     .bind(subscription.to_string())
     .bind(permit.tenant().to_string())
@@ -288,7 +287,7 @@ async fn write_subscription(tx: &mut SqliteConnection, permit: &Permit, row: i64
     .execute(tx)
     .await
     .map_err(failed("write a subscription"))?;
-    if written.rows_affected() == 1 {
+    if written == 1 {
         return Ok(());
     }
     Err(CatalogError::Taken {
@@ -305,7 +304,7 @@ struct NewApplication<'a> {
 }
 
 async fn write_application(
-    tx: &mut SqliteConnection,
+    tx: &mut impl Connection,
     permit: &Permit,
     row: i64,
     new: &NewApplication<'_>,
@@ -316,12 +315,12 @@ async fn write_application(
         audience,
         redirects,
     } = *new;
-    let written = sqlx::query(
+    let written = query(
         "insert into applications (app, home, display_name, audience, resource, redirects)
-         values (?1, ?2, ?3, ?4, ?5, ?6)
+         values ($1, $2, $3, $4, $5, $6)
          on conflict (resource) do update set display_name = excluded.display_name, audience = excluded.audience,
              redirects = excluded.redirects
-             where app = excluded.app",
+             where applications.app = excluded.app",
     )
     .bind(app.to_string())
     .bind(permit.tenant().to_string())
@@ -332,7 +331,7 @@ async fn write_application(
     .execute(&mut *tx)
     .await
     .map_err(failed("write an application"))?;
-    if written.rows_affected() == 1 {
+    if written == 1 {
         // Closed to others: what others had consented to is over.
         return match audience {
             Audience::Home => withdraw_consents(tx, app).await,
@@ -347,13 +346,13 @@ async fn write_application(
 
 /// A principal, once given, is kept: assignments name it.
 async fn add_principal(
-    tx: &mut SqliteConnection,
+    tx: &mut impl Connection,
     tenant: TenantId,
     app: AppId,
     principal: PrincipalId,
 ) -> Result<()> {
-    sqlx::query(
-        "insert into principals (tenant, app, principal) values (?1, ?2, ?3) on conflict (tenant, app) do nothing",
+    query(
+        "insert into principals (tenant, app, principal) values ($1, $2, $3) on conflict (tenant, app) do nothing",
     )
     .bind(tenant.to_string())
     .bind(app.to_string())
@@ -366,15 +365,15 @@ async fn add_principal(
 
 /// A consent: the application's principal in a tenant that is not its own.
 async fn write_consent(
-    tx: &mut SqliteConnection,
+    tx: &mut impl Connection,
     permit: &Permit,
     row: i64,
     app: AppId,
     principal: PrincipalId,
 ) -> Result<()> {
     const OPERATION: &str = "consent to an application";
-    let open = sqlx::query_scalar::<_, bool>(
-        "select exists (select 1 from applications where app = ?1 and audience = ?2 and home <> ?3)",
+    let open = query_scalar::<bool>(
+        "select exists (select 1 from applications where app = $1 and audience = $2 and home <> $3)",
     )
     .bind(app.to_string())
     .bind(Audience::ManyTenants.as_str())
@@ -387,10 +386,10 @@ async fn write_consent(
             "no application {app} of another tenant is open to this one"
         )));
     }
-    let written = sqlx::query(
-        "insert into principals (tenant, app, principal, resource) values (?1, ?2, ?3, ?4)
+    let written = query(
+        "insert into principals (tenant, app, principal, resource) values ($1, $2, $3, $4)
          on conflict (tenant, app) do update set resource = excluded.resource
-             where resource = excluded.resource and principal = excluded.principal",
+             where principals.resource = excluded.resource and principals.principal = excluded.principal",
     )
     .bind(permit.tenant().to_string())
     .bind(app.to_string())
@@ -399,7 +398,7 @@ async fn write_consent(
     .execute(tx)
     .await
     .map_err(failed(OPERATION))?;
-    if written.rows_affected() == 1 {
+    if written == 1 {
         return Ok(());
     }
     Err(CatalogError::Taken {
@@ -409,14 +408,14 @@ async fn write_consent(
 }
 
 /// With a consent go the roles that its principal was given: nobody is left to hold them.
-async fn withdraw_rights(tx: &mut SqliteConnection, permit: &Permit) -> Result<()> {
-    sqlx::query(
+async fn withdraw_rights(tx: &mut impl Connection, permit: &Permit) -> Result<()> {
+    query(
         "delete from resources where row in
              (select assignments.resource from assignments
               join principals on principals.tenant = assignments.tenant
                    and principals.principal = assignments.principal
               join resources as consents on consents.row = principals.resource
-              where consents.tenant = ?1 and consents.id_key = ?2)",
+              where consents.tenant = $1 and consents.id_key = $2)",
     )
     .bind(permit.tenant().to_string())
     .bind(permit.scope().folded())
@@ -427,17 +426,17 @@ async fn withdraw_rights(tx: &mut SqliteConnection, permit: &Permit) -> Result<(
 }
 
 /// An application that goes takes the consents of all tenants along, and what they were given.
-async fn withdraw_consents(tx: &mut SqliteConnection, app: AppId) -> Result<()> {
+async fn withdraw_consents(tx: &mut impl Connection, app: AppId) -> Result<()> {
     const OPERATION: &str = "withdraw the consents to an application";
     for statement in [
         "delete from resources where row in
              (select assignments.resource from assignments
               join principals on principals.tenant = assignments.tenant
                    and principals.principal = assignments.principal
-              where principals.app = ?1 and principals.resource is not null)",
-        "delete from resources where row in (select resource from principals where app = ?1)",
+              where principals.app = $1 and principals.resource is not null)",
+        "delete from resources where row in (select resource from principals where app = $1)",
     ] {
-        sqlx::query(statement)
+        query(statement)
             .bind(app.to_string())
             .execute(&mut *tx)
             .await
@@ -448,7 +447,7 @@ async fn withdraw_consents(tx: &mut SqliteConnection, app: AppId) -> Result<()> 
 
 /// A credential of the application whose resource it sits in.
 async fn write_credential(
-    tx: &mut SqliteConnection,
+    tx: &mut impl Connection,
     permit: &Permit,
     row: i64,
     credential: &Credential,
@@ -461,22 +460,21 @@ async fn write_credential(
     let app = application_of(tx, permit.tenant(), &parent)
         .await?
         .ok_or_else(|| CatalogError::NotFound { id: parent })?;
-    let kept = sqlx::query_scalar::<_, i64>(
-        "select count(*) from credentials where app = ?1 and resource <> ?2",
-    )
-    .bind(app.to_string())
-    .bind(row)
-    .fetch_one(&mut *tx)
-    .await
-    .map_err(failed(OPERATION))?;
+    let kept =
+        query_scalar::<i64>("select count(*) from credentials where app = $1 and resource <> $2")
+            .bind(app.to_string())
+            .bind(row)
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(failed(OPERATION))?;
     if kept >= i64::try_from(CREDENTIALS_MAX).unwrap_or(i64::MAX) {
         return Err(CatalogError::TooLarge {
             what: "credentials of an application",
             limit: CREDENTIALS_MAX,
         });
     }
-    sqlx::query(
-        "insert into credentials (resource, app, body) values (?1, ?2, ?3)
+    query(
+        "insert into credentials (resource, app, body) values ($1, $2, $3)
          on conflict (resource) do update set body = excluded.body",
     )
     .bind(row)
@@ -493,30 +491,29 @@ async fn write_credential(
 }
 
 pub(super) async fn principal_of(
-    connection: &mut SqliteConnection,
+    connection: &mut impl Connection,
     tenant: TenantId,
     app: AppId,
 ) -> Result<Option<PrincipalId>> {
-    let principal = sqlx::query_scalar::<_, String>(
-        "select principal from principals where tenant = ?1 and app = ?2",
-    )
-    .bind(tenant.to_string())
-    .bind(app.to_string())
-    .fetch_optional(connection)
-    .await
-    .map_err(failed("find a service principal"))?;
+    let principal =
+        query_scalar::<String>("select principal from principals where tenant = $1 and app = $2")
+            .bind(tenant.to_string())
+            .bind(app.to_string())
+            .fetch_optional(connection)
+            .await
+            .map_err(failed("find a service principal"))?;
     principal
         .map(|principal| rows::parsed("principals.principal", &principal))
         .transpose()
 }
 
 async fn write_assignment(
-    tx: &mut SqliteConnection,
+    tx: &mut impl Connection,
     row: i64,
     assignment: &Assignment,
 ) -> Result<()> {
-    sqlx::query(
-        "insert into assignments (resource, tenant, principal, role, scope) values (?1, ?2, ?3, ?4, ?5)
+    query(
+        "insert into assignments (resource, tenant, principal, role, scope) values ($1, $2, $3, $4, $5)
          on conflict (resource) do update set principal = excluded.principal, role = excluded.role",
     )
     .bind(row)
@@ -530,10 +527,10 @@ async fn write_assignment(
     .map_err(failed("write a role assignment"))
 }
 
-async fn tenant_at(connection: &mut SqliteConnection, permit: &Permit) -> Result<Option<TenantId>> {
-    let tenant = sqlx::query_scalar::<_, String>(
+async fn tenant_at(connection: &mut impl Connection, permit: &Permit) -> Result<Option<TenantId>> {
+    let tenant = query_scalar::<String>(
         "select tenants.tenant from tenants join resources on resource = row
-         where resources.tenant = ?1 and id_key = ?2",
+         where resources.tenant = $1 and id_key = $2",
     )
     .bind(permit.tenant().to_string())
     .bind(permit.scope().folded())
@@ -547,28 +544,27 @@ async fn tenant_at(connection: &mut SqliteConnection, permit: &Permit) -> Result
 
 /// Subscriptions keep a tenant alive; its applications and assignments go with it.
 async fn delete_empty_tenant(
-    tx: &mut SqliteConnection,
+    tx: &mut impl Connection,
     id: &ResourceId,
     tenant: TenantId,
 ) -> Result<()> {
     const OPERATION: &str = "delete a tenant";
     let tenant = tenant.to_string();
-    let used = sqlx::query_scalar::<_, bool>(
-        "select exists (select 1 from subscriptions where tenant = ?1)",
-    )
-    .bind(&tenant)
-    .fetch_one(&mut *tx)
-    .await
-    .map_err(failed(OPERATION))?;
+    let used =
+        query_scalar::<bool>("select exists (select 1 from subscriptions where tenant = $1)")
+            .bind(&tenant)
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(failed(OPERATION))?;
     if used {
         return Err(CatalogError::HasChildren { id: id.clone() });
     }
-    sqlx::query("delete from principals where tenant = ?1")
+    query("delete from principals where tenant = $1")
         .bind(&tenant)
         .execute(&mut *tx)
         .await
         .map_err(failed(OPERATION))?;
-    sqlx::query("delete from resources where tenant = ?1")
+    query("delete from resources where tenant = $1")
         .bind(&tenant)
         .execute(tx)
         .await

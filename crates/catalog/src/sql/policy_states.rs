@@ -1,13 +1,13 @@
-//! `PolicyStates` on SQLite. Many rows travel as one JSON text, so that a scan's result is a few statements.
+//! `PolicyStates` in SQL. Many rows travel as one JSON text, so that a scan's result is a few statements.
 
 use access::Permit;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use sqlx::{FromRow, SqliteConnection};
+use sqlx::FromRow;
 
 use super::resources::check_write;
-use super::{SqliteCatalog, commit, failed, rows};
+use super::{Connection, Engine, Sql, SqlCatalog, again, commit, failed, query, query_as, rows};
 use crate::error::{CatalogError, Result};
 use crate::policy_states::{
     POLICY_STATES_MAX, PolicyState, PolicyStates, REASON_CHARS_MAX, StateEvent, StateKey,
@@ -40,7 +40,7 @@ struct EventRow {
 }
 
 #[async_trait]
-impl PolicyStates for SqliteCatalog {
+impl<E: Engine> PolicyStates for SqlCatalog<E> {
     async fn policy_states(
         &self,
         permit: &Permit,
@@ -48,12 +48,12 @@ impl PolicyStates for SqliteCatalog {
         limit: usize,
     ) -> Result<Vec<StoredState>> {
         let (resource, assignment, reference) = after.map_or_else(Default::default, folded);
-        let found = sqlx::query_as::<_, StateRow>(
+        let found = query_as::<StateRow>(
             "select resource, assignment, reference, state, since, reason from policy_states
-             where tenant = ?1
-               and (resource_key = ?2 or (resource_key > ?3 || '/' and resource_key < ?3 || '0'))
-               and (resource_key, assignment_key, reference_key) > (?4, ?5, ?6)
-             order by resource_key, assignment_key, reference_key limit ?7",
+             where tenant = $1
+               and (resource_key = $2 or (resource_key > $3 || '/' and resource_key < $3 || '0'))
+               and (resource_key, assignment_key, reference_key) > ($4, $5, $6)
+             order by resource_key, assignment_key, reference_key limit $7",
         )
         .bind(permit.tenant().to_string())
         .bind(permit.scope().folded())
@@ -62,7 +62,7 @@ impl PolicyStates for SqliteCatalog {
         .bind(assignment)
         .bind(reference)
         .bind(limited(limit))
-        .fetch_all(&self.readers)
+        .fetch_all(&mut *self.reader("read states of policies").await?)
         .await
         .map_err(failed("read states of policies"))?;
         let states: Result<Vec<StoredState>> =
@@ -95,11 +95,13 @@ impl PolicyStates for SqliteCatalog {
                 StateWrite::End(key) => ended.push(key_row(permit, key)?),
             }
         }
-        let mut tx = self.write(OPERATION).await?;
         let tenant = permit.tenant().to_string();
-        put_all(&mut tx, &tenant, at, &put).await?;
-        end_all(&mut tx, &tenant, at, &ended).await?;
-        commit(tx, OPERATION).await
+        again!({
+            let mut tx = self.write(OPERATION).await?;
+            put_all(&mut tx, &tenant, at, &put).await?;
+            end_all(&mut tx, &tenant, at, &ended).await?;
+            commit(tx, OPERATION).await
+        })
     }
 
     async fn policy_events(
@@ -110,11 +112,11 @@ impl PolicyStates for SqliteCatalog {
         after: u64,
         limit: usize,
     ) -> Result<Vec<StateEvent>> {
-        let found = sqlx::query_as::<_, EventRow>(
+        let found = query_as::<EventRow>(
             "select seq, at, resource, assignment, reference, state, reason from policy_events
-             where tenant = ?1 and at >= ?2 and at <= ?3 and seq > ?4
-               and (resource_key = ?5 or (resource_key > ?6 || '/' and resource_key < ?6 || '0'))
-             order by seq limit ?7",
+             where tenant = $1 and at >= $2 and at <= $3 and seq > $4
+               and (resource_key = $5 or (resource_key > $6 || '/' and resource_key < $6 || '0'))
+             order by seq limit $7",
         )
         .bind(permit.tenant().to_string())
         .bind(rows::micros(from))
@@ -123,7 +125,7 @@ impl PolicyStates for SqliteCatalog {
         .bind(permit.scope().folded())
         .bind(rows::prefix(permit.scope()))
         .bind(limited(limit))
-        .fetch_all(&self.readers)
+        .fetch_all(&mut *self.reader("read events of policies").await?)
         .await
         .map_err(failed("read events of policies"))?;
         let events: Result<Vec<StateEvent>> = found.into_iter().map(EventRow::into_event).collect();
@@ -173,7 +175,7 @@ fn put_row(permit: &Permit, state: &StoredState) -> Result<Value> {
 }
 
 async fn put_all(
-    tx: &mut SqliteConnection,
+    tx: &mut impl Connection,
     tenant: &str,
     at: Timestamp,
     put: &[Value],
@@ -183,15 +185,24 @@ async fn put_all(
         return Ok(());
     }
     let rows = rows::to_json("states of one write", put, ROWS_BYTES_MAX)?;
-    sqlx::query(
+    query(Sql::of(
         "insert into policy_states (tenant, resource_key, assignment_key, reference_key, resource, assignment,
                                     reference, state, since, reason)
-         select ?1, value ->> 'rk', value ->> 'ak', value ->> 'fk', value ->> 'r', value ->> 'a', value ->> 'f',
+         select $1, value ->> 'rk', value ->> 'ak', value ->> 'fk', value ->> 'r', value ->> 'a', value ->> 'f',
                 value ->> 's', value ->> 't', value ->> 'w'
-         from json_each(?2) where true
+         from json_each($2) where true
          on conflict (tenant, resource_key, assignment_key, reference_key) do update set
              state = excluded.state, since = excluded.since, reason = excluded.reason",
-    )
+        // Of rows with one key the last one counts: a statement may write a row once.
+        "insert into policy_states (tenant, resource_key, assignment_key, reference_key, resource, assignment,
+                                    reference, state, since, reason)
+         select distinct on (2, 3, 4) $1, value ->> 'rk', value ->> 'ak', value ->> 'fk', value ->> 'r',
+                value ->> 'a', value ->> 'f', value ->> 's', (value ->> 't')::bigint, value ->> 'w'
+         from json_array_elements($2::json) with ordinality as rows (value, n)
+         order by 2, 3, 4, n desc
+         on conflict (tenant, resource_key, assignment_key, reference_key) do update set
+             state = excluded.state, since = excluded.since, reason = excluded.reason",
+    ))
     .bind(tenant)
     .bind(&rows)
     .execute(&mut *tx)
@@ -201,7 +212,7 @@ async fn put_all(
 }
 
 async fn end_all(
-    tx: &mut SqliteConnection,
+    tx: &mut impl Connection,
     tenant: &str,
     at: Timestamp,
     ended: &[Value],
@@ -211,10 +222,12 @@ async fn end_all(
         return Ok(());
     }
     let rows = rows::to_json("states of one write", ended, ROWS_BYTES_MAX)?;
-    sqlx::query(
+    query(Sql::of(
         "delete from policy_states where (tenant, resource_key, assignment_key, reference_key) in
-             (select ?1, value ->> 'rk', value ->> 'ak', value ->> 'fk' from json_each(?2))",
-    )
+             (select $1, value ->> 'rk', value ->> 'ak', value ->> 'fk' from json_each($2))",
+        "delete from policy_states where (tenant, resource_key, assignment_key, reference_key) in
+             (select $1, value ->> 'rk', value ->> 'ak', value ->> 'fk' from json_array_elements($2::json))",
+    ))
     .bind(tenant)
     .bind(&rows)
     .execute(&mut *tx)
@@ -223,12 +236,15 @@ async fn end_all(
     note(tx, tenant, at, &rows).await
 }
 
-async fn note(tx: &mut SqliteConnection, tenant: &str, at: Timestamp, rows: &str) -> Result<()> {
-    sqlx::query(
+async fn note(tx: &mut impl Connection, tenant: &str, at: Timestamp, rows: &str) -> Result<()> {
+    query(Sql::of(
         "insert into policy_events (tenant, at, resource_key, resource, assignment, reference, state, reason)
-         select ?1, ?2, value ->> 'rk', value ->> 'r', value ->> 'a', value ->> 'f', value ->> 's', value ->> 'w'
-         from json_each(?3)",
-    )
+         select $1, $2, value ->> 'rk', value ->> 'r', value ->> 'a', value ->> 'f', value ->> 's', value ->> 'w'
+         from json_each($3)",
+        "insert into policy_events (tenant, at, resource_key, resource, assignment, reference, state, reason)
+         select $1, $2, value ->> 'rk', value ->> 'r', value ->> 'a', value ->> 'f', value ->> 's', value ->> 'w'
+         from json_array_elements($3::json) with ordinality as rows (value, n) order by n",
+    ))
     .bind(tenant)
     .bind(rows::micros(at))
     .bind(rows)

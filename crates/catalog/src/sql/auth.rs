@@ -1,15 +1,18 @@
-//! `AuthStore` on SQLite.
+//! `AuthStore` in SQL.
 
 use access::{Action, Assignment, Grants, Permit, RoleId, SecretHash, SystemReason};
 use async_trait::async_trait;
 use jiff::Timestamp;
-use sqlx::{FromRow, SqliteConnection};
+use sqlx::FromRow;
 use uuid::Uuid;
 use wire::factory::{ApplicationProperties, TenantProperties};
 use wire::{AppId, PrincipalId, ResourceId, SubscriptionId, TenantId};
 
 use super::resources::check_write;
-use super::{SqliteCatalog, commit, failed, records, rows};
+use super::{
+    Connection, Engine, SqlCatalog, again, commit, failed, query, query_as, query_scalar, records,
+    rows,
+};
 use crate::auth::{
     ApplicationRecord, Audience, AuthStore, CREDENTIALS_MAX, Credential, GRANTS_MAX, Installation,
     NewInstallation, PRINCIPALS_MAX, PrincipalRecord, Record, SECRETS_MAX, SIGNING_KEYS_MAX,
@@ -19,79 +22,77 @@ use crate::error::{CatalogError, Result};
 use crate::resource::{BODY_BYTES_MAX, Draft, Precondition};
 
 #[async_trait]
-impl AuthStore for SqliteCatalog {
+impl<E: Engine> AuthStore for SqlCatalog<E> {
     async fn installation(&self) -> Result<Option<Installation>> {
-        let mut reader = self
-            .readers
-            .acquire()
-            .await
-            .map_err(failed("read the installation"))?;
+        let mut reader = self.reader("read the installation").await?;
         records::installation(&mut reader).await
     }
 
     async fn install(&self, new: NewInstallation) -> Result<Installation> {
         const OPERATION: &str = "install";
-        let mut tx = self.write(OPERATION).await?;
-        if records::installation(&mut tx).await?.is_some() {
-            return Err(CatalogError::Installed);
-        }
-        self.install_in(&mut tx, &new).await?;
-        self.commit_resources(tx, OPERATION).await?;
-        Ok(new.installation)
+        again!({
+            let mut tx = self.write(OPERATION).await?;
+            self.lock_directory(&mut tx).await?;
+            if records::installation(&mut tx).await?.is_some() {
+                return Err(CatalogError::Installed);
+            }
+            self.install_in(&mut *tx, &new).await?;
+            self.commit_resources(tx, OPERATION).await?;
+            Ok(new.installation)
+        })
     }
 
     async fn tenant(&self, tenant: TenantId) -> Result<Option<TenantRecord>> {
-        let row = sqlx::query_as::<_, TenantRow>(
-            "select tenant, name, display_name from tenants where tenant = ?1",
+        let row = query_as::<TenantRow>(
+            "select tenant, name, display_name from tenants where tenant = $1",
         )
         .bind(tenant.to_string())
-        .fetch_optional(&self.readers)
+        .fetch_optional(&mut *self.reader("find a tenant").await?)
         .await
         .map_err(failed("find a tenant"))?;
         row.map(TenantRow::into_record).transpose()
     }
 
     async fn tenant_named(&self, name: &str) -> Result<Option<TenantRecord>> {
-        let row = sqlx::query_as::<_, TenantRow>(
-            "select tenant, name, display_name from tenants where name_key = ?1",
+        let row = query_as::<TenantRow>(
+            "select tenant, name, display_name from tenants where name_key = $1",
         )
         .bind(name.to_lowercase())
-        .fetch_optional(&self.readers)
+        .fetch_optional(&mut *self.reader("find a tenant by name").await?)
         .await
         .map_err(failed("find a tenant by name"))?;
         row.map(TenantRow::into_record).transpose()
     }
 
     async fn tenants(&self) -> Result<Vec<TenantRecord>> {
-        let rows = sqlx::query_as::<_, TenantRow>(
-            "select tenant, name, display_name from tenants order by name_key limit ?1",
+        let rows = query_as::<TenantRow>(
+            "select tenant, name, display_name from tenants order by name_key limit $1",
         )
         .bind(limit(TENANTS_MAX))
-        .fetch_all(&self.readers)
+        .fetch_all(&mut *self.reader("list tenants").await?)
         .await
         .map_err(failed("list tenants"))?;
         rows.into_iter().map(TenantRow::into_record).collect()
     }
 
     async fn subscription_tenant(&self, subscription: SubscriptionId) -> Result<Option<TenantId>> {
-        let tenant = sqlx::query_scalar::<_, String>(
-            "select tenant from subscriptions where subscription = ?1",
-        )
-        .bind(subscription.to_string())
-        .fetch_optional(&self.readers)
-        .await
-        .map_err(failed("find a subscription's tenant"))?;
+        let tenant =
+            query_scalar::<String>("select tenant from subscriptions where subscription = $1")
+                .bind(subscription.to_string())
+                .fetch_optional(&mut *self.reader("find a subscription's tenant").await?)
+                .await
+                .map_err(failed("find a subscription's tenant"))?;
         tenant
             .map(|tenant| rows::parsed("subscriptions.tenant", &tenant))
             .transpose()
     }
 
     async fn application(&self, app: AppId) -> Result<Option<ApplicationRecord>> {
-        let row = sqlx::query_as::<_, (String, String, String, String)>(
-            "select home, display_name, audience, redirects from applications where app = ?1",
+        let row = query_as::<(String, String, String, String)>(
+            "select home, display_name, audience, redirects from applications where app = $1",
         )
         .bind(app.to_string())
-        .fetch_optional(&self.readers)
+        .fetch_optional(&mut *self.reader("find an application").await?)
         .await
         .map_err(failed("find an application"))?;
         row.map(|(home, display_name, audience, redirects)| {
@@ -108,20 +109,12 @@ impl AuthStore for SqliteCatalog {
     }
 
     async fn service_principal(&self, tenant: TenantId, app: AppId) -> Result<Option<PrincipalId>> {
-        let mut reader = self
-            .readers
-            .acquire()
-            .await
-            .map_err(failed("find a service principal"))?;
+        let mut reader = self.reader("find a service principal").await?;
         records::principal_of(&mut reader, tenant, app).await
     }
 
     async fn secrets(&self, app: AppId) -> Result<Vec<StoredSecret>> {
-        let mut reader = self
-            .readers
-            .acquire()
-            .await
-            .map_err(failed("read secrets"))?;
+        let mut reader = self.reader("read secrets").await?;
         let now = self.now();
         let mut secrets = secrets_of_app(&mut reader, app).await?;
         secrets.retain(|secret| secret.expires_at > now);
@@ -129,12 +122,12 @@ impl AuthStore for SqliteCatalog {
     }
 
     async fn credentials(&self, app: AppId) -> Result<Vec<Credential>> {
-        let found = sqlx::query_scalar::<_, String>(
-            "select body from credentials where app = ?1 order by resource limit ?2",
+        let found = query_scalar::<String>(
+            "select body from credentials where app = $1 order by resource limit $2",
         )
         .bind(app.to_string())
         .bind(limit(CREDENTIALS_MAX))
-        .fetch_all(&self.readers)
+        .fetch_all(&mut *self.reader("read credentials").await?)
         .await
         .map_err(failed("read credentials"))?;
         let credential = |text: &String| rows::from_json("credentials.body", text);
@@ -144,13 +137,13 @@ impl AuthStore for SqliteCatalog {
     async fn use_assertion(&self, assertion: &str, until: Timestamp) -> Result<bool> {
         const OPERATION: &str = "use an assertion";
         let mut tx = self.write(OPERATION).await?;
-        sqlx::query("delete from assertions where until < ?1")
+        query("delete from assertions where until < $1")
             .bind(rows::micros(self.now()))
             .execute(&mut *tx)
             .await
             .map_err(failed(OPERATION))?;
-        let new = sqlx::query(
-            "insert into assertions (assertion, until) values (?1, ?2) on conflict do nothing",
+        let new = query(
+            "insert into assertions (assertion, until) values ($1, $2) on conflict do nothing",
         )
         .bind(assertion)
         .bind(rows::micros(until))
@@ -158,18 +151,18 @@ impl AuthStore for SqliteCatalog {
         .await
         .map_err(failed(OPERATION))?;
         commit(tx, OPERATION).await?;
-        Ok(new.rows_affected() == 1)
+        Ok(new == 1)
     }
 
     async fn principals(&self, tenant: TenantId) -> Result<Vec<PrincipalRecord>> {
-        let found = sqlx::query_as::<_, (String, String, String, String, String)>(
+        let found = query_as::<(String, String, String, String, String)>(
             "select principal, applications.app, home, display_name, audience
              from principals join applications on applications.app = principals.app
-             where tenant = ?1 order by display_name, applications.app limit ?2",
+             where tenant = $1 order by display_name, applications.app limit $2",
         )
         .bind(tenant.to_string())
         .bind(limit(PRINCIPALS_MAX))
-        .fetch_all(&self.readers)
+        .fetch_all(&mut *self.reader("list principals").await?)
         .await
         .map_err(failed("list principals"))?;
         let record =
@@ -191,13 +184,13 @@ impl AuthStore for SqliteCatalog {
     }
 
     async fn grants(&self, tenant: TenantId, principal: PrincipalId) -> Result<Grants> {
-        let found = sqlx::query_as::<_, (String, String)>(
-            "select role, scope from assignments where tenant = ?1 and principal = ?2 limit ?3",
+        let found = query_as::<(String, String)>(
+            "select role, scope from assignments where tenant = $1 and principal = $2 limit $3",
         )
         .bind(tenant.to_string())
         .bind(principal.to_string())
         .bind(limit(GRANTS_MAX))
-        .fetch_all(&self.readers)
+        .fetch_all(&mut *self.reader("read grants").await?)
         .await
         .map_err(failed("read grants"))?;
         let assignments = found.into_iter().map(|(role, scope)| {
@@ -217,13 +210,13 @@ impl AuthStore for SqliteCatalog {
     }
 
     async fn signing_keys(&self) -> Result<Vec<StoredKey>> {
-        let found = sqlx::query_as::<_, (String, String, i64, i64)>(
-            "select kid, private_pem, made_at, retires_at from signing_keys where retires_at > ?1
-             order by made_at desc, kid limit ?2",
+        let found = query_as::<(String, String, i64, i64)>(
+            "select kid, private_pem, made_at, retires_at from signing_keys where retires_at > $1
+             order by made_at desc, kid limit $2",
         )
         .bind(rows::micros(self.now()))
         .bind(limit(SIGNING_KEYS_MAX))
-        .fetch_all(&self.readers)
+        .fetch_all(&mut *self.reader("read signing keys").await?)
         .await
         .map_err(failed("read signing keys"))?;
         let keys = found
@@ -240,12 +233,12 @@ impl AuthStore for SqliteCatalog {
     async fn add_signing_key(&self, key: StoredKey) -> Result<()> {
         const OPERATION: &str = "add a signing key";
         let mut tx = self.write(OPERATION).await?;
-        sqlx::query("delete from signing_keys where retires_at <= ?1")
+        query("delete from signing_keys where retires_at <= $1")
             .bind(rows::micros(self.now()))
             .execute(&mut *tx)
             .await
             .map_err(failed(OPERATION))?;
-        sqlx::query("insert into signing_keys (kid, private_pem, made_at, retires_at) values (?1, ?2, ?3, ?4)")
+        query("insert into signing_keys (kid, private_pem, made_at, retires_at) values ($1, $2, $3, $4)")
             .bind(key.kid)
             .bind(key.private_pem)
             .bind(rows::micros(key.made_at))
@@ -260,6 +253,7 @@ impl AuthStore for SqliteCatalog {
         const OPERATION: &str = "add a secret";
         check_write(permit)?;
         let mut tx = self.write(OPERATION).await?;
+        self.lock_directory(&mut tx).await?;
         let app = application_at(&mut tx, permit).await?;
         add_secret_in(&mut tx, app, &secret).await?;
         commit(tx, OPERATION).await
@@ -270,37 +264,33 @@ impl AuthStore for SqliteCatalog {
         check_write(permit)?;
         let mut tx = self.write(OPERATION).await?;
         let app = application_at(&mut tx, permit).await?;
-        let removed = sqlx::query("delete from secrets where secret = ?1 and app = ?2")
+        let removed = query("delete from secrets where secret = $1 and app = $2")
             .bind(secret.to_string())
             .bind(app.to_string())
             .execute(&mut *tx)
             .await
             .map_err(failed(OPERATION))?;
         commit(tx, OPERATION).await?;
-        Ok(removed.rows_affected() == 1)
+        Ok(removed == 1)
     }
 
     async fn secrets_of(&self, permit: &Permit) -> Result<Vec<StoredSecret>> {
-        let mut reader = self
-            .readers
-            .acquire()
-            .await
-            .map_err(failed("read secrets"))?;
+        let mut reader = self.reader("read secrets").await?;
         let app = application_at(&mut reader, permit).await?;
         secrets_of_app(&mut reader, app).await
     }
 }
 
-impl SqliteCatalog {
+impl<E: Engine> SqlCatalog<E> {
     /// The operator's application, its principal in the installation's tenant, and Owner there.
-    async fn install_in(&self, tx: &mut SqliteConnection, new: &NewInstallation) -> Result<()> {
+    async fn install_in(&self, tx: &mut impl Connection, new: &NewInstallation) -> Result<()> {
         let Installation {
             tenant,
             operator_app,
             operator_principal,
         } = new.installation;
-        sqlx::query(
-            "insert into installation (one, tenant, operator_app, operator_principal) values (1, ?1, ?2, ?3)",
+        query(
+            "insert into installation (one, tenant, operator_app, operator_principal) values (1, $1, $2, $3)",
         )
         .bind(tenant.to_string())
         .bind(operator_app.to_string())
@@ -324,7 +314,7 @@ impl SqliteCatalog {
             redirects: Vec::new(),
         });
         let permit = install_permit(tenant, "applications", &new.operator_name)?;
-        self.put_in(tx, &permit, draft, &Precondition::Absent)
+        self.put_in(tx, &permit, &draft, &Precondition::Absent)
             .await?;
         add_secret_in(tx, operator_app, &new.secret).await?;
 
@@ -339,7 +329,7 @@ impl SqliteCatalog {
             operator_principal,
         });
         let permit = install_permit(tenant, "tenants", &new.tenant_name)?;
-        self.put_in(tx, &permit, draft, &Precondition::Absent)
+        self.put_in(tx, &permit, &draft, &Precondition::Absent)
             .await?;
         // The record above found the operator's principal in place and so gave it nothing.
         self.make_owner(tx, tenant, operator_principal).await
@@ -401,20 +391,17 @@ fn as_value<T: serde::Serialize>(body: &T) -> Result<serde_json::Value> {
     rows::from_json("properties", &text)
 }
 
-async fn application_at(connection: &mut SqliteConnection, permit: &Permit) -> Result<AppId> {
+async fn application_at(connection: &mut impl Connection, permit: &Permit) -> Result<AppId> {
     let app = records::application_at(connection, permit).await?;
     app.ok_or_else(|| CatalogError::NotFound {
         id: permit.scope().clone(),
     })
 }
 
-async fn secrets_of_app(
-    connection: &mut SqliteConnection,
-    app: AppId,
-) -> Result<Vec<StoredSecret>> {
-    let found = sqlx::query_as::<_, SecretRow>(
-        "select secret, name, hint, hash, made_at, expires_at from secrets where app = ?1
-         order by made_at desc, secret limit ?2",
+async fn secrets_of_app(connection: &mut impl Connection, app: AppId) -> Result<Vec<StoredSecret>> {
+    let found = query_as::<SecretRow>(
+        "select secret, name, hint, hash, made_at, expires_at from secrets where app = $1
+         order by made_at desc, secret limit $2",
     )
     .bind(app.to_string())
     .bind(limit(SECRETS_MAX))
@@ -424,9 +411,9 @@ async fn secrets_of_app(
     found.into_iter().map(SecretRow::into_secret).collect()
 }
 
-async fn add_secret_in(tx: &mut SqliteConnection, app: AppId, secret: &StoredSecret) -> Result<()> {
+async fn add_secret_in(tx: &mut impl Connection, app: AppId, secret: &StoredSecret) -> Result<()> {
     const OPERATION: &str = "add a secret";
-    let kept = sqlx::query_scalar::<_, i64>("select count(*) from secrets where app = ?1")
+    let kept = query_scalar::<i64>("select count(*) from secrets where app = $1")
         .bind(app.to_string())
         .fetch_one(&mut *tx)
         .await
@@ -437,9 +424,9 @@ async fn add_secret_in(tx: &mut SqliteConnection, app: AppId, secret: &StoredSec
             limit: SECRETS_MAX,
         });
     }
-    sqlx::query(
+    query(
         "insert into secrets (secret, app, name, hint, hash, made_at, expires_at)
-         values (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+         values ($1, $2, $3, $4, $5, $6, $7)",
     )
     .bind(secret.id.to_string())
     .bind(app.to_string())
