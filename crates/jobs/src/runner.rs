@@ -31,6 +31,7 @@ pub struct RunnerBuilder {
     kinds: BTreeMap<&'static str, Arc<dyn AnyKind>>,
     reconcilers: Vec<Arc<dyn Reconciler>>,
     workers: usize,
+    server: String,
     faults: Arc<dyn Faults>,
     signals: Arc<Signals>,
 }
@@ -86,6 +87,7 @@ impl RunnerBuilder {
             kinds: BTreeMap::new(),
             reconcilers: Vec::new(),
             workers: WORKERS,
+            server: uuid::Uuid::new_v4().to_string(),
             faults: Arc::new(faults::None),
             signals: Arc::default(),
         }
@@ -94,6 +96,13 @@ impl RunnerBuilder {
     /// How many jobs at once.
     pub fn workers(&mut self, workers: usize) -> &mut RunnerBuilder {
         self.workers = workers.clamp(1, WORKERS_MAX);
+        self
+    }
+
+    /// The server's name among those that share the database: its next start ends the leases of this one
+    /// ([`JobStore::end_leases`]).
+    pub fn server(&mut self, name: String) -> &mut RunnerBuilder {
+        self.server = name;
         self
     }
 
@@ -133,7 +142,7 @@ impl RunnerBuilder {
             dropping: drop.token(),
             kinds: self.kinds,
             // Fresh for each process and each start: a name that came back would hold leases that it lost.
-            holder: uuid::Uuid::new_v4().to_string(),
+            holder: format!("{}/{}", self.server, uuid::Uuid::new_v4()),
             signals: self.signals,
         };
         Runner {

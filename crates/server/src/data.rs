@@ -9,6 +9,8 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use uuid::Uuid;
+
 /// Mode of the data folder and of every folder in it that may hold a secret.
 const PRIVATE_FOLDER: u32 = 0o700;
 /// Mode of a file that holds a secret.
@@ -91,6 +93,19 @@ impl DataFolder {
     /// What the administrator needs to sign in; holds a secret.
     pub fn admin(&self) -> PathBuf {
         self.root.join("admin.json")
+    }
+
+    /// The name of the server that this folder is, among those that share a database. Made at its first start.
+    pub fn name(&self) -> Result<String, DataError> {
+        let path = self.root.join("server-id");
+        let kept = read_if_there(&path)?;
+        let kept = kept.and_then(|text| String::from_utf8(text).ok()?.trim().parse::<Uuid>().ok());
+        if let Some(name) = kept {
+            return Ok(name.to_string());
+        }
+        let name = Uuid::new_v4().to_string();
+        write_private(&path, name.as_bytes())?;
+        Ok(name)
     }
 
     /// Which process serves this folder, and where. Gone after an orderly stop.
@@ -214,8 +229,10 @@ mod tests {
         let first = DataFolder::open(dir.path()).unwrap();
         let refused = DataFolder::open(dir.path()).unwrap_err();
         assert!(matches!(refused, DataError::InUse { .. }), "{refused:?}");
+        let name = first.name().unwrap();
         drop(first);
-        DataFolder::open(dir.path()).unwrap();
+        let again = DataFolder::open(dir.path()).unwrap();
+        assert_eq!(again.name().unwrap(), name);
     }
 
     #[test]

@@ -17,6 +17,8 @@ use crate::work::Work;
 
 pub struct EngineParts {
     pub data: PathBuf,
+    /// The server's name among those that share its database.
+    pub server: String,
     pub catalog: Arc<SqliteCatalog>,
     pub installation: Installation,
     pub blobs: Option<Arc<Blobs>>,

@@ -49,6 +49,7 @@ fn fault(
 pub async fn engine(parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> {
     let EngineParts {
         data,
+        server,
         catalog,
         installation,
         blobs,
@@ -67,12 +68,14 @@ pub async fn engine(parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> 
     work.define_kept_regions(installation.tenant)
         .await
         .map_err(|error| fault("open the regions")(error.into()))?;
-    // The data folder's lock is held, so whoever held a lease in this database is dead.
-    let orphans = catalog::JobStore::end_leases(&*catalog)
+    // The data folder's lock is held, so whoever held a lease in its name is dead. Other servers on the same
+    // database keep theirs.
+    let orphans = catalog::JobStore::end_leases(&*catalog, &server)
         .await
         .map_err(|error| fault("take over the jobs of an earlier start")(error.into()))?;
     tracing::info!(orphans, "jobs of an earlier start");
     let mut builder = RunnerBuilder::new(catalog.clone(), catalog.clone());
+    builder.server(server);
     factory.register(&mut builder);
     engine::register(&mut builder, catalog, work.clone(), blobs);
     let adopted = factory

@@ -155,6 +155,7 @@ pub async fn start_with(
     let tokens = Tokens::load(catalog.as_ref(), Timestamp::now()).await?;
     let engine = make(EngineParts {
         data: folder.root().to_path_buf(),
+        server: folder.name()?,
         catalog: Arc::clone(&catalog),
         installation,
         blobs: blobs.clone(),
