@@ -15,6 +15,14 @@ pub enum CatalogError {
         #[source]
         source: Fault,
     },
+    /// A database server that cannot be used, and what to do about it.
+    #[error("use the database {at}; {hint}")]
+    Connect {
+        at: String,
+        hint: &'static str,
+        #[source]
+        source: Fault,
+    },
     #[error("bring the catalog's tables up to date")]
     Migrate {
         #[source]
