@@ -62,7 +62,8 @@ create table applications (
     home         text   collate "C" not null,
     display_name text   collate "C" not null,
     audience     text   not null,
-    resource     bigint not null unique references resources (row) on delete cascade
+    resource     bigint not null unique references resources (row) on delete cascade,
+    redirects    text   not null default '[]'
 );
 
 create table principals (
