@@ -48,7 +48,8 @@ pub fn catalog(error: CatalogError) -> ArmError {
             "Another operation on this resource is in progress. Wait for it to end and retry.",
         ),
         CatalogError::Installed
-        | CatalogError::Open { .. } | CatalogError::Connect { .. }
+        | CatalogError::Open { .. }
+        | CatalogError::Connect { .. }
         | CatalogError::Migrate { .. }
         | CatalogError::Database { .. }
         | CatalogError::Corrupt { .. }
