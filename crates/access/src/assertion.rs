@@ -367,7 +367,7 @@ fn decode(token: &str, key: &DecodingKey, algorithm: Algorithm) -> Result<Claims
 
 fn check_time(claims: &Claims, now: u64) -> Result<(), AssertionError> {
     let seconds = |number: f64| {
-        let fit = number.is_finite() && number >= 0.0 && number < 1e12;
+        let fit = (0.0..1e12).contains(&number);
         fit.then_some(number as u64)
             .ok_or(AssertionError::Malformed)
     };

@@ -63,7 +63,8 @@ enum Command {
 
 The command and the file get BULLION_URL, BULLION_CA, BULLION_CLIENT_ID, BULLION_CLIENT_SECRET, for each tenant
 BULLION_TENANT_n, BULLION_SUBSCRIPTION_n and BULLION_IMAGE_n (a managed image of generation V2), BULLION_VHD_URI,
-BULLION_LOCATION, and BULLION_TENANT (the first one, for this program's own commands). The client is Owner of every
+BULLION_LOCATION, BULLION_TENANT (the first one, for this program's own commands), and of an administrator of every
+tenant BULLION_ADMIN_CLIENT_ID and BULLION_ADMIN_CLIENT_SECRET. The client is Owner of every
 subscription.
 
 Exit code: the command's; 127 if it is not found")]

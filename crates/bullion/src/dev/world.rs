@@ -8,6 +8,7 @@ use camino::Utf8PathBuf;
 use cli::client::{Ask, Client};
 use cli::error::CliError;
 use cli::profile::Profile;
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use wire::TenantId;
@@ -130,6 +131,12 @@ impl World {
             );
             set(&format!("BULLION_IMAGE_{number}"), &tenant.image);
         }
+        // Of every tenant: who consents, and makes applications.
+        set("BULLION_ADMIN_CLIENT_ID", &profile.client_id);
+        set(
+            "BULLION_ADMIN_CLIENT_SECRET",
+            profile.client_secret.expose_secret(),
+        );
         set("BULLION_VHD_URI", &format!("{}/blobs/{VHD}", profile.url));
         set("BULLION_LOCATION", &self.location);
         variables

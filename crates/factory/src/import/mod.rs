@@ -115,7 +115,7 @@ fn open(source: &ImportSource) -> Result<Box<dyn ReadAt>, ImportError> {
         ImportSource::File(path) => open_file(path)?,
     };
     let bytes = disk.size();
-    if bytes == 0 || bytes % SECTOR != 0 {
+    if bytes == 0 || !bytes.is_multiple_of(SECTOR) {
         return Err(ImportError::Size { bytes });
     }
     if bytes > DISK_BYTES_MAX {
