@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use access::{Action, authorize};
+use access::{Action, Permit, authorize};
 use catalog::{CatalogError, Draft, Precondition};
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -22,6 +22,8 @@ use crate::state::Server;
 
 pub const KIND: &str = GROUP;
 pub const MEMBER: &str = "Microsoft.Management/managementGroups/subscriptions";
+const GROUP_WRITE: &str = "Microsoft.Management/managementGroups/write";
+const ROLES_WRITE: &str = "Microsoft.Authorization/roleAssignments/write";
 const NAME_CHARS_MAX: usize = 90;
 /// Levels that `$recurse` shows.
 const SHOWN_LEVELS_MAX: usize = LEVELS_MAX + 1;
@@ -74,6 +76,13 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     };
     if !hierarchy.is_root(name) {
         let parent = parent(&hierarchy, name, asked)?;
+        let before = old.as_ref().and(hierarchy.parent(name));
+        if before.is_none_or(|before| before.name != parent.name) {
+            let ends = [before.map(|before| &before.name), Some(&parent.name)];
+            for group in ends.into_iter().flatten() {
+                need_group_right(&server, &call, &hierarchy, group).await?;
+            }
+        }
         stored["details"] = json!({ "parent": { "id": group_id(&parent.name) } });
     }
     let put = store(&server, &call, old.as_ref(), Draft::new(stored)).await?;
@@ -299,7 +308,7 @@ pub async fn add(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
         true => None,
         false => Some(group.name.as_str()),
     };
-    let shown = place(&server, &call, name).await?;
+    let shown = place(&server, &call, &hierarchy, name).await?;
     Ok(Reply::ok(shown_member(
         &call,
         group,
@@ -344,7 +353,7 @@ pub async fn take_out(server: Arc<Server>, call: Call) -> Result<Reply, ArmError
     if !inside.iter().any(|one| one.subscription == subscription) {
         return Ok(Reply::no_content());
     }
-    place(&server, &call, None).await?;
+    place(&server, &call, &hierarchy, None).await?;
     Ok(Reply::new(StatusCode::OK, None))
 }
 
@@ -370,28 +379,65 @@ fn subscription_of(call: &Call) -> Result<SubscriptionId, ArmError> {
         .map_err(|_| errors::subscription_not_found(name))
 }
 
-/// Writes the subscription's group, and answers its display name.
-async fn place(server: &Server, call: &Call, group: Option<&str>) -> Result<Value, ArmError> {
-    let subscription = subscription_of(call)?;
-    let scope = ResourceId::subscription_scope(subscription);
-    let tenant = call.permit.tenant();
+/// The caller's right to something beside the path's resource: what moves is under other policies afterwards.
+async fn need_right(
+    server: &Server,
+    call: &Call,
+    action: &str,
+    scope: &ResourceId,
+) -> Result<Permit, ArmError> {
     let Some(identity) = call.permit.identity() else {
-        return Err(refused("Subscriptions are moved by somebody."));
+        return Err(refused("Management groups are arranged by somebody."));
     };
     let grants = server
         .auth
         .grants(identity.tenant, identity.principal)
         .await;
     let grants = grants.map_err(errors::catalog)?;
-    let action = Action::new(format!("{}/write", subscriptions::KIND));
-    let permit = authorize(identity, &grants, &action, &scope, tenant)
-        .map_err(|forbidden| forbidden.to_arm())?;
+    let (action, tenant) = (Action::new(action), call.permit.tenant());
+    authorize(identity, &grants, &action, scope, tenant).map_err(|forbidden| forbidden.to_arm())
+}
+
+/// Both the group that something leaves and the one that it comes to are changed by it. The root group is nobody's.
+async fn need_group_right(
+    server: &Server,
+    call: &Call,
+    hierarchy: &Hierarchy,
+    group: &str,
+) -> Result<(), ArmError> {
+    if hierarchy.is_root(group) {
+        return Ok(());
+    }
+    let scope = ResourceId::management_group_scope(group)
+        .map_err(|error| errors::internal("a management group's id", &error))?;
+    need_right(server, call, GROUP_WRITE, &scope).await?;
+    Ok(())
+}
+
+/// Writes the subscription's group, and answers its display name.
+async fn place(
+    server: &Server,
+    call: &Call,
+    hierarchy: &Hierarchy,
+    group: Option<&str>,
+) -> Result<Value, ArmError> {
+    let subscription = subscription_of(call)?;
+    let scope = ResourceId::subscription_scope(subscription);
+    let action = format!("{}/write", subscriptions::KIND);
+    let permit = need_right(server, call, &action, &scope).await?;
+    // Whoever may not give rights at a subscription must not bring it to where others have some.
+    need_right(server, call, ROLES_WRITE, &scope).await?;
     let missing = || errors::subscription_not_found(&subscription.to_string());
     let stored = match server.catalog.get(&permit.to_read_own()).await {
         Ok(stored) => stored,
         Err(CatalogError::NotFound { .. }) => return Err(missing()),
         Err(error) => return Err(errors::catalog(error)),
     };
+    let before = stored.properties.get(PLACEMENT).and_then(Value::as_str);
+    let before = before.and_then(|name| hierarchy.group(name));
+    if let Some(before) = before {
+        need_group_right(server, call, hierarchy, &before.name).await?;
+    }
     let unmoved = Precondition::Match(stored.etag.clone());
     let mut draft = Draft::from_resource(stored);
     if let Some(inside) = draft.properties.as_object_mut() {
@@ -401,11 +447,8 @@ async fn place(server: &Server, call: &Call, group: Option<&str>) -> Result<Valu
         };
     }
     let shown = draft.properties["displayName"].clone();
-    server
-        .catalog
-        .put(&permit, draft, unmoved)
-        .await
-        .map_err(errors::catalog)?;
+    let put = server.catalog.put(&permit, draft, unmoved).await;
+    put.map_err(errors::catalog)?;
     Ok(shown)
 }
 

@@ -721,3 +721,54 @@ async fn management_groups() {
     assert_eq!(site.delete(&group(&root)).await.status, 400);
     assert_eq!(site.delete(&group("low")).await.status, 200);
 }
+
+/// A subscription is under the policies of its group, so neither its owner alone nor the group's may move it.
+#[tokio::test]
+async fn moving_takes_rights_at_both_ends() {
+    let site = Site::start().await.with_group().await;
+    let group = |name: &str| format!("{MANAGEMENT}/{name}");
+    for name in ["strict", "mine"] {
+        assert_eq!(site.put(&group(name), json!({})).await.status, 201);
+    }
+    let member = |name: &str| format!("{}/subscriptions/{SUBSCRIPTION}", group(name));
+    assert_eq!(site.ask("PUT", &member("strict"), None).await.status, 200);
+    let (token, principal) = site.stranger().await;
+    let give = async |scope: &str, role: &str, guid: &str| {
+        let body = json!({ "properties": { "roleDefinitionId": role, "principalId": principal } });
+        let seen = site.put(&at(scope, "roleAssignments", guid), body).await;
+        assert_eq!(seen.status, 201, "{:?}", seen.body);
+    };
+    let owner = "8e3af657-a8ff-443c-a75c-2fe8c4bcb635";
+    let contributor = "b24988ac-6180-42a0-ab88-20f7382dd24c";
+    let mine = group("mine");
+    give(&mine, owner, "22222222-2222-4222-8222-222222222221").await;
+    let moved = async || {
+        let seen = site.ask_as(&token, "PUT", &member("mine"), None).await;
+        (seen.status, seen.message().to_string())
+    };
+    assert_eq!(moved().await.0, 403, "no right at the subscription");
+    let scope = subscription();
+    give(&scope, contributor, "22222222-2222-4222-8222-222222222222").await;
+    let (status, message) = moved().await;
+    assert_eq!(status, 403, "a contributor gives no rights");
+    assert!(message.contains("roleAssignments/write"), "{message}");
+    give(&scope, owner, "22222222-2222-4222-8222-222222222223").await;
+    let (status, message) = moved().await;
+    assert_eq!(status, 403, "it would leave a group that is another's");
+    assert!(message.contains("managementGroups/strict"), "{message}");
+    give(
+        &group("strict"),
+        owner,
+        "22222222-2222-4222-8222-222222222224",
+    )
+    .await;
+    assert_eq!(moved().await.0, 200);
+
+    // A group itself, likewise.
+    let below = json!({ "properties": { "details": { "parent": { "id": group("other") } } } });
+    assert_eq!(site.put(&group("other"), json!({})).await.status, 201);
+    let seen = site
+        .ask_as(&token, "PUT", &group("mine"), Some(below))
+        .await;
+    assert_eq!(seen.status, 403, "{:?}", seen.body);
+}
