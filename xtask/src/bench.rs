@@ -18,12 +18,21 @@ Examples:
   cargo xtask bench store
 ";
 
+/// Benchmarks that are workspaces of their own, because of what they compare with: the crate that they
+/// measure, and where they are.
+const OWN_WORKSPACES: &[(&str, &str)] = &[("policy", "benches/policy")];
+
 pub fn command(args: &[String]) -> Result<ExitCode> {
     if args.iter().any(|arg| arg == "--help" || arg == "-h") {
         print!("{HELP}");
         return Ok(ExitCode::SUCCESS);
     }
-    let have = workspace::packages_with_benches(&workspace::metadata()?);
+    let mut have = workspace::packages_with_benches(&workspace::metadata()?);
+    for (name, _) in OWN_WORKSPACES {
+        if !have.iter().any(|have| have == name) {
+            have.push((*name).to_owned());
+        }
+    }
     let chosen: Vec<String> = if args.is_empty() {
         have.clone()
     } else {
@@ -44,6 +53,15 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
         for bench in workspace::benches(&metadata, &name) {
             workspace::cargo()
                 .args(["bench", "--package", &name, "--bench", &bench])
+                .run()?;
+        }
+        for (own, folder) in OWN_WORKSPACES.iter().filter(|(own, _)| *own == name) {
+            let manifest = format!("{folder}/Cargo.toml");
+            // Beside what the workspace builds, and not among the sources.
+            let target = workspace::target_folder()?.join("benches").join(own);
+            workspace::cargo()
+                .args(["run", "--release", "--manifest-path", &manifest])
+                .args(["--target-dir", &target.to_string_lossy()])
                 .run()?;
         }
     }

@@ -17,6 +17,9 @@ pub enum Step {
     Key(String),
     /// `[*]`: every element of a list.
     Each,
+    /// A key of an element, or of the `properties` in it: Resource Manager shows resources that lie in
+    /// others in both ways, and without a table it is not known which.
+    Inner(String),
 }
 
 /// The way to a property: `properties.rules[*].port`.
@@ -64,7 +67,9 @@ impl Path {
     pub fn shared_lists(&self, other: &Path) -> usize {
         let same = |(a, b): &(&Step, &Step)| match (a, b) {
             (Step::Each, Step::Each) => true,
-            (Step::Key(a), Step::Key(b)) => a.eq_ignore_ascii_case(b),
+            (Step::Key(a) | Step::Inner(a), Step::Key(b) | Step::Inner(b)) => {
+                a.eq_ignore_ascii_case(b)
+            }
             _ => false,
         };
         let shared = self.0.iter().zip(&other.0).take_while(same);
@@ -75,6 +80,11 @@ impl Path {
     pub fn lists(&self) -> usize {
         self.0.iter().filter(|step| **step == Step::Each).count()
     }
+}
+
+/// A member of an element, or of the `properties` in it.
+fn inner<'v>(value: &'v Value, key: &str) -> Option<&'v Value> {
+    json::get(value, key).or_else(|| json::get(json::get(value, "properties")?, key))
 }
 
 /// Everything that the steps lead to. Without `[*]` that is one value, or nothing; with it, as many as the
@@ -96,6 +106,11 @@ pub fn select_within<'v>(
             Step::Key(key) => {
                 for value in &mut found {
                     *value = value.and_then(|value| json::get(value, key));
+                }
+            }
+            Step::Inner(key) => {
+                for value in &mut found {
+                    *value = value.and_then(|value| inner(value, key));
                 }
             }
             Step::Each => {
@@ -129,6 +144,11 @@ pub fn select_places<'v>(
             Step::Key(key) => {
                 for (_, value) in &mut found {
                     *value = value.and_then(|value| json::get(value, key));
+                }
+            }
+            Step::Inner(key) => {
+                for (_, value) in &mut found {
+                    *value = value.and_then(|value| inner(value, key));
                 }
             }
             Step::Each => {
@@ -316,18 +336,137 @@ impl Aliases {
     }
 }
 
+/// Aliases that are used much and whose names do not tell their paths: type, alias, path.
+const IRREGULAR: &[(&str, &str, &str)] = &[
+    (
+        "virtualMachines",
+        "virtualMachines/sku.name",
+        "hardwareProfile.vmSize",
+    ),
+    (
+        "virtualMachines",
+        "virtualMachines/imagePublisher",
+        "storageProfile.imageReference.publisher",
+    ),
+    (
+        "virtualMachines",
+        "virtualMachines/imageOffer",
+        "storageProfile.imageReference.offer",
+    ),
+    (
+        "virtualMachines",
+        "virtualMachines/imageSku",
+        "storageProfile.imageReference.sku",
+    ),
+    (
+        "virtualMachines",
+        "virtualMachines/imageVersion",
+        "storageProfile.imageReference.version",
+    ),
+    (
+        "virtualMachines",
+        "virtualMachines/osDisk.uri",
+        "storageProfile.osDisk.vhd.uri",
+    ),
+    (
+        "virtualMachines",
+        "imagePublisher",
+        "storageProfile.imageReference.publisher",
+    ),
+    (
+        "virtualMachines",
+        "imageOffer",
+        "storageProfile.imageReference.offer",
+    ),
+    (
+        "virtualMachines",
+        "imageSku",
+        "storageProfile.imageReference.sku",
+    ),
+    (
+        "virtualMachines",
+        "imageVersion",
+        "storageProfile.imageReference.version",
+    ),
+    (
+        "virtualMachines",
+        "imageId",
+        "storageProfile.imageReference.id",
+    ),
+    ("virtualMachines", "licenseType", "licenseType"),
+    (
+        "virtualMachineScaleSets",
+        "imagePublisher",
+        "virtualMachineProfile.storageProfile.imageReference.publisher",
+    ),
+    (
+        "virtualMachineScaleSets",
+        "imageOffer",
+        "virtualMachineProfile.storageProfile.imageReference.offer",
+    ),
+    (
+        "virtualMachineScaleSets",
+        "imageSku",
+        "virtualMachineProfile.storageProfile.imageReference.sku",
+    ),
+    (
+        "virtualMachineScaleSets",
+        "imageVersion",
+        "virtualMachineProfile.storageProfile.imageReference.version",
+    ),
+    (
+        "virtualMachineScaleSets",
+        "imageId",
+        "virtualMachineProfile.storageProfile.imageReference.id",
+    ),
+    (
+        "virtualMachineScaleSets",
+        "licenseType",
+        "virtualMachineProfile.licenseType",
+    ),
+    ("disks", "imagePublisher", "creationData.imageReference.id"),
+    ("disks", "imageOffer", "creationData.imageReference.id"),
+    ("disks", "imageSku", "creationData.imageReference.id"),
+    ("disks", "imageVersion", "creationData.imageReference.id"),
+    ("disks", "imageId", "creationData.imageReference.id"),
+];
+const COMPUTE: &str = "Microsoft.Compute/";
+
 /// `Microsoft.X/kind/a.b` leads to `properties.a.b`, or to `a.b` where `a` stands beside `properties`.
 fn derived(name: &str) -> Result<Alias, String> {
     let (kind, rest) = name
         .rsplit_once('/')
         .filter(|(kind, rest)| kind.contains('.') && !rest.is_empty())
         .ok_or_else(|| format!("`{name}` is no field and no alias"))?;
+    let irregular = IRREGULAR.iter().filter(|(_, alias, _)| {
+        let own = name.get(COMPUTE.len()..).unwrap_or_default();
+        own.eq_ignore_ascii_case(alias)
+            && name.to_ascii_lowercase().starts_with("microsoft.compute/")
+    });
+    let places: Vec<_> = irregular
+        .map(|(kind, _, path)| {
+            let path = Path::parse(&format!("properties.{path}"))?;
+            Ok::<_, String>((Some(format!("{COMPUTE}{kind}")), path))
+        })
+        .collect::<Result<_, _>>()?;
+    if !places.is_empty() {
+        return Ok(Alias {
+            name: name.to_owned(),
+            places,
+        });
+    }
     let head = rest.split(['.', '[']).next().unwrap_or(rest);
     let top = TOP.iter().any(|known| known.eq_ignore_ascii_case(head));
-    let path = match top {
+    let mut path = match top {
         true => Path::parse(rest)?,
         false => Path::parse(&format!("properties.{rest}"))?,
     };
+    let lists = path.0.iter().position(|step| *step == Step::Each);
+    for step in path.0.iter_mut().skip(lists.unwrap_or(usize::MAX)) {
+        if let Step::Key(key) = step {
+            *step = Step::Inner(std::mem::take(key));
+        }
+    }
     let kind = kind.contains('/').then(|| kind.to_owned());
     Ok(Alias {
         name: name.to_owned(),

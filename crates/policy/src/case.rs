@@ -355,7 +355,7 @@ fn summary(
 /// Two policies that would set one property to different values, neither giving way, leave no state.
 fn conflicts(verdicts: &mut [Verdict]) {
     let stubborn = |verdict: &Verdict| {
-        verdict.effect == Some(Effect::Modify)
+        matches!(verdict.effect, Some(Effect::Modify | Effect::Append))
             && verdict.conflict.unwrap_or(Effect::Deny) == Effect::Deny
     };
     let clash = |a: &Verdict, b: &Verdict| {

@@ -216,13 +216,15 @@ impl<'a> Evaluation<'a> {
         target: &Value,
     ) -> Outcome<(Value, bool)> {
         let values = self.values(field, false)?;
-        let location = matches!(field, Field::Location);
         let mut result = true;
         for value in &values {
             let value = value.as_deref();
-            result = match (location, value) {
-                (true, Some(Value::String(text))) => {
+            result = match (field, value) {
+                (Field::Location, Some(Value::String(text))) => {
                     operator::location_holds(operator, text, target)?
+                }
+                (Field::Type, Some(Value::String(text))) => {
+                    operator::type_holds(operator, text, target)?
                 }
                 _ => operator::holds(operator, value, target)?,
             };

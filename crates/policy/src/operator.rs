@@ -27,6 +27,29 @@ pub fn value_holds(operator: Operator, value: &Value, target: &Value) -> Outcome
     }
 }
 
+/// For a type: resource groups have two names for theirs.
+pub fn type_holds(operator: Operator, value: &str, target: &Value) -> Outcome {
+    const GROUPS: &str = "Microsoft.Resources/subscriptions/resourceGroups";
+    let one = |name: &str| match name.eq_ignore_ascii_case("Microsoft.Resources/resourceGroups") {
+        true => Value::String(GROUPS.to_owned()),
+        false => Value::String(name.to_owned()),
+    };
+    let folded = |target: &Value| match target {
+        Value::String(text) => one(text),
+        other => other.clone(),
+    };
+    let own = one(value);
+    match (operator, target) {
+        (Operator::Equals | Operator::NotEquals, single) => {
+            holds(operator, Some(&own), &folded(single))
+        }
+        (Operator::In | Operator::NotIn, Value::Array(items)) => {
+            holds(operator, Some(&own), &items.iter().map(folded).collect())
+        }
+        _ => holds(operator, Some(&Value::String(value.to_owned())), target),
+    }
+}
+
 /// For a location: the names of regions are compared in their folded form.
 pub fn location_holds(operator: Operator, value: &str, target: &Value) -> Outcome {
     let folded = |target: &Value| match target {

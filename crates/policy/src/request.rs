@@ -12,7 +12,7 @@ use crate::evaluate::Evaluation;
 use crate::expr::compare::truth;
 use crate::expr::equal;
 use crate::field::{Field, resource_type};
-use crate::json::key_of;
+use crate::json::{get, key_of};
 use crate::verdict::{Question, State, Verdict};
 
 /// What the request would do.
@@ -274,12 +274,12 @@ pub fn apply(resource: &mut Value, planned: &Planned) -> Result<(), String> {
 }
 
 fn walk(value: &mut Value, steps: &[Step], planned: &Planned) -> Result<(), String> {
-    let refused = || {
-        format!(
-            "`{}` does not lead to a property that can be set",
-            planned.field
-        )
-    };
+    let refused = || format!("`{}` leads to nothing that can be set", planned.field);
+    if let [Step::Inner(key), rest @ ..] = steps {
+        let mut plain = vec![Step::Key(key.clone())];
+        plain.extend_from_slice(rest);
+        return walk(holder(value, key), &plain, planned);
+    }
     match steps {
         [] => Err(refused()),
         [Step::Key(key)] => {
@@ -329,6 +329,8 @@ fn walk(value: &mut Value, steps: &[Step], planned: &Planned) -> Result<(), Stri
                 planned,
             )
         }
+        // A way on through `Inner` was taken above.
+        [Step::Inner(_), ..] => Err(refused()),
         [Step::Each, rest @ ..] => match value {
             Value::Array(items) => items
                 .iter_mut()
@@ -336,6 +338,20 @@ fn walk(value: &mut Value, steps: &[Step], planned: &Planned) -> Result<(), Stri
             _ => Ok(()),
         },
     }
+}
+
+/// What holds a key of an element: the element, or the `properties` in it.
+fn holder<'v>(element: &'v mut Value, key: &str) -> &'v mut Value {
+    let outside =
+        get(element, key).is_some() || !get(element, "properties").is_some_and(Value::is_object);
+    if outside {
+        return element;
+    }
+    // That it is an object, and has such an object in it, was just seen.
+    let key = element
+        .as_object()
+        .map_or_else(String::new, |object| key_of(object, "properties"));
+    &mut element[key]
 }
 
 fn object(value: &mut Value) -> Option<&mut Map<String, Value>> {

@@ -50,8 +50,10 @@ impl State {
             State::Exempt,
             State::Unknown,
         ];
+        // Azure writes the one with a hyphen, too.
+        let name = name.replace('-', "");
         ALL.into_iter()
-            .find(|state| state.name().eq_ignore_ascii_case(name))
+            .find(|state| state.name().eq_ignore_ascii_case(&name))
     }
 
     /// The state of several together: the first in Azure's rank that any of them has.

@@ -31,7 +31,7 @@ Examples:
 
 /// Folders with sources; what is not listed is not looked at.
 const FOLDERS: &[&str] = &[
-    ".cargo", ".ci", "crates", "docs", "examples", "fuzz", "xtask",
+    ".cargo", ".ci", "benches", "crates", "docs", "examples", "fuzz", "xtask",
 ];
 /// Files at the root, beside `Cargo.lock`, which cargo writes, and `LICENSE`, whose text is not ours.
 const ROOT_FILES: &[&str] = &[

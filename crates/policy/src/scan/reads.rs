@@ -178,7 +178,7 @@ impl Root {
         let keys = |steps: &[Step]| {
             let keys = steps.iter().map_while(|step| match step {
                 Step::Key(key) => Some(key.clone()),
-                Step::Each => None,
+                Step::Each | Step::Inner(_) => None,
             });
             Root::Path(keys.collect())
         };
