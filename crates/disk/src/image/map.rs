@@ -24,6 +24,8 @@ const MIN_PACKED_BYTES: u64 = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     Zero,
+    /// Never written: zero, or what a disk below has.
+    Nothing,
     /// At this offset of the file, which belongs to the offset that was asked for.
     At(u64),
     Packed(Packed),
@@ -78,7 +80,7 @@ impl<M: Map> Mapped<M> {
         while offset < mapped.map.size() {
             let extent = mapped.extent(offset)?;
             let taken = match extent.place {
-                Place::Zero => 0,
+                Place::Zero | Place::Nothing => 0,
                 Place::At(_) => extent.end - offset,
                 Place::Packed(packed) if packed.start == offset => MIN_PACKED_BYTES,
                 Place::Packed(_) => 0,
@@ -93,13 +95,26 @@ impl<M: Map> Mapped<M> {
         Ok(mapped)
     }
 
+    /// The next part at or after `offset` that was written, be it with zeros.
+    pub(super) fn next_written(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        let mut offset = offset;
+        while offset < self.map.size() {
+            let extent = self.extent(offset)?;
+            if extent.place != Place::Nothing {
+                return Ok(Some(offset..extent.end));
+            }
+            offset = extent.end;
+        }
+        Ok(None)
+    }
+
     /// The extent at `offset`, cut to the disk, and checked to lie in the file.
     fn extent(&self, offset: u64) -> Result<Extent, ImageError> {
         let mut extent = self.map.extent(&self.source, offset)?;
         extent.end = extent.end.min(self.map.size());
         const OUTSIDE: &str = "data lies beyond the end of the file";
         match extent.place {
-            Place::Zero => {}
+            Place::Zero | Place::Nothing => {}
             Place::At(at) => self.source.holds(at, extent.end - offset, OUTSIDE)?,
             Place::Packed(packed) => self.source.holds(packed.at, 1, OUTSIDE)?,
         }
@@ -166,7 +181,7 @@ impl<M: Map> ReadAt for Mapped<M> {
             let step = (extent.end - at).min((buf.len() - done) as u64) as usize;
             let part = &mut buf[done..done + step];
             match extent.place {
-                Place::Zero => part.fill(0),
+                Place::Zero | Place::Nothing => part.fill(0),
                 Place::At(from) => self.source.bytes().read_at(from, part)?,
                 Place::Packed(packed) => {
                     let within = (at - packed.start) as usize;
@@ -183,7 +198,7 @@ impl<M: Map> ReadAt for Mapped<M> {
         while offset < self.size() {
             let extent = self.extent(offset)?;
             let data = match extent.place {
-                Place::Zero => None,
+                Place::Zero | Place::Nothing => None,
                 Place::At(at) => self.data_in_file(offset, extent.end, at)?,
                 Place::Packed(_) => Some(offset..extent.end),
             };

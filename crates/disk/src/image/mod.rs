@@ -11,6 +11,7 @@
 
 mod error;
 mod inflate;
+mod layer;
 mod map;
 mod qcow2;
 mod source;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use crate::{ReadAt, Window};
 
 pub use error::ImageError;
+pub use layer::{Layer, Layered};
 pub(crate) use vhd::checksum as vhd_checksum;
 pub(crate) use vhdx::{crc32c, ids as vhdx_ids};
 

@@ -55,6 +55,7 @@ enum Entry {
     /// There is no second-level table at all.
     NoTable,
     Nothing,
+    Zero,
     At(u64),
     Packed {
         at: u64,
@@ -63,15 +64,22 @@ enum Entry {
 }
 
 impl Qcow2 {
+    /// A disk of its own.
     pub(super) fn open(source: &Source, fits: Fits<'_>) -> Result<Qcow2, ImageError> {
+        let image = Qcow2::open_layer(source, fits)?;
+        match source.be64(8)? {
+            0 => Ok(image),
+            _ => Err(source.refused("names a backing file: flatten it first")),
+        }
+    }
+
+    /// A disk that may lie over another one, which it names; the name is not looked at.
+    pub(super) fn open_layer(source: &Source, fits: Fits<'_>) -> Result<Qcow2, ImageError> {
         let version = source.be32(4)?;
         if !matches!(version, 2 | 3) {
             return Err(source.refused("has an unknown version"));
         }
         let (features, codec) = features(source, version)?;
-        if source.be64(8)? != 0 {
-            return Err(source.refused("names a backing file: flatten it first"));
-        }
         if source.be32(32)? != 0 {
             return Err(source.refused("is encrypted"));
         }
@@ -169,10 +177,11 @@ impl Qcow2 {
         if self.extended {
             return self.subcluster(source, host, source.be64(at + 8)?, offset);
         }
-        if host == 0 || (self.has_zero_flag && entry & ZERO != 0) {
-            return Ok(Entry::Nothing);
+        match host {
+            _ if self.has_zero_flag && entry & ZERO != 0 => Ok(Entry::Zero),
+            0 => Ok(Entry::Nothing),
+            host => Ok(Entry::At(host)),
         }
-        Ok(Entry::At(host))
     }
 
     /// The lower half of the bitmap says which subclusters are there, the upper which are zero.
@@ -191,7 +200,8 @@ impl Qcow2 {
             (true, true) => Err(source.damaged("a subcluster is both there and zero")),
             (true, false) if host == 0 => Err(source.damaged("a subcluster is nowhere")),
             (true, false) => Ok(Entry::At(host + index * self.grain())),
-            (false, _) => Ok(Entry::Nothing),
+            (false, true) => Ok(Entry::Zero),
+            (false, false) => Ok(Entry::Nothing),
         }
     }
 
@@ -253,7 +263,7 @@ impl Map for Qcow2 {
             Entry::NoTable => {
                 let covers = self.table_covers();
                 let end = (offset / covers + 1) * covers;
-                let place = Place::Zero;
+                let place = Place::Nothing;
                 return Ok(Extent { end, place });
             }
             Entry::Packed { at, len } => {
@@ -269,7 +279,8 @@ impl Map for Qcow2 {
                 let place = Place::Packed(packed);
                 return Ok(Extent { end, place });
             }
-            Entry::Nothing => (start + grain, Place::Zero),
+            Entry::Nothing => (start + grain, Place::Nothing),
+            Entry::Zero => (start + grain, Place::Zero),
             Entry::At(at) => (start + grain, Place::At(at + (offset - start))),
         };
         // The next clusters are part of it if they go on where this one ends.
@@ -279,7 +290,7 @@ impl Map for Qcow2 {
         while end < last {
             let next = self.entry(source, end)?;
             let goes_on = match (place, next) {
-                (Place::Zero, Entry::Nothing) => true,
+                (Place::Nothing, Entry::Nothing) | (Place::Zero, Entry::Zero) => true,
                 (Place::At(at), Entry::At(next)) => next == at + (end - offset),
                 _ => false,
             };
