@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use disk::{BLOCK_SIZE, DiskDigest, ReadAt, WriteAt};
 
@@ -19,6 +20,9 @@ use crate::parallel;
 use crate::sidecar;
 use crate::store::{Store, file_error};
 use crate::view::StoredDisk;
+
+/// As [`crate::Watch`], from several threads.
+pub type SharedWatch<'a> = &'a (dyn Fn(u64) -> bool + Sync);
 
 /// What a checkout had to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +56,16 @@ struct Difference {
 impl Store {
     /// Makes `file` hold exactly this disk, sparse.
     pub fn checkout(&self, digest: &DiskDigest, file: &Path) -> Result<Checkout, StoreError> {
+        self.checkout_watched(digest, file, &|_| true)
+    }
+
+    /// The same; `watch` is told how many bytes are written, by any thread, and `false` stops it.
+    pub fn checkout_watched(
+        &self,
+        digest: &DiskDigest,
+        file: &Path,
+        watch: SharedWatch<'_>,
+    ) -> Result<Checkout, StoreError> {
         let disk = self.disk(digest)?;
         let held = sidecar::intact(file);
         if held == Some(*digest) {
@@ -93,7 +107,7 @@ impl Store {
             .iter()
             .map(|piece| u64::from(piece.count))
             .sum::<u64>();
-        self.write_pieces(&disk, difference.write, &target, file)?;
+        self.write_pieces(&disk, difference.write, &target, (file, watch))?;
         sidecar::finish(file, target.file(), digest).map_err(file_error("finish", file))?;
         let cleared: u64 = difference
             .clear
@@ -113,7 +127,7 @@ impl Store {
         disk: &StoredDisk,
         mut pieces: Vec<Piece>,
         target: &FileDisk,
-        path: &Path,
+        (path, watch): (&Path, SharedWatch<'_>),
     ) -> Result<(), StoreError> {
         pieces.sort_unstable_by_key(|piece| (piece.frame, piece.block));
         let mut numbers: Vec<u32> = pieces.iter().map(|piece| piece.frame).collect();
@@ -123,6 +137,7 @@ impl Store {
             .map(|number| (*number, disk.frames()[*number as usize]));
         let mut batches = batches(located);
         let inner = &*self.0;
+        let done = AtomicU64::new(0);
         parallel::for_each(
             inner.threads(),
             &mut batches,
@@ -135,9 +150,15 @@ impl Store {
                         .take_while(|piece| piece.frame == number);
                     for piece in of_frame {
                         write_piece(target, piece, raw).map_err(file_error("write to", path))?;
+                        let bytes = u64::from(piece.count) * BLOCK_SIZE as u64;
+                        done.fetch_add(bytes, Ordering::Relaxed);
                     }
                     Ok(())
-                })
+                })?;
+                match watch(done.load(Ordering::Relaxed)) {
+                    true => Ok(()),
+                    false => Err(StoreError::Stopped),
+                }
             },
         )
     }

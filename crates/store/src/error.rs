@@ -24,6 +24,12 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
+    #[error("remove {name} from the store")]
+    Delete {
+        name: String,
+        #[source]
+        source: io::Error,
+    },
     #[error("read {name} from the store")]
     Get {
         name: String,
@@ -68,6 +74,18 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
+    #[error("stopped before it was done")]
+    Stopped,
+    #[error("there is a store in {folder} already")]
+    IsStore { folder: PathBuf },
+    #[error("there is no store in {folder}")]
+    NoStore { folder: PathBuf },
+    #[error("read the bundle")]
+    ReadBundle(#[source] io::Error),
+    #[error("write the bundle")]
+    WriteBundle(#[source] io::Error),
+    #[error("the bundle is damaged: {what}")]
+    DamagedBundle { what: &'static str },
     /// A helper thread stopped first; its own error is the one that is returned.
     #[error("the writer of packs stopped")]
     WriterStopped,
@@ -85,6 +103,13 @@ impl StoreError {
             }
             _ => false,
         }
+    }
+}
+
+impl StoreError {
+    /// Whether the file that was to be read is not there.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, StoreError::Get { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 }
 

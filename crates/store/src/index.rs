@@ -3,9 +3,10 @@
 //! The index is in memory and is rebuilt from pack footers when a store is opened, so there is
 //! nothing that could disagree with the packs. A block costs about 40 bytes here.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::Range;
 use std::sync::Arc;
 
 use disk::LeafHash;
@@ -76,50 +77,134 @@ impl Hasher for FirstBytes {
 
 pub(crate) type ByFingerprint<V> = HashMap<Fingerprint, V, BuildHasherDefault<FirstBytes>>;
 
+/// Which of two places of one frame counts from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Precedence {
+    /// The one that is known.
+    Known,
+    /// The new one, because the other is about to go.
+    New,
+}
+
+/// A pack that is or was in the place. Its number is never given to another one.
+#[derive(Debug)]
+struct KnownPack {
+    name: Arc<str>,
+    file_bytes: u64,
+    frames: Range<u32>,
+    frame_bytes: u64,
+    blocks: u64,
+    gone: bool,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    packs: Vec<Arc<str>>,
+    packs: Vec<KnownPack>,
+    pack_names: HashMap<Arc<str>, u32>,
     frames: Vec<Location>,
     by_id: HashMap<FrameId, u32>,
     by_fingerprint: ByFingerprint<BlockAt>,
-    pub(crate) pack_bytes: u64,
-    pub(crate) stored_bytes: u64,
-    pub(crate) raw_blocks: u64,
     /// Packs that were there when the store was opened and could not be understood.
     pub(crate) damaged: Vec<String>,
 }
 
+/// What all packs come to.
+#[derive(Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) packs: u64,
+    pub(crate) pack_bytes: u64,
+    pub(crate) frames: u64,
+    pub(crate) stored_bytes: u64,
+    pub(crate) raw_blocks: u64,
+}
+
 impl Index {
-    /// Takes up a pack that is durably in the place. What is already known stays where it is.
-    pub(crate) fn add(&mut self, name: &str, file_bytes: u64, footer: &PackFooter) {
-        if self.packs.iter().any(|known| **known == *name) {
-            return;
-        }
+    /// Takes up a pack that is durably in the place.
+    pub(crate) fn add(
+        &mut self,
+        name: &str,
+        file_bytes: u64,
+        footer: &PackFooter,
+        precedence: Precedence,
+    ) {
         self.damaged.retain(|damaged| damaged != name);
-        let pack = self.packs.len() as u32;
-        self.packs.push(name.into());
-        self.pack_bytes += file_bytes;
-        for packed in &footer.frames {
-            let number = self.frames.len() as u32;
-            self.by_id.entry(packed.id).or_insert(number);
-            self.frames.push(Location {
-                id: packed.id,
-                pack,
-                offset: packed.offset as u32,
-                len: packed.len,
-                blocks: packed.blocks,
-                codec: packed.codec,
-            });
-            self.stored_bytes += u64::from(packed.len);
-            self.raw_blocks += u64::from(packed.blocks);
-            for (slot, fingerprint) in packed.fingerprints.iter().enumerate() {
+        let first = match self.pack_names.get(name) {
+            // It was retired, perhaps, and now its frames are wanted again.
+            Some(known) => self.packs[*known as usize].frames.start,
+            None => self.new_pack(name, file_bytes, footer),
+        };
+        for (packed, number) in footer.frames.iter().zip(first..) {
+            match precedence {
+                Precedence::Known => *self.by_id.entry(packed.id).or_insert(number),
+                Precedence::New => self.by_id.insert(packed.id, number).unwrap_or(number),
+            };
+            for (fingerprint, slot) in packed.fingerprints.iter().zip(0u8..) {
                 let at = BlockAt {
                     frame: number,
-                    slot: slot as u8,
+                    slot,
                 };
-                self.by_fingerprint.entry(*fingerprint).or_insert(at);
+                match precedence {
+                    Precedence::Known => {
+                        self.by_fingerprint.entry(*fingerprint).or_insert(at);
+                    }
+                    Precedence::New => {
+                        self.by_fingerprint.insert(*fingerprint, at);
+                    }
+                }
             }
         }
+    }
+
+    fn new_pack(&mut self, name: &str, file_bytes: u64, footer: &PackFooter) -> u32 {
+        let pack = self.packs.len() as u32;
+        let first = self.frames.len() as u32;
+        let frames = footer.frames.iter().map(|packed| Location {
+            id: packed.id,
+            pack,
+            offset: packed.offset as u32,
+            len: packed.len,
+            blocks: packed.blocks,
+            codec: packed.codec,
+        });
+        self.frames.extend(frames);
+        let added = &self.frames[first as usize..];
+        let name: Arc<str> = name.into();
+        self.pack_names.insert(Arc::clone(&name), pack);
+        self.packs.push(KnownPack {
+            name,
+            file_bytes,
+            frames: first..self.frames.len() as u32,
+            frame_bytes: added.iter().map(|at| u64::from(at.len)).sum(),
+            blocks: added.iter().map(|at| u64::from(at.blocks)).sum(),
+            gone: false,
+        });
+        first
+    }
+
+    /// Lets no lookup lead to these packs any more. Who knows a place in them can still read it.
+    pub(crate) fn retire(&mut self, packs: &[u32]) {
+        let retired: HashSet<u32> = packs.iter().copied().collect();
+        let frames = &self.frames;
+        self.by_id
+            .retain(|_, number| !retired.contains(&frames[*number as usize].pack));
+        let by_id = &self.by_id;
+        self.by_fingerprint.retain(|_, at| {
+            let frame = &frames[at.frame as usize];
+            if !retired.contains(&frame.pack) {
+                return true;
+            }
+            // The same frame may be in another pack too.
+            let elsewhere = by_id.get(&frame.id).copied();
+            at.frame = elsewhere.unwrap_or(at.frame);
+            elsewhere.is_some()
+        });
+    }
+
+    /// A retired pack is no longer in the place.
+    pub(crate) fn forget(&mut self, pack: u32) {
+        let known = &mut self.packs[pack as usize];
+        known.gone = true;
+        self.pack_names.remove(&known.name);
     }
 
     pub(crate) fn block(&self, fingerprint: &Fingerprint) -> Option<BlockAt> {
@@ -135,14 +220,35 @@ impl Index {
     }
 
     pub(crate) fn pack(&self, number: u32) -> Arc<str> {
-        Arc::clone(&self.packs[number as usize])
+        Arc::clone(&self.packs[number as usize].name)
     }
 
-    pub(crate) fn pack_count(&self) -> usize {
-        self.packs.len()
+    /// The length of a pack's file.
+    pub(crate) fn pack_len(&self, number: u32) -> u64 {
+        self.packs[number as usize].file_bytes
     }
 
-    pub(crate) fn frame_count(&self) -> usize {
-        self.frames.len()
+    /// All frames of a pack, as stored.
+    pub(crate) fn frame_bytes(&self, number: u32) -> u64 {
+        self.packs[number as usize].frame_bytes
+    }
+
+    /// Packs that are in the place, retired ones included.
+    pub(crate) fn pack_numbers(&self) -> impl Iterator<Item = u32> {
+        let numbered = self.packs.iter().zip(0u32..);
+        numbered
+            .filter(|(pack, _)| !pack.gone)
+            .map(|(_, number)| number)
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        let there = self.packs.iter().filter(|pack| !pack.gone);
+        there.fold(Totals::default(), |sum, pack| Totals {
+            packs: sum.packs + 1,
+            pack_bytes: sum.pack_bytes + pack.file_bytes,
+            frames: sum.frames + pack.frames.len() as u64,
+            stored_bytes: sum.stored_bytes + pack.frame_bytes,
+            raw_blocks: sum.raw_blocks + pack.blocks,
+        })
     }
 }

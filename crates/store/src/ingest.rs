@@ -3,11 +3,12 @@
 //! Nothing is visible before the manifest is written, which is last. What an interrupted ingest
 //! leaves behind is whole packs, which the next one finds and uses.
 
-use std::collections::BTreeSet;
 use std::io;
+use std::ops::Range;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::{iter, thread, vec};
 
+use disk::image::Layer;
 use disk::{
     BLOCK_SIZE, BLOCKS_PER_CHUNK, CHUNK_SIZE, Changes, ChunkDigester, ChunkHash, CowDisk,
     DiskDigest, LeafHash, ReadAt, chunk_count, digest_of_chunks, read_sparse,
@@ -15,11 +16,12 @@ use disk::{
 
 use crate::error::StoreError;
 use crate::frame::{FRAME_BYTES, Frame, Packer};
-use crate::index::{ByFingerprint, Fingerprint, Index};
+use crate::index::{ByFingerprint, Fingerprint, Index, Precedence};
 use crate::manifest::{MAX_DISK_BYTES, Manifest, Piece, UsedFrame, push_piece};
 use crate::pack::{Pack, PackBuilder};
 use crate::parallel;
-use crate::store::{Inner, Store};
+use crate::store::{Inner, Store, Writer};
+use crate::view::StoredDisk;
 
 /// The level at which frames are compressed: measured as the best bytes for the time.
 pub(crate) const ZSTD_LEVEL: i32 = 3;
@@ -44,9 +46,21 @@ pub struct Ingested {
     pub stored_bytes: u64,
 }
 
+/// Told how far an ingest is on the disk, in bytes; `false` stops it.
+pub type Watch<'a> = &'a dyn Fn(u64) -> bool;
+
 impl Store {
     /// Takes in a whole disk. Holes are not read.
     pub fn ingest(&self, disk: &dyn ReadAt) -> Result<Ingested, StoreError> {
+        self.ingest_watched(disk, &|_| true)
+    }
+
+    /// The same; what a stopped ingest has stored is found by the next one.
+    pub fn ingest_watched(
+        &self,
+        disk: &dyn ReadAt,
+        watch: Watch<'_>,
+    ) -> Result<Ingested, StoreError> {
         let size = disk.size();
         if size > MAX_DISK_BYTES {
             return Err(StoreError::TooLarge {
@@ -57,11 +71,13 @@ impl Store {
         let intake = Intake {
             view: disk,
             wanted: Wanted::Data { next: 0 },
-            changes: None,
+            dirty: None,
+            watch,
             chunks: vec![ChunkHash::ZERO; chunk_count(size)],
             base: Vec::new(),
         };
-        intake.run(&self.0)
+        let writer = self.0.writer();
+        intake.run(&self.0, &writer)
     }
 
     /// Takes in a disk that is another one with changes. Of the parent, only the chunks of 1 MiB
@@ -71,28 +87,96 @@ impl Store {
         parent: &DiskDigest,
         changes: &Changes,
     ) -> Result<Ingested, StoreError> {
+        let writer = self.0.writer();
         let parent = self.disk(parent)?;
         let size = parent.size();
         let blocks = size.div_ceil(BLOCK_SIZE as u64);
         if let Some((block, _)) = changes.iter().find(|(block, _)| *block >= blocks) {
             return Err(StoreError::ChangeOutside { block, size });
         }
-        let touched: BTreeSet<usize> = changes
-            .iter()
-            .map(|(block, _)| block as usize / BLOCKS_PER_CHUNK)
-            .collect();
-        let chunks = parent.chunks().to_vec();
-        let base = unchanged(&self.0, &parent.manifest().pieces, parent.frames(), changes);
+        let dirty = Dirty::new(changes.iter().map(|(block, _)| block..block + 1));
         let view = CowDisk::with_changes(&parent, changes);
-        let wanted = Wanted::Listed(touched.into_iter().collect::<Vec<_>>().into_iter());
+        self.ingest_dirty(&parent, &view, (dirty, &|_| true), &writer)
+    }
+
+    /// Takes in a disk that was written over another one. Of the parent, only the chunks of 1 MiB
+    /// that were written to are read, unless the layer has another size.
+    pub fn ingest_layer(
+        &self,
+        parent: &DiskDigest,
+        layer: &Layer,
+        watch: Watch<'_>,
+    ) -> Result<Ingested, StoreError> {
+        let stored = self.disk(parent)?;
+        if stored.size() != layer.size() {
+            return self.ingest_watched(&layer.over(&stored), watch);
+        }
+        let writer = self.0.writer();
+        // Again, now that nothing can be removed: deleted meanwhile means unknown.
+        let parent = self.disk(parent)?;
+        let view = layer.over(&parent);
+        let mut written = Vec::new();
+        let mut offset = 0;
+        let block = BLOCK_SIZE as u64;
+        while let Some(part) = layer.next_written(offset).map_err(StoreError::ReadDisk)? {
+            written.push(part.start / block..part.end.div_ceil(block));
+            offset = part.end;
+        }
+        let dirty = Dirty::new(written.into_iter());
+        self.ingest_dirty(&parent, &view, (dirty, watch), &writer)
+    }
+
+    fn ingest_dirty(
+        &self,
+        parent: &StoredDisk,
+        view: &dyn ReadAt,
+        (dirty, watch): (Dirty, Watch<'_>),
+        writer: &Writer<'_>,
+    ) -> Result<Ingested, StoreError> {
+        let chunks = parent.chunks().to_vec();
+        let base = unchanged(&self.0, &parent.manifest().pieces, parent.frames(), &dirty);
         Intake {
-            view: &view,
-            wanted,
-            changes: Some(changes),
+            view,
+            wanted: Wanted::Listed(dirty.chunks().into_iter()),
+            dirty: Some(dirty),
+            watch,
             chunks,
             base,
         }
-        .run(&self.0)
+        .run(&self.0, writer)
+    }
+}
+
+/// Blocks that differ from a parent's, or may: ranges in order, apart from each other.
+struct Dirty(Vec<Range<u64>>);
+
+impl Dirty {
+    /// The ranges are in order and may touch or overlap.
+    fn new(ranges: impl Iterator<Item = Range<u64>>) -> Dirty {
+        let mut joined: Vec<Range<u64>> = Vec::new();
+        for range in ranges {
+            match joined.last_mut() {
+                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+                _ => joined.push(range),
+            }
+        }
+        Dirty(joined)
+    }
+
+    fn contains(&self, block: u64) -> bool {
+        let at = self.0.partition_point(|range| range.end <= block);
+        self.0.get(at).is_some_and(|range| range.start <= block)
+    }
+
+    fn chunks(&self) -> Vec<usize> {
+        let of_chunk = BLOCKS_PER_CHUNK as u64;
+        let chunks = self
+            .0
+            .iter()
+            .flat_map(|range| range.start / of_chunk..range.end.div_ceil(of_chunk));
+        let mut chunks: Vec<usize> = chunks.map(|chunk| chunk as usize).collect();
+        chunks.dedup();
+        chunks
     }
 }
 
@@ -100,11 +184,16 @@ impl Store {
 /// leave the processor idle. When this returns, all of them are written or there is an error.
 pub(crate) fn write_packs(
     inner: &Inner,
+    precedence: Precedence,
     make: impl FnOnce(&SyncSender<Pack>) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     let (send, receive) = sync_channel::<Pack>(QUEUED_PACKS);
     thread::scope(|scope| {
-        let writer = scope.spawn(move || receive.iter().try_for_each(|pack| inner.commit(&pack)));
+        let writer = scope.spawn(move || {
+            receive
+                .iter()
+                .try_for_each(|pack| inner.commit(&pack, precedence))
+        });
         let made = make(&send);
         drop(send);
         let written = writer
@@ -126,13 +215,12 @@ fn unchanged(
     inner: &Inner,
     pieces: &[Piece],
     frames: &[crate::index::Location],
-    changes: &Changes,
+    dirty: &Dirty,
 ) -> Vec<Piece<FrameRef>> {
     let numbers: Vec<Option<u32>> = {
         let index = inner.index();
         frames.iter().map(|frame| index.number(&frame.id)).collect()
     };
-    let mut changed = changes.iter().map(|(block, _)| block).peekable();
     let mut kept = Vec::with_capacity(pieces.len());
     for piece in pieces {
         let Some(number) = numbers[piece.frame as usize] else {
@@ -140,11 +228,7 @@ fn unchanged(
         };
         for step in 0..piece.count {
             let block = piece.block + u32::from(step);
-            while changed
-                .next_if(|changed| *changed < u64::from(block))
-                .is_some()
-            {}
-            if changed.peek() != Some(&u64::from(block)) {
+            if !dirty.contains(u64::from(block)) {
                 let frame = FrameRef::Stored(number);
                 push_piece(
                     &mut kept,
@@ -190,7 +274,8 @@ struct Intake<'a> {
     view: &'a dyn ReadAt,
     wanted: Wanted,
     /// If given, only these blocks of the wanted chunks count; the rest is in `base`.
-    changes: Option<&'a Changes>,
+    dirty: Option<Dirty>,
+    watch: Watch<'a>,
     chunks: Vec<ChunkHash>,
     base: Vec<Piece<FrameRef>>,
 }
@@ -204,10 +289,12 @@ struct Scanned {
 }
 
 impl Intake<'_> {
-    fn run(mut self, inner: &Inner) -> Result<Ingested, StoreError> {
-        let _writer = inner.writer();
+    /// With the right to write, which the caller took before it looked at anything stored.
+    fn run(mut self, inner: &Inner, _: &Writer<'_>) -> Result<Ingested, StoreError> {
         let mut session = Session::new(inner);
-        write_packs(inner, |packs| self.scan(&mut session, packs))?;
+        write_packs(inner, Precedence::Known, |packs| {
+            self.scan(&mut session, packs)
+        })?;
         let manifest = self.manifest(&session);
         inner.publish(&manifest)?;
         Ok(Ingested {
@@ -256,6 +343,10 @@ impl Intake<'_> {
             )?;
             self.take(session, batch);
             session.compress(packs)?;
+            let last = slots[filled - 1].index as u64 + 1;
+            if !(self.watch)((last * CHUNK_SIZE as u64).min(size)) {
+                return Err(StoreError::Stopped);
+            }
         }
         session.finish(packs)
     }
@@ -270,8 +361,9 @@ impl Intake<'_> {
             for (at, (bytes, leaf)) in blocks.enumerate() {
                 let block = first + at as u32;
                 let counts = self
-                    .changes
-                    .is_none_or(|all| all.get(u64::from(block)).is_some());
+                    .dirty
+                    .as_ref()
+                    .is_none_or(|dirty| dirty.contains(u64::from(block)));
                 if counts && *leaf != [0; 32] {
                     session.block(&index, block, leaf, bytes);
                 }

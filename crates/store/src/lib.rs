@@ -7,8 +7,10 @@
 //! Every call blocks; async callers move it to a thread for blocking work.
 
 mod bulk;
+mod bundle;
 mod checkout;
 mod codec;
+mod collect;
 mod error;
 mod file;
 mod frame;
@@ -27,12 +29,14 @@ mod store;
 mod verify;
 mod view;
 
-pub use checkout::{Checkout, CheckoutKind};
+pub use bundle::{Bundled, Unbundled, is_bundle};
+pub use checkout::{Checkout, CheckoutKind, SharedWatch};
+pub use collect::{Collect, Collected};
 pub use error::StoreError;
 pub use file::FileDisk;
 pub use frame::{FRAME_BLOCKS, FrameId};
 pub use image_file::ImageFile;
-pub use ingest::Ingested;
+pub use ingest::{Ingested, Watch};
 pub use manifest::{MAX_DISK_BYTES, Manifest};
 pub use pack::PackFooter;
 pub use replicate::{Moved, Progress};

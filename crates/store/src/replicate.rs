@@ -12,7 +12,7 @@ use disk::{BLOCK_SIZE, DiskDigest, leaf_hashes};
 use crate::bulk::{Batch, Buffers, batches};
 use crate::error::StoreError;
 use crate::frame::{FRAME_BLOCKS, Frame};
-use crate::index::{Fingerprint, Location};
+use crate::index::{Fingerprint, Location, Precedence};
 use crate::ingest::write_packs;
 use crate::manifest::Manifest;
 use crate::pack::{Pack, PackBuilder};
@@ -116,7 +116,7 @@ fn copy_frames(
             frames: Vec::new(),
         })
         .collect();
-    write_packs(to, |packs| {
+    write_packs(to, Precedence::Known, |packs| {
         let mut pack = PackBuilder::default();
         let send = |full: Option<Pack>| match full {
             Some(full) => packs.send(full).map_err(|_| StoreError::WriterStopped),

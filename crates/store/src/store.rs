@@ -12,9 +12,10 @@ use std::thread;
 use disk::DiskDigest;
 
 use crate::codec::{MANIFESTS, PACKS, Reader, manifest_digest, manifest_name};
+use crate::collect::read_note;
 use crate::error::StoreError;
 use crate::frame::Unpacker;
-use crate::index::{DomainKey, Index, Location};
+use crate::index::{DomainKey, Index, Location, Precedence};
 use crate::manifest::{MAX_MANIFEST_BYTES, Manifest};
 use crate::pack::{HEADER_LEN, Pack, PackFooter, TRAILER_LEN, Trailer, check_header};
 use crate::place::{Entry, Folder, Place};
@@ -105,13 +106,37 @@ impl Store {
         Store::open_place(Box::new(place), options)
     }
 
+    /// Makes a store in a folder, in which there must be none.
+    pub fn create(folder: &Path, options: StoreOptions) -> Result<Store, StoreError> {
+        match is_store(folder) {
+            true => Err(StoreError::IsStore {
+                folder: folder.to_owned(),
+            }),
+            false => Store::open(folder, options),
+        }
+    }
+
+    /// Opens a store that is there, and makes none.
+    pub fn open_existing(folder: &Path, options: StoreOptions) -> Result<Store, StoreError> {
+        match is_store(folder) {
+            true => Store::open(folder, options),
+            false => Err(StoreError::NoStore {
+                folder: folder.to_owned(),
+            }),
+        }
+    }
+
     /// Opens a store in any place. The caller sees to it that no one else writes there.
     pub fn open_place(place: Box<dyn Place>, options: StoreOptions) -> Result<Store, StoreError> {
         let key = open_header(&*place)?;
         let mut index = Index::default();
-        for entry in list(&*place, PACKS)? {
+        // Where a frame is in two packs, the one that stays counts.
+        let retired = read_note(&*place)?;
+        let mut packs = list(&*place, PACKS)?;
+        packs.sort_by_key(|entry| retired.contains_key(&entry.name));
+        for entry in packs {
             match read_footer(&*place, &entry)? {
-                Ok(footer) => index.add(&entry.name, entry.bytes, &footer),
+                Ok(footer) => index.add(&entry.name, entry.bytes, &footer, Precedence::Known),
                 Err(what) => {
                     tracing::warn!(pack = entry.name, what, "a pack is left out of the store");
                     index.damaged.push(entry.name);
@@ -158,18 +183,22 @@ impl Store {
     pub fn usage(&self) -> Result<Usage, StoreError> {
         let disks = self.list()?;
         let index = self.0.index();
+        let totals = index.totals();
         Ok(Usage {
             disks: disks.len() as u64,
             manifest_bytes: disks.iter().map(|disk| disk.manifest_bytes).sum(),
-            packs: index.pack_count() as u64,
-            pack_bytes: index.pack_bytes,
-            frames: index.frame_count() as u64,
-            stored_bytes: index.stored_bytes,
-            raw_bytes: index.raw_blocks * disk::BLOCK_SIZE as u64,
+            packs: totals.packs,
+            pack_bytes: totals.pack_bytes,
+            frames: totals.frames,
+            stored_bytes: totals.stored_bytes,
+            raw_bytes: totals.raw_blocks * disk::BLOCK_SIZE as u64,
             damaged_packs: index.damaged.clone(),
         })
     }
 }
+
+/// The right to write to a store.
+pub(crate) type Writer<'a> = MutexGuard<'a, ()>;
 
 impl Inner {
     pub(crate) fn threads(&self) -> usize {
@@ -184,24 +213,25 @@ impl Inner {
             .unwrap_or_else(|poison| poison.into_inner())
     }
 
-    fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {
+    pub(crate) fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {
         self.index
             .write()
             .unwrap_or_else(|poison| poison.into_inner())
     }
 
     /// The right to write, which one caller has at a time.
-    pub(crate) fn writer(&self) -> MutexGuard<'_, ()> {
+    pub(crate) fn writer(&self) -> Writer<'_> {
         self.writer
             .lock()
             .unwrap_or_else(|poison| poison.into_inner())
     }
 
     /// Writes a pack and, once it is safe, makes its frames known.
-    pub(crate) fn commit(&self, pack: &Pack) -> Result<(), StoreError> {
+    pub(crate) fn commit(&self, pack: &Pack, precedence: Precedence) -> Result<(), StoreError> {
         self.put(&pack.name, &pack.bytes)?;
+        let bytes = pack.bytes.len() as u64;
         self.index_mut()
-            .add(&pack.name, pack.bytes.len() as u64, &pack.footer);
+            .add(&pack.name, bytes, &pack.footer, precedence);
         Ok(())
     }
 
@@ -214,8 +244,9 @@ impl Inner {
             })
     }
 
-    /// Makes a disk visible. Its frames must all be there already.
+    /// Makes a disk visible, which needs all its frames.
     pub(crate) fn publish(&self, manifest: &Manifest) -> Result<(), StoreError> {
+        StoredDisk::locate(self, manifest)?;
         let name = manifest_name(&manifest.digest);
         // What is there may be damaged; then this is the repair.
         match self.manifest(&manifest.digest) {
@@ -275,15 +306,20 @@ impl Inner {
     ) -> Result<(), StoreError> {
         unpacker
             .unpack(at.id, at.codec, at.blocks, stored, into)
-            .map_err(|what| {
-                let pack = self.index().pack(at.pack).to_string();
-                StoreError::DamagedFrame {
-                    frame: at.id,
-                    pack,
-                    what,
-                }
-            })
+            .map_err(|what| self.damaged_frame(at, what))
     }
+
+    pub(crate) fn damaged_frame(&self, at: &Location, what: &'static str) -> StoreError {
+        StoreError::DamagedFrame {
+            frame: at.id,
+            pack: self.index().pack(at.pack).to_string(),
+            what,
+        }
+    }
+}
+
+fn is_store(folder: &Path) -> bool {
+    folder.join(HEADER).is_file() || folder.join(PACKS).is_dir()
 }
 
 fn list(place: &dyn Place, prefix: &str) -> Result<Vec<Entry>, StoreError> {
@@ -352,7 +388,7 @@ fn read_header(bytes: &[u8]) -> Result<DomainKey, &'static str> {
 }
 
 /// The outer error is of the place and may pass; the inner one is of the pack and will not.
-fn read_footer(
+pub(crate) fn read_footer(
     place: &dyn Place,
     entry: &Entry,
 ) -> Result<Result<PackFooter, &'static str>, StoreError> {

@@ -92,16 +92,35 @@ impl StoredDisk {
             return Ok(found);
         }
         // Two readers may both decompress a frame; that costs less than making one wait.
-        let at = &self.frames[number as usize];
-        let stored = self.inner.pack_range(at.pack, at.offset, at.len)?;
+        let (at, stored) = self.stored(self.frames[number as usize])?;
         let mut unpacker = lock(&self.unpackers).pop().unwrap_or_else(Unpacker::new);
         let mut raw = Vec::new();
-        let unpacked = self.inner.unpack(at, &stored, &mut unpacker, &mut raw);
+        let unpacked = self.inner.unpack(&at, &stored, &mut unpacker, &mut raw);
         lock(&self.unpackers).push(unpacker);
         unpacked?;
         let raw = Arc::new(raw);
         lock(&self.cache).put(number, Arc::clone(&raw));
         Ok(raw)
+    }
+
+    /// A frame as it is stored, and where. Since the disk was opened it may have moved.
+    fn stored(&self, at: Location) -> Result<(Location, Vec<u8>), StoreError> {
+        let gone = match self.inner.pack_range(at.pack, at.offset, at.len) {
+            Ok(stored) => return Ok((at, stored)),
+            Err(error) if error.is_not_found() => error,
+            Err(error) => return Err(error),
+        };
+        let moved = {
+            let index = self.inner.index();
+            index.number(&at.id).map(|number| *index.frame(number))
+        };
+        match moved.filter(|now| now.pack != at.pack) {
+            None => Err(gone),
+            Some(now) => {
+                let stored = self.inner.pack_range(now.pack, now.offset, now.len)?;
+                Ok((now, stored))
+            }
+        }
     }
 
     /// Copies what a piece has of `offset..` into `buf`; both overlap.

@@ -1,10 +1,11 @@
 //! What a store promises, through its public face: disks come back as they went in, or there is
 //! an error.
 
+mod bundle;
 mod checkout;
+mod collect;
 mod corruption;
 mod faults;
-mod formats;
 mod ingest;
 mod places;
 mod replicate;

@@ -1,5 +1,6 @@
 //! Disk images, with `qemu-img` as the judge: what it writes is read, and what is written here it
-//! reads. They are beside the store because `disk` itself opens no file.
+//! reads. They are beside the store because `disk` itself opens no file, and a program of their own
+//! because a child process, until it has started, shares the locks of the stores that are open.
 
 use std::fs::File;
 use std::io::{self, BufWriter};
@@ -7,13 +8,12 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use disk::export::{ExportError, Exported, Options, Stream, export};
-use disk::image::{Format, Image, Limits};
+use disk::image::{Format, Image, Layer, Limits};
 use disk::{DiskDigest, ReadAt, WriteAt, digest_of};
 use process::Command;
-use store::{FileDisk, ImageFile};
+use store::place::MemoryPlace;
+use store::{FileDisk, ImageFile, Store, StoreOptions};
 use uuid::uuid;
-
-use crate::block;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -53,19 +53,33 @@ enum Kind {
     Mixed,
 }
 
+/// A block that is the same for the same number, and no other block's.
+fn block(number: u32, kind: Kind) -> [u8; 4096] {
+    let mut state = u64::from(number) + 1;
+    std::array::from_fn(|at| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        match kind {
+            Kind::Text => (number as usize + at / 64) as u8,
+            _ => (state >> 56) as u8,
+        }
+    })
+}
+
 fn make(path: &Path, size: u64, data: &[Data]) {
     let mut disk = FileDisk::create(path, size).expect("create");
     for (first, count, kind) in data {
         for index in *first..first + count {
-            let seed = match kind {
-                Kind::Text => index * 4 + 1,
-                Kind::Noise => (index + 1) * 4,
-                Kind::Mixed if index % 5 == 0 => 0,
-                Kind::Mixed => index,
+            let content = match kind {
+                Kind::Mixed if index % 5 == 0 => [0; 4096],
+                Kind::Mixed if index % 5 == 1 => block(index, Kind::Noise),
+                Kind::Mixed => block(index, Kind::Text),
+                kind => block(index, *kind),
             };
             let start = u64::from(index) * 4096;
             let len = (size - start).min(4096) as usize;
-            disk.write_at(start, &block(seed)[..len]).expect("write");
+            disk.write_at(start, &content[..len]).expect("write");
         }
     }
 }
@@ -260,6 +274,88 @@ async fn what_qemu_img_writes_is_read() {
             assert!(*name != "sparse" || data <= *most, "{args:?}: {data} bytes");
             std::fs::remove_file(&path).expect("remove");
         }
+    }
+}
+
+/// What QEMU wrote over a disk: as `qemu-io` is told, and how the layer was made.
+const LAYERS: &[(&str, &[&str])] = &[
+    (
+        "cluster_size=64k",
+        &[
+            "write -P 5 1M 300k",
+            "write -z 0 64k",
+            "write -P 6 600M 512",
+        ],
+    ),
+    (
+        "cluster_size=4k",
+        &["write -P 5 0 512", "write -z 68k 8k", "discard 64k 4k"],
+    ),
+    (
+        "extended_l2=on",
+        &["write -P 9 3k 5k", "write -z 20M 700k", "write -P 1 20M 3k"],
+    ),
+    ("compat=0.10", &["write -P 5 899M 1M", "write -z 0 128k"]),
+    (
+        "cluster_size=2M,compression_type=zstd",
+        &["write -c -P 5 2M 2M"],
+    ),
+    ("cluster_size=64k", &[]),
+];
+
+#[tokio::test]
+async fn only_what_was_written_over_a_disk_is_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_, size, data) = DISKS[3];
+    let raw = folder.path().join("parent.raw");
+    make(&raw, size, data);
+    let store = Store::open_place(Box::new(MemoryPlace::new()), StoreOptions::default());
+    let store = store.expect("a store");
+    let parent = store.ingest(&FileDisk::open(&raw).expect("open"));
+    let parent = parent.expect("ingest").digest;
+    for (number, (options, commands)) in LAYERS.iter().enumerate() {
+        let path = folder.path().join(format!("layer-{number}"));
+        let flat = folder.path().join(format!("flat-{number}"));
+        let backing = [
+            "create",
+            "-f",
+            "qcow2",
+            "-F",
+            "raw",
+            "-b",
+            text(&raw),
+            "-o",
+            options,
+        ];
+        qemu_img(&[&backing[..], &[text(&path)]].concat()).await;
+        for command in *commands {
+            let told = Command::new("qemu-io").args(["-f", "qcow2", "-c", command, text(&path)]);
+            told.run().await.expect("qemu-io");
+        }
+        qemu_img(&[
+            "convert",
+            "-f",
+            "qcow2",
+            "-O",
+            "raw",
+            text(&path),
+            text(&flat),
+        ])
+        .await;
+        let expected = digest(&FileDisk::open(&flat).expect("open"));
+
+        let open = || FileDisk::open(&path).expect("open");
+        let refused = Image::open(open(), Limits::default()).expect_err("names a file");
+        assert!(refused.to_string().contains("backing file"), "{refused}");
+        let layer = Layer::open(open(), Limits::default()).expect("open the layer");
+        let taken = store
+            .ingest_layer(&parent, &layer, &|_| true)
+            .expect("ingest");
+        assert_eq!(taken.digest, expected, "{options} {commands:?}");
+        assert!(taken.new_bytes <= 4 * MIB, "{options}: {taken:?}");
+        assert!(store.verify(&expected).expect("verify").is_sound());
+        let parent = store.disk(&parent).expect("the parent");
+        assert_eq!(digest(&layer.over(parent)), expected, "{options} as a disk");
     }
 }
 

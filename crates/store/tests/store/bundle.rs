@@ -1,0 +1,82 @@
+//! A disk in a file is the disk at the other end, or an error.
+
+use disk::DiskDigest;
+use proptest::prelude::*;
+use store::{Bundled, Store, StoreError, is_bundle};
+
+use crate::{changes_of, disk_of, memory_store, seeds, whole};
+
+fn bundle(store: &Store, digest: &DiskDigest, without: Option<&DiskDigest>) -> (Vec<u8>, Bundled) {
+    let mut bytes = Vec::new();
+    let made = store.bundle(digest, without, &mut bytes).expect("bundle");
+    assert_eq!(made.bytes, bytes.len() as u64);
+    assert!(is_bundle(&bytes));
+    (bytes, made)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn what_comes_out_is_the_disk(content in seeds(), there in seeds(), tail in 0..4096usize) {
+        let (from, to) = (memory_store(), memory_store());
+        to.ingest(&disk_of(&there, 0)).expect("ingest");
+        let disk = disk_of(&content, tail);
+        let digest = from.ingest(&disk).expect("ingest").digest;
+        let (bytes, made) = bundle(&from, &digest, None);
+        let taken = to.unbundle(&mut bytes.as_slice()).expect("unbundle");
+        prop_assert_eq!(taken.digest, digest);
+        prop_assert_eq!(taken.bytes, made.bytes);
+        prop_assert_eq!(&whole(&to.disk(&digest).expect("disk")), disk.as_bytes());
+        prop_assert!(to.verify(&digest).expect("verify").is_sound());
+        // Once more brings nothing.
+        let again = to.unbundle(&mut bytes.as_slice()).expect("unbundle again");
+        prop_assert_eq!((again.frames, again.stored_bytes), (0, 0));
+        // What came in a bundle is known to the next ingest.
+        prop_assert_eq!(to.ingest(&disk).expect("ingest").new_bytes, 0);
+    }
+}
+
+#[test]
+fn a_bundle_can_leave_out_what_is_there() {
+    let (from, to) = (memory_store(), memory_store());
+    let parent_disk = disk_of(&(1..=800).collect::<Vec<_>>(), 0);
+    let parent = from.ingest(&parent_disk).expect("ingest").digest;
+    let child = from
+        .ingest_child(&parent, &changes_of(&[(5, 9001), (700, 9002)]))
+        .expect("child");
+    let (all, _) = bundle(&from, &child.digest, None);
+    let (part, made) = bundle(&from, &child.digest, Some(&parent));
+    assert_eq!(made.frames, 1);
+    assert!(part.len() < all.len() / 10);
+
+    let missing = to.unbundle(&mut part.as_slice());
+    assert!(
+        matches!(missing, Err(StoreError::MissingFrame { .. })),
+        "{missing:?}"
+    );
+    assert!(!to.has(&child.digest));
+    let (first, _) = bundle(&from, &parent, None);
+    to.unbundle(&mut first.as_slice()).expect("the parent");
+    to.unbundle(&mut part.as_slice()).expect("the child");
+    assert!(to.verify(&child.digest).expect("verify").is_sound());
+}
+
+#[test]
+fn a_damaged_bundle_is_an_error_and_no_disk() {
+    let from = memory_store();
+    let digest = from
+        .ingest(&disk_of(&(1..=40).collect::<Vec<_>>(), 7))
+        .expect("ingest")
+        .digest;
+    let (bytes, _) = bundle(&from, &digest, None);
+    for at in 0..bytes.len() {
+        let mut changed = bytes.clone();
+        changed[at] ^= 1 << (at % 8);
+        for broken in [changed.as_slice(), &bytes[..at]] {
+            let to = memory_store();
+            to.unbundle(&mut &*broken).expect_err("refused");
+            assert!(to.list().expect("list").is_empty(), "byte {at}");
+        }
+    }
+}
