@@ -82,7 +82,7 @@ Exit code: the command's; 127 if it is not found")]
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
 
-    /// Look into a store of image bits; the server need not run
+    /// Keep disk images in a store: put, get, copy, check; no server is needed
     #[command(subcommand)]
     Store(store_tool::StoreCommand),
 

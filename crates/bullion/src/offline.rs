@@ -78,6 +78,15 @@ impl Failure {
         self
     }
 
+    /// Ctrl-C, in the way that a shell expects.
+    pub fn interrupted(what: impl Into<String>) -> Failure {
+        Failure {
+            causes: vec!["interrupted".into()],
+            code: 130,
+            ..Failure::plain(what)
+        }
+    }
+
     pub fn hint(mut self, hint: impl Into<String>) -> Failure {
         self.hints.push(hint.into());
         self

@@ -4,6 +4,7 @@
 // A test starts programs as a user does, and says why it failed.
 #![allow(clippy::disallowed_methods, clippy::print_stderr)]
 
+mod stores;
 mod support;
 
 use std::net::TcpListener;

@@ -12,6 +12,6 @@ pub mod factory;
 pub mod io;
 pub mod plan;
 pub mod profile;
-mod progress;
+pub mod progress;
 
 pub use commands::run;

@@ -1,0 +1,221 @@
+//! `store init` and `store put`: what goes in.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use clap::ValueEnum;
+use cli::io::{Format as Shown, Io};
+use disk::image::{Format, Image, Layer, Limits};
+use disk::{DiskDigest, ReadAt};
+use serde_json::{Value, json};
+use store::{FileDisk, Ingested, Store, StoreError, StoreOptions};
+
+use super::watch::{Counted, Watch, cpu_seconds};
+use super::{At, find, open, short};
+use crate::offline::Failure;
+
+#[derive(Debug, clap::Args)]
+pub struct Put {
+    /// Disk image, block device or bundle
+    disk: PathBuf,
+
+    #[command(flatten)]
+    at: At,
+
+    /// The stored disk that a qcow2 image was written over; only what was written is read
+    #[arg(long, value_name = "ID")]
+    parent: Option<String>,
+
+    /// Take the file for this, whatever it looks like
+    #[arg(long, value_name = "FORMAT", conflicts_with = "parent")]
+    format: Option<Input>,
+
+    /// Refuse disks that are larger than this many GiB
+    #[arg(long, value_name = "GIB", default_value_t = 2048)]
+    max_size: u64,
+}
+
+/// A format that images are read in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Input {
+    Raw,
+    Qcow2,
+    Vhd,
+    VhdDynamic,
+    Vhdx,
+    Vmdk,
+}
+
+impl Input {
+    fn format(self) -> Format {
+        match self {
+            Input::Raw => Format::Raw,
+            Input::Qcow2 => Format::Qcow2,
+            Input::Vhd => Format::VhdFixed,
+            Input::VhdDynamic => Format::VhdDynamic,
+            Input::Vhdx => Format::Vhdx,
+            Input::Vmdk => Format::Vmdk,
+        }
+    }
+}
+
+pub(super) fn init(at: &At, io: &mut Io) -> Result<(), Failure> {
+    let folder = at.folder.display();
+    Store::create(&at.folder, StoreOptions::default())
+        .map_err(|error| Failure::new(format!("cannot make a store in `{folder}`"), error))?;
+    match io.format {
+        Shown::Json => Ok(io.json(&json!({ "store": at.folder }))?),
+        Shown::Table => {
+            io.say(format!("Made a store in `{folder}`."));
+            Ok(())
+        }
+    }
+}
+
+pub(super) fn put(args: &Put, io: &mut Io) -> Result<(), Failure> {
+    let store = open(&args.at)?;
+    if is_bundle(&args.disk)? {
+        return unbundle(args, &store, io);
+    }
+    let file = FileDisk::open(&args.disk).map_err(|error| unreadable(&args.disk, error))?;
+    let (file, read) = Counted::new(file);
+    let limits = Limits {
+        max_bytes: args.max_size.saturating_mul(1 << 30),
+    };
+    let (format, taken) = match &args.parent {
+        Some(parent) => put_layer(args, &store, parent, (file, limits), io)?,
+        None => put_image(args, &store, (file, limits), io)?,
+    };
+    let digest = taken.digest;
+    tell(io, &digest, &shown(&taken, format, &read), &summary(&taken))
+}
+
+type Opened = (Counted<FileDisk>, Limits);
+
+fn put_image(
+    args: &Put,
+    store: &Store,
+    (file, limits): Opened,
+    io: &Io,
+) -> Result<(Format, Ingested), Failure> {
+    let opened = match args.format {
+        Some(format) => Image::open_as(file, format.format(), limits),
+        None => Image::open(file, limits),
+    };
+    let image = opened.map_err(|error| unreadable(&args.disk, error))?;
+    let watch = Watch::start(io, format!("reading {}", image.format()), image.size())?;
+    let taken = store.ingest_watched(&image, &|done| watch.at(done));
+    Ok((
+        image.format(),
+        taken.map_err(|error| not_taken(args, error))?,
+    ))
+}
+
+fn put_layer(
+    args: &Put,
+    store: &Store,
+    parent: &str,
+    (file, limits): Opened,
+    io: &Io,
+) -> Result<(Format, Ingested), Failure> {
+    let parent = find(store, parent)?;
+    let layer = Layer::open(file, limits).map_err(|error| {
+        unreadable(&args.disk, error)
+            .hint("for any other image leave `--parent` out: what the store has is found anyway")
+    })?;
+    let watch = Watch::start(io, "reading what was written", layer.size())?;
+    let taken = store.ingest_layer(&parent, &layer, &|done| watch.at(done));
+    Ok((
+        Format::Qcow2,
+        taken.map_err(|error| not_taken(args, error))?,
+    ))
+}
+
+fn unreadable(path: &Path, error: impl std::error::Error) -> Failure {
+    Failure::new(format!("cannot read `{}`", path.display()), error)
+}
+
+fn not_taken(args: &Put, error: StoreError) -> Failure {
+    let what = format!("cannot store `{}`", args.disk.display());
+    match error {
+        StoreError::Stopped => Failure::interrupted(what)
+            .hint("run it again: what is stored already is found and not stored twice"),
+        error if error.is_no_space() => Failure::new(what, error)
+            .hint("make room, then run it again: what is stored already is not stored twice"),
+        error => Failure::new(what, error),
+    }
+}
+
+fn is_bundle(path: &Path) -> Result<bool, Failure> {
+    let mut head = Vec::new();
+    let file = File::open(path).map_err(|error| unreadable(path, error))?;
+    let read = file.take(8).read_to_end(&mut head);
+    read.map_err(|error| unreadable(path, error))?;
+    Ok(store::is_bundle(&head))
+}
+
+fn unbundle(args: &Put, store: &Store, io: &mut Io) -> Result<(), Failure> {
+    if args.parent.is_some() || args.format.is_some() {
+        return Err(Failure::usage(
+            "a bundle says itself what it holds: leave `--parent` and `--format` out",
+        ));
+    }
+    let file = File::open(&args.disk).map_err(|error| unreadable(&args.disk, error))?;
+    let taken = store
+        .unbundle(&mut BufReader::with_capacity(1 << 20, file))
+        .map_err(|error| {
+            let incomplete = matches!(error, StoreError::MissingFrame { .. });
+            let failure = not_taken(args, error);
+            match incomplete {
+                true => failure.hint("the bundle was made `--without` a disk: put that disk first"),
+                false => failure,
+            }
+        })?;
+    let shown = json!({
+        "id": short(&taken.digest),
+        "digest": taken.digest.to_string(),
+        "format": "bundle",
+        "logicalBytes": taken.logical_bytes,
+        "readBytes": taken.bytes,
+        "dataBytes": taken.data_bytes,
+        "storedBytes": taken.stored_bytes,
+        "movedBytes": taken.bytes,
+        "cpuSeconds": cpu_seconds(),
+    });
+    let text = format!("{} bytes of {} were new.", taken.stored_bytes, taken.bytes);
+    tell(io, &taken.digest, &shown, &text)
+}
+
+fn shown(taken: &Ingested, format: Format, read: &Arc<AtomicU64>) -> Value {
+    json!({
+        "id": short(&taken.digest),
+        "digest": taken.digest.to_string(),
+        "format": format.name(),
+        "logicalBytes": taken.logical_bytes,
+        "readBytes": read.load(Ordering::Relaxed),
+        "dataBytes": taken.data_bytes,
+        "newBytes": taken.new_bytes,
+        "storedBytes": taken.stored_bytes,
+        "cpuSeconds": cpu_seconds(),
+    })
+}
+
+fn summary(taken: &Ingested) -> String {
+    format!(
+        "{} bytes of data, {} of them new, {} stored.",
+        taken.data_bytes, taken.new_bytes, taken.stored_bytes
+    )
+}
+
+fn tell(io: &mut Io, digest: &DiskDigest, shown: &Value, text: &str) -> Result<(), Failure> {
+    match io.format {
+        Shown::Json => Ok(io.json(shown)?),
+        Shown::Table => {
+            io.say(text);
+            Ok(io.line(format!("{}  {digest}", short(digest)))?)
+        }
+    }
+}
