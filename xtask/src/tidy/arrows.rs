@@ -47,17 +47,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cli", &["wire"]),
     (
         "bullion",
-        &["cli", "policy", "process", "server", "store", "wire"],
+        &[
+            "cli", "disk", "policy", "process", "server", "store", "wire",
+        ],
     ),
     ("xtask", &[]),
 ];
 
 /// Further arrows for tests only: fakes live beside their trait, and a disk is checked with another crate's reader.
-const TEST_ARROWS: &[(&str, &[&str])] = &[
-    ("bullion", &["disk"]),
-    ("ext4", &["disk"]),
-    ("store", &["process"]),
-];
+const TEST_ARROWS: &[(&str, &[&str])] = &[("ext4", &["disk"]), ("store", &["process"])];
 
 /// Outside libraries with one home.
 const HOMES: &[(&str, &[&str])] = &[
