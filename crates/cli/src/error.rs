@@ -159,7 +159,7 @@ impl CliError {
 fn arm_hint(code: &str) -> Option<String> {
     let hint = match code {
         "AuthorizationFailed" => {
-            "the signed-in application needs a role there; an owner can assign one with `az role assignment create`"
+            "the signed-in application needs a role there; an owner gives it one with `kind: RoleAssignment` in a factory folder, or with `az role assignment create`"
         }
         "InvalidAuthenticationTokenTenant" => {
             "the resource belongs to another tenant; name that tenant with `--tenant`"

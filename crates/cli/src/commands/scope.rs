@@ -112,7 +112,10 @@ impl<'a> Finder<'a> {
     /// Everything of a kind in the subscriptions in scope, and in the resource group if one was named.
     pub async fn list(&self, kind: Kind) -> Result<Vec<Found>, CliError> {
         let subscriptions = self.in_scope().await?;
-        let operation = format!("list {}s", kind.noun);
+        let operation = match kind.noun.strip_suffix('y') {
+            Some(stem) => format!("list {stem}ies"),
+            None => format!("list {}s", kind.noun),
+        };
         let mut items = Vec::new();
         let mut refused = None;
         for subscription in &subscriptions {
