@@ -2,14 +2,15 @@
 //!
 //! A policy sees the request as Azure's policies see it, before the resource's own rules: what modify and append
 //! make of it goes the same way as what the client sent, through every check of the handler and of its links. Writes
-//! of jobs come after a request that went through here, and are not asked about again.
+//! of jobs come after a request that went through here, and are not asked about again; a promotion is asked about the
+//! version that it is to make.
 
 use access::Permit;
 use catalog::CatalogError;
 use comply::{Write, WriteKind};
 use http::Method;
 use serde_json::{Map, Value, json};
-use wire::{ApiVersion, ArmError, ResourceId};
+use wire::{ApiVersion, ArmError, ResourceId, TenantId};
 
 use crate::operation::Operation;
 use crate::path::Shape;
@@ -85,6 +86,40 @@ pub async fn decided(
         return Ok(changed(body, &resource, &decision.resource));
     }
     Ok(body)
+}
+
+/// The refusal, if there is one, of a resource that a job is to make because of a request. Nothing is changed in it: a
+/// job writes what it made.
+pub async fn foreseen(
+    server: &Server,
+    tenant: TenantId,
+    id: &ResourceId,
+    body: &Value,
+    version: &ApiVersion,
+) -> Result<(), ArmError> {
+    if !comply::kinds::reached(id) {
+        return Ok(());
+    }
+    let write = Write {
+        tenant,
+        kind: WriteKind::Create,
+        resource: asked(id, body, None),
+        existing: None,
+        api_version: version.to_string(),
+    };
+    let decision = server
+        .comply
+        .decide(write)
+        .await
+        .map_err(|error| resources::policies::failed("evaluating policies", error))?;
+    match decision.denials.is_empty() {
+        true => Ok(()),
+        false => Err(comply::disallowed(
+            id.name(),
+            WriteKind::Create,
+            &decision.denials,
+        )),
+    }
 }
 
 /// The resource as the request would leave it. Clients leave out of an update what they do not know, and the

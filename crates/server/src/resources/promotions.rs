@@ -10,12 +10,13 @@ use catalog::{Draft, Precondition, Resource};
 use factory::promote::{self, Approved, OpinionError, Promote, Request, RequestError};
 use jiff::Timestamp;
 use jobs::JobKind as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 use wire::promotion::{Actor, Opinion, PromotionProperties, PromotionState};
-use wire::{ArmError, ErrorCode};
+use wire::{ArmError, ErrorCode, ResourceId};
 
 use super::{Reply, find, list, pipelines, present, put_reply, show, submit_with};
 use crate::body::ResourceBody;
+use crate::enforcement;
 use crate::errors;
 use crate::operation::{Call, Link};
 use crate::state::Server;
@@ -76,10 +77,30 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
             "The stage is of another tenant than the group of its image definition.",
         ));
     }
+    may_publish(&server, &call, &promotion).await?;
     let draft = Draft::new(to_value(&promotion)?);
     let job = server.work.promote(&call.id);
     let (put, job) = submit_with(&server, &call, old.as_ref(), draft, job).await?;
     server.polled(put_reply(&put), &call, &call.id, job)
+}
+
+/// The policies of the stage are asked before anything is copied, about the version that the promotion would make.
+async fn may_publish(
+    server: &Server,
+    call: &Call,
+    promotion: &PromotionProperties,
+) -> Result<(), ArmError> {
+    let stage = &promotion.to;
+    let definition = ResourceId::parse(&stage.image_definition).ok();
+    let id = definition.and_then(|id| id.child("versions", &promotion.version).ok());
+    // A stage that names no definition is refused by the promotion itself.
+    let Some(id) = id else { return Ok(()) };
+    let home = stage.target_regions.first().map(|region| &region.name);
+    let body = json!({
+        "location": home,
+        "properties": { "publishingProfile": { "targetRegions": stage.target_regions } },
+    });
+    enforcement::foreseen(server, stage.tenant, &id, &body, &call.version).await
 }
 
 fn cannot_ask(error: &RequestError) -> ArmError {
@@ -114,6 +135,8 @@ pub async fn approve(server: Arc<Server>, call: Call) -> Result<Reply, ArmError>
     match approved.map_err(refused)? {
         Approved::Counted => decided(&server, &call, old, &promotion).await,
         Approved::Enough => {
+            // Between the request and the last approval there may be a week, and another policy.
+            may_publish(&server, &call, &promotion).await?;
             let draft = Draft {
                 properties: to_value(&promotion)?,
                 ..Draft::from_resource(old.clone())

@@ -257,3 +257,26 @@ async fn states_are_explained_and_policies_tried() {
         404
     );
 }
+
+/// A promotion makes a version in a job; the stage's policies are asked when it is asked for.
+#[tokio::test]
+async fn a_promotion_is_refused_by_the_policies_of_its_stage() {
+    let (site, pipeline, id) = super::promotions::world().await;
+    let test = GROUP.replace("/factory", "/test");
+    let definition = at(&subscription(), "policyDefinitions", "d");
+    let versions = "Microsoft.Compute/galleries/images/versions";
+    made(&site, &definition, deny(versions, "south")).await;
+    let assignment = at(&test, "policyAssignments", "a");
+    made(&site, &assignment, assign(&definition, json!({}))).await;
+    let asked = super::promotions::asked(&pipeline);
+    let seen = site.put(&id, asked.clone()).await;
+    assert_eq!(
+        (seen.status, seen.code()),
+        (403, "RequestDisallowedByPolicy"),
+        "{:?}",
+        seen.body
+    );
+    assert_eq!(site.get(&id).await.status, 404);
+    assert_eq!(site.delete(&assignment).await.status, 200);
+    assert_eq!(site.put(&id, asked).await.status, 201);
+}

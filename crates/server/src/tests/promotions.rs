@@ -28,7 +28,7 @@ fn pipeline(site: &Site) -> Value {
     ] } })
 }
 
-async fn world() -> (Site, String, String) {
+pub async fn world() -> (Site, String, String) {
     let site = Site::start().await.with_group().await;
     let test = GROUP.replace("/factory", "/test");
     site.put(&test, json!({ "location": "north" })).await;
@@ -38,7 +38,7 @@ async fn world() -> (Site, String, String) {
     (site, id, format!("{test}/{PROMOTION}"))
 }
 
-fn asked(pipeline: &str) -> Value {
+pub fn asked(pipeline: &str) -> Value {
     json!({ "properties": { "pipeline": pipeline, "stage": "test", "version": "1.0.0" } })
 }
 
