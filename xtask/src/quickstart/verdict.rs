@@ -80,7 +80,7 @@ fn stored(client: &Client, wanted: &Wanted, step: &Step) -> Result<Option<Verdic
 fn explained_reason(explained: &Value) -> Option<String> {
     let policy = list(&explained["policies"])
         .iter()
-        .find(|policy| policy["assignment"]["name"] == ASSIGNMENT)?;
+        .find(|policy| last(&policy["policyAssignmentId"]).eq_ignore_ascii_case(ASSIGNMENT))?;
     (policy["complianceState"] == NON_COMPLIANT).then(|| text(&policy["reason"]))
 }
 
@@ -88,12 +88,8 @@ impl Verdict {
     /// Finds the machine in what `bullion compliance list` prints.
     fn of(machine: &str, states: &Value) -> Option<Self> {
         let state = list(states).iter().find(|state| {
-            let resource = text(&state["resourceId"]);
             state["policyAssignmentName"] == ASSIGNMENT
-                && resource
-                    .rsplit('/')
-                    .next()
-                    .is_some_and(|name| name.eq_ignore_ascii_case(machine))
+                && last(&state["resourceId"]).eq_ignore_ascii_case(machine)
         })?;
         Some(Self {
             machine: machine.to_owned(),
@@ -114,6 +110,12 @@ impl Verdict {
         });
         format!("{}{reason}{after}", self.state)
     }
+}
+
+/// The name at the end of a resource id.
+fn last(id: &Value) -> String {
+    let id = text(id);
+    id.rsplit('/').next().unwrap_or_default().to_owned()
 }
 
 /// Milliseconds from one moment to another.
@@ -148,8 +150,10 @@ mod tests {
         );
         assert_eq!(Verdict::of("o", &states), None);
         let explained = |state: &str| {
-            serde_json::json!({"policies": [{"assignment": {"name": ASSIGNMENT},
-                "complianceState": state, "reason": "r"}]})
+            serde_json::json!({"policies": [
+                {"policyAssignmentId": "/subscriptions/s/other", "complianceState": state, "reason": "o"},
+                {"policyAssignmentId": format!("/subscriptions/s/{ASSIGNMENT}"),
+                 "complianceState": state, "reason": "r"}]})
         };
         let reason = explained_reason(&explained(NON_COMPLIANT));
         assert_eq!(reason.as_deref(), Some("r"));

@@ -139,7 +139,9 @@ fn is_test_file(path: &str) -> bool {
     // A `suite` is what every backend of a trait must pass.
     let folders = ["/tests/", "/benches/", "/fuzz/", "/examples/", "/suite/"];
     folders.iter().any(|folder| path.contains(folder))
-        || ["fuzz/", "benches/"].iter().any(|own| path.starts_with(own))
+        || ["fuzz/", "benches/"]
+            .iter()
+            .any(|own| path.starts_with(own))
         || path.ends_with("/tests.rs")
         || path.ends_with("_tests.rs")
 }
