@@ -8,6 +8,7 @@ mod aliases;
 mod board;
 mod built_in;
 mod cache;
+mod columns;
 mod comply;
 mod decide;
 mod denial;

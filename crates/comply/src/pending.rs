@@ -4,6 +4,7 @@
 use catalog::Continuation;
 use wire::{ResourceId, TenantId};
 
+use crate::columns::Columns;
 use crate::touched::Which;
 
 /// A scope under way.
@@ -18,6 +19,8 @@ pub(crate) struct Pending {
     pub which: Which,
     /// The scope's own resource was judged by everything already.
     pub own_judged: bool,
+    /// What the pages so far have taught.
+    pub columns: Option<Columns>,
     begun: bool,
 }
 
@@ -35,6 +38,7 @@ impl Pending {
             after: None,
             which,
             own_judged: false,
+            columns: None,
             begun: false,
         }
     }

@@ -34,6 +34,8 @@ pub(crate) struct Policies {
     /// Management groups above each subscription, nearest first, by its folded id. As JSON, for the engine.
     ancestors: HashMap<String, Value>,
     root: Value,
+    /// All of it as pairs of child and parent, for questions about many resources.
+    pub links: Value,
     /// Of each exemption and attestation: its folded id, whom it is about, and which assignment.
     pub remarks: HashMap<String, Remark>,
 }
@@ -55,6 +57,7 @@ impl Policies {
         find: &impl Fn(&str) -> Option<Arc<Document>>,
     ) -> Policies {
         let (root, ancestors) = hierarchy(tenant, stored);
+        let links = links(&ancestors);
         let mut remarks = HashMap::new();
         let exemptions = by_assignment(&stored.exemptions, &mut remarks);
         let attestations = by_assignment(&stored.attestations, &mut remarks);
@@ -77,6 +80,7 @@ impl Policies {
             units,
             ancestors,
             root,
+            links,
             remarks,
         }
     }
@@ -202,6 +206,20 @@ fn hierarchy(tenant: TenantId, stored: &Stored) -> (Value, HashMap<String, Value
     };
     let ancestors = stored.subscriptions.iter().map(placed).collect();
     (Value::from(vec![root.clone()]), ancestors)
+}
+
+/// Each step of each chain.
+fn links(ancestors: &HashMap<String, Value>) -> Value {
+    let mut links = serde_json::Map::new();
+    for (subscription, chain) in ancestors {
+        let mut child = short(subscription);
+        for group in chain.as_array().into_iter().flatten() {
+            let group = group.as_str().unwrap_or_default();
+            links.insert(child, group.into());
+            child = group.to_owned();
+        }
+    }
+    Value::Object(links)
 }
 
 fn parent(group: &Resource, root: &str) -> String {

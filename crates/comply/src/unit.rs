@@ -8,7 +8,7 @@ use policy::condition::Operand;
 use policy::evaluate::{Evaluation, Surroundings};
 use policy::json::{get, list, text};
 use policy::verdict::{Question, Verdict};
-use policy::{Compiled, Definition, Fault, Initiative, parameters};
+use policy::{Compiled, Definition, Fault, Initiative, parameters, scan};
 use serde_json::{Map, Value, json};
 use wire::ResourceId;
 
@@ -23,7 +23,7 @@ pub(crate) struct Document {
     pub name: String,
     pub display_name: String,
     pub category: String,
-    pub compiled: Result<Compiled, Fault>,
+    pub form: Result<Form, Fault>,
     /// Tells this state of the document from others.
     pub mark: String,
     pub needs: Needs,
@@ -31,6 +31,13 @@ pub(crate) struct Document {
     pub cascades: bool,
     /// Of an initiative: the groups of its policies, by reference.
     pub groups: Vec<(String, Vec<String>)>,
+}
+
+/// What a document is, compiled.
+#[derive(Debug)]
+pub(crate) enum Form {
+    Definition(Arc<Definition>),
+    Initiative(Initiative),
 }
 
 /// What of the surroundings a rule asks for. What it does not ask for is not looked up, and its change is not waited for.
@@ -67,7 +74,10 @@ impl Document {
             name,
             display_name,
             category: category.unwrap_or_default().to_owned(),
-            compiled: policy::compile(document, aliases()),
+            form: policy::compile(document, aliases()).map(|compiled| match compiled {
+                Compiled::Definition(definition) => Form::Definition(Arc::from(definition)),
+                Compiled::Initiative(initiative) => Form::Initiative(initiative),
+            }),
             mark,
             needs: Needs {
                 group: has("resourcegroup("),
@@ -81,10 +91,10 @@ impl Document {
         }
     }
 
-    pub fn definition(&self) -> Result<&Definition, String> {
-        match &self.compiled {
-            Ok(Compiled::Definition(definition)) => Ok(definition),
-            Ok(Compiled::Initiative(_)) => {
+    pub fn definition(&self) -> Result<&Arc<Definition>, String> {
+        match &self.form {
+            Ok(Form::Definition(definition)) => Ok(definition),
+            Ok(Form::Initiative(_)) => {
                 Err(format!("`{}` is an initiative, not a definition", self.id))
             }
             Err(fault) => Err(format!("the definition `{}` is broken: {fault}", self.id)),
@@ -250,7 +260,7 @@ impl Unit {
         }
     }
 
-    pub fn compiled(&self) -> Option<&Definition> {
+    pub fn compiled(&self) -> Option<&Arc<Definition>> {
         self.definition.definition().ok()
     }
 
@@ -336,6 +346,28 @@ impl Unit {
         })
     }
 
+    /// The same for very many resources. Nothing, if the policy is broken, or changes resources and so may be in conflict
+    /// with others.
+    pub fn for_columns(&self, hierarchy: &Value, now: Timestamp) -> Option<scan::Policy> {
+        let definition = self.compiled().filter(|_| self.broken.is_none())?;
+        if self.changes() {
+            return None;
+        }
+        let mut around = surroundings(now, self.context.clone());
+        around.request = json!({});
+        Some(scan::Policy {
+            definition: Arc::clone(definition),
+            parameters: self.parameters.clone(),
+            reference: self.reference.clone(),
+            assignment: self.assignment.value.clone(),
+            exemptions: self.assignment.exemptions.clone(),
+            attestations: self.assignment.attestations.clone(),
+            hierarchy: hierarchy.clone(),
+            around,
+            aliases: Arc::clone(aliases()),
+        })
+    }
+
     /// The verdict of a broken policy.
     pub fn fault(&self, subject: &Subject) -> Verdict {
         let assignment = &self.assignment.value;
@@ -392,8 +424,7 @@ pub(crate) fn assigned(
     }
     pin_scope(&mut value["properties"], &scope);
     let set = text(&value["properties"], "policyDefinitionId").and_then(find);
-    let set =
-        set.filter(|set| matches!(set.compiled, Ok(Compiled::Initiative(_))) || is_set(&set.id));
+    let set = set.filter(|set| matches!(set.form, Ok(Form::Initiative(_))) || is_set(&set.id));
     let display = text(&value["properties"], "displayName");
     Some(Assignment {
         display_name: display.unwrap_or(id.name()).to_owned(),
@@ -435,8 +466,8 @@ pub(crate) fn units(
         let why = format!("there is no definition `{id}`");
         return vec![Unit::broken(assignment, &nothing, why)];
     };
-    match &document.compiled {
-        Ok(Compiled::Initiative(initiative)) => {
+    match &document.form {
+        Ok(Form::Initiative(initiative)) => {
             members(assignment, &document, initiative, &given, find)
         }
         _ => vec![Unit::new(assignment, &document, None).with(&given)],
@@ -496,7 +527,7 @@ fn missing(id: &str) -> Arc<Document> {
         name: id.rsplit('/').next().unwrap_or_default().to_owned(),
         display_name: String::new(),
         category: String::new(),
-        compiled: Err(fault),
+        form: Err(fault),
         mark: String::new(),
         needs: Needs::default(),
         cascades: false,

@@ -1,7 +1,7 @@
 //! One piece of the reconciler's work, in one tenant: resources are read, judged, and what that changes is written,
 //! first to the database and then to memory.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use access::{Action, Permit, SystemReason};
@@ -11,6 +11,7 @@ use wire::{ResourceId, TenantId};
 
 use crate::board::{Board, Change};
 use crate::cache::reading;
+use crate::columns::{Columns, Known, WORTHWHILE};
 use crate::comply::Comply;
 use crate::error::{ComplyError, Result};
 use crate::image;
@@ -22,7 +23,7 @@ use crate::policies::Policies;
 use crate::reconcile::Progress;
 use crate::subject::Subject;
 use crate::touched::{Touched, Which, judges};
-use crate::unit::Unit;
+use crate::unit::{Unit, UnitKey};
 
 /// Resources that are judged together.
 const BATCH: usize = 500;
@@ -132,7 +133,7 @@ impl<'a> Work<'a> {
                     None => gone.push(id.clone()),
                 }
             }
-            self.judge(found).await?;
+            self.judge(found, &mut None).await?;
             self.gone(&gone).await?;
         }
         let judged: BTreeSet<ResourceId> = wanted
@@ -174,8 +175,7 @@ impl<'a> Work<'a> {
         })
     }
 
-    /// Judges the next page of a scope; false if there was none left. A scan of whole columns, in the place of judging
-    /// resource by resource, belongs here.
+    /// Judges the next page of a scope; false if there was none left.
     pub async fn page(&mut self, pending: &mut Pending) -> Result<bool> {
         let Some(root) = pending.roots.last().cloned() else {
             return Ok(false);
@@ -187,15 +187,25 @@ impl<'a> Work<'a> {
             None => {
                 let own = look::get(&self.comply.parts, &root, self.policies.tenant).await?;
                 let own = own.map(|own| (own, pending.which.clone()));
-                self.judge(own.into_iter().collect()).await?;
+                self.judge(own.into_iter().collect(), &mut None).await?;
             }
         }
         let permit = reading(&root, self.policies.tenant);
         let answer = self.comply.parts.catalog.list_below(&permit, page).await;
         let answer = answer.map_err(ComplyError::catalog("look at all resources"))?;
         let resources = answer.resources.into_iter();
-        self.judge(resources.map(|one| (one, pending.which.clone())).collect())
-            .await?;
+        let resources: Vec<(Resource, Which)> =
+            resources.map(|one| (one, pending.which.clone())).collect();
+        let columns = &mut pending.columns;
+        *columns = columns.take().filter(|kept| kept.are_of(&self.policies));
+        if columns.is_none() && resources.len() >= WORTHWHILE {
+            let wanted = |unit: &Unit| match &pending.which {
+                Which::All => true,
+                Which::Some(keys) => keys.contains(&unit.key),
+            };
+            *columns = Some(Columns::new(&self.policies, wanted, self.now));
+        }
+        self.judge(resources, &mut pending.columns).await?;
         self.remember_images();
         match answer.next {
             Some(next) => pending.after = Some(next),
@@ -204,7 +214,12 @@ impl<'a> Work<'a> {
         Ok(true)
     }
 
-    async fn judge(&mut self, resources: Vec<(Resource, Which)>) -> Result<()> {
+    /// With columns, if there are some.
+    async fn judge(
+        &mut self,
+        resources: Vec<(Resource, Which)>,
+        columns: &mut Option<Columns>,
+    ) -> Result<()> {
         let mut cases = Vec::with_capacity(resources.len());
         for (resource, which) in resources {
             if !kinds::reached(&resource.id) {
@@ -232,8 +247,13 @@ impl<'a> Work<'a> {
             });
         }
         let now = self.now;
-        let judged = tokio::task::spawn_blocking(move || evaluate(cases, now)).await;
-        let judged = judged.map_err(|_| ComplyError::Ended)?;
+        let mut lent = columns.take();
+        let judged = tokio::task::spawn_blocking(move || {
+            let judged = evaluate(cases, lent.as_mut(), now);
+            (judged, lent)
+        });
+        let (judged, given_back) = judged.await.map_err(|_| ComplyError::Ended)?;
+        *columns = given_back;
         let count: usize = judged.iter().map(|one| one.outcomes.len()).sum();
         self.comply.count_judged(count);
         self.keep(judged).await
@@ -335,19 +355,39 @@ impl<'a> Work<'a> {
     }
 }
 
-fn evaluate(cases: Vec<Case>, now: Timestamp) -> Vec<Judged> {
-    let judge = |case: Case| {
-        let verdicts = outcome::verdicts(&case.subject, &case.units, now);
+fn evaluate(cases: Vec<Case>, columns: Option<&mut Columns>, now: Timestamp) -> Vec<Judged> {
+    let subjects = cases
+        .iter()
+        .map(|case| (&case.subject, case.units.as_slice()));
+    let known = match columns {
+        Some(columns) => columns.judge(subjects, now),
+        None => cases.iter().map(|_| HashMap::new()).collect(),
+    };
+    let judge = |(case, mut known): (Case, HashMap<UnitKey, Known>)| {
+        let asked = case
+            .units
+            .iter()
+            .filter(|unit| !known.contains_key(&unit.key));
+        let asked: Vec<Arc<Unit>> = asked.cloned().collect();
+        let verdicts = outcome::verdicts(&case.subject, &asked, now);
         let of = |judgement: outcome::Judgement| {
             let outcome = outcome::outcome(&judgement, &case.subject);
             (judgement.0, outcome)
         };
+        let mut outcomes: Vec<(Arc<Unit>, Option<Outcome>)> =
+            verdicts.into_iter().map(of).collect();
+        for unit in case.units {
+            if let Some(state) = known.remove(&unit.key) {
+                let reason = None;
+                outcomes.push((unit, state.map(|state| Outcome { state, reason })));
+            }
+        }
         Judged {
-            outcomes: verdicts.into_iter().map(of).collect(),
+            outcomes,
             id: case.id,
             created_at: case.created_at,
             whole: case.whole,
         }
     };
-    cases.into_iter().map(judge).collect()
+    cases.into_iter().zip(known).map(judge).collect()
 }
