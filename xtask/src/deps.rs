@@ -125,6 +125,21 @@ const PACKAGES: &[Package] = &[
         "unshare and setsid: namespaces for builds, a daemon without a terminal",
     ),
     package(
+        "python3-venv",
+        Purpose::Test,
+        "an environment for the real az, which the tests drive",
+    ),
+    package(
+        "curl",
+        Purpose::Test,
+        "the administrator's browser in examples/promote-with-az",
+    ),
+    package(
+        "openssl",
+        Purpose::Test,
+        "makes the certificate that az signs in with",
+    ),
+    package(
         "busybox-static",
         Purpose::Test,
         "the small system that tests of the build sandbox work on",

@@ -2,6 +2,7 @@
 //! sources, and depends on none of our crates.
 
 mod bench;
+mod clients;
 mod deps;
 mod generate;
 mod interrupt;

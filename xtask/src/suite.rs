@@ -11,7 +11,7 @@ use crate::deps::{self, Purpose};
 use crate::program::{self, Program};
 use crate::progress::{Step, seconds};
 use crate::workspace::{self, cargo};
-use crate::{interrupt, quickstart};
+use crate::{clients, interrupt, quickstart};
 
 const HELP: &str = "\
 Install what the tests need and run all of them
@@ -19,8 +19,8 @@ Install what the tests need and run all of them
 Usage: cargo xtask test [--quick] [--part NAME]...
 
 Options:
-  --quick      leave out what boots machines, and what must be installed for that
-  --part NAME  only this part; may be repeated. Parts: format tidy lints licences build unit boot quickstart
+  --quick      leave out what boots machines or drives az, and what must be installed for that
+  --part NAME  only this part; may be repeated. Parts: format tidy lints licences build unit az boot quickstart
 
 The time of each part is printed as it ends; its output is in target/test-logs. CI runs this without options.
 
@@ -42,18 +42,20 @@ enum Part {
     Licences,
     Build,
     Unit,
+    Az,
     Boot,
     Quickstart,
 }
 
 impl Part {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Format,
         Self::Tidy,
         Self::Lints,
         Self::Licences,
         Self::Build,
         Self::Unit,
+        Self::Az,
         Self::Boot,
         Self::Quickstart,
     ];
@@ -66,6 +68,7 @@ impl Part {
             Self::Licences => "licences",
             Self::Build => "build",
             Self::Unit => "unit",
+            Self::Az => "az",
             Self::Boot => "boot",
             Self::Quickstart => "quickstart",
         }
@@ -79,6 +82,7 @@ impl Part {
             Self::Licences => "cargo deny: licences, bans, sources",
             Self::Build => "all crates and their tests",
             Self::Unit => "unit and integration tests",
+            Self::Az => "the real az, against `bullion dev`",
             Self::Boot => "real images and machines",
             Self::Quickstart => "the first hour of a user, twice",
         }
@@ -86,6 +90,11 @@ impl Part {
 
     fn boots(self) -> bool {
         matches!(self, Self::Boot | Self::Quickstart)
+    }
+
+    /// Left out of a quick run: it boots machines, or must install much.
+    fn is_long(self) -> bool {
+        self.boots() || self == Self::Az
     }
 }
 
@@ -121,7 +130,7 @@ impl Options {
     fn parts(&self) -> Vec<Part> {
         let wanted = |part: &Part| {
             if self.only.is_empty() {
-                !(self.quick && part.boots())
+                !(self.quick && part.is_long())
             } else {
                 self.only.contains(part)
             }
@@ -194,7 +203,7 @@ fn run_part(part: Part, options: &Options, logs: &Path, before: &[Outcome]) -> R
     let build_failed = before
         .iter()
         .any(|outcome| outcome.part == Part::Build && matches!(outcome.ended, Ended::Failed(_)));
-    let needs_build = matches!(part, Part::Unit | Part::Boot | Part::Quickstart);
+    let needs_build = matches!(part, Part::Unit | Part::Az | Part::Boot | Part::Quickstart);
     let ended = if build_failed && needs_build {
         Ended::LeftOut("the build failed".to_owned())
     } else {
@@ -241,6 +250,10 @@ fn execute(part: Part, options: &Options, log: &Path, step: &Step) -> Result<End
             vec![build.args(features()?), check]
         }
         Part::Unit => unit_tests()?,
+        Part::Az => match clients::az(log, step)? {
+            Ok(programs) => programs,
+            Err(why) => return Ok(Ended::Failed(why)),
+        },
         Part::Boot => boot_tests()?,
         Part::Quickstart => return quickstart::rehearse(log, step),
     };

@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# Drives az through what it does with galleries, images and roles, and compares what comes back. Run by
+# `cargo xtask test --part az`, below `bullion dev --tenants 2 --`.
+set -euo pipefail
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export AZURE_CONFIG_DIR=$work/az REQUESTS_CA_BUNDLE=$BULLION_CA
+export AZURE_CORE_INSTANCE_DISCOVERY=false AZURE_CORE_COLLECT_TELEMETRY=no AZURE_CORE_ONLY_SHOW_ERRORS=true
+
+# check EXPECTED az-arguments...: the value, as text.
+check() {
+  local expected=$1 seen; shift
+  seen=$(az "$@" --output tsv) || { echo "az ${*:1:3} failed" >&2; exit 1; }
+  [ "$seen" = "$expected" ] || { printf 'az %s\n  gave     %s\n  expected %s\n' "$*" "$seen" "$expected" >&2; exit 1; }
+  echo "ok  az ${*:1:3}: $seen"
+}
+
+# refused PART az-arguments...: it fails, and says so.
+refused() {
+  local part=$1 said; shift
+  if said=$(az "$@" 2>&1); then echo "az $* was not refused" >&2; exit 1; fi
+  grep --quiet --fixed-strings "$part" <<<"$said" || { printf 'az %s\n  said %s\n' "$*" "$said" >&2; exit 1; }
+  echo "ok  az ${*:1:3}: refused, $part"
+}
+
+az cloud register --name Bullion --endpoint-resource-manager "$BULLION_URL"
+az cloud set --name Bullion
+refused AADSTS7000215 login --service-principal -u "$BULLION_CLIENT_ID" -p wrong --tenant "$BULLION_TENANT_1"
+refused AADSTS700016 login --service-principal -u "$BULLION_TENANT_1" -p wrong --tenant "$BULLION_TENANT_1"
+refused AADSTS90002 login --service-principal -u "$BULLION_CLIENT_ID" -p wrong --tenant "$BULLION_SUBSCRIPTION_1"
+for n in 1 2; do
+  tenant=BULLION_TENANT_$n subscription=BULLION_SUBSCRIPTION_$n
+  check "${!subscription}" login --service-principal -u "$BULLION_CLIENT_ID" -p "$BULLION_CLIENT_SECRET" \
+    --tenant "${!tenant}" --query "[?tenantId=='${!tenant}'].id"
+done
+az account set --subscription "$BULLION_SUBSCRIPTION_2"
+
+check Succeeded group create -n g -l "$BULLION_LOCATION" --query properties.provisioningState
+check true group exists -n g
+check false group exists -n none
+check "$BULLION_LOCATION" sig create -g g -r gal --query location
+check V2 sig image-definition create -g g -r gal -i def --publisher p --offer o --sku s --os-type Linux \
+  --os-state Generalized --query hyperVGeneration
+refused "already exists. Choose a different publisher" sig image-definition create -g g -r gal -i again --publisher p \
+  --offer o --sku s --os-type Linux --os-state Generalized
+
+version=(sig image-version create -g g -r gal -i def)
+check Succeeded "${version[@]}" -e 1.0.0 --managed-image "$BULLION_IMAGE_1" \
+  --target-regions "$BULLION_LOCATION=2" northeurope --query provisioningState
+check 2 sig image-version show -g g -r gal -i def -e 1.0.0 --query "publishingProfile.targetRegions[0].regionalReplicaCount"
+check Completed sig image-version show -g g -r gal -i def -e 1.0.0 --expand ReplicationStatus \
+  --query replicationStatus.aggregatedState
+check Succeeded "${version[@]}" -e 1.10.0 --os-vhd-uri "$BULLION_VHD_URI" --os-vhd-storage-account any --query provisioningState
+refused "blob folder" "${version[@]}" -e 1.11.0 --os-vhd-uri http://localhost/x.vhd --os-vhd-storage-account any
+refused "must contain the location" "${version[@]}" -e 1.11.0 --managed-image "$BULLION_IMAGE_2" --target-regions northeurope
+
+check V2 image create -g g -n img --source "$BULLION_VHD_URI" --os-type Linux --hyper-v-generation V2 --query hyperVGeneration
+check b image update -g g -n img --set tags.a=b --query tags.a
+check V1 image create -g g -n first --source "$BULLION_VHD_URI" --os-type Linux --query hyperVGeneration
+refused "different Hypervisor generation ['V1']" "${version[@]}" -e 1.11.0 --managed-image first
+check Succeeded disk create -g g -n d --source "$BULLION_VHD_URI" --query provisioningState
+check 4 disk create -g g -n empty --size-gb 4 --query diskSizeGB
+check Succeeded snapshot create -g g -n s --source d --query provisioningState
+check Succeeded "${version[@]}" -e 1.9.0 --os-snapshot s --query provisioningState
+check $'1.0.0\n1.9.0\n1.10.0' sig image-version list -g g -r gal -i def --query '[].name'
+check img image list -g g --query "[?name=='img'].name"
+az snapshot delete -g g -n s
+az disk delete -g g -n d --yes
+az image delete -g g -n img
+refused ResourceNotFound image show -g g -n img
+refused "nested resources" sig delete -g g -r gal
+
+scope=/subscriptions/$BULLION_SUBSCRIPTION_2/resourceGroups/g
+check Bullion cloud show --query name
+check "$BULLION_CLIENT_ID" ad sp show --id "$BULLION_CLIENT_ID" --query appId
+check Reader role definition list --name Reader --query '[].roleName'
+check "$scope" role assignment create --assignee "$BULLION_CLIENT_ID" --role Reader --scope "$scope" --query properties.scope
+check Reader role assignment list --scope "$scope" --query '[].roleDefinitionName'
+check "$BULLION_CLIENT_ID" role assignment list --query '[].principalName'
+az role assignment delete --assignee "$BULLION_CLIENT_ID" --role Reader --scope "$scope"
+check "" role assignment list --scope "$scope" --query '[].roleDefinitionName'
+
+# By certificate, in the home of the application and in the tenant that consented.
+openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=dev -keyout "$work/key.pem" -out "$work/cert.pem" 2> "$work/openssl"
+cat "$work/key.pem" "$work/cert.pem" > "$work/both.pem"
+token=$(curl --silent --fail --cacert "$BULLION_CA" --data grant_type=client_credentials \
+  --data-urlencode "client_id=$BULLION_ADMIN_CLIENT_ID" --data-urlencode "client_secret=$BULLION_ADMIN_CLIENT_SECRET" \
+  --data-urlencode scope=https://management.azure.com/.default "$BULLION_URL/$BULLION_TENANT_1/oauth2/v2.0/token" \
+  | sed -n 's/.*"access_token":"\([^"]*\)".*/\1/p')
+body="{\"properties\":{\"certificate\":\"$(openssl x509 -in "$work/cert.pem" -outform DER | base64 --wrap=0)\"}}"
+curl --silent --show-error --fail-with-body --output "$work/answer" --cacert "$BULLION_CA" --request PUT \
+  --header "Authorization: Bearer $token" --header 'Content-Type: application/json' --data "$body" \
+  "$BULLION_URL/providers/Bullion.Factory/applications/dev/certificates/laptop?api-version=2026-11-01"
+export AZURE_CONFIG_DIR=$work/certificate
+az cloud register --name Bullion --endpoint-resource-manager "$BULLION_URL"
+az cloud set --name Bullion
+for n in 1 2; do
+  tenant=BULLION_TENANT_$n subscription=BULLION_SUBSCRIPTION_$n
+  check "${!subscription}" login --service-principal -u "$BULLION_CLIENT_ID" --certificate "$work/both.pem" \
+    --tenant "${!tenant}" --query "[?tenantId=='${!tenant}'].id"
+done
+check dev ad sp show --id "$BULLION_CLIENT_ID" --query displayName
+check dev group show -n dev --query name
+
+az group delete -n g --yes --subscription "$BULLION_SUBSCRIPTION_2"
+check false group exists -n g --subscription "$BULLION_SUBSCRIPTION_2"
