@@ -14,10 +14,10 @@ use crate::codec::Reader;
 use crate::error::StoreError;
 use crate::frame::{Codec, FRAME_BLOCKS, FRAME_BYTES, Frame, FrameId, Unpacker, frame_id};
 use crate::index::{Fingerprint, Precedence};
-use crate::ingest::write_packs;
 use crate::manifest::{MAX_MANIFEST_BYTES, Manifest};
 use crate::pack::PackBuilder;
 use crate::parallel;
+use crate::session::write_packs;
 use crate::store::{Inner, Store};
 
 const MAGIC: &[u8; 8] = b"BULBNDL\0";

@@ -20,8 +20,8 @@ use crate::codec::{PACKS, Reader, manifest_name};
 use crate::error::StoreError;
 use crate::frame::{Frame, FrameId, frame_id};
 use crate::index::{Location, Precedence};
-use crate::ingest::write_packs;
 use crate::pack::PackBuilder;
+use crate::session::write_packs;
 use crate::store::{Inner, Store, read_footer};
 
 /// Where retired packs are noted.

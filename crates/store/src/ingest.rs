@@ -5,32 +5,26 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::{iter, thread, vec};
+use std::sync::mpsc::SyncSender;
+use std::{iter, vec};
 
 use disk::image::Layer;
 use disk::{
     BLOCK_SIZE, BLOCKS_PER_CHUNK, CHUNK_SIZE, Changes, ChunkDigester, ChunkHash, CowDisk,
-    DiskDigest, LeafHash, ReadAt, chunk_count, digest_of_chunks, read_sparse,
+    DiskDigest, LeafHash, ReadAt, chunk_count, read_sparse,
 };
 
 use crate::error::StoreError;
-use crate::frame::{FRAME_BYTES, Frame, Packer};
-use crate::index::{ByFingerprint, Fingerprint, Index, Precedence};
-use crate::manifest::{MAX_DISK_BYTES, Manifest, Piece, UsedFrame, push_piece};
-use crate::pack::{Pack, PackBuilder};
+use crate::index::Precedence;
+use crate::manifest::{MAX_DISK_BYTES, Piece, push_piece};
+use crate::pack::Pack;
 use crate::parallel;
+use crate::session::{FrameRef, Session, write_packs};
 use crate::store::{Inner, Store, Writer};
 use crate::view::StoredDisk;
 
-/// The level at which frames are compressed: measured as the best bytes for the time.
-pub(crate) const ZSTD_LEVEL: i32 = 3;
-
 /// Chunks that each thread has in memory at a time.
 const CHUNKS_PER_THREAD: usize = 8;
-
-/// Packs that wait for the disk while the next one is filled.
-const QUEUED_PACKS: usize = 1;
 
 /// What taking a disk in came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -180,36 +174,6 @@ impl Dirty {
     }
 }
 
-/// Writes packs that `make` sends, beside it: waiting for a device to take a pack would otherwise
-/// leave the processor idle. When this returns, all of them are written or there is an error.
-pub(crate) fn write_packs(
-    inner: &Inner,
-    precedence: Precedence,
-    make: impl FnOnce(&SyncSender<Pack>) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
-    let (send, receive) = sync_channel::<Pack>(QUEUED_PACKS);
-    thread::scope(|scope| {
-        let writer = scope.spawn(move || {
-            receive
-                .iter()
-                .try_for_each(|pack| inner.commit(&pack, precedence))
-        });
-        let made = make(&send);
-        drop(send);
-        let written = writer
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        written.and(made)
-    })
-}
-
-/// A frame that is stored, by its number in the index, or one of this ingest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum FrameRef {
-    Stored(u32),
-    New(u32),
-}
-
 /// Pieces of a parent without the blocks that changed.
 fn unchanged(
     inner: &Inner,
@@ -295,7 +259,7 @@ impl Intake<'_> {
         write_packs(inner, Precedence::Known, |packs| {
             self.scan(&mut session, packs)
         })?;
-        let manifest = self.manifest(&session);
+        let manifest = session.manifest(self.base, self.view.size(), self.chunks);
         inner.publish(&manifest)?;
         Ok(Ingested {
             digest: manifest.digest,
@@ -370,52 +334,6 @@ impl Intake<'_> {
             }
         }
     }
-
-    fn manifest(self, session: &Session<'_>) -> Manifest {
-        let mut pieces = self.base;
-        pieces.extend_from_slice(&session.pieces);
-        pieces.sort_unstable_by_key(|piece| piece.block);
-        let index = session.inner.index();
-        let mut numbers = std::collections::HashMap::new();
-        let mut frames = Vec::new();
-        let mut numbered = Vec::with_capacity(pieces.len());
-        for piece in pieces {
-            let frame = *numbers.entry(piece.frame).or_insert_with(|| {
-                frames.push(match piece.frame {
-                    FrameRef::New(number) => session.frames[number as usize],
-                    FrameRef::Stored(number) => {
-                        let at = index.frame(number);
-                        UsedFrame {
-                            id: at.id,
-                            blocks: at.blocks,
-                        }
-                    }
-                });
-                frames.len() as u32 - 1
-            });
-            let Piece {
-                block, slot, count, ..
-            } = piece;
-            push_piece(
-                &mut numbered,
-                Piece {
-                    block,
-                    frame,
-                    slot,
-                    count,
-                },
-            );
-        }
-        let size = self.view.size();
-        let digest = digest_of_chunks(size, &self.chunks);
-        Manifest {
-            size,
-            digest,
-            chunks: self.chunks,
-            frames,
-            pieces: numbered,
-        }
-    }
 }
 
 impl Scanned {
@@ -430,121 +348,5 @@ impl Scanned {
         // The last block of a disk is kept whole, as it was hashed.
         self.bytes.resize(len.next_multiple_of(BLOCK_SIZE), 0);
         Ok(())
-    }
-}
-
-/// Blocks that will be compressed together.
-#[derive(Default)]
-struct Raw {
-    bytes: Vec<u8>,
-    fingerprints: Vec<Fingerprint>,
-    frame: Option<Frame>,
-}
-
-/// What one ingest has found and made so far.
-struct Session<'a> {
-    inner: &'a Inner,
-    pieces: Vec<Piece<FrameRef>>,
-    /// Blocks of this ingest, which the index does not know yet.
-    pending: ByFingerprint<(u32, u8)>,
-    /// Frames of this ingest that are compressed.
-    frames: Vec<UsedFrame>,
-    open: Raw,
-    full: Vec<Raw>,
-    pack: PackBuilder,
-    new_blocks: u64,
-    stored_bytes: u64,
-}
-
-impl<'a> Session<'a> {
-    fn new(inner: &'a Inner) -> Self {
-        Session {
-            inner,
-            pieces: Vec::new(),
-            pending: ByFingerprint::default(),
-            frames: Vec::new(),
-            open: Raw::default(),
-            full: Vec::new(),
-            pack: PackBuilder::default(),
-            new_blocks: 0,
-            stored_bytes: 0,
-        }
-    }
-
-    fn block(&mut self, index: &Index, block: u32, leaf: &LeafHash, bytes: &[u8]) {
-        let fingerprint = self.inner.key.fingerprint(leaf);
-        let (frame, slot) = if let Some((number, slot)) = self.pending.get(&fingerprint) {
-            (FrameRef::New(*number), *slot)
-        } else if let Some(at) = index.block(&fingerprint) {
-            (FrameRef::Stored(at.frame), at.slot)
-        } else {
-            let number = (self.frames.len() + self.full.len()) as u32;
-            let slot = self.open.fingerprints.len() as u8;
-            self.pending.insert(fingerprint, (number, slot));
-            self.append(fingerprint, bytes);
-            (FrameRef::New(number), slot)
-        };
-        push_piece(
-            &mut self.pieces,
-            Piece {
-                block,
-                frame,
-                slot,
-                count: 1,
-            },
-        );
-    }
-
-    fn append(&mut self, fingerprint: Fingerprint, bytes: &[u8]) {
-        self.new_blocks += 1;
-        self.open.fingerprints.push(fingerprint);
-        self.open
-            .bytes
-            .reserve_exact(FRAME_BYTES - self.open.bytes.len());
-        self.open.bytes.extend_from_slice(bytes);
-        if self.open.bytes.len() == FRAME_BYTES {
-            self.full.push(std::mem::take(&mut self.open));
-        }
-    }
-
-    /// Compresses what is full and hands on packs that became full by it.
-    fn compress(&mut self, packs: &SyncSender<Pack>) -> Result<(), StoreError> {
-        let threads = self.inner.threads();
-        parallel::for_each(
-            threads,
-            &mut self.full,
-            || None::<Packer>,
-            |packer, raw| {
-                let packer = match packer {
-                    Some(packer) => packer,
-                    none => none.insert(Packer::new(ZSTD_LEVEL)?),
-                };
-                raw.frame = Some(packer.pack(&raw.bytes)?);
-                Ok(())
-            },
-        )?;
-        for raw in self.full.drain(..) {
-            let Some(frame) = raw.frame else { continue };
-            self.frames.push(UsedFrame {
-                id: frame.id,
-                blocks: frame.blocks,
-            });
-            self.stored_bytes += frame.stored.len() as u64;
-            if let Some(pack) = self.pack.push(&frame, raw.fingerprints) {
-                packs.send(pack).map_err(|_| StoreError::WriterStopped)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn finish(&mut self, packs: &SyncSender<Pack>) -> Result<(), StoreError> {
-        if !self.open.bytes.is_empty() {
-            self.full.push(std::mem::take(&mut self.open));
-        }
-        self.compress(packs)?;
-        match self.pack.finish() {
-            Some(pack) => packs.send(pack).map_err(|_| StoreError::WriterStopped),
-            None => Ok(()),
-        }
     }
 }

@@ -24,6 +24,7 @@ mod pack;
 mod parallel;
 pub mod place;
 mod replicate;
+mod session;
 mod sidecar;
 mod store;
 mod verify;

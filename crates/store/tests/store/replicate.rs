@@ -103,3 +103,82 @@ fn both_ways_at_once() {
         assert!(a.has(digest) && b.has(digest));
     }
 }
+
+/// Blocks that do not compress.
+fn noise(range: std::ops::RangeInclusive<u32>) -> Vec<u32> {
+    range.map(|seed| seed * 4).collect()
+}
+
+#[test]
+fn of_a_frame_with_little_of_use_only_that_moves() {
+    let (from, to) = (memory_store(), memory_store());
+    let parent = from.ingest(&disk_of(&noise(1..=800), 0)).expect("ingest");
+    copy(&from, &to, &parent.digest);
+    // The other store has never seen this disk, in whose frames blocks of the child lie.
+    from.ingest(&disk_of(&noise(2000..=2400), 0))
+        .expect("ingest");
+    let edits = [
+        (7, 2005 * 4),
+        (8, 2006 * 4),
+        (300, 2100 * 4),
+        (301, 2399 * 4),
+    ];
+    let child = from
+        .ingest_child(&parent.digest, &changes_of(&edits))
+        .expect("child");
+    assert_eq!(child.new_bytes, 0);
+
+    let (moved, progress) = copy(&from, &to, &child.digest);
+    assert_eq!((moved.frames, moved.frames_present), (1, 50));
+    assert!(moved.frame_bytes <= 4 * BLOCK_SIZE as u64 + 64, "{moved:?}");
+    assert!(
+        progress
+            .last()
+            .is_some_and(|last| last.frames_done == last.frames_total)
+    );
+    assert!(to.verify(&child.digest).expect("verify").is_sound());
+    assert_eq!(copy(&from, &to, &child.digest).0.manifest_bytes, 0);
+}
+
+#[test]
+fn blocks_that_are_there_in_other_frames_do_not_move() {
+    let (from, to) = (memory_store(), memory_store());
+    // The same blocks, but packed from another start: no frame is the same.
+    to.ingest(&disk_of(&noise(3..=400), 0)).expect("ingest");
+    let disk = disk_of(&noise(1..=400), 0);
+    let digest = from.ingest(&disk).expect("ingest").digest;
+    let (moved, _) = copy(&from, &to, &digest);
+    assert!(moved.frame_bytes <= 2 * BLOCK_SIZE as u64 + 64, "{moved:?}");
+    assert_eq!(whole(&to.disk(&digest).expect("disk")), disk.as_bytes());
+    assert!(to.verify(&digest).expect("verify").is_sound());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Disks go to and fro between stores that have different histories.
+    #[test]
+    fn histories_do_not_matter(
+        first in seeds(), second in seeds(), third in seeds(),
+        edits in prop::collection::vec((0..300u64, 0..5000u32), 1..40),
+    ) {
+        let (left, right) = (memory_store(), memory_store());
+        right.ingest(&disk_of(&third, 0)).expect("ingest");
+        let parent = disk_of(&first, 0);
+        let digest = left.ingest(&parent).expect("ingest").digest;
+        left.ingest(&disk_of(&second, 9)).expect("ingest");
+        let mut edits = edits;
+        edits.retain(|(block, _)| *block < first.len() as u64);
+        let child = left.ingest_child(&digest, &changes_of(&edits)).expect("child").digest;
+        let expected = changed(&parent, &edits);
+        copy(&left, &right, &child);
+        prop_assert_eq!(&whole(&right.disk(&child).expect("disk")), expected.as_bytes());
+        prop_assert!(right.verify(&child).expect("verify").is_sound());
+        // And from there to a third one, and back to one that has all of it.
+        let empty = memory_store();
+        copy(&right, &empty, &child);
+        prop_assert!(empty.verify(&child).expect("verify").is_sound());
+        let (back, _) = copy(&right, &left, &child);
+        prop_assert_eq!(back.frame_bytes, 0);
+    }
+}
