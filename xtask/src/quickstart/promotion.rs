@@ -30,7 +30,6 @@ pub struct Arrival {
     pub name: String,
     pub stage: String,
     pub version: String,
-    pub was_found: bool,
     /// Of the disk, as the version in the stage's own gallery says.
     pub digest: String,
     /// How many people said yes.
@@ -42,7 +41,7 @@ pub struct Arrival {
     pub verified: bool,
     /// Of an attempt that a gate rejected: its gate and the output of what failed.
     pub rejected: Option<Rejected>,
-    /// From the last `approve` or `promote` to the end, while this watched.
+    /// From asking for it to its end; nothing where it was found done.
     pub seconds: Option<f64>,
 }
 
@@ -122,7 +121,6 @@ pub fn promote(client: &Client, place: &Place, stage: &str, version: &str) -> Re
     let there = client.json(&["version", "show", &format!("{image}/{version}")], &step)?;
     let proof = client.json(&["promotion", "verify", &name], &step)?;
     let arrival = Arrival {
-        was_found,
         seconds,
         digest: text(&there["properties"]["bullion"]["diskDigest"]),
         verified: proof["equal"] == true,
@@ -188,7 +186,10 @@ impl Arrival {
     }
 
     pub fn in_a_word(&self) -> String {
-        let how = if self.was_found { "found" } else { "promoted" };
+        let how = match self.seconds {
+            None => "found".to_owned(),
+            Some(seconds) => format!("run   {seconds:>8.1} s"),
+        };
         let gate = match (self.boot_seconds, self.approvals) {
             (Some(boot), _) => format!(", its machine booted in {boot:.0} s"),
             (None, 0) => String::new(),

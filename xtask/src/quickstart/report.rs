@@ -188,7 +188,8 @@ pub fn print(client: &Client, running: &Running, place: &Place, report: &Report)
     let released = report.arrivals.iter().find(|arrival| arrival.stage == PROD);
     if let Some(released) = released {
         println!(
-            "approved by somebody else, with\n  {}\n",
+            "\n{} was approved by somebody else, with\n  {}\n",
+            released.name,
             promotion::approval_command(client, place, &released.name)
         );
     }
@@ -318,7 +319,9 @@ fn promotions(builds: &[Build], arrivals: &[Arrival]) -> String {
         row(format!("{stage}: rejected"), &|build| {
             cell(build, &|arrival| {
                 let rejected = arrival.rejected.as_ref();
-                rejected.map_or_else(|| "no".to_owned(), |rejected| rejected.in_a_word())
+                rejected.map_or_else(String::new, |rejected| {
+                    format!("once, by {}", rejected.gate)
+                })
             })
         });
         row(format!("{stage}: promoted"), &|build| {
@@ -328,12 +331,18 @@ fn promotions(builds: &[Build], arrivals: &[Arrival]) -> String {
             cell(build, &|arrival| copied(&arrival.moved))
         });
     }
-    rows.retain(|row| {
-        row.iter()
-            .skip(1)
-            .any(|cell| !cell.is_empty() && cell != "no")
-    });
+    rows.retain(|row| row.iter().skip(1).any(|cell| !cell.is_empty()));
     let mut text = aligned(&rows);
+    for arrival in arrivals {
+        if let Some(rejected) = &arrival.rejected {
+            text += &format!(
+                "\n{} to {} was rejected first by {}\n",
+                arrival.version,
+                arrival.stage,
+                rejected.in_a_word()
+            );
+        }
+    }
     for build in builds {
         let digests = [("eng", build.digest.as_str())].into_iter();
         let there = arrivals.iter().filter(|at| at.version == build.version);
@@ -451,7 +460,8 @@ mod tests {
         };
         let told = promotions(&[build], &[to_test, arrival(PROD)]);
         for line in [
-            "test: rejected   works: names: no address, exit status 1",
+            "test: rejected   once, by works",
+            "1.0.1 to test was rejected first by works: names: no address, exit status 1",
             "prod: copied     1.5 KiB to west",
             "1.0.1   eng   bd1:01",
             "1.0.1   test  bd1:01",

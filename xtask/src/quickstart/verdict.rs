@@ -32,13 +32,13 @@ pub struct Verdict {
     pub milliseconds: Option<i64>,
 }
 
-/// The verdict on a machine that runs the latest version, or did before an earlier quickstart brought a newer one.
-pub fn before(client: &Client, wanted: &Wanted, newer_is_there: bool) -> Result<Verdict> {
+/// The verdict on a machine that runs the latest version.
+pub fn before(client: &Client, wanted: &Wanted) -> Result<Verdict> {
     stop_if_interrupted()?;
     let step = Step::begin(format!("verdict on {}", wanted.name));
     let verdict = wait_until(VERDICT_DEADLINE, "a verdict", || {
         let verdict = stored(client, wanted, &step)?;
-        Ok(verdict.filter(|verdict| newer_is_there || verdict.state == COMPLIANT))
+        Ok(verdict.filter(|verdict| verdict.state == COMPLIANT))
     })?;
     step.done(&verdict.in_a_word());
     Ok(verdict)
