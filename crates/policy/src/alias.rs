@@ -194,6 +194,14 @@ impl Alias {
     pub fn is_list(&self) -> bool {
         self.name.contains("[*]")
     }
+
+    /// One that leads nowhere: no type has it.
+    pub fn nowhere(name: &str) -> Alias {
+        Alias {
+            name: name.to_owned(),
+            places: Vec::new(),
+        }
+    }
 }
 
 /// The table: from an alias, without case, to its paths.

@@ -121,12 +121,14 @@ fn part(
     }
 }
 
-/// What no rule of this kind is about: subscriptions have no location, and only machines have an identity
+/// What no rule of this kind is about. One with an alias that does not exist is about nothing; subscriptions have no location, and only machines have an identity
 /// that modify may change.
 pub fn left_out(definition: &Definition, effect: Effect, resource: &Value) -> bool {
     let kind = resource_type(resource);
     let is = |known: &str| kind.eq_ignore_ascii_case(known);
-    if definition.names_location && is("Microsoft.Resources/subscriptions") {
+    if definition.names_unreal
+        || (definition.names_location && is("Microsoft.Resources/subscriptions"))
+    {
         return true;
     }
     let machine =

@@ -178,6 +178,18 @@ fn differ(path: &str, wanted: &Value, got: &Value, differences: &mut Vec<String>
             };
             differ(path, &word, &object["decision"], differences);
         }
+        // Who refuses a request may be given by the policy's name alone.
+        (Value::String(_), Value::Object(object)) if object.contains_key("policyAssignment") => {
+            let names = ["policy", "policyDefinitionReferenceId", "policyAssignment"];
+            let named = |name: &&str| object[*name].as_str().zip(wanted.as_str());
+            let same = names
+                .iter()
+                .filter_map(named)
+                .any(|(a, b)| a.eq_ignore_ascii_case(b));
+            if !same {
+                differences.push(format!("{path}: expected {wanted}, got {got}"));
+            }
+        }
         (Value::Array(wanted), Value::Object(got)) if path.starts_with("per") => {
             if wanted.len() != got.len() {
                 differences.push(format!(

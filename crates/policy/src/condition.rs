@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
-use crate::alias::Aliases;
+use crate::alias::{Alias, Aliases};
 use crate::error::Fault;
 use crate::expr::{self, Expr};
 use crate::field::Field;
@@ -118,6 +118,10 @@ pub struct Compiler<'a> {
     nesting: usize,
     counts: Vec<String>,
     used: Used,
+    /// Whether an alias that the table lacks is taken to lead nowhere, as of Azure's own definitions.
+    pub forgives: bool,
+    /// Whether there was such an alias so far.
+    pub forgave: std::cell::Cell<bool>,
 }
 
 /// How much of what is limited a rule has used so far.
@@ -139,6 +143,8 @@ impl<'a> Compiler<'a> {
             parameters,
             nesting: 0,
             counts: Vec::new(),
+            forgives: false,
+            forgave: std::cell::Cell::new(false),
             used: Used {
                 conditions_max: IF_CONDITIONS_MAX,
                 iterations: 1,
@@ -259,6 +265,17 @@ impl<'a> Compiler<'a> {
         })
     }
 
+    /// The field of this name.
+    pub fn named(&self, name: &str) -> Result<Field, String> {
+        let field = Field::parse(name, self.aliases);
+        let alias = name.contains('/') && name.contains('.');
+        if field.is_err() && self.forgives && alias {
+            self.forgave.set(true);
+            return Ok(Field::Alias(Alias::nowhere(name)));
+        }
+        field
+    }
+
     fn field(&mut self, value: &Value, path: &str) -> Result<Subject, Fault> {
         let Value::String(text) = value else {
             return Err(Fault::new(path, "a field is a text"));
@@ -268,7 +285,7 @@ impl<'a> Compiler<'a> {
                 self.expression(body, path)?,
                 text.clone(),
             )),
-            None => match Field::parse(expr::unescape(text), self.aliases) {
+            None => match self.named(expr::unescape(text)) {
                 Ok(Field::Tag(name)) if name.is_empty() => {
                     Err(Fault::new(path, format!("`{text}` names no tag")))
                 }
@@ -385,7 +402,7 @@ impl<'a> Compiler<'a> {
         let Value::String(text) = value else {
             return Err(Fault::new(at, "a field is a text"));
         };
-        let field = Field::parse(text, self.aliases).map_err(|reason| Fault::new(&at, reason))?;
+        let field = self.named(text).map_err(|reason| Fault::new(&at, reason))?;
         match field.is_list() {
             true => Ok((Over::Field(field), text.clone())),
             false => Err(Fault::new(
@@ -501,7 +518,7 @@ impl<'a> Compiler<'a> {
                 "parameters" if member(self.parameters, name).is_none() => {
                     Some(format!("there is no parameter `{name}`"))
                 }
-                "field" => Field::parse(name, self.aliases).err(),
+                "field" => self.named(name).err(),
                 _ => None,
             };
             wrong = wrong.take().or(reason);

@@ -28,6 +28,8 @@ pub struct Definition {
     pub version: Option<String>,
     /// Whether the rule names the location: it is then of no subscription.
     pub names_location: bool,
+    /// Whether the `if` names an alias that the table lacks: the policy is then of no resource.
+    pub names_unreal: bool,
     names_tags: bool,
 }
 
@@ -105,6 +107,12 @@ fn name(document: &Value, properties: &Map<String, Value>) -> String {
         .to_owned()
 }
 
+/// Whether the document is a customer's, and none of Azure's own.
+fn is_custom(properties: &Map<String, Value>) -> bool {
+    let kind = member(properties, "policyType").and_then(Value::as_str);
+    kind.is_none_or(|kind| kind.eq_ignore_ascii_case("Custom"))
+}
+
 /// The parameters. Definitions that come with Azure have more of them than others may.
 fn declared(properties: &Map<String, Value>, most: usize) -> Result<Map<String, Value>, Fault> {
     let declared = match member(properties, "parameters") {
@@ -112,8 +120,7 @@ fn declared(properties: &Map<String, Value>, most: usize) -> Result<Map<String, 
         Some(Value::Object(declared)) => declared.clone(),
         Some(_) => return Err(Fault::new("parameters", "expected an object")),
     };
-    let kind = member(properties, "policyType").and_then(Value::as_str);
-    let most = match kind.is_none_or(|kind| kind.eq_ignore_ascii_case("Custom")) {
+    let most = match is_custom(properties) {
         true => most,
         false => parameters::BUILT_IN_MAX,
     };
@@ -167,7 +174,9 @@ pub fn definition(document: &Value, aliases: &Aliases) -> Result<Definition, Fau
         return Err(Fault::new("policyRule.then", "a rule needs its `then`"));
     };
     let mut compiler = Compiler::new(aliases, &parameters);
+    compiler.forgives = !is_custom(properties);
     let condition = compiler.condition(condition, "policyRule.if")?;
+    let unreal = compiler.forgave.get();
     let then = effect::compile(&mut compiler, then, "policyRule.then")?;
     let written = member(rule, "if").unwrap_or(&Value::Null);
     let deployed = member(rule, "then").and_then(|then| get(get(then, "details")?, "deployment"));
@@ -178,6 +187,7 @@ pub fn definition(document: &Value, aliases: &Aliases) -> Result<Definition, Fau
         condition,
         then,
         version: version(properties),
+        names_unreal: unreal,
         names_location: location(written) || deployed.is_some_and(location),
         names_tags: names(written, 0, &|name| name.starts_with("tags")),
         parameters,

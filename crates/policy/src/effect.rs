@@ -329,7 +329,8 @@ fn change(
         let Value::String(name) = name else {
             return Err(Fault::new(format!("{path}.field"), "a field is a text"));
         };
-        crate::field::Field::parse(name, compiler.aliases)
+        compiler
+            .named(name)
             .map_err(|reason| Fault::new(format!("{path}.field"), reason))?;
     }
     if value.is_none() && operation != Operation::Remove {

@@ -152,6 +152,9 @@ impl<'a> Question<'a> {
             return Ok(());
         }
         let rule = &self.definition.condition;
+        if self.definition.names_unreal {
+            return Ok(());
+        }
         let foreign = applies::foreign_alias(rule, self.resource);
         if !effect.looks_for_existence() {
             let applies = applies::applies(rule, &mut self.evaluation());

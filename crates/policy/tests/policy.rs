@@ -103,6 +103,23 @@ fn refused_definitions() {
     }
 }
 
+/// Azure's own definitions may name aliases that a table has not, and are then of nothing.
+#[test]
+fn aliases_that_a_table_lacks() {
+    let rule = |kind: &str| {
+        json!({"properties": {"policyType": kind, "mode": "All", "policyRule": {
+            "if": {"field": "Test.Provider/things/none", "exists": false}, "then": {"effect": "audit"}}}})
+    };
+    let table = || Aliases::read("{}").expect("a table").complete();
+    assert!(compile(&rule("Custom"), &table()).is_err());
+    let case = json!({"id": "none", "definition": rule("BuiltIn"),
+        "resource": {"type": "Test.Provider/things"},
+        "expect": {"applicable": false, "complianceState": null}});
+    let now: Timestamp = NOW.parse().expect("an instant");
+    let outcome = case::run(&case, &Library::default(), &Arc::new(table()), now);
+    assert!(outcome.passed(), "{:?}", outcome.differences);
+}
+
 fn nested(depth: usize) -> Value {
     let inner = (1..depth).fold(
         json!({"field": "type", "equals": "x"}),

@@ -79,8 +79,18 @@ pub fn order(left: &Value, right: &Value) -> Ordered {
     })
 }
 
+/// Order of the functions: as of conditions, but texts that differ in case alone are not the same, and
+/// small letters come first.
 fn ordered(arguments: &[Value], accept: fn(Ordering) -> bool) -> Result<Value, String> {
     match order(&arguments[0], &arguments[1]) {
+        Ordered::As(Ordering::Equal) => {
+            let texts = (arguments[0].as_str(), arguments[1].as_str());
+            let by_case = texts.0.zip(texts.1).map_or(Ordering::Equal, |(a, b)| {
+                let capital = |text: &str| text.chars().map(char::is_uppercase).collect::<Vec<_>>();
+                capital(a).cmp(&capital(b))
+            });
+            Ok(Value::Bool(accept(by_case)))
+        }
         Ordered::As(order) => Ok(Value::Bool(accept(order))),
         Ordered::Never => Err("only two numbers or two texts have an order".into()),
     }
@@ -102,8 +112,23 @@ pub fn greater_or_equals(arguments: &[Value]) -> Result<Value, String> {
     ordered(arguments, Ordering::is_ge)
 }
 
+/// Equality of the function, which is that of templates: with case, and of one type.
 pub fn equals(arguments: &[Value]) -> Result<Value, String> {
-    Ok(Value::Bool(equal(&arguments[0], &arguments[1])))
+    Ok(Value::Bool(same(&arguments[0], &arguments[1])))
+}
+
+fn same(left: &Value, right: &Value) -> bool {
+    match (left, right) {
+        (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
+        }
+        (Value::Object(a), Value::Object(b)) => {
+            let found = |(key, one): (&String, &Value)| b.get(key).is_some_and(|b| same(one, b));
+            a.len() == b.len() && a.iter().all(found)
+        }
+        (a, b) => a == b,
+    }
 }
 
 /// A truth value, or the text of one.

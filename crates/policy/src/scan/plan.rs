@@ -331,7 +331,7 @@ impl Special {
 
     fn scan(&mut self, core: &Core, segment: &Segment) -> Answers {
         let mut answers = Answers::none(segment.rows());
-        if self.effect == Effects::One(Effect::Disabled) || self.rule_never_applies() {
+        if self.effect == Effects::One(Effect::Disabled) || self.rule_never_applies(core) {
             return answers;
         }
         let taken = segment.taken(core.policy.definition.mode);
@@ -352,7 +352,10 @@ impl Special {
     }
 
     /// Whether no row of the type can have any outcome.
-    fn rule_never_applies(&self) -> bool {
+    fn rule_never_applies(&self, core: &Core) -> bool {
+        if core.policy.definition.names_unreal && self.effect != Effects::Broken {
+            return self.effect != Effects::Several;
+        }
         match self.effect {
             Effects::One(effect) if effect.looks_for_existence() => {
                 matches!(self.rule, Tree::Known(NO))
@@ -434,7 +437,7 @@ impl Special {
 
     fn row(&mut self, core: &Core, segment: &Segment, row: usize) -> Outcome {
         if self.effect == Effects::One(Effect::Disabled)
-            || self.rule_never_applies()
+            || self.rule_never_applies(core)
             || !segment.takes(core.policy.definition.mode, row)
             || self.assigned.row(core, segment, row) != YES
         {
