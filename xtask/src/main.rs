@@ -6,6 +6,7 @@ mod clients;
 mod deps;
 mod generate;
 mod interrupt;
+mod postgres;
 mod program;
 mod progress;
 mod quickstart;

@@ -10,8 +10,8 @@ use anyhow::{Context, Result, bail};
 use crate::deps::{self, Purpose};
 use crate::program::{self, Program};
 use crate::progress::{Step, seconds};
-use crate::workspace::{self, cargo};
-use crate::{clients, interrupt, quickstart};
+use crate::workspace::{self, Needs, cargo};
+use crate::{clients, interrupt, postgres, quickstart};
 
 const HELP: &str = "\
 Install what the tests need and run all of them
@@ -19,8 +19,9 @@ Install what the tests need and run all of them
 Usage: cargo xtask test [--quick] [--part NAME]...
 
 Options:
-  --quick      leave out what boots machines or drives az, and what must be installed for that
-  --part NAME  only this part; may be repeated. Parts: format tidy lints licences build unit az boot quickstart
+  --quick      leave out what boots machines, drives az or needs a database, and what must be installed for that
+  --part NAME  only this part; may be repeated. Parts: format tidy lints licences build unit postgres az boot
+               quickstart
 
 The time of each part is printed as it ends; its output is in target/test-logs. CI runs this without options.
 
@@ -31,6 +32,8 @@ Examples:
 
 /// Exact, so that what is accepted does not change by itself.
 const DENY_VERSION: &str = "0.20.2";
+/// Where tests look for the server that they are given.
+const POSTGRES: &str = "BULLION_TEST_POSTGRES";
 /// Lines of a failed part's log that are shown; the rest is in the file.
 const SHOWN_LINES: usize = 200;
 
@@ -42,6 +45,7 @@ enum Part {
     Licences,
     Build,
     Unit,
+    Postgres,
     Az,
     Boot,
     Quickstart,
@@ -55,6 +59,7 @@ impl Part {
         Self::Licences,
         Self::Build,
         Self::Unit,
+        Self::Postgres,
         Self::Az,
         Self::Boot,
         Self::Quickstart,
@@ -68,6 +73,7 @@ impl Part {
             Self::Licences => "licences",
             Self::Build => "build",
             Self::Unit => "unit",
+            Self::Postgres => "postgres",
             Self::Az => "az",
             Self::Boot => "boot",
             Self::Quickstart => "quickstart",
@@ -82,19 +88,19 @@ impl Part {
             Self::Licences => "cargo deny: licences, bans, sources",
             Self::Build => "all crates and their tests",
             Self::Unit => "unit and integration tests",
+            Self::Postgres => "servers that share a database",
             Self::Az => "the real az, against `bullion dev`",
             Self::Boot => "real images and machines",
             Self::Quickstart => "the first hour of a user, twice",
         }
     }
 
-    fn boots(self) -> bool {
-        matches!(self, Self::Boot | Self::Quickstart)
-    }
-
-    /// Left out of a quick run: it boots machines, or must install much.
-    fn is_long(self) -> bool {
-        self.boots() || self == Self::Az
+    /// It takes long, or needs more than a toolchain.
+    fn is_for_later(self) -> bool {
+        matches!(
+            self,
+            Self::Postgres | Self::Az | Self::Boot | Self::Quickstart
+        )
     }
 }
 
@@ -130,7 +136,7 @@ impl Options {
     fn parts(&self) -> Vec<Part> {
         let wanted = |part: &Part| {
             if self.only.is_empty() {
-                !(self.quick && part.is_long())
+                !(self.quick && part.is_for_later())
             } else {
                 self.only.contains(part)
             }
@@ -203,7 +209,7 @@ fn run_part(part: Part, options: &Options, logs: &Path, before: &[Outcome]) -> R
     let build_failed = before
         .iter()
         .any(|outcome| outcome.part == Part::Build && matches!(outcome.ended, Ended::Failed(_)));
-    let needs_build = matches!(part, Part::Unit | Part::Az | Part::Boot | Part::Quickstart);
+    let needs_build = matches!(part, Part::Unit) || part.is_for_later();
     let ended = if build_failed && needs_build {
         Ended::LeftOut("the build failed".to_owned())
     } else {
@@ -250,6 +256,7 @@ fn execute(part: Part, options: &Options, log: &Path, step: &Step) -> Result<End
             vec![build.args(features()?), check]
         }
         Part::Unit => unit_tests()?,
+        Part::Postgres => return postgres_tests(log, step),
         Part::Az => match clients::az(log, step)? {
             Ok(programs) => programs,
             Err(why) => return Ok(Ended::Failed(why)),
@@ -257,6 +264,10 @@ fn execute(part: Part, options: &Options, log: &Path, step: &Step) -> Result<End
         Part::Boot => boot_tests()?,
         Part::Quickstart => return quickstart::rehearse(log, step),
     };
+    run_all(programs, log, step)
+}
+
+fn run_all(programs: Vec<Program>, log: &Path, step: &Step) -> Result<Ended> {
     if programs.is_empty() {
         return Ok(Ended::LeftOut("there is nothing to run yet".to_owned()));
     }
@@ -277,14 +288,19 @@ fn execute(part: Part, options: &Options, log: &Path, step: &Step) -> Result<End
 
 /// The same features in every part, so that nothing is compiled twice.
 fn features() -> Result<Vec<String>> {
-    let packages = workspace::packages_with_feature(&workspace::metadata()?, "boot");
-    if packages.is_empty() {
+    let metadata = workspace::metadata()?;
+    let mut list = Vec::new();
+    for (feature, _) in Needs::FEATURES {
+        let packages = workspace::packages_with_feature(&metadata, feature);
+        list.extend(
+            packages
+                .iter()
+                .map(|package| format!("{package}/{feature}")),
+        );
+    }
+    if list.is_empty() {
         return Ok(Vec::new());
     }
-    let list: Vec<String> = packages
-        .iter()
-        .map(|package| format!("{package}/boot"))
-        .collect();
     Ok(vec!["--features".to_owned(), list.join(",")])
 }
 
@@ -300,7 +316,7 @@ fn unit_tests() -> Result<Vec<Program>> {
     let targets = workspace::test_targets(&workspace::metadata()?);
     let mut names: Vec<&str> = targets
         .iter()
-        .filter(|target| !target.boots)
+        .filter(|target| target.needs == Needs::Nothing)
         .map(|target| target.name.as_str())
         .collect();
     names.dedup();
@@ -316,27 +332,37 @@ fn unit_tests() -> Result<Vec<Program>> {
 
 /// One target after the other and one test after the other: an emulated machine takes every core there is.
 fn boot_tests() -> Result<Vec<Program>> {
+    let test = tests_that_need(Needs::Boot)?;
+    let alone = |test: Program| test.args(["--", "--test-threads", "1", "--nocapture"]);
+    Ok(test.map(alone).into_iter().collect())
+}
+
+/// Against a server that lives as long as they run.
+fn postgres_tests(log: &Path, step: &Step) -> Result<Ended> {
+    let Some(test) = tests_that_need(Needs::Postgres)? else {
+        return run_all(Vec::new(), log, step);
+    };
+    let server = postgres::Server::start(&log.with_extension("server.log"))?;
+    run_all(vec![test.env(POSTGRES, server.url())], log, step)
+}
+
+fn tests_that_need(needs: Needs) -> Result<Option<Program>> {
     let targets = workspace::test_targets(&workspace::metadata()?);
     let mut names: Vec<String> = targets
         .into_iter()
-        .filter(|target| target.boots)
+        .filter(|target| target.needs == needs)
         .map(|target| target.name)
         .collect();
     names.sort();
     names.dedup();
     if names.is_empty() {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let mut test = cargo().args(["test", "--workspace", "--locked", "--no-fail-fast"]);
     for name in &names {
         test = test.args(["--test", name]);
     }
-    Ok(vec![test.args(features()?).args([
-        "--",
-        "--test-threads",
-        "1",
-        "--nocapture",
-    ])])
+    Ok(Some(test.args(features()?)))
 }
 
 fn licences(options: &Options, log: &Path, step: &Step) -> Result<Ended> {

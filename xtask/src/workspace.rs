@@ -36,15 +36,39 @@ pub fn target_folder() -> Result<PathBuf> {
     Ok(PathBuf::from(folder))
 }
 
-/// A `[[test]]` target that starts machines, so that it runs alone and only in the full suite.
+/// A `[[test]]` target.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TestTarget {
     pub package: String,
     pub name: String,
-    pub boots: bool,
+    pub needs: Needs,
 }
 
-/// The integration tests of all crates. What boots machines says so by `required-features = ["boot"]`.
+/// What an integration test needs beside the toolchain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Needs {
+    Nothing,
+    /// Machines, so that it runs alone.
+    Boot,
+    /// A PostgreSQL server.
+    Postgres,
+}
+
+impl Needs {
+    /// The features by which a target and its package say what they need.
+    pub const FEATURES: [(&str, Self); 2] =
+        [("boot", Self::Boot), ("postgres-tests", Self::Postgres)];
+
+    fn of(target: &Value) -> Self {
+        let features = list(&target["required-features"]);
+        let named = |(name, _): &&(&str, Self)| features.iter().any(|feature| feature == name);
+        let found = Self::FEATURES.iter().find(named);
+        found.map_or(Self::Nothing, |(_, needs)| *needs)
+    }
+}
+
+/// The integration tests of all crates. What boots machines, or needs a database server, says so by its
+/// `required-features`.
 pub fn test_targets(metadata: &Value) -> Vec<TestTarget> {
     let mut found = Vec::new();
     for package in list(&metadata["packages"]) {
@@ -55,9 +79,7 @@ pub fn test_targets(metadata: &Value) -> Vec<TestTarget> {
             found.push(TestTarget {
                 package: text(&package["name"]),
                 name: text(&target["name"]),
-                boots: list(&target["required-features"])
-                    .iter()
-                    .any(|feature| feature == "boot"),
+                needs: Needs::of(target),
             });
         }
     }
@@ -114,11 +136,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_boots_is_told_by_its_required_feature() {
+    fn what_a_test_needs_is_told_by_its_required_feature() {
         let metadata: Value = serde_json::json!({"packages": [
             {"name": "a", "features": {"boot": []}, "targets": [
                 {"name": "a", "kind": ["lib"]},
-                {"name": "boot", "kind": ["test"], "required-features": ["boot"]}]},
+                {"name": "boot", "kind": ["test"], "required-features": ["boot"]},
+                {"name": "pg", "kind": ["test"], "required-features": ["postgres-tests"]}]},
             {"name": "b", "features": {}, "targets": [
                 {"name": "suite", "kind": ["test"]},
                 {"name": "speed", "kind": ["bench"]}]},
@@ -126,9 +149,16 @@ mod tests {
         let targets = test_targets(&metadata);
         let told: Vec<_> = targets
             .iter()
-            .map(|t| (t.package.as_str(), t.name.as_str(), t.boots))
+            .map(|t| (t.package.as_str(), t.name.as_str(), t.needs))
             .collect();
-        assert_eq!(told, [("a", "boot", true), ("b", "suite", false)]);
+        assert_eq!(
+            told,
+            [
+                ("a", "boot", Needs::Boot),
+                ("a", "pg", Needs::Postgres),
+                ("b", "suite", Needs::Nothing)
+            ]
+        );
         assert_eq!(packages_with_feature(&metadata, "boot"), ["a"]);
         assert_eq!(packages_with_benches(&metadata), ["b"]);
         assert_eq!(benches(&metadata, "b"), ["speed"]);

@@ -109,6 +109,16 @@ struct Serve {
     #[arg(long, value_name = "DIR")]
     blobs: Option<PathBuf>,
 
+    /// PostgreSQL database, which several servers may share: postgres://USER@HOST/NAME, without a password (that is
+    /// in the file PGPASSFILE names, or in PGPASSWORD) [default: SQLite in the data folder]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "BULLION_DATABASE",
+        hide_env_values = true
+    )]
+    database: Option<String>,
+
     /// Configuration file [default: DATA/bullion.toml where it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -197,6 +207,7 @@ async fn serve(args: Serve) -> Result<(), Failure> {
         listen: args.listen,
         names: args.names,
         blobs: args.blobs,
+        database: args.database,
         config: args.config,
         ..server::ServeOptions::default()
     };

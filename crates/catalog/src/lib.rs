@@ -4,6 +4,7 @@
 //! decided, and every read and write takes its scope from one), interprets no body and runs no job.
 
 mod auth;
+mod backend;
 mod changes;
 mod clock;
 mod error;
@@ -17,6 +18,7 @@ mod sqlite;
 pub mod suite;
 
 pub use auth::*;
+pub use backend::Backend;
 pub use changes::*;
 pub use clock::{Clock, ManualClock, SystemClock, later};
 pub use error::{CatalogError, Fault, Result};

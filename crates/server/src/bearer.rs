@@ -14,8 +14,8 @@ use crate::state::Server;
 const AUXILIARY: HeaderName = HeaderName::from_static("x-ms-authorization-auxiliary");
 const AUXILIARY_MAX: usize = 3;
 
-pub fn caller(server: &Server, headers: &HeaderMap) -> Result<Caller, ArmError> {
-    let mut caller = Caller::new(identity(server, authorization(headers)?)?);
+pub async fn caller(server: &Server, headers: &HeaderMap) -> Result<Caller, ArmError> {
+    let mut caller = Caller::new(identity(server, authorization(headers)?).await?);
     let others = headers.get_all(&AUXILIARY).iter();
     let mut tokens = Vec::new();
     for value in others {
@@ -27,18 +27,18 @@ pub fn caller(server: &Server, headers: &HeaderMap) -> Result<Caller, ArmError> 
     }
     for token in tokens {
         let token = bearer_token(token).ok_or_else(bad_auxiliary)?;
-        caller.auxiliary.push(identity(server, token)?);
+        caller.auxiliary.push(identity(server, token).await?);
     }
     Ok(caller)
 }
 
 /// Who calls with a token that is for another audience than ARM's.
-pub fn identity_for(
+pub async fn identity_for(
     server: &Server,
     headers: &HeaderMap,
-    audience_ok: impl Fn(&str) -> bool,
+    audience_ok: impl Fn(&str) -> bool + Sync,
 ) -> Result<Identity, ArmError> {
-    verified(server, authorization(headers)?, audience_ok)
+    verified(server, authorization(headers)?, audience_ok).await
 }
 
 /// The one token of the request.
@@ -74,19 +74,19 @@ fn bad_auxiliary() -> ArmError {
     )
 }
 
-fn identity(server: &Server, token: &str) -> Result<Identity, ArmError> {
+async fn identity(server: &Server, token: &str) -> Result<Identity, ArmError> {
     let same =
         |audience: &str, known: &str| audience.trim_end_matches('/') == known.trim_end_matches('/');
     let audience_ok = |audience: &str| {
         AUDIENCES.iter().any(|known| same(audience, known)) || server.is_own_url(audience)
     };
-    verified(server, token, audience_ok)
+    verified(server, token, audience_ok).await
 }
 
-fn verified(
+async fn verified(
     server: &Server,
     token: &str,
-    audience_ok: impl Fn(&str) -> bool,
+    audience_ok: impl Fn(&str) -> bool + Sync,
 ) -> Result<Identity, ArmError> {
     let now = Timestamp::now().as_second().max(0) as u64;
     // The host part is how the client reached the token endpoint; the signature says it was ours.
@@ -96,6 +96,7 @@ fn verified(
     server
         .tokens
         .verify(token, now, audience_ok, issuer_ok)
+        .await
         .map_err(|error| {
             tracing::info!(target: "bullion::activity", %error, "token refused");
             ArmError::new(

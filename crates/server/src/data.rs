@@ -179,6 +179,13 @@ pub fn read(path: &Path) -> Result<Vec<u8>, DataError> {
     })
 }
 
+pub fn remove(path: &Path) -> Result<(), DataError> {
+    fs::remove_file(path).map_err(|cause| DataError::Write {
+        path: path.to_path_buf(),
+        cause,
+    })
+}
+
 /// `None` where there is no such file.
 pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, DataError> {
     match fs::read(path) {

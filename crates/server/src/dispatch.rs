@@ -26,7 +26,7 @@ const LINKS_MAX: usize = 32;
 const WRITES_MAX: usize = 4;
 
 pub async fn answer(server: Arc<Server>, parts: &Parts, body: Body) -> Result<Reply, ArmError> {
-    let caller = bearer::caller(&server, &parts.headers)?;
+    let caller = bearer::caller(&server, &parts.headers).await?;
     let path = path::parse(parts.uri.path()).map_err(bad_path)?;
     let query = Query::parse(parts.uri.query())?;
     let rows = table::rows(&path);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use catalog::{Installation, SqliteCatalog};
+use catalog::{Backend, Installation};
 use jobs::{Jobs, RunnerBuilder};
 
 use crate::blobs::Blobs;
@@ -19,7 +19,7 @@ pub struct EngineParts {
     pub data: PathBuf,
     /// The server's name among those that share its database.
     pub server: String,
-    pub catalog: Arc<SqliteCatalog>,
+    pub catalog: Arc<dyn Backend>,
     pub installation: Installation,
     pub blobs: Option<Arc<Blobs>>,
 }
@@ -46,7 +46,7 @@ pub trait Engine: Send + Sync {
 /// The job kinds that are the server's own.
 pub fn register(
     builder: &mut RunnerBuilder,
-    catalog: Arc<SqliteCatalog>,
+    catalog: Arc<dyn Backend>,
     work: Arc<dyn Work>,
     blobs: Option<Arc<Blobs>>,
 ) {

@@ -132,7 +132,8 @@ async fn reply(
         let graph = audience.strip_suffix(&format!("/{ROOT}"));
         audience == OTHER_AUDIENCES[1].trim_end_matches('/')
             || graph.is_some_and(|base| base == own.as_str() || server.is_own_url(base))
-    })?;
+    })
+    .await?;
     let method = if ask == Ask::ByIds {
         Method::POST
     } else {

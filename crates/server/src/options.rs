@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use catalog::{Place, PlaceError};
 use serde::Deserialize;
 
 /// Read from the data folder when no file is named.
@@ -25,6 +26,8 @@ pub enum OptionsError {
         #[source]
         cause: Box<toml::de::Error>,
     },
+    #[error(transparent)]
+    Database(#[from] PlaceError),
 }
 
 /// What a caller asks for; `None` leaves it to the file, and the file to the default.
@@ -36,6 +39,9 @@ pub struct ServeOptions {
     pub names: Vec<String>,
     /// A folder whose files may be used as VHDs, by URIs of this server below `/blobs/`.
     pub blobs: Option<PathBuf>,
+    /// A PostgreSQL database, `postgres://USER@HOST/NAME`, that several servers may share; otherwise SQLite in the
+    /// data folder.
+    pub database: Option<String>,
     /// A CA, PEM, that is trusted besides the host's when issuers of federated credentials are asked for their keys.
     pub issuer_ca: Option<PathBuf>,
     /// `<data>/bullion.toml` where it exists, otherwise none.
@@ -50,15 +56,17 @@ pub struct ConfigFile {
     #[serde(default)]
     pub names: Vec<String>,
     pub blobs: Option<PathBuf>,
+    pub database: Option<String>,
     pub issuer_ca: Option<PathBuf>,
 }
 
 /// The options, resolved.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     pub listen: SocketAddr,
     pub names: Vec<String>,
     pub blobs: Option<PathBuf>,
+    pub database: Option<Place>,
     pub issuer_ca: Option<PathBuf>,
 }
 
@@ -75,11 +83,13 @@ impl ServeOptions {
                 }
             }
         };
+        let database = self.database.clone().or(file.database);
         let default = LISTEN_DEFAULT.parse().expect("the default is an address");
         Ok(Settings {
             listen: self.listen.or(file.listen).unwrap_or(default),
             names: file.names.into_iter().chain(self.names.clone()).collect(),
             blobs: self.blobs.clone().or(file.blobs),
+            database: database.map(|text| text.parse()).transpose()?,
             issuer_ca: self.issuer_ca.clone().or(file.issuer_ca),
         })
     }

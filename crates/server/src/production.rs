@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use access::{Action, Permit, SystemReason};
 use async_trait::async_trait;
-use catalog::{Catalog, CatalogError, NewJob, PageRequest, Precondition, Resource, SqliteCatalog};
+use catalog::{Backend, CatalogError, JobStore, NewJob, PageRequest, Precondition, Resource};
 use factory::deploy::{self, DeleteMachine, DeleteMachineInput, Deploy, DeployInput};
 use factory::import::{ImportSource, Imported};
 use factory::pipeline::{self, BuildRun, TemplateProblem};
@@ -37,7 +37,7 @@ struct Production {
 
 struct FactoryWork {
     factory: Arc<Factory>,
-    catalog: Arc<SqliteCatalog>,
+    catalog: Arc<dyn Backend>,
 }
 
 fn fault(
@@ -70,7 +70,7 @@ pub async fn engine(parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> 
         .map_err(|error| fault("open the regions")(error.into()))?;
     // The data folder's lock is held, so whoever held a lease in its name is dead. Other servers on the same
     // database keep theirs.
-    let orphans = catalog::JobStore::end_leases(&*catalog, &server)
+    let orphans = JobStore::end_leases(&*catalog, &server)
         .await
         .map_err(|error| fault("take over the jobs of an earlier start")(error.into()))?;
     tracing::info!(orphans, "jobs of an earlier start");

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use access::ClientSecret;
 use catalog::{
-    AuthStore, CatalogError, Installation, NewInstallation, SqliteCatalog, StoredSecret,
-    SystemClock,
+    AuthStore, Backend, CatalogError, Installation, NewInstallation, Place, PostgresCatalog,
+    SqliteCatalog, StoredSecret, SystemClock,
 };
 use comply::Comply;
 use jiff::{Timestamp, ToSpan as _};
@@ -73,7 +73,7 @@ pub struct Running {
     listener: JoinHandle<()>,
     complying: JoinHandle<()>,
     engine: Box<dyn Engine>,
-    catalog: Arc<SqliteCatalog>,
+    catalog: Arc<dyn Backend>,
     folder: DataFolder,
 }
 
@@ -149,10 +149,9 @@ pub async fn start_with(
         cause,
     })?;
     let url = url_of(address);
-    data::claim_private(&folder.database())?;
-    let catalog = Arc::new(SqliteCatalog::open(&folder.database()).await?);
+    let catalog = open_catalog(&folder, settings.database.as_ref()).await?;
     let (installation, first) = install(catalog.as_ref(), &folder, &url, &identity.ca_path).await?;
-    let tokens = Tokens::load(catalog.as_ref(), Timestamp::now()).await?;
+    let tokens = Tokens::load(catalog.clone(), Timestamp::now()).await?;
     let engine = make(EngineParts {
         data: folder.root().to_path_buf(),
         server: folder.name()?,
@@ -199,7 +198,25 @@ pub async fn start_with(
     Ok((running, first))
 }
 
-fn policies_of(catalog: &Arc<SqliteCatalog>) -> Arc<Comply> {
+/// The database that was named, or the one in the data folder.
+async fn open_catalog(
+    folder: &DataFolder,
+    place: Option<&Place>,
+) -> Result<Arc<dyn Backend>, ServeError> {
+    let own = folder.database();
+    let Some(place) = place else {
+        data::claim_private(&own)?;
+        return Ok(Arc::new(SqliteCatalog::open(&own).await?));
+    };
+    let catalog = PostgresCatalog::open(place).await?;
+    tracing::info!(database = %place, "the catalog is in PostgreSQL");
+    if own.exists() {
+        tracing::warn!(unused = %own.display(), "what the data folder's own catalog holds is not served");
+    }
+    Ok(Arc::new(catalog))
+}
+
+fn policies_of(catalog: &Arc<dyn Backend>) -> Arc<Comply> {
     Comply::new(comply::Parts {
         catalog: catalog.clone(),
         auth: catalog.clone(),
@@ -268,8 +285,17 @@ async fn install(
             operator_name: "operator".into(),
             secret: stored,
         })
-        .await?;
-    Ok((made, Some(FirstStart { secret })))
+        .await;
+    match made {
+        Ok(made) => Ok((made, Some(FirstStart { secret }))),
+        // Another server made it on the same database at the same moment: our secret opens nothing.
+        Err(CatalogError::Installed) => {
+            data::remove(&folder.admin())?;
+            let made = auth.installation().await?;
+            Ok((made.ok_or(CatalogError::Installed)?, None))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Brings the administrator's file up to a new address. Whoever moved it to a safer place does not get it

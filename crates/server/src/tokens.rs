@@ -1,6 +1,9 @@
 //! The installation's signing keys: made at the first start, replaced with age, kept until no token of
 //! theirs can still be valid.
 
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
 use access::{Identity, KeyError, NewToken, SigningKey, TokenError, TokenVerifier};
 use catalog::{AuthStore, CatalogError, StoredKey};
 use jiff::{Timestamp, ToSpan as _};
@@ -11,6 +14,8 @@ use wire::TenantId;
 /// A key signs for this long, then a start makes a new one.
 const SIGNS_DAYS: i64 = 60;
 const RETIRES_DAYS: i64 = 90;
+/// The shortest time between two looks for keys that other servers made.
+const READ_AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum TokensError {
@@ -21,13 +26,20 @@ pub enum TokensError {
 }
 
 pub struct Tokens {
+    auth: Arc<dyn AuthStore>,
+    known: RwLock<Arc<Known>>,
+    /// When the keys were last read again; one at a time.
+    read: tokio::sync::Mutex<Option<Instant>>,
+}
+
+struct Known {
     /// Newest first; that one signs.
     keys: Vec<SigningKey>,
     verifier: TokenVerifier,
 }
 
 impl Tokens {
-    pub async fn load(auth: &dyn AuthStore, now: Timestamp) -> Result<Tokens, TokensError> {
+    pub async fn load(auth: Arc<dyn AuthStore>, now: Timestamp) -> Result<Tokens, TokensError> {
         let days = |count: i64| (count * 24).hours();
         let mut stored = auth.signing_keys().await?;
         let fresh = stored
@@ -44,31 +56,71 @@ impl Tokens {
             auth.add_signing_key(made.clone()).await?;
             stored.insert(0, made);
         }
-        let keys = stored
-            .into_iter()
-            .map(|key| SigningKey::from_pem(key.kid, key.private_pem))
-            .collect::<Result<Vec<_>, _>>()?;
-        let verifier = TokenVerifier::new(&keys)?;
-        Ok(Tokens { keys, verifier })
+        Ok(Tokens {
+            auth,
+            known: RwLock::new(Arc::new(Known::of(stored)?)),
+            read: tokio::sync::Mutex::default(),
+        })
     }
 
     pub fn mint(&self, token: &NewToken<'_>) -> Result<String, KeyError> {
-        self.keys.first().ok_or(KeyError::Read)?.mint(token)
+        self.known().keys.first().ok_or(KeyError::Read)?.mint(token)
     }
 
-    pub fn verify(
+    /// A token of a key that another server on the same database made since we looked is found by looking again.
+    pub async fn verify(
         &self,
         token: &str,
         now: u64,
-        audience_ok: impl Fn(&str) -> bool,
-        issuer_ok: impl Fn(TenantId, &str) -> bool,
+        audience_ok: impl Fn(&str) -> bool + Sync,
+        issuer_ok: impl Fn(TenantId, &str) -> bool + Sync,
     ) -> Result<Identity, TokenError> {
-        self.verifier.verify(token, now, audience_ok, issuer_ok)
+        let known = self.known();
+        let found = known.verifier.verify(token, now, &audience_ok, &issuer_ok);
+        if !matches!(found, Err(TokenError::UnknownKey)) || !self.read_again(&known).await {
+            return found;
+        }
+        let known = self.known();
+        known.verifier.verify(token, now, audience_ok, issuer_ok)
+    }
+
+    fn known(&self) -> Arc<Known> {
+        Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether there are other keys now than `seen`. Tokens of made-up keys make us look only so often.
+    async fn read_again(&self, seen: &Arc<Known>) -> bool {
+        let mut read = self.read.lock().await;
+        if !Arc::ptr_eq(&self.known(), seen) {
+            return true;
+        }
+        if read.is_some_and(|at| at.elapsed() < READ_AGAIN) {
+            return false;
+        }
+        *read = Some(Instant::now());
+        let stored = match self.auth.signing_keys().await {
+            Ok(stored) => stored,
+            Err(error) => {
+                tracing::warn!(%error, "the signing keys could not be read again");
+                return false;
+            }
+        };
+        match Known::of(stored) {
+            Ok(known) => {
+                *self.known.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(known);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a signing key that was made elsewhere cannot be used");
+                false
+            }
+        }
     }
 
     /// The public halves, as a JWKS document.
     pub fn key_set(&self) -> Value {
         let keys: Vec<Value> = self
+            .known()
             .keys
             .iter()
             .map(|key| {
@@ -84,5 +136,16 @@ impl Tokens {
             })
             .collect();
         json!({ "keys": keys })
+    }
+}
+
+impl Known {
+    fn of(stored: Vec<StoredKey>) -> Result<Known, KeyError> {
+        let keys = stored
+            .into_iter()
+            .map(|key| SigningKey::from_pem(key.kid, key.private_pem))
+            .collect::<Result<Vec<_>, _>>()?;
+        let verifier = TokenVerifier::new(&keys)?;
+        Ok(Known { keys, verifier })
     }
 }

@@ -30,6 +30,7 @@ use tokio::sync::watch;
 
 pub(crate) use statement::{Connection, Sql, query, query_as, query_scalar};
 
+use crate::backend::Backend;
 use crate::clock::Clock;
 use crate::error::{CatalogError, Result};
 
@@ -67,6 +68,13 @@ pub struct SqlCatalog<E> {
 }
 
 type Tx<E> = Transaction<'static, <E as Engine>::Db>;
+
+#[async_trait]
+impl<E: Engine> Backend for SqlCatalog<E> {
+    async fn close(&self) {
+        SqlCatalog::close(self).await;
+    }
+}
 
 impl<E: Engine> SqlCatalog<E> {
     /// Waits for operations under way and lets go of the database.

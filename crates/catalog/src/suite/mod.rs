@@ -6,20 +6,15 @@ mod auth;
 mod changes;
 mod jobs;
 mod policy_states;
+#[cfg(feature = "postgres-tests")]
+mod postgres;
 mod resources;
 mod world;
 
-use crate::auth::AuthStore;
-use crate::changes::ChangeFeed;
+pub use crate::backend::Backend;
 use crate::clock::ManualClock;
-use crate::jobs::JobStore;
-use crate::policy_states::PolicyStates;
-use crate::resource::Catalog;
-
-/// A backend under test.
-pub trait Backend: Catalog + AuthStore + JobStore + ChangeFeed + PolicyStates {}
-
-impl<T: Catalog + AuthStore + JobStore + ChangeFeed + PolicyStates> Backend for T {}
+#[cfg(feature = "postgres-tests")]
+pub use postgres::{POSTGRES, fresh_postgres};
 
 /// Runs every case. `fresh` makes an empty backend on the clock that it is given.
 pub async fn run<B: Backend>(fresh: impl AsyncFn(ManualClock) -> B) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use access::{Action, Permit, SystemReason};
 use async_trait::async_trait;
-use catalog::{Catalog as _, Draft, NewJob, Precondition, Resource, SqliteCatalog};
+use catalog::{Backend, Draft, NewJob, Precondition, Resource};
 use factory::import::{ImportSource, Imported};
 use jobs::{
     JobContext, JobError, JobKind, Jobs, NoUndo, OnUndo, Runner, RunnerBuilder, StepError,
@@ -22,7 +22,7 @@ use crate::work::{Begun, Work};
 pub const DIGEST: &str = "bd1:0101010101010101010101010101010101010101010101010101010101010101";
 
 pub struct FakeWork {
-    catalog: Arc<SqliteCatalog>,
+    catalog: Arc<dyn Backend>,
     regions: Mutex<Vec<Location>>,
 }
 
@@ -66,10 +66,10 @@ impl Engine for FakeEngine {
     }
 }
 
-struct Build(Arc<SqliteCatalog>);
-struct Deploy(Arc<SqliteCatalog>);
-struct Remove(Arc<SqliteCatalog>);
-struct Promote(Arc<SqliteCatalog>);
+struct Build(Arc<dyn Backend>);
+struct Deploy(Arc<dyn Backend>);
+struct Remove(Arc<dyn Backend>);
+struct Promote(Arc<dyn Backend>);
 
 /// A job of one step, which logs a line and changes the resource that the job works for.
 macro_rules! one_step {

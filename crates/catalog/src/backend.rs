@@ -1,0 +1,16 @@
+//! A whole catalog, whatever database it is in.
+
+use async_trait::async_trait;
+
+use crate::auth::AuthStore;
+use crate::changes::ChangeFeed;
+use crate::jobs::JobStore;
+use crate::policy_states::PolicyStates;
+use crate::resource::Catalog;
+
+/// Everything that a server keeps in one database. Who needs a part of it takes that part's trait.
+#[async_trait]
+pub trait Backend: Catalog + AuthStore + JobStore + ChangeFeed + PolicyStates {
+    /// Waits for operations under way and lets go of the database.
+    async fn close(&self);
+}
