@@ -125,9 +125,9 @@ const PACKAGES: &[Package] = &[
         "unshare and setsid: namespaces for builds, a daemon without a terminal",
     ),
     package(
-        "python3-venv",
+        "busybox-static",
         Purpose::Test,
-        "an environment for the real az, which the tests drive",
+        "the small system that tests of the build sandbox work on",
     ),
     package(
         "curl",
@@ -140,9 +140,14 @@ const PACKAGES: &[Package] = &[
         "makes the certificate that az signs in with",
     ),
     package(
-        "busybox-static",
+        "postgresql",
         Purpose::Test,
-        "the small system that tests of the build sandbox work on",
+        "the database that servers share, in tests of that",
+    ),
+    package(
+        "python3-venv",
+        Purpose::Test,
+        "an environment for the real az, which the tests drive",
     ),
     package(
         "qemu-utils",

@@ -93,7 +93,7 @@ impl Server {
                     program::tail(&text, LOG_LINES)
                 );
             }
-            std::thread::sleep(LOOK_AGAIN);
+            std::thread::park_timeout(LOOK_AGAIN);
         }
         Ok(())
     }
@@ -112,7 +112,7 @@ impl Server {
                 self.process.kill()?;
                 self.process.wait()?;
             }
-            std::thread::sleep(LOOK_AGAIN);
+            std::thread::park_timeout(LOOK_AGAIN);
         }
         Ok(())
     }
