@@ -11,9 +11,9 @@ use crate::decide::WriteKind;
 use crate::unit::Unit;
 
 /// Denials that one refusal lists. All are denials; a reader needs a few.
-const LISTED_MAX: usize = 50;
+const LISTED_MAX: usize = 20;
 /// Evaluated expressions that one denial lists.
-const EXPRESSIONS_MAX: usize = 100;
+const EXPRESSIONS_MAX: usize = 25;
 
 /// One policy that refuses a request.
 #[derive(Debug, Clone, PartialEq, Serialize)]

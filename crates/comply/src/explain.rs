@@ -17,7 +17,7 @@ use crate::unit::Unit;
 use crate::{kinds, outcome, reason};
 
 /// Evaluated expressions of one policy.
-const EXPRESSIONS_MAX: usize = 200;
+const EXPRESSIONS_MAX: usize = 50;
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -29,6 +29,8 @@ const TICK: Duration = Duration::from_secs(3600);
 const CYCLE: Duration = Duration::from_secs(24 * 3600);
 /// How long a failed piece of work rests.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often the feed is asked, since another process on the same database wakes nobody here.
+const POLL: Duration = Duration::from_millis(500);
 /// How often in a row the feed may be lost before others get their turn.
 const LOST_MAX: usize = 3;
 /// Versions of images remembered from the last change of theirs.
@@ -98,7 +100,10 @@ impl Comply {
         loop {
             wakeups.mark_unchanged();
             let due = match self.settle().await {
-                Ok(()) => self.next_due().await,
+                Ok(()) => self
+                    .next_due()
+                    .await
+                    .min(later(self.parts.clock.now(), POLL)),
                 Err(error) => {
                     let error: &(dyn std::error::Error + 'static) = &error;
                     tracing::warn!(error, "states of policies are behind");

@@ -9,6 +9,8 @@ use serde_json::Value;
 pub const LIMIT_DEFAULT: usize = 1_000;
 /// The most that one page holds.
 pub const LIMIT_MAX: usize = 10_000;
+/// The most that one page holds with the expressions that decided.
+pub const DETAILED_MAX: usize = 200;
 
 /// Which states. Ids and names are compared without case; what is not given restricts nothing.
 #[derive(Debug, Clone, Default)]

@@ -23,12 +23,12 @@ use crate::outcome;
 use crate::policies::Policies;
 use crate::reason;
 use crate::reconcile::policies_of;
-use crate::records::{LIMIT_DEFAULT, LIMIT_MAX, StatePage, StateQuery, StateRecord};
+use crate::records::{DETAILED_MAX, LIMIT_DEFAULT, LIMIT_MAX, StatePage, StateQuery, StateRecord};
 use crate::summary::{Summary, Tally};
 use crate::unit::{Unit, UnitKey};
 
-/// Evaluated expressions of one record.
-const EXPRESSIONS_MAX: usize = 100;
+/// Evaluated expressions of one record. Their values may be kilobytes.
+const EXPRESSIONS_MAX: usize = 25;
 const BUILT_IN: &str = "/providers/microsoft.authorization/";
 
 /// One state as the board has it.
@@ -174,9 +174,14 @@ impl Comply {
     pub async fn states(&self, permit: &Permit, query: &StateQuery) -> Result<StatePage> {
         let board = self.board(permit.tenant()).await?;
         let area = Area::new(permit, query);
+        let most = if query.details {
+            DETAILED_MAX
+        } else {
+            LIMIT_MAX
+        };
         let limit = match query.limit {
-            0 => LIMIT_DEFAULT,
-            limit => limit.min(LIMIT_MAX),
+            0 => LIMIT_DEFAULT.min(most),
+            limit => limit.min(most),
         };
         let after = match &query.after {
             Some(token) => after(token)?,
