@@ -28,11 +28,67 @@ pub fn mode_takes(mode: Mode, resource: &Value) -> bool {
     if kind.starts_with("microsoft.resources/") {
         return false;
     }
-    // Which types have tags and a location is not known here. A child that shows neither has none.
-    let child = kind.matches('/').count() > 1;
+    // Which types have tags and a location is known of some alone. Another child that shows neither is
+    // taken to have none.
+    let known = |list: &[&str]| list.iter().any(|known| known.eq_ignore_ascii_case(&kind));
+    let child = kind.matches('/').count() > 1 && !known(TAGGED_CHILDREN);
+    let untagged = kind.starts_with("microsoft.authorization/") || known(UNTAGGED);
     let bare = get(resource, "location").is_none() && get(resource, "tags").is_none();
-    mode == Mode::All || !(child && bare)
+    mode == Mode::All || !((child || untagged) && bare)
 }
+
+/// Types below others that have tags or a location: those that Azure's own definitions of mode Indexed are
+/// about, and those of a factory.
+const TAGGED_CHILDREN: &[&str] = &[
+    "Microsoft.Automation/automationAccounts/runbooks",
+    "Microsoft.Cache/redisEnterprise/databases",
+    "Microsoft.Cdn/profiles/endpoints",
+    "Microsoft.Compute/galleries/applications",
+    "Microsoft.Compute/galleries/applications/versions",
+    "Microsoft.Compute/galleries/images",
+    "Microsoft.Compute/galleries/images/versions",
+    "Microsoft.Compute/virtualMachines/extensions",
+    "Microsoft.Compute/virtualMachines/runCommands",
+    "Microsoft.ContainerRegistry/registries/privateEndpointConnections",
+    "Microsoft.ContainerRegistry/registries/replications",
+    "Microsoft.ContainerRegistry/registries/webhooks",
+    "Microsoft.DevCenter/projects/pools",
+    "Microsoft.DocumentDB/databaseAccounts/privateEndpointConnections",
+    "Microsoft.HealthcareApis/workspaces/dicomServices",
+    "Microsoft.HealthcareApis/workspaces/fhirServices",
+    "Microsoft.HealthcareApis/workspaces/iotConnectors",
+    "Microsoft.HybridCompute/machines/extensions",
+    "Microsoft.MachineLearningServices/workspaces/onlineEndpoints",
+    "Microsoft.Media/mediaServices/liveEvents",
+    "Microsoft.Media/mediaServices/streamingEndpoints",
+    "Microsoft.NetApp/netAppAccounts/capacityPools",
+    "Microsoft.NetApp/netAppAccounts/capacityPools/volumes",
+    "Microsoft.Network/networkManagers/ipamPools",
+    "Microsoft.Network/networkWatchers/flowLogs",
+    "Microsoft.Network/privateDnsZones/virtualNetworkLinks",
+    "Microsoft.NotificationHubs/namespaces/notificationHubs",
+    "Microsoft.PowerBI/tenants/workspaces",
+    "Microsoft.Sql/managedInstances/databases",
+    "Microsoft.Sql/servers/databases",
+    "Microsoft.Sql/servers/elasticPools",
+    "Microsoft.Storage/storageAccounts/objectReplicationPolicies",
+    "Microsoft.Storage/storageAccounts/privateEndpointConnections",
+    "Microsoft.Synapse/workspaces/bigDataPools",
+    "Microsoft.Synapse/workspaces/kustoPools",
+    "Microsoft.Synapse/workspaces/scopePools",
+    "Microsoft.Synapse/workspaces/sqlPools",
+    "Microsoft.TimeSeriesInsights/environments/eventSources",
+    "Microsoft.Web/sites/config",
+    "Microsoft.Web/sites/slots",
+];
+/// Types of their own that have neither, beside all of Microsoft.Authorization.
+const UNTAGGED: &[&str] = &[
+    "Microsoft.Insights/diagnosticSettings",
+    "Microsoft.Security/assessments",
+    "Microsoft.Security/autoProvisioningSettings",
+    "Microsoft.Security/pricings",
+    "Microsoft.Security/securityContacts",
+];
 
 #[derive(Default)]
 struct Kinds {

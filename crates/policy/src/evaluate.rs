@@ -186,6 +186,7 @@ impl<'a> Evaluation<'a> {
             }
             Subject::Value(operand, text) => {
                 let value = self.operand(operand)?;
+                self.step(work(&value))?;
                 let result = operator::value_holds(leaf.operator, &value, &target)?;
                 ("Value", text, value, result)
             }
@@ -219,6 +220,7 @@ impl<'a> Evaluation<'a> {
         let mut result = true;
         for value in &values {
             let value = value.as_deref();
+            self.step(value.map_or(0, work))?;
             result = match (field, value) {
                 (Field::Location, Some(Value::String(text))) => {
                     operator::location_holds(operator, text, target)?
@@ -278,7 +280,7 @@ impl<'a> Evaluation<'a> {
 
     fn count(&mut self, count: &Count) -> Outcome<usize> {
         let elements: Vec<(Option<(Path, Indices)>, Value)> = match &count.over {
-            Over::Field(field) => self.places(field),
+            Over::Field(field) => self.places(field)?,
             Over::Value(operand) => match self.operand(operand)? {
                 Value::Array(items) => items.into_iter().map(|item| (None, item)).collect(),
                 Value::Null => Vec::new(),
@@ -307,16 +309,18 @@ impl<'a> Evaluation<'a> {
     }
 
     /// The elements of a list, and where each of them stands.
-    fn places(&self, field: &Field) -> Vec<(Option<(Path, Indices)>, Value)> {
+    fn places(&mut self, field: &Field) -> Outcome<Vec<(Option<(Path, Indices)>, Value)>> {
         let Some(path) = field.path(&resource_type(self.resource)) else {
-            return Vec::new();
+            return Ok(Vec::new());
         };
         let at = self.counted(path).unwrap_or_default();
         let found = select_places(&path.0, self.resource, at);
+        // Charged before they are copied.
+        self.step(found.iter().filter_map(|(_, value)| *value).map(work).sum())?;
         let owned = |(at, value): (Indices, Option<&Value>)| {
             (Some((path.clone(), at)), value.cloned().unwrap_or_default())
         };
-        found.into_iter().map(owned).collect()
+        Ok(found.into_iter().map(owned).collect())
     }
 
     pub fn operand(&mut self, operand: &Operand) -> Outcome<Value> {
@@ -372,6 +376,7 @@ impl<'a> Evaluation<'a> {
         };
         let answer = answer.map_err(|error| named(function, &error.to_string()))?;
         bearable(&answer, 0, &mut 0).map_err(|reason| named(function, reason))?;
+        self.step(work(&answer))?;
         Ok(answer)
     }
 

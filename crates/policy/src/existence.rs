@@ -142,11 +142,14 @@ impl Where {
         if extension && !container {
             return below;
         }
+        if self.subscription_wide {
+            return same_part(&id, &base, 2);
+        }
         if let Some(group) = &self.group {
             let group = format!("/resourcegroups/{}/", group.to_ascii_lowercase());
             return same_part(&id, &base, 2) && id.contains(&group);
         }
-        if self.subscription_wide || kind == "microsoft.resources/subscriptions" {
+        if kind == "microsoft.resources/subscriptions" {
             return same_part(&id, &base, 2);
         }
         same_part(&id, &base, 4)

@@ -176,6 +176,19 @@ fn evaluation_has_a_limit() {
         "expect": {"complianceState": "Error"}
     });
     check("limit", &rule.to_string());
+    // What is looked at counts by its size: few steps over much text are many.
+    let text = "x".repeat(1 << 19);
+    let rule = json!({
+        "id": "long text",
+        "definition": {"mode": "All", "policyRule": {"if": {
+            "count": {"field": "Test.Provider/things/list[*]", "where": {"field": "tags.long", "contains": "y"}},
+            "greater": 0
+        }, "then": {"effect": "audit"}}},
+        "resource": {"type": "Test.Provider/things", "tags": {"long": text},
+            "properties": {"list": vec![0; 1_000]}},
+        "expect": {"complianceState": "Error"}
+    });
+    check("limit", &rule.to_string());
 }
 
 #[test]
