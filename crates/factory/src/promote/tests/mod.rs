@@ -188,6 +188,7 @@ impl Chain {
             principal: own,
             display_name: name.to_owned(),
             audience: Audience::ManyTenants,
+            redirects: Vec::new(),
         };
         let id = root(
             "Bullion.Factory",
