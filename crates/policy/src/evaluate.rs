@@ -65,10 +65,13 @@ impl Evaluated {
 /// The element that a count looks at.
 struct Frame {
     name: String,
-    /// For a count over a field, the path of its list, and which element of each list on it.
-    place: Option<(Path, Indices)>,
+    place: Place,
     element: Value,
 }
+
+/// Where an element stands: the path of its list, and which element of each list on it. Elements of a
+/// value that is no property stand nowhere.
+type Place = Option<(Path, Indices)>;
 
 type Outcome<T> = Result<T, EvaluationError>;
 
@@ -279,7 +282,7 @@ impl<'a> Evaluation<'a> {
     }
 
     fn count(&mut self, count: &Count) -> Outcome<usize> {
-        let elements: Vec<(Option<(Path, Indices)>, Value)> = match &count.over {
+        let elements: Vec<(Place, Value)> = match &count.over {
             Over::Field(field) => self.places(field)?,
             Over::Value(operand) => match self.operand(operand)? {
                 Value::Array(items) => items.into_iter().map(|item| (None, item)).collect(),
@@ -309,7 +312,7 @@ impl<'a> Evaluation<'a> {
     }
 
     /// The elements of a list, and where each of them stands.
-    fn places(&mut self, field: &Field) -> Outcome<Vec<(Option<(Path, Indices)>, Value)>> {
+    fn places(&mut self, field: &Field) -> Outcome<Vec<(Place, Value)>> {
         let Some(path) = field.path(&resource_type(self.resource)) else {
             return Ok(Vec::new());
         };
