@@ -1,7 +1,7 @@
 //! What a hostile image is put through, for fuzzing only. Checksums are put right first, or
 //! nothing behind them would ever be reached.
 
-use crate::image::{Format, Image, Limits, crc32c, vhd_checksum};
+use crate::image::{Format, Image, Layer, Limits, crc32c, vhd_checksum};
 use crate::{ReadAt, is_zero};
 
 /// No disk in a fuzzed image is larger, so that one run is short.
@@ -20,6 +20,9 @@ pub fn image(format: Format, data: &[u8]) {
     let limits = Limits {
         max_bytes: MAX_BYTES,
     };
+    if format == Format::Qcow2 {
+        layer(data.clone(), limits);
+    }
     let Ok(image) = Image::open_as(data, format, limits) else {
         return;
     };
@@ -36,6 +39,28 @@ pub fn image(format: Format, data: &[u8]) {
             assert!(is_zero(&buf[..hole]), "data in a hole");
         }
         offset = data.end;
+    }
+}
+
+/// The same bytes as what was written over a disk of ones.
+fn layer(data: Vec<u8>, limits: Limits) {
+    let Ok(layer) = Layer::open(data, limits) else {
+        return;
+    };
+    let disk = layer.over(vec![1; layer.size() as usize / 2]);
+    let mut buf = [0; 4096];
+    let mut offset = 0;
+    while let Ok(Some(written)) = layer.next_written(offset) {
+        assert!(written.start >= offset && written.start < written.end);
+        let below = written.start.min(disk.size() / 2).saturating_sub(offset);
+        let below = below.min(buf.len() as u64) as usize;
+        if disk.read_at(offset, &mut buf[..below]).is_ok() {
+            assert!(
+                buf[..below].iter().all(|byte| *byte == 1),
+                "the disk below is hidden"
+            );
+        }
+        offset = written.end;
     }
 }
 

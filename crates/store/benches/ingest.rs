@@ -10,8 +10,11 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Instant;
 
-use disk::{BLOCK_SIZE, CowDisk, MemDisk, ReadAt, WriteAt, digest_of};
-use store::{FileDisk, Store, StoreOptions};
+use disk::export::{Options, export};
+use disk::image::{Format, Image, Limits};
+use disk::{BLOCK_SIZE, CowDisk, DiskDigest, MemDisk, ReadAt, WriteAt, digest_of};
+use store::{FileDisk, ImageFile, Store, StoreOptions};
+use uuid::Uuid;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -151,7 +154,9 @@ fn measure(
     let more = report.time("replicate the child", || {
         Ok(Store::replicate(&one, &two, &child.digest, &|_| ())?)
     })?;
+    images(&mut report, &one, &first.digest, folder.path())?;
     if let Some(next) = next {
+        from_another_history(&mut report, next, &two, open("three")?)?;
         let second = report.time("ingest next", || Ok(one.ingest(next)?))?;
         writeln!(
             report.out,
@@ -176,6 +181,53 @@ fn measure(
         more.manifest_bytes,
     )?;
     file_is_right(&file, &child.digest)
+}
+
+/// Out as an image of each kind, and that read again in full.
+fn images(report: &mut Report<'_>, store: &Store, digest: &DiskDigest, at: &Path) -> Result<()> {
+    let disk = store.disk(digest)?;
+    for format in [
+        Format::Qcow2,
+        Format::VhdFixed,
+        Format::VhdDynamic,
+        Format::Vhdx,
+    ] {
+        let path = at.join(format.name());
+        let options = Options {
+            format,
+            id: Uuid::nil(),
+        };
+        report.time(&format!("write {format}"), || {
+            let mut file = ImageFile::create(&path)?;
+            export(&disk, &options, &mut file, &|_| true)?;
+            Ok(file.finish()?)
+        })?;
+        report.time(&format!("read {format} (1 thread)"), || {
+            let image = Image::open(FileDisk::open(&path)?, Limits::default())?;
+            Ok(digest_of(&image)?)
+        })?;
+        fs::remove_file(&path)?;
+    }
+    Ok(())
+}
+
+/// The next version comes from a store that never saw this one, so that no frame is the same.
+fn from_another_history(
+    report: &mut Report<'_>,
+    next: &dyn ReadAt,
+    to: &Store,
+    other: Store,
+) -> Result<()> {
+    let alone = other.ingest(next)?;
+    let moved = report.time("replicate next, strange", || {
+        Ok(Store::replicate(&other, to, &alone.digest, &|_| ())?)
+    })?;
+    writeln!(
+        report.out,
+        "next from a strange store: stored there {} B, moved {} + {} B",
+        alone.stored_bytes, moved.frame_bytes, moved.manifest_bytes
+    )?;
+    Ok(())
 }
 
 fn file_is_right(file: &Path, digest: &disk::DiskDigest) -> Result<()> {
