@@ -693,7 +693,7 @@ impl Builder<'_> {
         let group = parts.nth(1).unwrap_or_default();
         let subscription_id = format!("/subscriptions/{subscription}");
         Surroundings {
-            now: verdict::now(text(context, "now").or_else(|| text(context, "utcNow")), self.now),
+            now: self.now(context),
             resource_group: own("resourceGroup").unwrap_or_else(|| {
                 json!({ "name": group, "id": format!("{subscription_id}/resourceGroups/{group}") })
             }),
@@ -708,6 +708,11 @@ impl Builder<'_> {
                 "definitionReferenceId": set.map_or("", |(_, reference)| reference),
             }),
         }
+    }
+
+    fn now(&self, context: &Value) -> Timestamp {
+        let own = text(context, "now").or_else(|| text(context, "utcNow"));
+        verdict::now(own, self.now)
     }
 
     /// The API version is the request's; a scan of what exists uses the newest that the type has.
@@ -730,13 +735,16 @@ impl Builder<'_> {
             true => asked.or_else(|| text(&request, "apiVersion")).or(newest),
             false => newest.or_else(|| text(&request, "apiVersion")),
         };
-        let version = version.map(str::to_owned);
+        // Where nobody says which versions there are, the newest is of this day.
+        let today = || {
+            let now = self.now(context);
+            now.strftime("%Y-%m-%d").to_string()
+        };
+        let version = version.map_or_else(today, str::to_owned);
         if let Value::Object(object) = &mut request {
             // Who asks is not known of what exists.
             object.entry("identity").or_insert_with(|| json!({}));
-            if let Some(version) = version {
-                object.insert("apiVersion".to_owned(), Value::String(version));
-            }
+            object.insert("apiVersion".to_owned(), Value::String(version));
         }
         request
     }

@@ -445,11 +445,7 @@ impl<'a> Evaluation<'a> {
                     true => found
                         .map(|v| v.map_or(Value::Null, Cow::into_owned))
                         .collect(),
-                    // A property that is not there is the empty text.
-                    false => match found.next().flatten() {
-                        Some(value) => value.into_owned(),
-                        None => Value::String(String::new()),
-                    },
+                    false => found.next().flatten().map_or_else(missing, Cow::into_owned),
                 })
             }
         }
@@ -478,16 +474,24 @@ impl<'a> Evaluation<'a> {
         let path = field.path(&kind).ok_or_else(unknown)?;
         if let Some(at) = self.counted(path) {
             let inner_list = path.lists() > at.len();
-            let mut values = within(path, self.resource, at)
-                .into_iter()
-                .map(|v| v.map_or(Value::Null, Cow::into_owned));
+            let mut values = within(path, self.resource, at).into_iter();
             return Ok(match inner_list {
-                true => values.collect(),
-                false => values.next().unwrap_or(Value::Null),
+                true => values
+                    .map(|v| v.map_or(Value::Null, Cow::into_owned))
+                    .collect(),
+                false => values
+                    .next()
+                    .flatten()
+                    .map_or_else(missing, Cow::into_owned),
             });
         }
         Err(unknown())
     }
+}
+
+/// What expressions see of a property that is not there.
+fn missing() -> Value {
+    Value::String(String::new())
 }
 
 fn expr_text(value: &Value) -> Outcome<&str> {
