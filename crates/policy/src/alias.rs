@@ -176,11 +176,20 @@ pub struct Alias {
     /// As the rule writes it.
     pub name: String,
     places: Vec<(Option<String>, Path)>,
+    /// The end of a type that has the property in its own `properties`: `Microsoft.X/kind.a` names a
+    /// property of `Microsoft.X/…/kind`, or one below `kind` of other types.
+    own: Option<(String, Path)>,
 }
 
 impl Alias {
     /// The path for a resource of this type; nothing if the alias is another type's.
     pub fn path(&self, resource_type: &str) -> Option<&Path> {
+        let last = resource_type.rsplit('/').next().unwrap_or_default();
+        if let Some((kind, path)) = &self.own
+            && kind.eq_ignore_ascii_case(last)
+        {
+            return Some(path);
+        }
         let fits = |kind: &Option<String>| {
             kind.as_ref()
                 .is_none_or(|kind| kind.eq_ignore_ascii_case(resource_type))
@@ -200,6 +209,7 @@ impl Alias {
         Alias {
             name: name.to_owned(),
             places: Vec::new(),
+            own: None,
         }
     }
 }
@@ -246,6 +256,7 @@ impl Aliases {
             return Ok(Alias {
                 name: name.to_owned(),
                 places: places.clone(),
+                own: None,
             });
         }
         if let Some(base) = &self.base {
@@ -461,6 +472,7 @@ fn derived(name: &str) -> Result<Alias, String> {
         return Ok(Alias {
             name: name.to_owned(),
             places,
+            own: None,
         });
     }
     let head = rest.split(['.', '[']).next().unwrap_or(rest);
@@ -476,8 +488,16 @@ fn derived(name: &str) -> Result<Alias, String> {
         }
     }
     let kind = kind.contains('/').then(|| kind.to_owned());
+    let own = match (&kind, rest.split_once('.')) {
+        (None, Some((last, below))) if !last.contains('[') => {
+            let path = Path::parse(&format!("properties.{below}"))?;
+            Some((last.to_owned(), path))
+        }
+        _ => None,
+    };
     Ok(Alias {
         name: name.to_owned(),
         places: vec![(kind, path)],
+        own,
     })
 }

@@ -466,7 +466,10 @@ impl<'a> Evaluation<'a> {
             .rev()
             .find(|frame| frame.name.eq_ignore_ascii_case(name));
         if let Some(frame) = named {
-            return Ok(frame.element.clone());
+            return Ok(match frame.element.is_null() && frame.place.is_some() {
+                true => missing(),
+                false => frame.element.clone(),
+            });
         }
         let unknown = || EvaluationError::new(format!("nothing named `{name}` is counted here"));
         let field = Field::parse(name, self.aliases).map_err(|_| unknown())?;
