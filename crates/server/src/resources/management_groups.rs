@@ -85,16 +85,10 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
         }
         stored["details"] = json!({ "parent": { "id": group_id(&parent.name) } });
     }
-    let put = store(&server, &call, old.as_ref(), Draft::new(stored)).await?;
+    store(&server, &call, old.as_ref(), Draft::new(stored)).await?;
     let after = Hierarchy::load(&server, tenant).await?;
-    let status = match put.created {
-        true => StatusCode::CREATED,
-        false => StatusCode::OK,
-    };
-    Ok(Reply::new(
-        status,
-        Some(shown_group(&after, tenant, name, 0)?),
-    ))
+    // Clients take no 201 here.
+    Ok(Reply::ok(shown_group(&after, tenant, name, 0)?))
 }
 
 /// The group that is to be above `name`: there, not below it, and not too deep.
@@ -296,7 +290,9 @@ pub async fn remove(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> 
             format!("The management group '{name}' cannot be deleted because it has children.");
         return Err(refused(message));
     }
-    delete(&server, &call).await
+    delete(&server, &call).await?;
+    // Clients take no 200 here.
+    Ok(Reply::no_content())
 }
 
 /// Moves a subscription into the group. It takes the right to write the subscription, too.
