@@ -226,6 +226,16 @@ fn show(io: &mut Io, body: &Value) -> Result<Exit, CliError> {
     for gate in &promotion.gates {
         machine(io, gate)?;
     }
+    for earlier in &promotion.earlier {
+        let state = serde_json::to_value(earlier.state).unwrap_or_default();
+        io.line(format!(
+            "attempt {}, {}: {}: {}",
+            earlier.attempt,
+            earlier.start_time,
+            state.as_str().unwrap_or_default(),
+            earlier.message.lines().next().unwrap_or_default()
+        ))?;
+    }
     for copy in &promotion.copies {
         io.line(format!(
             "region {}: {} bytes moved in {} frames, {} frames were there",
