@@ -189,7 +189,7 @@ pub(crate) fn search_scope(id: &ResourceId, existence: &Existence) -> ResourceId
 
 pub(crate) fn needs(units: &[Arc<Unit>]) -> Needs {
     units.iter().fold(Needs::default(), |all, unit| {
-        let own = unit.definition.needs;
+        let own = unit.needs;
         Needs {
             group: all.group || own.group,
             subscription: all.subscription || own.subscription,

@@ -337,7 +337,7 @@ impl Comply {
             for (tenant, machine) in progress.users.of(&id) {
                 if let Some(board) = self.boards.get(*tenant) {
                     let policies = policies_of(&board);
-                    let asking = keys(&policies, |unit| unit.definition.needs.image);
+                    let asking = keys(&policies, |unit| unit.needs.image);
                     touched.entry(*tenant).or_default().pair(machine, asking);
                 }
             }
@@ -380,11 +380,11 @@ impl Comply {
                 }
             }
             for unit in policies.units.iter().filter(|_| tick) {
-                if unit.definition.needs.now {
+                if unit.needs.now {
                     touched.scope(&unit.assignment.scope, [unit.key.clone()]);
                 }
             }
-            let asking = keys(&policies, |unit| unit.definition.needs.image);
+            let asking = keys(&policies, |unit| unit.needs.image);
             for machine in progress.users.of_tenant(tenant).iter().filter(|_| tick) {
                 touched.pair(machine, asking.clone());
             }

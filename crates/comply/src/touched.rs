@@ -113,13 +113,10 @@ impl Touched {
         self.resource(id);
         let kind = id.resource_type();
         if kind.is(kinds::OWN_RESOURCE_GROUPS) {
-            self.scope(id, keys(policies, |unit| unit.definition.needs.group));
+            self.scope(id, keys(policies, |unit| unit.needs.group));
         }
         if kind.is(kinds::SUBSCRIPTIONS) {
-            self.scope(
-                id,
-                keys(policies, |unit| unit.definition.needs.subscription),
-            );
+            self.scope(id, keys(policies, |unit| unit.needs.subscription));
         }
         let own = kinds::of(id);
         for unit in &policies.units {

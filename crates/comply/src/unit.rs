@@ -16,6 +16,9 @@ use crate::aliases;
 use crate::kinds;
 use crate::subject::Subject;
 
+/// What the names of the computed aliases begin with, in lower case.
+const IMAGE_ALIASES: &str = "bullion.factory/machineimage.";
+
 /// A definition or initiative as it is stored or built in, compiled if that is possible.
 #[derive(Debug)]
 pub(crate) struct Document {
@@ -83,7 +86,7 @@ impl Document {
                 group: has("resourcegroup("),
                 subscription: has("subscription("),
                 now: has("utcnow("),
-                image: has("bullion.factory/machineimage."),
+                image: has(IMAGE_ALIASES),
                 policy: has("policy("),
             },
             cascades: !cascade.is_some_and(|cascade| cascade.eq_ignore_ascii_case("allow")),
@@ -153,6 +156,7 @@ pub(crate) struct Unit {
     /// Why it cannot be evaluated, for any resource.
     pub broken: Option<String>,
     pub parameters: Map<String, Value>,
+    pub needs: Needs,
     pub existence: Option<Existence>,
     /// The effect that assignment and parameters give, as far as it is the same for all resources.
     pub effect: String,
@@ -192,6 +196,7 @@ impl Unit {
             groups: Vec::new(),
             broken: None,
             parameters: Map::new(),
+            needs: definition.needs,
             existence: None,
             effect: String::new(),
             context: json!({
@@ -232,6 +237,9 @@ impl Unit {
             }
         }
         self.effect = self.usual_effect(compiled);
+        // A rule may be told which field to look at.
+        let written = Value::Object(self.parameters.clone()).to_string();
+        self.needs.image |= written.to_ascii_lowercase().contains(IMAGE_ALIASES);
         if let Some(existence) = &compiled.then.existence {
             let nothing = surroundings(Timestamp::UNIX_EPOCH, self.context.clone());
             match evaluate(&existence.kind, &self.parameters, &nothing) {
@@ -312,13 +320,13 @@ impl Unit {
     pub fn around(&self, subject: &Subject, now: Timestamp) -> Surroundings {
         let mut around = surroundings(now, Value::Null);
         around.request = subject.request.clone();
-        if self.definition.needs.policy {
+        if self.needs.policy {
             around.policy = self.context.clone();
         }
-        if self.definition.needs.group {
+        if self.needs.group {
             around.resource_group = subject.group.clone();
         }
-        if self.definition.needs.subscription {
+        if self.needs.subscription {
             around.subscription = subject.subscription.clone();
         }
         around
