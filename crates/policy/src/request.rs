@@ -157,7 +157,10 @@ impl Decision {
                 continue;
             }
             for planned in &verdict.planned {
+                let before = self.resource.clone();
                 match apply(&mut self.resource, planned) {
+                    // What is skipped, or is so already, is no change.
+                    Ok(()) if self.resource == before => {}
                     Ok(()) => self.changes.push((*index, planned.clone())),
                     Err(reason) => self.refuse(*index, verdict, reason),
                 }
