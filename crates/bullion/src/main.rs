@@ -53,7 +53,8 @@ enum Command {
     /// Run the server until it is stopped by SIGTERM or Ctrl-C
     #[command(after_help = "Examples:
   bullion serve
-  bullion serve --data /var/lib/bullion --listen 0.0.0.0:8443 --name factory.example")]
+  bullion serve --data /var/lib/bullion --listen 0.0.0.0:8443 --name factory.example
+  bullion serve --data /var/lib/bullion --database postgres://bullion@db.example/bullion")]
     Serve(Serve),
 
     /// Run a throw-away server with tenants and images in it, for the time of one command
@@ -118,6 +119,10 @@ struct Serve {
         hide_env_values = true
     )]
     database: Option<String>,
+
+    /// Answer requests alone, and leave builds, machines and all other jobs to another server on the database
+    #[arg(long)]
+    front_end: bool,
 
     /// Configuration file [default: DATA/bullion.toml where it exists]
     #[arg(long, value_name = "FILE")]
@@ -208,6 +213,7 @@ async fn serve(args: Serve) -> Result<(), Failure> {
         names: args.names,
         blobs: args.blobs,
         database: args.database,
+        front_end: args.front_end,
         config: args.config,
         ..server::ServeOptions::default()
     };

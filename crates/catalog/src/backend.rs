@@ -11,6 +11,8 @@ use crate::resource::Catalog;
 /// Everything that a server keeps in one database. Who needs a part of it takes that part's trait.
 #[async_trait]
 pub trait Backend: Catalog + AuthStore + JobStore + ChangeFeed + PolicyStates {
+    /// Whether other processes may read and write it, too.
+    fn is_shared(&self) -> bool;
     /// Waits for operations under way and lets go of the database.
     async fn close(&self);
 }

@@ -22,6 +22,15 @@ pub struct EngineParts {
     pub catalog: Arc<dyn Backend>,
     pub installation: Installation,
     pub blobs: Option<Arc<Blobs>>,
+    pub jobs: JobsRun,
+}
+
+/// Which server works off the jobs that are submitted here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobsRun {
+    Here,
+    /// Another one on the same database: this one answers requests alone.
+    Elsewhere,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use catalog::{Place, PlaceError};
 use serde::Deserialize;
 
+use crate::engine::JobsRun;
+
 /// Read from the data folder when no file is named.
 pub const FILE_NAME: &str = "bullion.toml";
 const LISTEN_DEFAULT: &str = "127.0.0.1:8443";
@@ -26,6 +28,10 @@ pub enum OptionsError {
         #[source]
         cause: Box<toml::de::Error>,
     },
+    #[error(
+        "a front end leaves its jobs to another server, so it needs a database that both use: name it with --database"
+    )]
+    FrontEndAlone,
     #[error(transparent)]
     Database(#[from] PlaceError),
 }
@@ -42,6 +48,8 @@ pub struct ServeOptions {
     /// A PostgreSQL database, `postgres://USER@HOST/NAME`, that several servers may share; otherwise SQLite in the
     /// data folder.
     pub database: Option<String>,
+    /// Leaves builds, machines and all other jobs to another server on the database.
+    pub front_end: bool,
     /// A CA, PEM, that is trusted besides the host's when issuers of federated credentials are asked for their keys.
     pub issuer_ca: Option<PathBuf>,
     /// `<data>/bullion.toml` where it exists, otherwise none.
@@ -57,6 +65,8 @@ pub struct ConfigFile {
     pub names: Vec<String>,
     pub blobs: Option<PathBuf>,
     pub database: Option<String>,
+    #[serde(default)]
+    pub front_end: bool,
     pub issuer_ca: Option<PathBuf>,
 }
 
@@ -67,6 +77,7 @@ pub struct Settings {
     pub names: Vec<String>,
     pub blobs: Option<PathBuf>,
     pub database: Option<Place>,
+    pub jobs: JobsRun,
     pub issuer_ca: Option<PathBuf>,
 }
 
@@ -84,12 +95,18 @@ impl ServeOptions {
             }
         };
         let database = self.database.clone().or(file.database);
+        let jobs = match (self.front_end || file.front_end, &database) {
+            (false, _) => JobsRun::Here,
+            (true, Some(_)) => JobsRun::Elsewhere,
+            (true, None) => return Err(OptionsError::FrontEndAlone),
+        };
         let default = LISTEN_DEFAULT.parse().expect("the default is an address");
         Ok(Settings {
             listen: self.listen.or(file.listen).unwrap_or(default),
             names: file.names.into_iter().chain(self.names.clone()).collect(),
             blobs: self.blobs.clone().or(file.blobs),
             database: database.map(|text| text.parse()).transpose()?,
+            jobs,
             issuer_ca: self.issuer_ca.clone().or(file.issuer_ca),
         })
     }
@@ -144,5 +161,27 @@ mod tests {
             Err("unknown field `lisen`"),
         );
         check(Some("listen = 8443"), None, Err("line 1"));
+    }
+
+    #[test]
+    fn a_database_is_one_line_without_a_password() {
+        check(
+            Some("database = \"postgres://me@db.example/b\"\nfront_end = true"),
+            None,
+            Ok("127.0.0.1:8443"),
+        );
+        for (file, told) in [
+            ("database = \"postgres://me:x@db.example/b\"", "PGPASSFILE"),
+            ("front_end = true", "--database"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join(FILE_NAME), file).unwrap();
+            let options = ServeOptions {
+                data: dir.path().to_path_buf(),
+                ..ServeOptions::default()
+            };
+            let said = options.resolve().unwrap_err().to_string();
+            assert!(said.contains(told), "{said}");
+        }
     }
 }

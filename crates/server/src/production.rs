@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use access::{Action, Permit, SystemReason};
 use async_trait::async_trait;
-use catalog::{Backend, CatalogError, JobStore, NewJob, PageRequest, Precondition, Resource};
+use catalog::{
+    Backend, CHANGES_MAX, CatalogError, Change, Changes, NewJob, PageRequest, Precondition,
+    Resource,
+};
 use factory::deploy::{self, DeleteMachine, DeleteMachineInput, Deploy, DeployInput};
 use factory::import::{ImportSource, Imported};
 use factory::pipeline::{self, BuildRun, TemplateProblem};
@@ -15,11 +18,12 @@ use factory::replicate::{Copy, RegionResult, replication_status};
 use factory::{Factory, FactoryError, FactoryOptions, Spread};
 use jobs::{JobKind, Jobs, Runner, RunnerBuilder, StepError, StepHandle};
 use serde_json::{Map, Value};
+use tokio::task::JoinSet;
 use wire::compute::PublishingProfile;
 use wire::promotion::PromotionProperties;
 use wire::{ArmError, ArmErrorBody, ErrorCode, Location, ResourceId, ResourceType, TenantId};
 
-use crate::engine::{self, Engine, EngineError, EngineParts};
+use crate::engine::{self, Engine, EngineError, EngineParts, JobsRun};
 use crate::errors;
 use crate::resources::tenancy::{self, REGION};
 use crate::work::{Begun, Work};
@@ -28,11 +32,14 @@ use crate::work::{Begun, Work};
 const STOP_GRACE: Duration = Duration::from_secs(20);
 /// Regions of one installation.
 const REGIONS_MAX: usize = 1000;
+/// The longest between two looks for regions that other servers made.
+const REGIONS_LOOK: Duration = Duration::from_secs(5);
 
 struct Production {
     factory: Arc<Factory>,
     runner: Runner,
     work: Arc<FactoryWork>,
+    followers: JoinSet<()>,
 }
 
 struct FactoryWork {
@@ -53,6 +60,7 @@ pub async fn engine(parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> 
         catalog,
         installation,
         blobs,
+        jobs,
     } = parts;
     let factory = Factory::open(FactoryOptions {
         data,
@@ -68,27 +76,99 @@ pub async fn engine(parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> 
     work.define_kept_regions(installation.tenant)
         .await
         .map_err(|error| fault("open the regions")(error.into()))?;
+    let mut followers = JoinSet::new();
+    if catalog.is_shared() {
+        let (catalog, work) = (Arc::clone(&catalog), Arc::clone(&work));
+        followers.spawn(follow_regions(catalog, work, installation.tenant));
+    }
+    let mut builder = RunnerBuilder::new(catalog.clone(), catalog.clone());
+    let runner = match jobs {
+        JobsRun::Elsewhere => builder.build(),
+        JobsRun::Here => {
+            take_over(&factory, &*catalog, &server).await?;
+            builder.server(server);
+            factory.register(&mut builder);
+            engine::register(&mut builder, catalog, work.clone(), blobs);
+            builder.start()
+        }
+    };
+    Ok(Box::new(Production {
+        factory,
+        runner,
+        work,
+        followers,
+    }))
+}
+
+/// What an earlier start of this server left: its jobs and its machines.
+async fn take_over(
+    factory: &Arc<Factory>,
+    jobs: &dyn Backend,
+    server: &str,
+) -> Result<(), EngineError> {
     // The data folder's lock is held, so whoever held a lease in its name is dead. Other servers on the same
     // database keep theirs.
-    let orphans = JobStore::end_leases(&*catalog, &server)
+    let orphans = jobs
+        .end_leases(server)
         .await
         .map_err(|error| fault("take over the jobs of an earlier start")(error.into()))?;
     tracing::info!(orphans, "jobs of an earlier start");
-    let mut builder = RunnerBuilder::new(catalog.clone(), catalog.clone());
-    builder.server(server);
-    factory.register(&mut builder);
-    engine::register(&mut builder, catalog, work.clone(), blobs);
     let adopted = factory
         .adopt_machines()
         .await
         .map_err(|error| fault("look after the machines")(error.into()))?;
     tracing::info!(?adopted, "machines of an earlier start");
-    let runner = builder.start();
-    Ok(Box::new(Production {
-        factory,
-        runner,
-        work,
-    }))
+    Ok(())
+}
+
+/// Opens the regions that other servers on the same database make. It ends by being dropped.
+async fn follow_regions(catalog: Arc<dyn Backend>, work: Arc<FactoryWork>, tenant: TenantId) {
+    let mut wakeups = catalog.wakeups();
+    let mut seen = None;
+    loop {
+        match regions_changed(&*catalog, &mut seen).await {
+            Ok(false) => {
+                // The hint may be lost; the next look finds what it was about.
+                let _ = tokio::time::timeout(REGIONS_LOOK, wakeups.changed()).await;
+                continue;
+            }
+            Ok(true) => {}
+            Err(error) => {
+                let error: &(dyn std::error::Error + 'static) = &error;
+                tracing::warn!(
+                    error = errors::chain(error),
+                    "new regions cannot be looked for"
+                );
+                tokio::time::sleep(REGIONS_LOOK).await;
+                continue;
+            }
+        }
+        if let Err(error) = work.define_kept_regions(tenant).await {
+            let error: &(dyn std::error::Error + 'static) = &error;
+            tracing::warn!(error = errors::chain(error), "regions cannot be read");
+            seen = None;
+        }
+    }
+}
+
+/// Whether a region may have changed since the change that was `seen`, which moves on.
+async fn regions_changed(feed: &dyn Backend, seen: &mut Option<u64>) -> Result<bool, CatalogError> {
+    let Some(after) = *seen else {
+        *seen = Some(feed.latest_change().await?);
+        return Ok(true);
+    };
+    match feed.changes_after(after, CHANGES_MAX).await? {
+        Changes::Lost { latest } => {
+            *seen = Some(latest);
+            Ok(true)
+        }
+        Changes::Next(changes) => {
+            let region = |change: &Change| change.id.resource_type().is(REGION);
+            let changed = changes.iter().any(region);
+            *seen = changes.last().map(|change| change.seq).or(*seen);
+            Ok(changed)
+        }
+    }
 }
 
 #[async_trait]
@@ -106,7 +186,8 @@ impl Engine for Production {
         format!("{:?}: {}", acceleration.accel, acceleration.why)
     }
 
-    async fn stop(self: Box<Self>) {
+    async fn stop(mut self: Box<Self>) {
+        self.followers.shutdown().await;
         self.runner.stop(STOP_GRACE).await;
     }
 }

@@ -158,6 +158,7 @@ pub async fn start_with(
         catalog: Arc::clone(&catalog),
         installation,
         blobs: blobs.clone(),
+        jobs: settings.jobs,
     })
     .await?;
     let comply = policies_of(&catalog);

@@ -109,6 +109,7 @@ impl PostgresCatalog {
 #[async_trait]
 impl Engine for PostgresEngine {
     type Db = Postgres;
+    const SHARED: bool = true;
 
     async fn reader(&self) -> sqlx::Result<PoolConnection<Postgres>> {
         self.pool.acquire().await

@@ -43,6 +43,8 @@ const TRY_PAUSE: Duration = Duration::from_millis(5);
 #[async_trait]
 pub trait Engine: Clone + Send + Sync + 'static {
     type Db: Database<Connection: Connection>;
+    /// Whether other processes may read and write it, too.
+    const SHARED: bool;
 
     async fn reader(&self) -> sqlx::Result<PoolConnection<Self::Db>>;
     /// Begins a transaction that may write.
@@ -71,6 +73,10 @@ type Tx<E> = Transaction<'static, <E as Engine>::Db>;
 
 #[async_trait]
 impl<E: Engine> Backend for SqlCatalog<E> {
+    fn is_shared(&self) -> bool {
+        E::SHARED
+    }
+
     async fn close(&self) {
         SqlCatalog::close(self).await;
     }

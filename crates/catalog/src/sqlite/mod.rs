@@ -42,6 +42,7 @@ pub struct SqliteEngine {
 #[async_trait]
 impl Engine for SqliteEngine {
     type Db = Sqlite;
+    const SHARED: bool = false;
 
     async fn reader(&self) -> sqlx::Result<PoolConnection<Sqlite>> {
         self.readers.acquire().await
