@@ -61,8 +61,13 @@ pub fn after(client: &Client, wanted: &Wanted, newer: &str) -> Result<Verdict> {
     }
     let version = client.json(&["version", "show", &format!("{RELEASED}/{newer}")], &step)?;
     let visible = text(&version["systemData"]["createdAt"]);
+    let machine = client.json(&["vm", "show", wanted.name], &step)?;
+    let made = text(&machine["systemData"]["createdAt"]);
+    // One that was made after `--stop`, from the older version, did not wait for the newer one.
+    let was_there = !made.is_empty() && between(&made, &visible)? >= 0;
+    let milliseconds = between(&visible, &verdict.since)?;
     let verdict = Verdict {
-        milliseconds: Some(between(&visible, &verdict.since)?),
+        milliseconds: was_there.then_some(milliseconds),
         reason,
         ..verdict
     };
