@@ -25,7 +25,7 @@ pub trait PolicyStates: Send + Sync {
         after: Option<&StateKey>,
         limit: usize,
     ) -> Result<Vec<StoredState>>;
-    /// All of them or none; each becomes an event at `at`, too.
+    /// All of them or none. Each that changes what was stored, but for its time, becomes an event at `at`, too.
     async fn write_policy_states(
         &self,
         permit: &Permit,

@@ -22,7 +22,7 @@ pub use place::{Place, PlaceError};
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{CatalogError, Fault, Result};
-use crate::sql::{Engine, SqlCatalog};
+use crate::sql::{Engine, SqlCatalog, Turn};
 
 /// Connections of one server, beside the one that listens. PostgreSQL allows 100 in all if nothing else is said.
 const CONNECTIONS_MAX: u32 = 20;
@@ -43,8 +43,8 @@ const SESSION: [(&str, &str); 6] = [
 ];
 /// `server_version_num` of the oldest that the migrations and statements were written for.
 const SERVER_VERSION_MIN: i32 = 130_000;
-/// Of those who change what sign-in reads; a number that nobody else is likely to use in this database.
-const DIRECTORY_LOCK: i64 = 0x0062_756c_6c69_6f6e;
+/// The first half of our advisory locks; a number that nobody else is likely to use in this database.
+const TURNS: i32 = 0x6275_6c6c;
 /// Where processes tell each other that resources were written.
 const CHANNEL: &str = "bullion_changes";
 /// Between tries to listen again after the connection was lost.
@@ -122,9 +122,18 @@ impl Engine for PostgresEngine {
             .await
     }
 
-    async fn lock_directory(&self, tx: &mut Transaction<'static, Postgres>) -> sqlx::Result<()> {
-        sqlx::query("select pg_advisory_xact_lock($1)")
-            .bind(DIRECTORY_LOCK)
+    async fn take_turn(
+        &self,
+        tx: &mut Transaction<'static, Postgres>,
+        turn: Turn,
+    ) -> sqlx::Result<()> {
+        let turn = match turn {
+            Turn::Directory => 1,
+            Turn::PolicyStates => 2,
+        };
+        sqlx::query("select pg_advisory_xact_lock($1, $2)")
+            .bind(TURNS)
+            .bind(turn)
             .execute(&mut **tx)
             .await
             .map(drop)

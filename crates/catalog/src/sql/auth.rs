@@ -10,8 +10,8 @@ use wire::{AppId, PrincipalId, ResourceId, SubscriptionId, TenantId};
 
 use super::resources::check_write;
 use super::{
-    Connection, Engine, SqlCatalog, again, commit, failed, query, query_as, query_scalar, records,
-    rows,
+    Connection, Engine, SqlCatalog, Turn, again, commit, failed, query, query_as, query_scalar,
+    records, rows,
 };
 use crate::auth::{
     ApplicationRecord, Audience, AuthStore, CREDENTIALS_MAX, Credential, GRANTS_MAX, Installation,
@@ -32,7 +32,7 @@ impl<E: Engine> AuthStore for SqlCatalog<E> {
         const OPERATION: &str = "install";
         again!({
             let mut tx = self.write(OPERATION).await?;
-            self.lock_directory(&mut tx).await?;
+            self.take_turn(&mut tx, Turn::Directory).await?;
             if records::installation(&mut tx).await?.is_some() {
                 return Err(CatalogError::Installed);
             }
@@ -253,7 +253,7 @@ impl<E: Engine> AuthStore for SqlCatalog<E> {
         const OPERATION: &str = "add a secret";
         check_write(permit)?;
         let mut tx = self.write(OPERATION).await?;
-        self.lock_directory(&mut tx).await?;
+        self.take_turn(&mut tx, Turn::Directory).await?;
         let app = application_at(&mut tx, permit).await?;
         add_secret_in(&mut tx, app, &secret).await?;
         commit(tx, OPERATION).await

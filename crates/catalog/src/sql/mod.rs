@@ -49,14 +49,26 @@ pub trait Engine: Clone + Send + Sync + 'static {
     async fn reader(&self) -> sqlx::Result<PoolConnection<Self::Db>>;
     /// Begins a transaction that may write.
     async fn begin(&self) -> sqlx::Result<Transaction<'static, Self::Db>>;
-    /// Lets one transaction at a time go on from here: for the few writes that touch who may sign in.
-    async fn lock_directory(&self, tx: &mut Transaction<'static, Self::Db>) -> sqlx::Result<()>;
+    /// Lets one transaction at a time go on from here to its end.
+    async fn take_turn(
+        &self,
+        tx: &mut Transaction<'static, Self::Db>,
+        turn: Turn,
+    ) -> sqlx::Result<()>;
     /// Gives the changes committed so far their numbers, if writing did not.
     async fn number_changes(&self) -> sqlx::Result<()>;
     /// Tells the other processes on this database that resources were written. A hint; may be lost.
     fn tell_others(&self);
     /// Waits for operations under way and lets go of the database.
     async fn close(&self);
+}
+
+/// Writes that look at rows of others to decide, and so come one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Who may sign in.
+    Directory,
+    PolicyStates,
 }
 
 /// The catalog in a SQL database: [`crate::Catalog`], [`crate::AuthStore`], [`crate::JobStore`],
@@ -95,6 +107,11 @@ impl<E: Engine> SqlCatalog<E> {
     /// Starts the one transaction that a write consists of.
     async fn write(&self, operation: &'static str) -> Result<Tx<E>> {
         self.engine.begin().await.map_err(failed(operation))
+    }
+
+    async fn take_turn(&self, tx: &mut Tx<E>, turn: Turn) -> Result<()> {
+        let taken = self.engine.take_turn(tx, turn).await;
+        taken.map_err(failed("wait for another writer"))
     }
 
     /// Ends a transaction that wrote resources, and wakes whoever follows them.

@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use sqlx::FromRow;
 
 use super::resources::check_write;
-use super::{Connection, Engine, Sql, SqlCatalog, again, commit, failed, query, query_as, rows};
+use super::{
+    Connection, Engine, Sql, SqlCatalog, Turn, again, commit, failed, query, query_as, rows,
+};
 use crate::error::{CatalogError, Result};
 use crate::policy_states::{
     POLICY_STATES_MAX, PolicyState, PolicyStates, REASON_CHARS_MAX, StateEvent, StateKey,
@@ -98,6 +100,8 @@ impl<E: Engine> PolicyStates for SqlCatalog<E> {
         let tenant = permit.tenant().to_string();
         again!({
             let mut tx = self.write(OPERATION).await?;
+            // Two servers that judge the same change come one after the other, so that it is told once.
+            self.take_turn(&mut tx, Turn::PolicyStates).await?;
             put_all(&mut tx, &tenant, at, &put).await?;
             end_all(&mut tx, &tenant, at, &ended).await?;
             commit(tx, OPERATION).await
@@ -185,6 +189,7 @@ async fn put_all(
         return Ok(());
     }
     let rows = rows::to_json("states of one write", put, ROWS_BYTES_MAX)?;
+    note(tx, tenant, at, &rows).await?;
     query(Sql::of(
         "insert into policy_states (tenant, resource_key, assignment_key, reference_key, resource, assignment,
                                     reference, state, since, reason)
@@ -205,10 +210,10 @@ async fn put_all(
     ))
     .bind(tenant)
     .bind(&rows)
-    .execute(&mut *tx)
+    .execute(tx)
     .await
-    .map_err(failed(OPERATION))?;
-    note(tx, tenant, at, &rows).await
+    .map(drop)
+    .map_err(failed(OPERATION))
 }
 
 async fn end_all(
@@ -222,6 +227,7 @@ async fn end_all(
         return Ok(());
     }
     let rows = rows::to_json("states of one write", ended, ROWS_BYTES_MAX)?;
+    note(tx, tenant, at, &rows).await?;
     query(Sql::of(
         "delete from policy_states where (tenant, resource_key, assignment_key, reference_key) in
              (select $1, value ->> 'rk', value ->> 'ak', value ->> 'fk' from json_each($2))",
@@ -230,20 +236,32 @@ async fn end_all(
     ))
     .bind(tenant)
     .bind(&rows)
-    .execute(&mut *tx)
+    .execute(tx)
     .await
-    .map_err(failed(OPERATION))?;
-    note(tx, tenant, at, &rows).await
+    .map(drop)
+    .map_err(failed(OPERATION))
 }
 
+/// Before the rows are written: only what they change is an event.
 async fn note(tx: &mut impl Connection, tenant: &str, at: Timestamp, rows: &str) -> Result<()> {
     query(Sql::of(
         "insert into policy_events (tenant, at, resource_key, resource, assignment, reference, state, reason)
          select $1, $2, value ->> 'rk', value ->> 'r', value ->> 'a', value ->> 'f', value ->> 's', value ->> 'w'
-         from json_each($3)",
+         from json_each($3)
+         where (value ->> 's' is null) = exists (
+             select 1 from policy_states
+             where tenant = $1 and resource_key = value ->> 'rk' and assignment_key = value ->> 'ak'
+               and reference_key = value ->> 'fk' and (value ->> 's' is null
+                   or (state = value ->> 's' and reason is not distinct from value ->> 'w')))",
         "insert into policy_events (tenant, at, resource_key, resource, assignment, reference, state, reason)
          select $1, $2, value ->> 'rk', value ->> 'r', value ->> 'a', value ->> 'f', value ->> 's', value ->> 'w'
-         from json_array_elements($3::json) with ordinality as rows (value, n) order by n",
+         from json_array_elements($3::json) with ordinality as rows (value, n)
+         where (value ->> 's' is null) = exists (
+             select 1 from policy_states
+             where tenant = $1 and resource_key = value ->> 'rk' and assignment_key = value ->> 'ak'
+               and reference_key = value ->> 'fk' and (value ->> 's' is null
+                   or (state = value ->> 's' and reason is not distinct from value ->> 'w')))
+         order by n",
     ))
     .bind(tenant)
     .bind(rows::micros(at))

@@ -6,7 +6,7 @@ use wire::{ResourceId, ResourceType, TenantId};
 
 use super::rows::{self, ResourceRow};
 use super::{
-    Connection, Engine, Sql, SqlCatalog, Tx, again, failed, overtaken, query, query_as,
+    Connection, Engine, Sql, SqlCatalog, Turn, Tx, again, failed, overtaken, query, query_as,
     query_scalar, records,
 };
 use crate::auth::Record;
@@ -217,13 +217,8 @@ impl<E: Engine> SqlCatalog<E> {
     pub(super) async fn order(&self, tx: &mut Tx<E>, record: &Record) -> Result<()> {
         match record {
             Record::Plain | Record::RoleAssignment(_) => Ok(()),
-            _ => self.lock_directory(tx).await,
+            _ => self.take_turn(tx, Turn::Directory).await,
         }
-    }
-
-    pub(super) async fn lock_directory(&self, tx: &mut Tx<E>) -> Result<()> {
-        let locked = self.engine.lock_directory(tx).await;
-        locked.map_err(failed("wait for other changes of the directory"))
     }
 
     /// The resource at the permit's scope, if it may be deleted under this precondition.
@@ -236,7 +231,7 @@ impl<E: Engine> SqlCatalog<E> {
         check_write(permit)?;
         let id = permit.scope();
         if records::needs_record(&id.resource_type()) {
-            self.lock_directory(tx).await?;
+            self.take_turn(tx, Turn::Directory).await?;
         }
         let row = hold(&mut **tx, permit.tenant(), id, REMOVE_ROW).await?;
         let row = row.ok_or_else(|| CatalogError::NotFound { id: id.clone() })?;

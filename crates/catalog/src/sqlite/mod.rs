@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{CatalogError, Fault, Result};
-use crate::sql::{Engine, SqlCatalog};
+use crate::sql::{Engine, SqlCatalog, Turn};
 
 /// Readers beside the one writer.
 const READERS: u32 = 4;
@@ -53,7 +53,7 @@ impl Engine for SqliteEngine {
     }
 
     /// There is one writer anyway.
-    async fn lock_directory(&self, _: &mut Transaction<'static, Sqlite>) -> sqlx::Result<()> {
+    async fn take_turn(&self, _: &mut Transaction<'static, Sqlite>, _: Turn) -> sqlx::Result<()> {
         Ok(())
     }
 

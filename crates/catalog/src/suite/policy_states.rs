@@ -85,6 +85,13 @@ async fn states_are_replaced_and_ended<B: Backend>(world: &World<B>) {
     );
     assert_eq!(now[0].reason, None);
 
+    // What is as it was is no event, and neither is the end of nothing.
+    write(
+        world,
+        &[StateWrite::Put(good.clone()), StateWrite::End(two.clone())],
+    )
+    .await;
+
     let permit = system(&world.id(""), world.tenant);
     let events = async |from, after| {
         let found = world

@@ -3,6 +3,7 @@
 mod feed;
 mod jobs;
 mod races;
+mod states;
 
 use std::sync::Arc;
 
