@@ -178,6 +178,18 @@ async fn states_are_asked_as_azures_clients_ask() {
         body["value"][0]["complianceState"] == "Exempt"
     })
     .await;
+
+    // What was before is told by `default`, in its range.
+    let history = one.replace("/latest/", "/default/");
+    until(&site, "POST", &history, |body| {
+        let records = body["value"].as_array().unwrap();
+        let mut states: Vec<_> = records.iter().map(|one| &one["complianceState"]).collect();
+        states.sort_by_key(|state| state.to_string());
+        states == ["Exempt", "NonCompliant"]
+    })
+    .await;
+    let earlier = "$from=2020-01-01T00:00:00Z&$to=2020-01-02T00:00:00Z";
+    assert_eq!(count(&format!("{history}&{earlier}")).await, 0);
     assert_eq!(site.delete(&assignment).await.status, 200);
     until(&site, "POST", &all, |body| body["@odata.count"] == 0).await;
 }

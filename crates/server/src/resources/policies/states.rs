@@ -1,9 +1,10 @@
 //! `Microsoft.PolicyInsights/policyStates`: the state of every resource under every assignment, asked with OData.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use comply::{StateQuery, StateRecord, Summary};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use wire::odata::{OptionError, Query, Texts};
 use wire::{ArmError, ErrorCode, ResourceId};
@@ -19,6 +20,8 @@ const PAGE_DEFAULT: usize = 1_000;
 const READ_AT_ONCE: usize = 2_000;
 /// Records that one question over all of them may touch: about half a gigabyte of JSON.
 const TOUCHED_MAX: usize = 250_000;
+/// How far back `default` looks where the client does not say; Azure's.
+const HISTORY_DEFAULT: SignedDuration = SignedDuration::from_hours(24);
 
 /// What a record may have; other names in a query are mistakes.
 const MEMBERS: [&str; 33] = [
@@ -57,8 +60,39 @@ const MEMBERS: [&str; 33] = [
     "policyEvaluationDetails",
 ];
 
+/// The two views that Azure has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum View {
+    /// The states as they are.
+    Latest,
+    /// These, and those that changed from `$from` to `$to`.
+    Default,
+}
+
+impl View {
+    fn of(call: &Call) -> Result<View, ArmError> {
+        let found = [View::Latest, View::Default]
+            .into_iter()
+            .find(|view| call.id.name().eq_ignore_ascii_case(view.name()));
+        found.ok_or_else(|| {
+            errors::invalid(
+                "policyStatesResource",
+                "The policy states are 'latest' or 'default'.",
+            )
+        })
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            View::Latest => "latest",
+            View::Default => "default",
+        }
+    }
+}
+
 /// One question: whose records, and what of them.
 struct Asked {
+    view: View,
     states: StateQuery,
     /// The definition or initiative that the path names. Its id may be built in or of a group above.
     policy: Option<(bool, String)>,
@@ -100,6 +134,7 @@ fn asked(call: &Call) -> Result<Asked, ArmError> {
         }
     }
     Ok(Asked {
+        view: View::of(call)?,
         states,
         policy,
         from: time("$from")?,
@@ -116,20 +151,6 @@ fn refused(error: &OptionError) -> ArmError {
         _ => ErrorCode::BadRequest,
     };
     ArmError::new(code, message).with_target(*option)
-}
-
-/// `latest` and `default` are the views that Azure has.
-fn view(call: &Call) -> Result<&'static str, ArmError> {
-    let views = ["latest", "default"];
-    let found = views
-        .iter()
-        .find(|view| call.id.name().eq_ignore_ascii_case(view));
-    found.copied().ok_or_else(|| {
-        errors::invalid(
-            "policyStatesResource",
-            "The policy states are 'latest' or 'default'.",
-        )
-    })
 }
 
 impl Asked {
@@ -157,21 +178,50 @@ impl Asked {
             let page = server.comply.states(&call.permit, &query).await;
             let page = page.map_err(|error| failed("reading policy states", error))?;
             touched += page.records.len();
-            if touched > TOUCHED_MAX {
-                let message = format!(
-                    "The question touches more than {TOUCHED_MAX} records. Ask at a narrower scope, or \
-                     without $apply and $orderby."
-                );
-                return Err(ArmError::new(ErrorCode::OperationNotAllowed, message));
-            }
-            found.extend(
-                page.records
-                    .into_iter()
-                    .filter(|one| self.takes(one) && self.fits(one)),
-            );
+            bounded(touched)?;
+            let records = page.records.into_iter();
+            found.extend(records.filter(|one| self.takes(one) && self.fits(one)));
             match page.next {
                 Some(next) => query.after = Some(next),
-                None => return Ok(found),
+                None => break,
+            }
+        }
+        if self.view == View::Default {
+            self.add_history(server, call, &mut found).await?;
+        }
+        Ok(found)
+    }
+
+    /// What changed in the range, besides the states that still hold.
+    async fn add_history(
+        &self,
+        server: &Server,
+        call: &Call,
+        found: &mut Vec<StateRecord>,
+    ) -> Result<(), ArmError> {
+        let to = self.to.unwrap_or_else(Timestamp::now);
+        let from = self
+            .from
+            .unwrap_or_else(|| to.saturating_sub(HISTORY_DEFAULT).unwrap_or(Timestamp::MIN));
+        let mut known: HashSet<_> = found.iter().map(change).collect();
+        let mut query = StateQuery {
+            limit: READ_AT_ONCE,
+            ..self.states.clone()
+        };
+        let mut touched = found.len();
+        loop {
+            let page = server.comply.history(&call.permit, &query, from, to).await;
+            let page = page.map_err(|error| failed("reading how policy states changed", error))?;
+            touched += page.records.len();
+            bounded(touched)?;
+            for record in page.records {
+                if self.takes(&record) && self.fits(&record) && known.insert(change(&record)) {
+                    found.push(record);
+                }
+            }
+            match page.next {
+                Some(next) => query.after = Some(next),
+                None => return Ok(()),
             }
         }
     }
@@ -182,16 +232,39 @@ impl Asked {
     }
 }
 
+/// What tells one change of state from another. History is kept in microseconds.
+fn change(record: &StateRecord) -> (String, String, String, i64) {
+    (
+        record.resource_id.to_lowercase(),
+        record.policy_assignment_id.to_lowercase(),
+        record.policy_definition_reference_id.to_lowercase(),
+        record.since.as_microsecond(),
+    )
+}
+
+fn bounded(touched: usize) -> Result<(), ArmError> {
+    if touched <= TOUCHED_MAX {
+        return Ok(());
+    }
+    let message = format!(
+        "The question touches more than {TOUCHED_MAX} records. Ask at a narrower scope, or without \
+         $apply and $orderby."
+    );
+    Err(ArmError::new(ErrorCode::OperationNotAllowed, message))
+}
+
 fn json(record: &StateRecord) -> Value {
     // Names, texts and JSON: there is nothing in a record that JSON cannot hold.
     serde_json::to_value(record).unwrap_or_default()
 }
 
 pub async fn query(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
-    let view = view(&call)?;
     let asked = asked(&call)?;
+    let view = asked.view.name();
     let top = asked.odata.top.unwrap_or(PAGE_DEFAULT).min(TOUCHED_MAX);
-    let whole = !asked.odata.apply.is_empty() || !asked.odata.order.is_empty();
+    let whole = asked.view == View::Default
+        || !asked.odata.apply.is_empty()
+        || !asked.odata.order.is_empty();
     let (records, next) = match whole {
         true => {
             let all = asked.all(&server, &call).await?;
@@ -273,9 +346,10 @@ fn context(call: &Call, view: &str) -> String {
 }
 
 pub async fn summarize(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
-    let view = view(&call)?;
     let asked = asked(&call)?;
-    let plain = asked.policy.is_none()
+    let view = asked.view.name();
+    let plain = asked.view == View::Latest
+        && asked.policy.is_none()
         && asked.odata.filter.is_none()
         && asked.from.is_none()
         && asked.to.is_none();
