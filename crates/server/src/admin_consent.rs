@@ -130,12 +130,6 @@ async fn wanted(
             format!("Tenant '{tenant}' not found."),
         ));
     };
-    let missing = |name: &str| {
-        Refusal::new(
-            900_144,
-            format!("The request must contain the following parameter: '{name}'."),
-        )
-    };
     let client = get("client_id").ok_or_else(|| missing("client_id"))?;
     let unknown = || {
         Refusal::new(
@@ -160,25 +154,7 @@ async fn wanted(
             "The 'response_type' must be 'code': this page is for an administrator's consent.",
         ));
     }
-    let redirect = match get("redirect_uri") {
-        Some(redirect) => redirect,
-        None if flow == Flow::AdminConsent => {
-            let first = application.redirects.first();
-            first.cloned().ok_or_else(|| missing("redirect_uri"))?
-        }
-        None => return Err(missing("redirect_uri")),
-    };
-    if !application.redirects.contains(&redirect) {
-        let shown: String = redirect.chars().take(200).collect();
-        return Err(Refusal::new(
-            50_011,
-            format!(
-                "The redirect URI '{shown}' specified in the request does not match the redirect URIs \
-                 configured for the application '{app}' (redirectUris)."
-            ),
-        ));
-    }
-    let redirect_text = redirect;
+    let redirect_text = redirect(flow, &application, get)?;
     let redirect = Url::parse(&redirect_text)
         .map_err(|_| Refusal::new(50_011, "The redirect URI is not a URI."))?;
     let state = get("state").filter(|state| !state.is_empty());
@@ -195,6 +171,41 @@ async fn wanted(
         redirect_text,
         state,
     })
+}
+
+fn missing(name: &str) -> Refusal {
+    Refusal::new(
+        900_144,
+        format!("The request must contain the following parameter: '{name}'."),
+    )
+}
+
+/// Where the browser is sent afterwards: nowhere that the application has not named.
+fn redirect(
+    flow: Flow,
+    application: &ApplicationRecord,
+    get: &impl Fn(&str) -> Option<String>,
+) -> Result<String, Refusal> {
+    let redirect = match get("redirect_uri") {
+        Some(redirect) => redirect,
+        None if flow == Flow::AdminConsent => {
+            let first = application.redirects.first();
+            first.cloned().ok_or_else(|| missing("redirect_uri"))?
+        }
+        None => return Err(missing("redirect_uri")),
+    };
+    if !application.redirects.contains(&redirect) {
+        let shown: String = redirect.chars().take(200).collect();
+        return Err(Refusal::new(
+            50_011,
+            format!(
+                "The redirect URI '{shown}' specified in the request does not match the redirect URIs \
+                 configured for the application '{}' (redirectUris).",
+                application.app
+            ),
+        ));
+    }
+    Ok(redirect)
 }
 
 /// The form, with a fresh mark that the browser has to bring back in both ways.

@@ -3,7 +3,7 @@
 //! The rules of each are `access`'s; this module finds the credential, the issuer's keys and whether it was used before.
 
 use access::{
-    AssertionError, Certificate, Federation, JWT_BEARER, TokenKeys, peek, verify_federated,
+    AssertionError, Certificate, Federation, JWT_BEARER, Peek, TokenKeys, peek, verify_federated,
     verify_signed,
 };
 use catalog::Credential;
@@ -38,17 +38,18 @@ pub enum Outcome {
     Refused(Refused),
 }
 
+fn refused(code: u32, message: &str) -> Result<Outcome, ArmError> {
+    Ok(Outcome::Refused(Refused {
+        code,
+        message: message.to_string(),
+    }))
+}
+
 pub async fn check(
     server: &Server,
     base: &Base,
     presented: &Presented<'_>,
 ) -> Result<Outcome, ArmError> {
-    let refused = |code, message: &str| {
-        Ok(Outcome::Refused(Refused {
-            code,
-            message: message.to_string(),
-        }))
-    };
     if presented.kind != JWT_BEARER {
         return refused(
             50027,
@@ -66,8 +67,18 @@ pub async fn check(
     if said.issuer.eq_ignore_ascii_case(&presented.app.to_string()) {
         return signed(server, base, presented, &credentials).await;
     }
+    federated(server, presented, &said, &credentials).await
+}
+
+/// By what an outside issuer says of the one who presents it.
+async fn federated(
+    server: &Server,
+    presented: &Presented<'_>,
+    said: &Peek,
+    credentials: &[Credential],
+) -> Result<Outcome, ArmError> {
     let mut last = None;
-    for credential in &credentials {
+    for credential in credentials {
         let Credential::Federated {
             issuer,
             subject,

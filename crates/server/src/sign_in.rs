@@ -193,6 +193,25 @@ async fn issue(
     let Some(principal) = principal else {
         return Err(unknown_app().into());
     };
+    proved(server, base, tenant, app, proof, &audience).await?;
+    let identity = Identity {
+        tenant,
+        principal,
+        app,
+    };
+    let token = server.issue_token(base.as_str(), identity, &audience, version)?;
+    Ok(answer(&token, LIFETIME_SECONDS, &audience, version))
+}
+
+/// Whether the client is who it says.
+async fn proved(
+    server: &Server,
+    base: &Base,
+    tenant: TenantId,
+    app: AppId,
+    proof: Proof,
+    audience: &str,
+) -> Result<(), Failure> {
     match proof {
         Proof::None => {
             let message = "'client_assertion', 'client_secret' or 'request' is required for the \
@@ -201,7 +220,7 @@ async fn issue(
         }
         Proof::Secret(secret) => {
             if !server.secret_fits(app, secret).await? {
-                return Err(wrong_secret(&client).into());
+                return Err(wrong_secret(app).into());
             }
         }
         Proof::Assertion { kind, assertion } => {
@@ -210,7 +229,7 @@ async fn issue(
                 assertion: &assertion,
                 tenant,
                 app,
-                resource: &audience,
+                resource: audience,
             };
             if let assertions::Outcome::Refused(refused) =
                 assertions::check(server, base, &presented).await?
@@ -219,13 +238,7 @@ async fn issue(
             }
         }
     }
-    let identity = Identity {
-        tenant,
-        principal,
-        app,
-    };
-    let token = server.issue_token(base.as_str(), identity, &audience, version)?;
-    Ok(answer(&token, LIFETIME_SECONDS, &audience, version))
+    Ok(())
 }
 
 /// A tenant by its id. Names are no part of sign-in: they may change, tokens must not follow them.
@@ -236,7 +249,7 @@ pub async fn find_tenant(server: &Server, text: &str) -> Result<Option<TenantId>
     }
 }
 
-fn wrong_secret(client: &str) -> Refusal {
+fn wrong_secret(client: AppId) -> Refusal {
     Refusal::client(
         7_000_215,
         format!(
