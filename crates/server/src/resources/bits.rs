@@ -52,6 +52,25 @@ pub fn given(body: &Value, places: &[Place]) -> Vec<(String, &'static str)> {
     places.iter().filter_map(text).collect()
 }
 
+/// What a body names: resources at `resources`, and a VHD at `vhd`, that of a storage account where one is said.
+pub fn sources(
+    body: &Value,
+    resources: &[Place],
+    vhd: Place,
+    account: Option<&str>,
+) -> Vec<Source> {
+    let resource = |(id, target)| Source::Resource { id, target };
+    let of_uri = |(uri, target)| Source::Vhd {
+        uri,
+        account: account.map(str::to_string),
+        target,
+    };
+    let named = given(body, resources).into_iter().map(resource);
+    named
+        .chain(given(body, &[vhd]).into_iter().map(of_uri))
+        .collect()
+}
+
 /// The right that using a resource's bits takes.
 fn action(id: &str) -> &'static str {
     let kind = ResourceId::parse(id).map(|id| id.resource_type());

@@ -93,19 +93,8 @@ impl CreateOption {
 }
 
 fn sources(body: &Value) -> Vec<Source> {
-    let resource = |(id, target)| Source::Resource { id, target };
-    let account = body
-        .pointer(ACCOUNT)
-        .and_then(Value::as_str)
-        .map(str::to_string);
-    let vhd = |(uri, target)| Source::Vhd {
-        uri,
-        account: account.clone(),
-        target,
-    };
-    let resources = bits::given(body, &SOURCES).into_iter().map(resource);
-    let vhds = bits::given(body, &[URI]).into_iter().map(vhd);
-    resources.chain(vhds).collect()
+    let account = body.pointer(ACCOUNT).and_then(Value::as_str);
+    bits::sources(body, &SOURCES, URI, account)
 }
 
 pub fn links(body: &Value) -> Vec<Link> {

@@ -40,15 +40,7 @@ const URI: Place = (
 const KEPT: [&str; 3] = ["storageProfile", "sourceVirtualMachine", "hyperVGeneration"];
 
 fn sources(body: &Value) -> Vec<Source> {
-    let resource = |(id, target)| Source::Resource { id, target };
-    let vhd = |(uri, target)| Source::Vhd {
-        uri,
-        account: None,
-        target,
-    };
-    let resources = bits::given(body, &SOURCES).into_iter().map(resource);
-    let vhds = bits::given(body, &[URI]).into_iter().map(vhd);
-    resources.chain(vhds).collect()
+    bits::sources(body, &SOURCES, URI, None)
 }
 
 pub fn links(body: &Value) -> Vec<Link> {
