@@ -28,8 +28,6 @@ const CASCADE_PAGES_MAX: usize = 1000;
 pub enum WriteKind {
     Create,
     Update,
-    /// Changes nothing but tags: only policies that look at tags have a say.
-    UpdateTags,
     Delete,
 }
 
@@ -117,7 +115,6 @@ impl Comply {
                 }
             }
             WriteKind::Create | WriteKind::Update => asked.ask(Act::Write),
-            WriteKind::UpdateTags => asked.ask(Act::WriteTags),
         }
         let mut resource = asked.subject.value;
         if let Value::Object(object) = &mut resource {
