@@ -25,8 +25,8 @@ pub use assertion::{
 };
 pub use identity::{Caller, Identity};
 pub use permit::{
-    Forbidden, Link, Permit, SystemReason, Visible, authorize, authorize_link, authorize_list,
-    authorize_own,
+    Forbidden, Link, Origin, Permit, SystemReason, Visible, authorize, authorize_link,
+    authorize_list, authorize_own,
 };
 pub use role::{
     Assignment, Grants, RoleDefinition, RoleId, RolePermission, built_in_role, built_in_roles,

@@ -3,9 +3,26 @@
 //!
 //! Decided before anything is looked up, so that a caller without rights learns nothing about what exists.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use uuid::Uuid;
 use wire::{ArmError, ErrorCode, ResourceId, TenantId};
 
 use crate::{Action, Grants, Identity};
+
+/// The request that a permit was given for, for the activity log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Where the caller's connection comes from; none inside the process.
+    pub address: Option<IpAddr>,
+    /// One for each request.
+    pub request: Uuid,
+    /// One for everything that belongs together, as the client says.
+    pub correlation: Uuid,
+    /// The role assignments that gave the right, as text: `{role} at {scope}`.
+    pub rights: Vec<String>,
+}
 
 /// Why work is done that nobody asked for in a request. Every use is in a committed list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,6 +54,8 @@ pub struct Permit {
     tenant: TenantId,
     holder: Holder,
     visible: Visible,
+    /// None where no request asked: jobs and the system's own work.
+    origin: Option<Arc<Origin>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -234,6 +253,7 @@ impl Permit {
             tenant,
             holder: Holder::Identity(identity),
             visible,
+            origin: None,
         }
     }
 
@@ -250,6 +270,7 @@ impl Permit {
             tenant,
             holder: Holder::System(reason),
             visible: Visible::All,
+            origin: None,
         }
     }
 
@@ -282,6 +303,24 @@ impl Permit {
             scope: below.clone(),
             ..self.clone()
         })
+    }
+
+    /// The same permit, for a request. Those that are made from it are for the same one.
+    pub fn for_request(mut self, origin: Arc<Origin>) -> Self {
+        self.origin = Some(origin);
+        self
+    }
+
+    pub fn origin(&self) -> Option<&Origin> {
+        self.origin.as_deref()
+    }
+
+    /// The reason why the system works on its own; none where somebody asked.
+    pub fn system_reason(&self) -> Option<SystemReason> {
+        match self.holder {
+            Holder::Identity(_) => None,
+            Holder::System(reason) => Some(reason),
+        }
     }
 
     pub fn action(&self) -> &Action {
