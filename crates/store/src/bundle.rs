@@ -74,10 +74,11 @@ impl Store {
                 present.frames.iter().map(|frame| frame.id).collect()
             }
         };
-        let all = disk.frames().len();
+        let located = self.0.locate(disk.manifest())?;
+        let all = located.len();
         let mut seen = HashSet::new();
         let sent: Vec<_> = (0u32..)
-            .zip(disk.frames().iter().copied())
+            .zip(located)
             .filter(|(_, at)| !known.contains(&at.id) && seen.insert(at.id))
             .collect();
         let frames = sent.len();

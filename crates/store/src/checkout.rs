@@ -132,11 +132,12 @@ impl Store {
         pieces.sort_unstable_by_key(|piece| (piece.frame, piece.block));
         let mut numbers: Vec<u32> = pieces.iter().map(|piece| piece.frame).collect();
         numbers.dedup();
+        let inner = &*self.0;
+        let frames = inner.locate(disk.manifest())?;
         let located = numbers
             .iter()
-            .map(|number| (*number, disk.frames()[*number as usize]));
+            .map(|number| (*number, frames[*number as usize]));
         let mut batches = batches(located);
-        let inner = &*self.0;
         let done = AtomicU64::new(0);
         parallel::for_each(
             inner.threads(),

@@ -52,6 +52,8 @@ pub enum StoreError {
     },
     #[error("frame {frame} of disk {disk} is in no intact pack")]
     MissingFrame { frame: FrameId, disk: DiskDigest },
+    #[error("frame {frame} is in no intact pack any more")]
+    LostFrame { frame: FrameId },
     #[error("the store holds no disk {0}")]
     UnknownDisk(DiskDigest),
     #[error("disk {expected} reads back as {found}")]
@@ -120,6 +122,7 @@ impl From<StoreError> for io::Error {
             StoreError::Damaged { .. }
             | StoreError::DamagedFrame { .. }
             | StoreError::MissingFrame { .. }
+            | StoreError::LostFrame { .. }
             | StoreError::WrongContent { .. } => io::ErrorKind::InvalidData,
             _ => io::ErrorKind::Other,
         };

@@ -103,6 +103,8 @@ pub(crate) struct Index {
     pack_names: HashMap<Arc<str>, u32>,
     frames: Vec<Location>,
     by_id: HashMap<FrameId, u32>,
+    /// Frames of retired packs that are still in the place, for disks that were open before.
+    retired: HashMap<FrameId, u32>,
     by_fingerprint: ByFingerprint<BlockAt>,
     /// Packs that were there when the store was opened and could not be understood.
     pub(crate) damaged: Vec<String>,
@@ -181,12 +183,18 @@ impl Index {
         first
     }
 
-    /// Lets no lookup lead to these packs any more. Who knows a place in them can still read it.
+    /// Lets no lookup lead to these packs any more, except that of a reader.
     pub(crate) fn retire(&mut self, packs: &[u32]) {
         let retired: HashSet<u32> = packs.iter().copied().collect();
         let frames = &self.frames;
-        self.by_id
-            .retain(|_, number| !retired.contains(&frames[*number as usize].pack));
+        let readable = &mut self.retired;
+        self.by_id.retain(|id, number| {
+            let stays = !retired.contains(&frames[*number as usize].pack);
+            if !stays {
+                readable.insert(*id, *number);
+            }
+            stays
+        });
         let by_id = &self.by_id;
         self.by_fingerprint.retain(|_, at| {
             let frame = &frames[at.frame as usize];
@@ -205,6 +213,9 @@ impl Index {
         let known = &mut self.packs[pack as usize];
         known.gone = true;
         self.pack_names.remove(&known.name);
+        let frames = &self.frames;
+        self.retired
+            .retain(|_, number| frames[*number as usize].pack != pack);
     }
 
     pub(crate) fn block(&self, fingerprint: &Fingerprint) -> Option<BlockAt> {
@@ -213,6 +224,12 @@ impl Index {
 
     pub(crate) fn number(&self, id: &FrameId) -> Option<u32> {
         self.by_id.get(id).copied()
+    }
+
+    /// Where a frame can be read, be it in a pack that is about to go.
+    pub(crate) fn readable(&self, id: &FrameId) -> Option<Location> {
+        let number = self.by_id.get(id).or_else(|| self.retired.get(id))?;
+        Some(*self.frame(*number))
     }
 
     pub(crate) fn frame(&self, number: u32) -> &Location {

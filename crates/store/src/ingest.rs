@@ -128,7 +128,8 @@ impl Store {
         writer: &Writer<'_>,
     ) -> Result<Ingested, StoreError> {
         let chunks = parent.chunks().to_vec();
-        let base = unchanged(&self.0, &parent.manifest().pieces, parent.frames(), &dirty);
+        let frames = self.0.locate(parent.manifest())?;
+        let base = unchanged(&self.0, &parent.manifest().pieces, &frames, &dirty);
         Intake {
             view,
             wanted: Wanted::Listed(dirty.chunks().into_iter()),

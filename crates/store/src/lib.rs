@@ -8,6 +8,7 @@
 
 mod bulk;
 mod bundle;
+mod cache;
 mod checkout;
 mod codec;
 mod collect;
@@ -26,11 +27,13 @@ pub mod place;
 mod replicate;
 mod session;
 mod sidecar;
+mod source;
 mod store;
 mod verify;
 mod view;
 
 pub use bundle::{Bundled, Unbundled, is_bundle};
+pub use cache::{CacheStats, DEFAULT_CACHE_BYTES, FrameCache};
 pub use checkout::{Checkout, CheckoutKind, SharedWatch};
 pub use collect::{Collect, Collected};
 pub use error::StoreError;
@@ -38,10 +41,11 @@ pub use file::FileDisk;
 pub use frame::{FRAME_BLOCKS, FrameId};
 pub use image_file::ImageFile;
 pub use ingest::{Ingested, Watch};
-pub use manifest::{MAX_DISK_BYTES, Manifest};
+pub use manifest::{MAX_DISK_BYTES, Manifest, UsedFrame};
 pub use pack::PackFooter;
 pub use replicate::{Moved, Progress};
 pub use sidecar::sidecar_path;
+pub use source::FrameSource;
 pub use store::{DiskInfo, Store, StoreOptions, Usage};
 pub use verify::{DamagedFrame, VerifyReport};
 pub use view::StoredDisk;

@@ -52,11 +52,19 @@ pub(crate) fn push_piece<F: Copy + PartialEq>(pieces: &mut Vec<Piece<F>>, piece:
     pieces.push(piece);
 }
 
-/// A frame that a disk uses.
+/// A frame that a disk uses, as its manifest says. A [`crate::FrameSource`] can read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct UsedFrame {
+pub struct UsedFrame {
     pub(crate) id: FrameId,
     pub(crate) blocks: u8,
+}
+
+impl UsedFrame {
+    /// What the blocks of this frame are known by in memory. Whoever has another way to read the
+    /// frame, or none, has another key.
+    pub(crate) fn cache_key(&self) -> [u8; 32] {
+        self.id.0
+    }
 }
 
 /// One disk: its size, its hashes, its frames.

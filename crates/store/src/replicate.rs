@@ -25,7 +25,6 @@ use crate::pack::Pack;
 use crate::parallel;
 use crate::session::{FrameRef, Session, write_packs};
 use crate::store::{Inner, Store};
-use crate::view::StoredDisk;
 
 /// Reads of up to 1 MiB that each thread has in memory at a time.
 const BATCHES_PER_THREAD: usize = 8;
@@ -63,7 +62,7 @@ impl Store {
         progress: &dyn Fn(Progress),
     ) -> Result<Moved, StoreError> {
         let manifest = from.manifest(digest)?;
-        let frames = StoredDisk::locate(&from.0, &manifest)?;
+        let frames = from.0.locate(&manifest)?;
         let writer = (!Arc::ptr_eq(&from.0, &to.0)).then(|| to.0.writer());
         if writer.is_none() || to.has(digest) {
             return Ok(Moved {

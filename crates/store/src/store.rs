@@ -11,10 +11,11 @@ use std::thread;
 
 use disk::DiskDigest;
 
+use crate::cache::FrameCache;
 use crate::codec::{MANIFESTS, PACKS, Reader, manifest_digest, manifest_name};
 use crate::collect::read_note;
 use crate::error::StoreError;
-use crate::frame::Unpacker;
+use crate::frame::{FRAME_BYTES, Unpacker};
 use crate::index::{DomainKey, Index, Location, Precedence};
 use crate::manifest::{MAX_MANIFEST_BYTES, Manifest};
 use crate::pack::{HEADER_LEN, Pack, PackFooter, TRAILER_LEN, Trailer, check_header};
@@ -35,7 +36,7 @@ const MAX_THREADS: usize = 16;
 pub struct StoreOptions {
     /// Threads for one call.
     pub threads: NonZero<usize>,
-    /// Decompressed frames of 64 KiB that each open disk keeps.
+    /// Decompressed frames of 64 KiB that a disk keeps that is opened without a shared cache.
     pub cached_frames: usize,
 }
 
@@ -160,7 +161,18 @@ impl Store {
 
     /// A disk, to be read like any other.
     pub fn disk(&self, digest: &DiskDigest) -> Result<StoredDisk, StoreError> {
-        StoredDisk::open(Arc::clone(&self.0), digest)
+        let frames = self.0.options.cached_frames as u64;
+        let cache = Arc::new(FrameCache::new(frames * FRAME_BYTES as u64));
+        self.disk_in(digest, &cache)
+    }
+
+    /// The same, with frames in a cache that other disks share.
+    pub fn disk_in(
+        &self,
+        digest: &DiskDigest,
+        cache: &Arc<FrameCache>,
+    ) -> Result<StoredDisk, StoreError> {
+        StoredDisk::open(Arc::new(self.clone()), digest, cache)
     }
 
     pub fn manifest(&self, digest: &DiskDigest) -> Result<Manifest, StoreError> {
@@ -244,13 +256,28 @@ impl Inner {
             })
     }
 
+    /// Where the frames of a manifest are, in the order of its table.
+    pub(crate) fn locate(&self, manifest: &Manifest) -> Result<Vec<Location>, StoreError> {
+        let index = self.index();
+        let locate = |used: &crate::manifest::UsedFrame| {
+            let found = index.number(&used.id).map(|number| *index.frame(number));
+            found
+                .filter(|location| location.blocks == used.blocks)
+                .ok_or(StoreError::MissingFrame {
+                    frame: used.id,
+                    disk: manifest.digest,
+                })
+        };
+        manifest.frames.iter().map(locate).collect()
+    }
+
     /// Makes a disk visible, which needs all its frames.
     pub(crate) fn publish(&self, manifest: &Manifest) -> Result<(), StoreError> {
-        StoredDisk::locate(self, manifest)?;
+        self.locate(manifest)?;
         let name = manifest_name(&manifest.digest);
         // What is there may be damaged; then this is the repair.
         match self.manifest(&manifest.digest) {
-            Ok(found) if StoredDisk::locate(self, &found).is_ok() => Ok(()),
+            Ok(found) if self.locate(&found).is_ok() => Ok(()),
             Ok(_) | Err(StoreError::UnknownDisk(_) | StoreError::Damaged { .. }) => {
                 self.put(&name, &manifest.encode())
             }

@@ -8,6 +8,7 @@ use disk::{
 use crate::bulk::batches;
 use crate::error::StoreError;
 use crate::frame::{FrameId, frame_id};
+use crate::index::Location;
 use crate::parallel;
 use crate::store::Store;
 use crate::view::StoredDisk;
@@ -44,7 +45,8 @@ impl Store {
     /// comes out different is an error, because then the store itself is wrong.
     pub fn verify(&self, digest: &DiskDigest) -> Result<VerifyReport, StoreError> {
         let disk = self.disk(digest)?;
-        let damaged = self.damaged_frames(&disk)?;
+        let frames = self.0.locate(disk.manifest())?;
+        let damaged = self.damaged_frames(&frames)?;
         if damaged.is_empty() {
             let found = self.digest_again(&disk)?;
             if found != *digest {
@@ -56,20 +58,16 @@ impl Store {
         }
         Ok(VerifyReport {
             digest: *digest,
-            frames: disk.frames().len() as u64,
-            stored_bytes: disk.frames().iter().map(|at| u64::from(at.len)).sum(),
+            frames: frames.len() as u64,
+            stored_bytes: frames.iter().map(|at| u64::from(at.len)).sum(),
             data_bytes: disk.manifest().data_bytes(),
             damaged,
         })
     }
 
-    fn damaged_frames(&self, disk: &StoredDisk) -> Result<Vec<DamagedFrame>, StoreError> {
+    fn damaged_frames(&self, frames: &[Location]) -> Result<Vec<DamagedFrame>, StoreError> {
         let inner = &*self.0;
-        let numbered = disk
-            .frames()
-            .iter()
-            .zip(0u32..)
-            .map(|(at, number)| (number, *at));
+        let numbered = frames.iter().zip(0u32..).map(|(at, number)| (number, *at));
         let mut work: Vec<_> = batches(numbered)
             .into_iter()
             .map(|b| (b, Vec::new()))
