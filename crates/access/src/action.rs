@@ -33,7 +33,7 @@ impl Action {
 }
 
 /// Linear in the product of the lengths: one remembered star is enough, since a later star supersedes it.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
+pub(crate) fn glob(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
     while t < text.len() {

@@ -11,25 +11,32 @@
 //! ```
 
 mod action;
+mod around;
 mod assertion;
+mod grants;
 mod identity;
+mod permissions;
 mod permit;
 mod role;
 mod secret;
 mod token;
 
 pub use action::Action;
+pub use around::{Around, LockLevel, Locks, Tree};
 pub use assertion::{
     AssertionError, Certificate, CertificateError, FEDERATION_AUDIENCE, Federation, JWT_BEARER,
     Peek, Signed, TokenKeys, peek, verify_federated, verify_signed,
 };
+pub use grants::{Denial, Denied, Grants, Held};
 pub use identity::{Caller, Identity};
+pub use permissions::{Permissions, Role};
 pub use permit::{
     Forbidden, Link, Origin, Permit, SystemReason, Visible, authorize, authorize_link,
     authorize_list, authorize_own,
 };
 pub use role::{
-    Assignment, Grants, RoleDefinition, RoleId, RolePermission, built_in_role, built_in_roles,
+    Assignment, RoleDefinition, RoleId, RolePermission, built_in_ready, built_in_role,
+    built_in_roles,
 };
 pub use secret::{ClientSecret, SecretError, SecretHash};
 pub use token::{

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 use wire::{ArmError, ErrorCode, ResourceId, TenantId};
 
+use crate::permissions::Asked;
 use crate::{Action, Grants, Identity};
 
 /// The request that a permit was given for, for the activity log.
@@ -76,6 +77,27 @@ pub enum Forbidden {
     WrongTenant { token: TenantId, resource: TenantId },
     #[error("no right to {action} at the linked {scope}", action = link.action, scope = link.scope)]
     Linked { identity: Identity, link: Box<Link> },
+    #[error("{principal} may not {action} at {scope}: denied by {id}", principal = denied.identity.principal,
+        action = denied.action, scope = denied.scope, id = denied.by)]
+    Denied { denied: Box<DeniedBy> },
+    #[error("{action} at {scope} is kept by a lock")]
+    Locked {
+        action: Action,
+        scope: ResourceId,
+        /// Some of the scopes whose locks are in the way.
+        locked: Vec<ResourceId>,
+    },
+}
+
+/// What was asked for, and the deny assignment that took it away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeniedBy {
+    pub identity: Identity,
+    pub action: Action,
+    pub scope: ResourceId,
+    pub by: ResourceId,
+    pub name: String,
+    pub at: ResourceId,
 }
 
 /// What was asked for, and what its body links to.
@@ -96,15 +118,33 @@ pub fn authorize(
     tenant: TenantId,
 ) -> Result<Permit, Forbidden> {
     same_tenant(identity, tenant)?;
-    let allowed = counts(identity, grants)
-        && grants
-            .scopes(action)
-            .any(|granted| scope.is_within(granted));
-    if !allowed {
+    let (asked, line) = (Asked::new(action), grants.line(scope));
+    if !counts(identity, grants) || !grants.allows(&asked, &line) {
         return Err(Forbidden::NotAllowed {
             identity: *identity,
             action: action.clone(),
             scope: scope.clone(),
+        });
+    }
+    // Reads are never denied: whoever may not change a thing may still see why.
+    if let Some(denial) = grants.denial(&asked, &line).filter(|_| !action.is_read()) {
+        return Err(Forbidden::Denied {
+            denied: Box::new(DeniedBy {
+                identity: *identity,
+                action: action.clone(),
+                scope: scope.clone(),
+                by: denial.id.clone(),
+                name: denial.name.clone(),
+                at: denial.scope.clone(),
+            }),
+        });
+    }
+    let locked = grants.around().locks.in_the_way(&asked, &line);
+    if !locked.is_empty() {
+        return Err(Forbidden::Locked {
+            action: action.clone(),
+            scope: scope.clone(),
+            locked,
         });
     }
     Ok(Permit::held_by(
@@ -125,39 +165,25 @@ pub fn authorize_list(
     tenant: TenantId,
 ) -> Result<Permit, Forbidden> {
     same_tenant(identity, tenant)?;
-    let granted: Vec<&ResourceId> = if counts(identity, grants) {
-        grants.scopes(action).collect()
+    let (asked, line) = (Asked::new(action), grants.line(scope));
+    let counts = counts(identity, grants);
+    let visible = if counts && grants.allows(&asked, &line) {
+        Visible::All
     } else {
-        Vec::new()
+        let below = match counts {
+            true => grants.allowed_below(&asked, scope),
+            false => Vec::new(),
+        };
+        if below.is_empty() {
+            return Err(Forbidden::NotAllowed {
+                identity: *identity,
+                action: action.clone(),
+                scope: scope.clone(),
+            });
+        }
+        Visible::Only(below)
     };
-    if granted.iter().any(|g| scope.is_within(g)) {
-        return Ok(Permit::held_by(
-            *identity,
-            action,
-            scope,
-            tenant,
-            Visible::All,
-        ));
-    }
-    let below: Vec<ResourceId> = granted
-        .into_iter()
-        .filter(|g| g.is_within(scope))
-        .cloned()
-        .collect();
-    if below.is_empty() {
-        return Err(Forbidden::NotAllowed {
-            identity: *identity,
-            action: action.clone(),
-            scope: scope.clone(),
-        });
-    }
-    Ok(Permit::held_by(
-        *identity,
-        action,
-        scope,
-        tenant,
-        Visible::Only(below),
-    ))
+    Ok(Permit::held_by(*identity, action, scope, tenant, visible))
 }
 
 /// What of the caller's own is at `scope`? Nobody is refused: whoever has no right sees nothing. A right anywhere in a
@@ -170,19 +196,24 @@ pub fn authorize_own(
     tenant: TenantId,
 ) -> Result<Permit, Forbidden> {
     same_tenant(identity, tenant)?;
+    let (asked, line) = (Asked::new(action), grants.line(scope));
     let counts = counts(identity, grants);
-    let visible = if counts && grants.scopes(action).any(|g| scope.is_within(g)) {
+    let visible = if counts && grants.allows(&asked, &line) {
         Visible::All
     } else {
+        let tree = &grants.around().tree;
         let around = |granted: &ResourceId| match granted.subscription() {
             Some(subscription) => ResourceId::subscription_scope(subscription),
             None => granted.clone(),
         };
         let mut scopes: Vec<ResourceId> = grants
             .any_scopes()
-            .filter(|granted| counts && granted.is_within(scope))
+            .filter(|granted| counts && tree.holds(scope, granted))
             .map(around)
             .collect();
+        let inside = |granted: &ResourceId| tree.subscriptions_in(granted);
+        let placed: Vec<ResourceId> = scopes.iter().flat_map(inside).collect();
+        scopes.extend(placed);
         scopes.sort();
         scopes.dedup();
         Visible::Only(scopes)
@@ -323,6 +354,21 @@ impl Permit {
         }
     }
 
+    /// A custom role belongs to its tenant, whichever of its assignable scopes it was asked for at. The right at each
+    /// of those is the caller's to have checked.
+    pub fn to_role_definition(&self) -> Option<Self> {
+        const KIND: &str = "roleDefinitions";
+        let kind = self.scope.resource_type();
+        let definition = kind.is(&format!("Microsoft.Authorization/{KIND}"));
+        let root = ResourceId::root();
+        let scope = root.extension("Microsoft.Authorization", KIND, self.scope.name());
+        let scope = scope.ok().filter(|_| definition)?;
+        Some(Self {
+            scope,
+            ..self.clone()
+        })
+    }
+
     pub fn action(&self) -> &Action {
         &self.action
     }
@@ -390,6 +436,25 @@ impl Forbidden {
                     "The access token is from the wrong issuer. It must match the tenant '{resource}' associated with this subscription, but is of tenant '{token}'. Please use the authority of the tenant '{resource}' to get the token."
                 ),
             ),
+            Self::Denied { denied } => denied.to_arm(),
+            Self::Locked {
+                action,
+                scope,
+                locked,
+            } => {
+                let verb = match action.as_str().to_ascii_lowercase().ends_with("/delete") {
+                    true => "delete",
+                    false => "write",
+                };
+                let locked: Vec<&str> = locked.iter().map(ResourceId::folded).collect();
+                ArmError::new(
+                    ErrorCode::ScopeLocked,
+                    format!(
+                        "The scope '{scope}' cannot perform {verb} operation because following scope(s) are locked: '{}'. Please remove the lock and try again.",
+                        locked.join(",")
+                    ),
+                )
+            }
             Self::Linked { identity, link } => {
                 let Link {
                     own,
@@ -409,5 +474,27 @@ impl Forbidden {
                 )
             }
         }
+    }
+}
+
+impl DeniedBy {
+    fn to_arm(&self) -> ArmError {
+        let Self {
+            identity,
+            action,
+            scope,
+            by,
+            name,
+            at,
+        } = self;
+        ArmError::new(
+            ErrorCode::DenyAssignmentAuthorizationFailed,
+            format!(
+                "The client '{}' with object id '{}' has permission to perform action '{action}' on scope '{scope}'; however, the access is denied because of the deny assignment with name '{name}' and Id '{}' at scope '{at}'.",
+                identity.app,
+                identity.principal,
+                by.name()
+            ),
+        )
     }
 }

@@ -1,9 +1,13 @@
-//! Role definitions, who was assigned which, and what a principal's assignments add up to.
+//! Role definitions: the built-in ones, and who was assigned which.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Serialize};
 use wire::{PrincipalId, ResourceId, TenantId, roles};
 
 use crate::Action;
+use crate::permissions::{Permissions, Role};
 
 /// The GUID of a role definition, in lower case.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -43,8 +47,17 @@ impl RoleDefinition {
     }
 
     pub fn allows(&self, action: &Action) -> bool {
-        let any = |patterns: &[&str]| patterns.iter().any(|pattern| action.matches(pattern));
-        any(self.permission.actions) && !any(self.permission.not_actions)
+        built_in_ready(&self.id()).is_some_and(|role| role.allows(action))
+    }
+
+    /// As custom roles write theirs.
+    pub fn permissions(&self) -> Permissions {
+        let list = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        Permissions {
+            actions: list(self.permission.actions),
+            not_actions: list(self.permission.not_actions),
+            ..Permissions::default()
+        }
     }
 }
 
@@ -72,7 +85,16 @@ const BUILT_IN: &[RoleDefinition] = &[
                 "Microsoft.Compute/galleries/share/action",
                 "Bullion.Factory/applications/write",
                 "Bullion.Factory/applications/delete",
-                "Bullion.Factory/applications/addPassword/action",
+                "Bullion.Factory/applications/*/action",
+                "Bullion.Factory/applications/*/write",
+                "Bullion.Factory/applications/*/delete",
+                "Bullion.Factory/users/write",
+                "Bullion.Factory/users/delete",
+                "Bullion.Factory/groups/write",
+                "Bullion.Factory/groups/delete",
+                "Bullion.Factory/groups/*/write",
+                "Bullion.Factory/groups/*/delete",
+                "Bullion.Factory/signingKeys/*/action",
                 "Bullion.Factory/servicePrincipals/write",
                 "Bullion.Factory/servicePrincipals/delete",
                 "Bullion.Factory/tenants/write",
@@ -129,6 +151,67 @@ const BUILT_IN: &[RoleDefinition] = &[
         },
     },
     RoleDefinition {
+        guid: roles::GALLERY_SHARING_ADMIN.guid,
+        name: roles::GALLERY_SHARING_ADMIN.name,
+        description: "This role allows user to share gallery to another subscription/tenant or share it to the public.",
+        permission: RolePermission {
+            actions: &[
+                "Microsoft.Compute/galleries/read",
+                "Microsoft.Compute/galleries/share/action",
+            ],
+            not_actions: &[],
+        },
+    },
+    RoleDefinition {
+        guid: roles::POLICY_CONTRIBUTOR.guid,
+        name: roles::POLICY_CONTRIBUTOR.name,
+        description: "Users with rights to create/modify resource policy, create support ticket and read resources/hierarchy.",
+        permission: RolePermission {
+            actions: &[
+                "*/read",
+                "Microsoft.Authorization/policyassignments/*",
+                "Microsoft.Authorization/policydefinitions/*",
+                "Microsoft.Authorization/policyexemptions/*",
+                "Microsoft.Authorization/policysetdefinitions/*",
+                "Microsoft.PolicyInsights/*",
+                "Microsoft.Support/*",
+                "Bullion.Factory/policyWhatIf/action",
+            ],
+            not_actions: &[],
+        },
+    },
+    RoleDefinition {
+        guid: roles::MANAGED_IDENTITY_OPERATOR.guid,
+        name: roles::MANAGED_IDENTITY_OPERATOR.name,
+        description: "Read and Assign User Assigned Identity",
+        permission: RolePermission {
+            actions: &[
+                "Microsoft.ManagedIdentity/userAssignedIdentities/*/read",
+                "Microsoft.ManagedIdentity/userAssignedIdentities/*/assign/action",
+                "Microsoft.ManagedIdentity/userAssignedIdentities/read",
+                "Microsoft.ManagedIdentity/userAssignedIdentities/assign/action",
+                "Microsoft.Authorization/*/read",
+                "Microsoft.Resources/subscriptions/resourceGroups/read",
+            ],
+            not_actions: &[],
+        },
+    },
+    RoleDefinition {
+        guid: roles::MANAGED_IDENTITY_CONTRIBUTOR.guid,
+        name: roles::MANAGED_IDENTITY_CONTRIBUTOR.name,
+        description: "Create, Read, Update, and Delete User Assigned Identity",
+        permission: RolePermission {
+            actions: &[
+                "Microsoft.ManagedIdentity/userAssignedIdentities/read",
+                "Microsoft.ManagedIdentity/userAssignedIdentities/write",
+                "Microsoft.ManagedIdentity/userAssignedIdentities/delete",
+                "Microsoft.Authorization/*/read",
+                "Microsoft.Resources/subscriptions/resourceGroups/read",
+            ],
+            not_actions: &[],
+        },
+    },
+    RoleDefinition {
         guid: roles::PROMOTION_REQUESTER.guid,
         name: roles::PROMOTION_REQUESTER.name,
         description: "Lets you ask for promotions and cancel them. What a promotion does, it does as its stage's application.",
@@ -168,6 +251,21 @@ pub fn built_in_roles() -> &'static [RoleDefinition] {
     BUILT_IN
 }
 
+/// A built-in role, ready to be asked.
+pub fn built_in_ready(id: &RoleId) -> Option<Arc<Role>> {
+    static READY: LazyLock<HashMap<&'static str, Arc<Role>>> = LazyLock::new(|| {
+        let ready = |role: &RoleDefinition| {
+            let RolePermission {
+                actions,
+                not_actions,
+            } = role.permission;
+            (role.guid, Arc::new(Role::of_static(actions, not_actions)))
+        };
+        BUILT_IN.iter().map(ready).collect()
+    });
+    READY.get(id.as_str()).cloned()
+}
+
 pub fn built_in_role(id: &RoleId) -> Option<&'static RoleDefinition> {
     BUILT_IN.iter().find(|role| role.guid == id.as_str())
 }
@@ -179,56 +277,4 @@ pub struct Assignment {
     pub principal: PrincipalId,
     pub role: RoleId,
     pub scope: ResourceId,
-}
-
-/// All assignments of one principal in one tenant, read before there is a permit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Grants {
-    tenant: TenantId,
-    principal: PrincipalId,
-    assignments: Vec<Assignment>,
-}
-
-impl Grants {
-    /// Assignments of others or in other tenants are dropped: they must never count.
-    pub fn new(tenant: TenantId, principal: PrincipalId, assignments: Vec<Assignment>) -> Self {
-        let assignments = assignments
-            .into_iter()
-            .filter(|a| a.tenant == tenant && a.principal == principal)
-            .collect();
-        Self {
-            tenant,
-            principal,
-            assignments,
-        }
-    }
-
-    pub fn tenant(&self) -> TenantId {
-        self.tenant
-    }
-
-    pub fn principal(&self) -> PrincipalId {
-        self.principal
-    }
-
-    /// Whether the principal was given nothing in this tenant.
-    pub fn is_empty(&self) -> bool {
-        self.assignments.is_empty()
-    }
-
-    /// Scopes at which anything is allowed.
-    pub(crate) fn any_scopes(&self) -> impl Iterator<Item = &ResourceId> {
-        self.assignments
-            .iter()
-            .filter(|a| built_in_role(&a.role).is_some())
-            .map(|a| &a.scope)
-    }
-
-    /// Scopes at which the action is allowed.
-    pub(crate) fn scopes<'a>(&'a self, action: &'a Action) -> impl Iterator<Item = &'a ResourceId> {
-        self.assignments
-            .iter()
-            .filter(|a| built_in_role(&a.role).is_some_and(|role| role.allows(action)))
-            .map(|a| &a.scope)
-    }
 }

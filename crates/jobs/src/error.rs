@@ -164,6 +164,8 @@ impl From<Forbidden> for StepError {
             Forbidden::NotAllowed { .. } => "AuthorizationFailed",
             Forbidden::WrongTenant { .. } => "InvalidAuthenticationTokenTenant",
             Forbidden::Linked { .. } => "LinkedAuthorizationFailed",
+            Forbidden::Denied { .. } => "DenyAssignmentAuthorizationFailed",
+            Forbidden::Locked { .. } => "ScopeLocked",
         };
         StepError::failed(code, error.to_string()).because(error)
     }

@@ -1,5 +1,7 @@
 //! Decisions as data: who may do what where, and a committed table of role × action.
 
+mod rights;
+
 use access::{
     Action, Assignment, Forbidden, Grants, Identity, Permit, RoleId, SystemReason, authorize,
     authorize_link, authorize_list, built_in_roles,
