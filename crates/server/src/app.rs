@@ -16,6 +16,7 @@ use uuid::Uuid;
 use wire::{ArmError, ErrorCode};
 
 use crate::exchange::{Base, Reply};
+use crate::resources::templates;
 use crate::{bearer, blobs, dispatch, errors, graph, oauth, path, state::Server};
 
 /// A handler that takes longer is given up. Work that takes longer than this is a job's.
@@ -112,7 +113,7 @@ async fn route(server: Arc<Server>, request: Request) -> Reply {
                         true => asked_tenant(&server, &parts).await,
                         false => String::new(),
                     };
-                    answer_refused(&base, &tenant, error)
+                    templates::as_of(&parts, answer_refused(&base, &tenant, error))
                 }
             }
         }

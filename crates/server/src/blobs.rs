@@ -71,6 +71,12 @@ impl Blobs {
 
     /// The name of the blob that a URI means, if it is one of this server's and is there.
     pub fn name_of(&self, uri: &str, base: &Base, server: &str) -> Result<String, BlobError> {
+        let name = self.own_name(uri, base, server)?;
+        self.path(&name).map(|_| name)
+    }
+
+    /// The name of the blob that a URI means, if it is one of this server's; it need not be there.
+    pub fn own_name(&self, uri: &str, base: &Base, server: &str) -> Result<String, BlobError> {
         let elsewhere = || BlobError::Elsewhere {
             prefix: format!("{}/{PREFIX}/", base.as_str()),
         };
@@ -92,8 +98,7 @@ impl Blobs {
             .filter(|(first, rest)| first.eq_ignore_ascii_case(PREFIX) && !rest.is_empty());
         match rest {
             Some((_, rest)) if url.scheme() == "https" && own_host && own_port => {
-                let name = rest.join("/");
-                self.path(&name).map(|_| name)
+                Ok(rest.join("/"))
             }
             _ => Err(elsewhere()),
         }

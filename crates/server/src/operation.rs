@@ -108,6 +108,14 @@ impl Preconditions {
         }
     }
 
+    /// If the resource is still what it was; for a write that was made of what was read.
+    pub fn unmoved(resource: &Resource) -> Preconditions {
+        Preconditions {
+            if_match: Some(resource.etag.to_string()),
+            if_none_match: None,
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.if_match.is_none() && self.if_none_match.is_none()
     }

@@ -253,8 +253,11 @@ impl Work for FactoryWork {
             .begin_run(permit, template)
             .await
             .map_err(factory_error)?;
+        let mut job = new_job::<BuildRun>(&begun.input);
+        job.exclusive = Some(pipeline::exclusive(&template.id));
+        job.visible_at.push(begun.run.clone());
         Ok(Begun {
-            job: new_job::<BuildRun>(&begun.input),
+            job,
             run: begun.run,
         })
     }

@@ -10,6 +10,7 @@ use http::Method;
 
 use crate::operation::{Operation, Subject, Tenancy, no_links};
 use crate::path::{ArmPath, Place, Shape};
+use crate::resources::templates::triggers;
 use crate::resources::{
     applications, consents, credentials, disks, everything, galleries, groups, images, machines,
     managed_images, management_groups, operations, pipelines, policies, promotions, roles, runs,
@@ -177,6 +178,7 @@ fn disks_and_images() -> Vec<Operation> {
 fn factory() -> Vec<Operation> {
     vec![
         row!(PUT Named templates::KIND, GROUP, "Microsoft.VirtualMachineImages/imageTemplates/write", templates::put, links: templates::links),
+        row!(PATCH Named templates::KIND, GROUP, "Microsoft.VirtualMachineImages/imageTemplates/write", templates::patch, links: templates::links),
         row!(GET Named templates::KIND, GROUP, "Microsoft.VirtualMachineImages/imageTemplates/read", templates::get),
         row!(GET Collection templates::KIND, LISTED, "Microsoft.VirtualMachineImages/imageTemplates/read", templates::all),
         row!(DELETE Named templates::KIND, GROUP, "Microsoft.VirtualMachineImages/imageTemplates/delete", templates::remove),
@@ -184,6 +186,10 @@ fn factory() -> Vec<Operation> {
         row!(POST Collection "Microsoft.VirtualMachineImages/imageTemplates/cancel", GROUP, "Microsoft.VirtualMachineImages/imageTemplates/cancel/action", templates::cancel),
         row!(GET Named templates::OUTPUT_KIND, GROUP, "Microsoft.VirtualMachineImages/imageTemplates/runOutputs/read", templates::output),
         row!(GET Collection templates::OUTPUT_KIND, GROUP, "Microsoft.VirtualMachineImages/imageTemplates/runOutputs/read", templates::outputs),
+        row!(PUT Named triggers::KIND, GROUP, "Microsoft.VirtualMachineImages/imageTemplates/triggers/write", triggers::put),
+        row!(GET Named triggers::KIND, GROUP, "Microsoft.VirtualMachineImages/imageTemplates/triggers/read", triggers::get),
+        row!(GET Collection triggers::KIND, GROUP, "Microsoft.VirtualMachineImages/imageTemplates/triggers/read", triggers::all),
+        row!(DELETE Named triggers::KIND, GROUP, "Microsoft.VirtualMachineImages/imageTemplates/triggers/delete", triggers::remove),
         row!(GET Named runs::KIND, GROUP, "Bullion.Factory/runs/read", runs::get),
         row!(GET Collection runs::KIND, LISTED, "Bullion.Factory/runs/read", runs::all),
         row!(POST Collection "Bullion.Factory/runs/readLog", GROUP, "Bullion.Factory/runs/readLog/action", runs::read_log),

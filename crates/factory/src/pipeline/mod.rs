@@ -19,5 +19,5 @@ pub(crate) use recipe::firmware;
 pub use recipe::{Distribution, Numbering, Recipe, TemplateProblem, check_template};
 pub use record::RUN_TYPE;
 pub(crate) use record::change;
-pub use run::{Begun, BuildRun, BuildRunInput, RunUndo};
+pub use run::{Begun, BuildRun, BuildRunInput, RunUndo, exclusive};
 pub(crate) use steps::{blocking, chain, failed, store_failed};

@@ -175,13 +175,14 @@ fn platform_image(source: &Source) -> Result<PlatformImage, TemplateProblem> {
                 )
             })
         }
-        Source::ManagedImage { .. } | Source::SharedImageVersion { .. } => {
-            Err(TemplateProblem::new(
-                "source.type",
-                "this kind of source cannot be built from yet",
-                "use PlatformImage",
-            ))
-        }
+        Source::ManagedImage { .. }
+        | Source::SharedImageVersion { .. }
+        | Source::Disk { .. }
+        | Source::Vhd { .. } => Err(TemplateProblem::new(
+            "source.type",
+            "this kind of source cannot be built from yet",
+            "use PlatformImage",
+        )),
     }
 }
 
@@ -278,6 +279,13 @@ fn one_customizer(wire: &WireCustomizer, index: usize) -> Result<Customizer, Wro
         WireCustomizer::CaCertificate { certificate, .. } => Action::CaCertificate {
             pem: certificate.clone(),
         },
+        other => {
+            let message = format!(
+                "a customizer of type {} cannot be carried out yet",
+                other.kind()
+            );
+            return Err((message, "leave it out"));
+        }
     };
     let name = match wire.name() {
         "" => format!("step-{}", index + 1),
@@ -432,6 +440,7 @@ fn distribution(distribute: &[Distributor]) -> Result<Distribution, TemplateProb
             replication_regions,
             exclude_from_latest,
             artifact_tags,
+            ..
         },
     ] = distribute
     else {

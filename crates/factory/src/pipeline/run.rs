@@ -31,6 +31,11 @@ pub struct BuildRunInput {
     pub properties: Value,
 }
 
+/// What two runs of a template cannot hold at a time.
+pub fn exclusive(template: &ResourceId) -> String {
+    format!("run {}", template.folded())
+}
+
 /// What a run may have to take back.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -19,6 +19,14 @@ pub fn reason_against(validator: &Validator) -> Option<(String, &'static str)> {
                 .all(|byte| byte.is_ascii_alphanumeric() || more.contains(&byte))
     };
     match validator {
+        Validator::PowerShell { .. } => Some((
+            "PowerShell checks need a Windows guest".to_owned(),
+            "use a Shell check",
+        )),
+        Validator::File { .. } => Some((
+            "files of checks cannot be carried out yet".to_owned(),
+            "write the file in a Shell check",
+        )),
         Validator::Shell { inline, .. } if inline.is_empty() => Some((
             "the check has no line to run".to_owned(),
             "give it lines in `inline`",
@@ -62,6 +70,8 @@ pub(super) fn command(validator: &Validator) -> String {
                 quoted(service)
             )
         }
+        // Refused before a machine is started.
+        Validator::PowerShell { .. } | Validator::File { .. } => "false".to_owned(),
         Validator::SshdOption { .. } => "sudo /usr/sbin/sshd -T".to_owned(),
         Validator::Tattoo { .. } => format!("cat {TATTOO_PATH}"),
     }
@@ -82,9 +92,10 @@ pub(super) fn judge(validator: &Validator, output: &ExecOutput, tattoo: &Tattoo)
         return (false, said);
     }
     match validator {
-        Validator::Shell { .. } | Validator::Service { .. } => {
-            (true, format!("{}{}", output.stdout, output.stderr))
-        }
+        Validator::Shell { .. }
+        | Validator::Service { .. }
+        | Validator::File { .. }
+        | Validator::PowerShell { .. } => (true, format!("{}{}", output.stdout, output.stderr)),
         Validator::SshdOption { option, value, .. } => sshd_option(&output.stdout, option, value),
         Validator::Tattoo { .. } => compare(&output.stdout, tattoo),
     }

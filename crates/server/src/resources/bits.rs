@@ -72,7 +72,7 @@ pub fn sources(
 }
 
 /// The right that using a resource's bits takes.
-fn action(id: &str) -> &'static str {
+pub fn action(id: &str) -> &'static str {
     let kind = ResourceId::parse(id).map(|id| id.resource_type());
     let is = |other: &str| {
         kind.as_ref()

@@ -32,10 +32,10 @@ use http::StatusCode;
 use serde_json::{Map, Value, json};
 use wire::{ArmError, ErrorCode, ResourceType};
 
-use crate::body::ResourceBody;
+use crate::body::{self, ResourceBody};
 use crate::errors;
 pub use crate::exchange::Reply;
-use crate::operation::Call;
+use crate::operation::{Call, Preconditions};
 use crate::state::Server;
 
 /// What a page holds when the client does not say.
@@ -105,6 +105,21 @@ pub async fn need(server: &Server, call: &Call) -> Result<Resource, ArmError> {
         .get(&call.permit)
         .await
         .map_err(errors::catalog)
+}
+
+/// A PATCH as the PUT that it comes to: of what is stored, with the body laid over it.
+pub async fn patched(server: &Server, mut call: Call) -> Result<Call, ArmError> {
+    if !call.body.is_object() {
+        let message = "The request content was invalid: a JSON object is expected.";
+        return Err(ArmError::new(ErrorCode::InvalidRequestContent, message));
+    }
+    let old = need(server, &call).await?;
+    call.preconditions.check(Some(&old))?;
+    let mut whole = present(&old);
+    body::merge(&mut whole, &call.body);
+    call.body = whole;
+    call.preconditions = Preconditions::unmoved(&old);
+    Ok(call)
 }
 
 pub async fn show(server: &Server, call: &Call) -> Result<Reply, ArmError> {

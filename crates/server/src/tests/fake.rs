@@ -204,10 +204,10 @@ impl Work for FakeWork {
             .put(&own, draft, Precondition::None)
             .await
             .unwrap();
-        Ok(Begun {
-            run,
-            job: new_job(Build::NAME, &template.id),
-        })
+        let mut job = new_job(Build::NAME, &template.id);
+        job.exclusive = Some(factory::pipeline::exclusive(&template.id));
+        job.visible_at.push(run.clone());
+        Ok(Begun { run, job })
     }
 
     async fn abandon_run(&self, _run: &ResourceId, _tenant: TenantId) {}

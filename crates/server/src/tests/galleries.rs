@@ -65,7 +65,7 @@ pub fn machine(image: &str) -> Value {
 }
 
 /// Changes one member of `body`, given by pointer; a null takes it away.
-fn with(mut body: Value, pointer: &str, value: Value) -> Value {
+pub fn with(mut body: Value, pointer: &str, value: Value) -> Value {
     let (parent, key) = pointer.rsplit_once('/').unwrap();
     let parent = body.pointer_mut(parent).unwrap().as_object_mut().unwrap();
     if value.is_null() {

@@ -13,4 +13,5 @@ mod promotions;
 mod rights;
 mod sign_in;
 mod site;
+mod templates;
 mod tenancy;
