@@ -125,6 +125,16 @@ const PACKAGES: &[Package] = &[
         "unshare and setsid: namespaces for builds, a daemon without a terminal",
     ),
     package(
+        "libnbd-bin",
+        Purpose::Test,
+        "nbdinfo and nbdcopy, clients that our server of disks is tested with",
+    ),
+    package(
+        "nbdkit",
+        Purpose::Test,
+        "the server of disks that ours is measured against",
+    ),
+    package(
         "busybox-static",
         Purpose::Test,
         "the small system that tests of the build sandbox work on",

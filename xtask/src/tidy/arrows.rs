@@ -26,7 +26,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("disk", &[]),
     ("ext4", &[]),
     ("process", &[]),
-    ("store", &["disk"]),
+    ("nbd", &["disk"]),
+    ("store", &["disk", "nbd"]),
     ("machine", &["disk", "process"]),
     ("catalog", &["access", "wire"]),
     ("jobs", &["access", "catalog", "wire"]),
@@ -34,7 +35,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "factory",
         &[
-            "access", "catalog", "disk", "ext4", "jobs", "machine", "process", "store", "wire",
+            "access", "catalog", "disk", "ext4", "jobs", "machine", "nbd", "process", "store",
+            "wire",
         ],
     ),
     (
@@ -48,14 +50,18 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "bullion",
         &[
-            "cli", "disk", "policy", "process", "server", "store", "wire",
+            "cli", "disk", "nbd", "policy", "process", "server", "store", "wire",
         ],
     ),
     ("xtask", &[]),
 ];
 
 /// Further arrows for tests only: fakes live beside their trait, and a disk is checked with another crate's reader.
-const TEST_ARROWS: &[(&str, &[&str])] = &[("ext4", &["disk"]), ("store", &["process"])];
+const TEST_ARROWS: &[(&str, &[&str])] = &[
+    ("ext4", &["disk"]),
+    ("nbd", &["process"]),
+    ("store", &["process"]),
+];
 
 /// Outside libraries with one home.
 const HOMES: &[(&str, &[&str])] = &[
