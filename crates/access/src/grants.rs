@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use wire::{PrincipalId, ResourceId, TenantId};
 
 use crate::around::Around;
@@ -21,14 +22,16 @@ pub struct Held {
 }
 
 /// Whom a deny assignment is meant for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Denied {
     Everyone,
     These(Vec<PrincipalId>),
 }
 
 /// A deny assignment: takes away what roles give.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Denial {
     pub id: ResourceId,
     pub name: String,

@@ -3,12 +3,12 @@
 //! Narrow on purpose: every method answers one question of the token endpoint, the token check or `authorize`.
 //! Nothing here reads a resource's body. All writes go through permits, except the two that a first start makes.
 
-use access::{Assignment, Grants, Permit, SecretHash};
+use access::{Assignment, Denial, Grants, LockLevel, Permissions, Permit, RoleId, SecretHash};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
-use wire::{AppId, PrincipalId, SubscriptionId, TenantId};
+use wire::{AppId, PrincipalId, ResourceId, SubscriptionId, TenantId};
 
 use crate::error::Result;
 
@@ -16,8 +16,17 @@ use crate::error::Result;
 pub const SECRETS_MAX: usize = 20;
 /// Certificates and federated credentials that one application may have at a time.
 pub const CREDENTIALS_MAX: usize = 20;
-/// Assignments of one principal that one decision reads.
-pub const GRANTS_MAX: usize = 4000;
+/// Assignments that one principal may have in a tenant, those of its groups among them.
+pub const GRANTS_MAX: usize = 20_000;
+/// Groups that one principal may be in, at any depth.
+pub const GROUPS_MAX: usize = 2000;
+/// Deny assignments, and locks, of one tenant.
+pub const DENIALS_MAX: usize = 2000;
+pub const LOCKS_MAX: usize = 20_000;
+/// Management groups, and subscriptions, of one tenant.
+pub const TREE_MAX: usize = 20_000;
+/// Members that one group may have.
+pub const MEMBERS_MAX: usize = 10_000;
 /// Tenants of one installation.
 pub const TENANTS_MAX: usize = 1000;
 /// Principals of one tenant that one answer may list.
@@ -51,13 +60,42 @@ pub trait AuthStore: Send + Sync {
     async fn use_assertion(&self, assertion: &str, until: Timestamp) -> Result<bool>;
     /// Every application that may sign in to a tenant, its own and those consented to, by their ids.
     async fn principals(&self, tenant: TenantId) -> Result<Vec<PrincipalRecord>>;
-    /// Everything that a principal was given in a tenant.
+    /// Everything that decides what a principal may do in a tenant, as of this moment: kept in memory, and read anew
+    /// when the tenant's epoch says that something has changed.
     async fn grants(&self, tenant: TenantId, principal: PrincipalId) -> Result<Grants>;
+    /// The role assignments that name one of the principals, by their ids. At most [`GRANTS_MAX`].
+    async fn assigned(
+        &self,
+        tenant: TenantId,
+        principals: &[PrincipalId],
+    ) -> Result<Vec<ResourceId>>;
+    /// What stands for a principal in a tenant's directory.
+    async fn object(&self, tenant: TenantId, principal: PrincipalId) -> Result<Option<Object>>;
+    /// Users, or groups, of a tenant. At most [`PRINCIPALS_MAX`].
+    async fn objects(&self, tenant: TenantId, of: ObjectKind) -> Result<Vec<Object>>;
+    /// Those directly in a group. At most [`MEMBERS_MAX`].
+    async fn members(&self, tenant: TenantId, group: PrincipalId) -> Result<Vec<PrincipalId>>;
+    /// Somebody who signs in with a password, by sign-in name without case.
+    async fn user_named(&self, tenant: TenantId, name: &str) -> Result<Option<UserRecord>>;
+    async fn user(&self, tenant: TenantId, principal: PrincipalId) -> Result<Option<UserRecord>>;
+    /// The application behind a resource that has a managed identity.
+    async fn managed_identity(
+        &self,
+        tenant: TenantId,
+        resource: &ResourceId,
+    ) -> Result<Option<(AppId, PrincipalId)>>;
+
+    /// Keeps a refresh token, and forgets those that have expired.
+    async fn keep_refresh(&self, token: StoredRefresh) -> Result<()>;
+    /// Uses a refresh token up. One that was used before ends every token of its sign-in.
+    async fn use_refresh(&self, digest: &str) -> Result<RefreshUse>;
 
     /// Newest first; those past `retires_at` are gone.
     async fn signing_keys(&self) -> Result<Vec<StoredKey>>;
     /// Makes a key known; older ones stay until they retire.
     async fn add_signing_key(&self, key: StoredKey) -> Result<()>;
+    /// Makes a key known that signs from now on, and has the others retire no later than `others_until`.
+    async fn rotate_signing_key(&self, key: StoredKey, others_until: Timestamp) -> Result<()>;
 
     /// Adds a secret to the application at the permit's scope.
     async fn add_secret(&self, permit: &Permit, secret: StoredSecret) -> Result<()>;
@@ -102,6 +140,65 @@ pub struct ApplicationRecord {
     pub audience: Audience,
     /// Where a browser may be sent after a consent.
     pub redirects: Vec<String>,
+    /// Of a managed identity: it has no credentials that anybody could add.
+    pub managed: bool,
+}
+
+/// What a principal is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ObjectKind {
+    User,
+    Group,
+    ServicePrincipal,
+}
+
+impl ObjectKind {
+    /// As role assignments name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ObjectKind::User => "User",
+            ObjectKind::Group => "Group",
+            ObjectKind::ServicePrincipal => "ServicePrincipal",
+        }
+    }
+}
+
+/// A principal and the resource that made it; none for the principal that the operator has in a tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    pub principal: PrincipalId,
+    pub kind: ObjectKind,
+    pub resource: Option<ResourceId>,
+}
+
+/// What a sign-in with a password reads.
+#[derive(Clone, Debug)]
+pub struct UserRecord {
+    pub principal: PrincipalId,
+    pub resource: ResourceId,
+    pub password: Option<SecretHash>,
+    pub enabled: bool,
+}
+
+/// A refresh token, known by its digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredRefresh {
+    pub digest: String,
+    /// The sign-in that it goes back to.
+    pub family: Uuid,
+    pub tenant: TenantId,
+    pub principal: PrincipalId,
+    pub app: AppId,
+    pub expires_at: Timestamp,
+}
+
+/// What came of using a refresh token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RefreshUse {
+    Good(StoredRefresh),
+    /// Somebody has a copy; nobody stays signed in by it.
+    UsedBefore,
+    Unknown,
 }
 
 /// Who may have an application sign in.
@@ -218,4 +315,39 @@ pub enum Record {
     Credential(Credential),
     /// `Microsoft.Authorization/roleAssignments`: at the scope that the resource sits on, in the permit's tenant.
     RoleAssignment(Assignment),
+    /// `Microsoft.Authorization/roleDefinitions`, at the tenant's root: what the role allows.
+    RoleDefinition {
+        role: RoleId,
+        permissions: Vec<Permissions>,
+    },
+    /// `Microsoft.Authorization/denyAssignments`, at the scope that the resource sits on.
+    DenyAssignment(Denial),
+    /// `Microsoft.Authorization/locks`, on the scope that the resource sits on.
+    Lock(LockLevel),
+    /// `Microsoft.Management/managementGroups`: the name of the group above, none for the root group.
+    ManagementGroup { parent: Option<String> },
+    /// `subscriptions`: the name of the management group that it is in, none for the root group.
+    Placement { group: Option<String> },
+    /// `Bullion.Factory/users`. Without a password the one that is there stays.
+    User {
+        principal: PrincipalId,
+        name: String,
+        password: Option<SecretHash>,
+        enabled: bool,
+    },
+    /// `Bullion.Factory/groups`
+    Group { principal: PrincipalId },
+    /// `Bullion.Factory/groups/members`: in the group that it sits in.
+    Member { principal: PrincipalId },
+    /// A resource that has an identity of its own: an application of the permit's tenant that lives as long as the
+    /// resource has the record. `None` takes the identity away.
+    ManagedIdentity(Option<NewIdentity>),
+}
+
+/// What a managed identity is made of; one that is there keeps its ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewIdentity {
+    pub app: AppId,
+    pub principal: PrincipalId,
+    pub display_name: String,
 }

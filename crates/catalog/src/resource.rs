@@ -229,6 +229,7 @@ pub struct Put {
 #[derive(Clone, Debug)]
 pub struct PageRequest {
     limit: usize,
+    pub(crate) directly: bool,
     pub(crate) after: Option<Continuation>,
 }
 
@@ -236,6 +237,7 @@ impl PageRequest {
     pub fn first(limit: usize) -> PageRequest {
         PageRequest {
             limit: limit.clamp(1, PAGE_MAX),
+            directly: false,
             after: None,
         }
     }
@@ -243,6 +245,12 @@ impl PageRequest {
     /// As much as one page may hold.
     pub fn largest() -> PageRequest {
         PageRequest::first(PAGE_MAX)
+    }
+
+    /// Of an extension type: only what sits on the permit's scope itself.
+    pub fn directly(mut self) -> PageRequest {
+        self.directly = true;
+        self
     }
 
     pub fn after(mut self, token: Continuation) -> PageRequest {

@@ -95,6 +95,7 @@ impl PostgresCatalog {
             },
             clock,
             written: watch::Sender::new(0),
+            rights: Arc::default(),
         };
         let mut tasks = catalog.engine.tasks.lock().await;
         let name = Uuid::new_v4().to_string();

@@ -1,6 +1,6 @@
 //! `AuthStore` in SQL.
 
-use access::{Action, Assignment, Grants, Permit, RoleId, SecretHash, SystemReason};
+use access::{Action, Grants, Permit, SecretHash, SystemReason};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::FromRow;
@@ -8,15 +8,17 @@ use uuid::Uuid;
 use wire::factory::{ApplicationProperties, TenantProperties};
 use wire::{AppId, PrincipalId, ResourceId, SubscriptionId, TenantId};
 
+use super::directory::UserKey;
 use super::resources::check_write;
 use super::{
     Connection, Engine, SqlCatalog, Turn, again, commit, failed, query, query_as, query_scalar,
     records, rows,
 };
 use crate::auth::{
-    ApplicationRecord, Audience, AuthStore, CREDENTIALS_MAX, Credential, GRANTS_MAX, Installation,
-    NewInstallation, PRINCIPALS_MAX, PrincipalRecord, Record, SECRETS_MAX, SIGNING_KEYS_MAX,
-    StoredKey, StoredSecret, TENANTS_MAX, TenantRecord,
+    ApplicationRecord, Audience, AuthStore, CREDENTIALS_MAX, Credential, Installation,
+    NewInstallation, Object, ObjectKind, PRINCIPALS_MAX, PrincipalRecord, Record, RefreshUse,
+    SECRETS_MAX, SIGNING_KEYS_MAX, StoredKey, StoredRefresh, StoredSecret, TENANTS_MAX,
+    TenantRecord, UserRecord,
 };
 use crate::error::{CatalogError, Result};
 use crate::resource::{BODY_BYTES_MAX, Draft, Precondition};
@@ -88,14 +90,14 @@ impl<E: Engine> AuthStore for SqlCatalog<E> {
     }
 
     async fn application(&self, app: AppId) -> Result<Option<ApplicationRecord>> {
-        let row = query_as::<(String, String, String, String)>(
-            "select home, display_name, audience, redirects from applications where app = $1",
+        let row = query_as::<(String, String, String, String, bool)>(
+            "select home, display_name, audience, redirects, managed from applications where app = $1",
         )
         .bind(app.to_string())
         .fetch_optional(&mut *self.reader("find an application").await?)
         .await
         .map_err(failed("find an application"))?;
-        row.map(|(home, display_name, audience, redirects)| {
+        row.map(|(home, display_name, audience, redirects, managed)| {
             Ok(ApplicationRecord {
                 app,
                 home: rows::parsed("applications.home", &home)?,
@@ -103,6 +105,7 @@ impl<E: Engine> AuthStore for SqlCatalog<E> {
                 audience: Audience::stored(&audience)
                     .ok_or_else(|| rows::corrupt("applications.audience", &audience))?,
                 redirects: rows::from_json("applications.redirects", &redirects)?,
+                managed,
             })
         })
         .transpose()
@@ -155,8 +158,8 @@ impl<E: Engine> AuthStore for SqlCatalog<E> {
     }
 
     async fn principals(&self, tenant: TenantId) -> Result<Vec<PrincipalRecord>> {
-        let found = query_as::<(String, String, String, String, String)>(
-            "select principal, applications.app, home, display_name, audience
+        let found = query_as::<(String, String, String, String, String, bool)>(
+            "select principal, applications.app, home, display_name, audience, managed
              from principals join applications on applications.app = principals.app
              where tenant = $1 order by display_name, applications.app limit $2",
         )
@@ -165,48 +168,77 @@ impl<E: Engine> AuthStore for SqlCatalog<E> {
         .fetch_all(&mut *self.reader("list principals").await?)
         .await
         .map_err(failed("list principals"))?;
-        let record =
-            |(principal, app, home, display_name, audience): (String, String, _, _, String)| {
-                let home: String = home;
-                Ok(PrincipalRecord {
-                    principal: rows::parsed("principals.principal", &principal)?,
-                    application: ApplicationRecord {
-                        app: rows::parsed("applications.app", &app)?,
-                        home: rows::parsed("applications.home", &home)?,
-                        display_name,
-                        audience: Audience::stored(&audience)
-                            .ok_or_else(|| rows::corrupt("applications.audience", &audience))?,
-                        redirects: Vec::new(),
-                    },
-                })
-            };
+        let record = |(principal, app, home, display_name, audience, managed): (
+            String,
+            String,
+            _,
+            _,
+            String,
+            _,
+        )| {
+            let home: String = home;
+            Ok(PrincipalRecord {
+                principal: rows::parsed("principals.principal", &principal)?,
+                application: ApplicationRecord {
+                    app: rows::parsed("applications.app", &app)?,
+                    home: rows::parsed("applications.home", &home)?,
+                    display_name,
+                    audience: Audience::stored(&audience)
+                        .ok_or_else(|| rows::corrupt("applications.audience", &audience))?,
+                    redirects: Vec::new(),
+                    managed,
+                },
+            })
+        };
         found.into_iter().map(record).collect()
     }
 
     async fn grants(&self, tenant: TenantId, principal: PrincipalId) -> Result<Grants> {
-        let found = query_as::<(String, String)>(
-            "select role, scope from assignments where tenant = $1 and principal = $2 limit $3",
-        )
-        .bind(tenant.to_string())
-        .bind(principal.to_string())
-        .bind(limit(GRANTS_MAX))
-        .fetch_all(&mut *self.reader("read grants").await?)
-        .await
-        .map_err(failed("read grants"))?;
-        let assignments = found.into_iter().map(|(role, scope)| {
-            let scope: ResourceId = rows::parsed("assignments.scope", &scope)?;
-            Ok(Assignment {
-                tenant,
-                principal,
-                role: RoleId::new(&role),
-                scope,
-            })
-        });
-        Ok(Grants::new(
-            tenant,
-            principal,
-            assignments.collect::<Result<_>>()?,
-        ))
+        self.grants_now(tenant, principal).await
+    }
+
+    async fn assigned(
+        &self,
+        tenant: TenantId,
+        principals: &[PrincipalId],
+    ) -> Result<Vec<ResourceId>> {
+        self.assigned_to(tenant, principals).await
+    }
+
+    async fn object(&self, tenant: TenantId, principal: PrincipalId) -> Result<Option<Object>> {
+        self.find_object(tenant, principal).await
+    }
+
+    async fn objects(&self, tenant: TenantId, of: ObjectKind) -> Result<Vec<Object>> {
+        self.list_objects(tenant, of).await
+    }
+
+    async fn members(&self, tenant: TenantId, group: PrincipalId) -> Result<Vec<PrincipalId>> {
+        self.list_members(tenant, group).await
+    }
+
+    async fn user_named(&self, tenant: TenantId, name: &str) -> Result<Option<UserRecord>> {
+        self.find_user(tenant, UserKey::Name(name)).await
+    }
+
+    async fn user(&self, tenant: TenantId, principal: PrincipalId) -> Result<Option<UserRecord>> {
+        self.find_user(tenant, UserKey::Principal(principal)).await
+    }
+
+    async fn managed_identity(
+        &self,
+        tenant: TenantId,
+        resource: &ResourceId,
+    ) -> Result<Option<(AppId, PrincipalId)>> {
+        self.find_identity(tenant, resource).await
+    }
+
+    async fn keep_refresh(&self, token: StoredRefresh) -> Result<()> {
+        self.store_refresh(&token).await
+    }
+
+    async fn use_refresh(&self, digest: &str) -> Result<RefreshUse> {
+        self.take_refresh(digest).await
     }
 
     async fn signing_keys(&self) -> Result<Vec<StoredKey>> {
@@ -238,14 +270,19 @@ impl<E: Engine> AuthStore for SqlCatalog<E> {
             .execute(&mut *tx)
             .await
             .map_err(failed(OPERATION))?;
-        query("insert into signing_keys (kid, private_pem, made_at, retires_at) values ($1, $2, $3, $4)")
-            .bind(key.kid)
-            .bind(key.private_pem)
-            .bind(rows::micros(key.made_at))
-            .bind(rows::micros(key.retires_at))
+        insert_key(&mut tx, key).await?;
+        commit(tx, OPERATION).await
+    }
+
+    async fn rotate_signing_key(&self, key: StoredKey, others_until: Timestamp) -> Result<()> {
+        const OPERATION: &str = "rotate signing keys";
+        let mut tx = self.write(OPERATION).await?;
+        query("update signing_keys set retires_at = $1 where retires_at > $1")
+            .bind(rows::micros(others_until))
             .execute(&mut *tx)
             .await
             .map_err(failed(OPERATION))?;
+        insert_key(&mut tx, key).await?;
         commit(tx, OPERATION).await
     }
 
@@ -409,6 +446,20 @@ async fn secrets_of_app(connection: &mut impl Connection, app: AppId) -> Result<
     .await
     .map_err(failed("read secrets"))?;
     found.into_iter().map(SecretRow::into_secret).collect()
+}
+
+async fn insert_key(tx: &mut impl Connection, key: StoredKey) -> Result<()> {
+    query(
+        "insert into signing_keys (kid, private_pem, made_at, retires_at) values ($1, $2, $3, $4)",
+    )
+    .bind(key.kid)
+    .bind(key.private_pem)
+    .bind(rows::micros(key.made_at))
+    .bind(rows::micros(key.retires_at))
+    .execute(tx)
+    .await
+    .map(drop)
+    .map_err(failed("add a signing key"))
 }
 
 async fn add_secret_in(tx: &mut impl Connection, app: AppId, secret: &StoredSecret) -> Result<()> {

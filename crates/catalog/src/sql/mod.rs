@@ -11,11 +11,13 @@
 mod auth;
 mod changes;
 mod claims;
+mod directory;
 mod jobs;
 mod journal;
 mod policy_states;
 mod records;
 mod resources;
+mod rights;
 mod rows;
 mod statement;
 
@@ -28,6 +30,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::{Database, Transaction};
 use tokio::sync::watch;
 
+pub(crate) use rights::Rights;
 pub(crate) use statement::{Connection, Sql, query, query_as, query_scalar};
 
 use crate::backend::Backend;
@@ -79,6 +82,7 @@ pub struct SqlCatalog<E> {
     pub(crate) clock: Arc<dyn Clock>,
     /// Counts the commits that wrote resources, for whoever follows the feed.
     pub(crate) written: watch::Sender<u64>,
+    pub(crate) rights: Arc<Rights>,
 }
 
 type Tx<E> = Transaction<'static, <E as Engine>::Db>;

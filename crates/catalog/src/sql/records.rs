@@ -2,12 +2,14 @@
 //!
 //! A resource of one of these types never exists without its row, since both are written by one put.
 
-use access::{Action, Assignment, Permit, RoleId, SystemReason};
+use access::{Action, Assignment, LockLevel, Permit, RoleId, SystemReason};
 use serde_json::json;
 use uuid::Uuid;
 use wire::{AppId, PrincipalId, ResourceId, ResourceType, TenantId};
 
-use super::{Connection, Engine, SqlCatalog, failed, query, query_as, query_scalar, rows};
+use super::{
+    Connection, Engine, SqlCatalog, directory, failed, query, query_as, query_scalar, rows,
+};
 use crate::auth::{Audience, CREDENTIALS_MAX, Credential, Installation, Record};
 use crate::error::{CatalogError, Result};
 use crate::resource::{BODY_BYTES_MAX, Draft, UniqueKey};
@@ -19,6 +21,13 @@ const CERTIFICATES: &str = "Bullion.Factory/applications/certificates";
 const FEDERATED: &str = "Bullion.Factory/applications/federatedCredentials";
 const SUBSCRIPTIONS: &str = "Microsoft.Resources/subscriptions";
 const ASSIGNMENTS: &str = "Microsoft.Authorization/roleAssignments";
+const ROLE_DEFINITIONS: &str = "Microsoft.Authorization/roleDefinitions";
+const DENIALS: &str = "Microsoft.Authorization/denyAssignments";
+const LOCKS: &str = "Microsoft.Authorization/locks";
+const MANAGEMENT_GROUPS: &str = "Microsoft.Management/managementGroups";
+const USERS: &str = "Bullion.Factory/users";
+const GROUPS: &str = "Bullion.Factory/groups";
+const MEMBERS: &str = "Bullion.Factory/groups/members";
 const OWNER: &str = "8e3af657-a8ff-443c-a75c-2fe8c4bcb635";
 
 /// Refuses a record that does not fit the resource it comes with, before anything is written.
@@ -36,6 +45,21 @@ pub(super) fn check(permit: &Permit, record: &Record, created: bool) -> Result<(
         Record::RoleAssignment(assignment) => {
             found.is(ASSIGNMENTS) && assignment_fits(permit, assignment)
         }
+        Record::RoleDefinition { role, .. } => {
+            // One for the tenant: it is found by its name, wherever it is assigned.
+            let at_root = id.parent().is_some_and(|parent| parent.is_root());
+            found.is(ROLE_DEFINITIONS) && at_root && *role == RoleId::new(id.name())
+        }
+        Record::DenyAssignment(denial) => {
+            found.is(DENIALS) && denial.id == *id && id.parent().as_ref() == Some(&denial.scope)
+        }
+        Record::Lock(_) => found.is(LOCKS),
+        Record::ManagementGroup { .. } => found.is(MANAGEMENT_GROUPS),
+        Record::Placement { .. } => found.is(SUBSCRIPTIONS) && !created,
+        Record::User { .. } => found.is(USERS),
+        Record::Group { .. } => found.is(GROUPS),
+        Record::Member { .. } => found.is(MEMBERS),
+        Record::ManagedIdentity(_) => !needs_record(&found),
     };
     if fits {
         Ok(())
@@ -51,6 +75,9 @@ pub(super) async fn check_deletable(tx: &mut impl Connection, permit: &Permit) -
         return Ok(());
     };
     let kind = id.resource_type();
+    if kind.is(ROLE_DEFINITIONS) {
+        return check_unassigned(tx, permit).await;
+    }
     if kind.is(APPLICATIONS) && application_at(tx, permit).await? == Some(installation.operator_app)
     {
         return Err(mismatch(
@@ -161,6 +188,42 @@ impl<E: Engine> SqlCatalog<E> {
             }
             Record::Credential(credential) => write_credential(tx, permit, row, credential).await,
             Record::RoleAssignment(assignment) => write_assignment(tx, row, assignment).await,
+            Record::RoleDefinition { role, permissions } => {
+                let body = rows::to_json("permissions", permissions, BODY_BYTES_MAX)?;
+                write_definition(tx, permit.tenant(), row, role, &body).await
+            }
+            Record::DenyAssignment(denial) => {
+                let body = rows::to_json("deny assignment", denial, BODY_BYTES_MAX)?;
+                write_denial(tx, permit.tenant(), row, &body).await
+            }
+            Record::Lock(level) => write_lock(tx, permit, row, *level).await,
+            Record::ManagementGroup { parent } => {
+                write_management_group(tx, permit, row, parent.as_deref()).await
+            }
+            Record::Placement { group } => write_placement(tx, row, group.as_deref()).await,
+            Record::User {
+                principal,
+                name,
+                password,
+                enabled,
+            } => {
+                let user = directory::NewUser {
+                    principal: *principal,
+                    name,
+                    password: password.as_ref(),
+                    enabled: *enabled,
+                };
+                directory::write_user(tx, permit, row, &user).await
+            }
+            Record::Group { principal } => {
+                directory::write_group(tx, permit, row, *principal).await
+            }
+            Record::Member { principal } => {
+                directory::write_member(tx, permit, row, *principal).await
+            }
+            Record::ManagedIdentity(identity) => {
+                directory::write_identity(tx, permit, row, identity.as_ref()).await
+            }
         }
     }
 
@@ -257,6 +320,12 @@ pub(super) fn needs_record(found: &ResourceType) -> bool {
         FEDERATED,
         SUBSCRIPTIONS,
         ASSIGNMENTS,
+        ROLE_DEFINITIONS,
+        DENIALS,
+        LOCKS,
+        USERS,
+        GROUPS,
+        MEMBERS,
     ]
     .iter()
     .any(|kind| found.is(kind))
@@ -345,7 +414,7 @@ async fn write_application(
 }
 
 /// A principal, once given, is kept: assignments name it.
-async fn add_principal(
+pub(super) async fn add_principal(
     tx: &mut impl Connection,
     tenant: TenantId,
     app: AppId,
@@ -525,6 +594,115 @@ async fn write_assignment(
     .await
     .map(drop)
     .map_err(failed("write a role assignment"))
+}
+
+/// A role that somebody holds cannot go.
+async fn check_unassigned(tx: &mut impl Connection, permit: &Permit) -> Result<()> {
+    let held = query_scalar::<bool>(
+        "select exists (select 1 from assignments where tenant = $1 and role = $2)",
+    )
+    .bind(permit.tenant().to_string())
+    .bind(RoleId::new(permit.scope().name()).as_str())
+    .fetch_one(tx)
+    .await
+    .map_err(failed("look for assignments of a role"))?;
+    match held {
+        true => Err(CatalogError::HasChildren {
+            id: permit.scope().clone(),
+        }),
+        false => Ok(()),
+    }
+}
+
+async fn write_definition(
+    tx: &mut impl Connection,
+    tenant: TenantId,
+    row: i64,
+    role: &RoleId,
+    body: &str,
+) -> Result<()> {
+    query(
+        "insert into role_definitions (resource, tenant, role, body) values ($1, $2, $3, $4)
+         on conflict (resource) do update set body = excluded.body",
+    )
+    .bind(row)
+    .bind(tenant.to_string())
+    .bind(role.as_str())
+    .bind(body)
+    .execute(tx)
+    .await
+    .map(drop)
+    .map_err(failed("write a role definition"))
+}
+
+async fn write_denial(
+    tx: &mut impl Connection,
+    tenant: TenantId,
+    row: i64,
+    body: &str,
+) -> Result<()> {
+    query(
+        "insert into deny_assignments (resource, tenant, body) values ($1, $2, $3)
+         on conflict (resource) do update set body = excluded.body",
+    )
+    .bind(row)
+    .bind(tenant.to_string())
+    .bind(body)
+    .execute(tx)
+    .await
+    .map(drop)
+    .map_err(failed("write a deny assignment"))
+}
+
+async fn write_lock(
+    tx: &mut impl Connection,
+    permit: &Permit,
+    row: i64,
+    level: LockLevel,
+) -> Result<()> {
+    let scope = permit.scope().parent().unwrap_or_else(ResourceId::root);
+    query(
+        "insert into locks (resource, tenant, scope, level) values ($1, $2, $3, $4)
+         on conflict (resource) do update set level = excluded.level",
+    )
+    .bind(row)
+    .bind(permit.tenant().to_string())
+    .bind(scope.to_string())
+    .bind(level.as_str())
+    .execute(tx)
+    .await
+    .map(drop)
+    .map_err(failed("write a lock"))
+}
+
+async fn write_management_group(
+    tx: &mut impl Connection,
+    permit: &Permit,
+    row: i64,
+    parent: Option<&str>,
+) -> Result<()> {
+    query(
+        "insert into management_groups (resource, tenant, name, parent) values ($1, $2, $3, $4)
+         on conflict (resource) do update set parent = excluded.parent",
+    )
+    .bind(row)
+    .bind(permit.tenant().to_string())
+    .bind(permit.scope().name().to_lowercase())
+    .bind(parent.map(str::to_lowercase))
+    .execute(tx)
+    .await
+    .map(drop)
+    .map_err(failed("write a management group"))
+}
+
+async fn write_placement(tx: &mut impl Connection, row: i64, group: Option<&str>) -> Result<()> {
+    query("update subscriptions set placed = $2 where resource = $1")
+        .bind(row)
+        .bind(group.map(str::to_lowercase))
+        .execute(tx)
+        .await
+        .map(drop)
+        .map_err(failed("place a subscription"))
 }
 
 async fn tenant_at(connection: &mut impl Connection, permit: &Permit) -> Result<Option<TenantId>> {

@@ -75,7 +75,10 @@ impl<E: Engine> Catalog for SqlCatalog<E> {
     }
 
     async fn list(&self, permit: &Permit, of: &ResourceType, page: PageRequest) -> Result<Page> {
-        let (from, to) = rows::sort_range(permit.scope(), of);
+        let (from, to) = match page.directly {
+            true => rows::sort_range_on(permit.scope(), of),
+            false => rows::sort_range(permit.scope(), of),
+        };
         let after = start_of(&page);
         let rows = query_as::<ResourceRow>(Sql::of(
             "select * from resources
@@ -216,7 +219,12 @@ impl<E: Engine> SqlCatalog<E> {
     /// Writes that touch who may sign in come one after the other: they look at rows of others to decide.
     pub(super) async fn order(&self, tx: &mut Tx<E>, record: &Record) -> Result<()> {
         match record {
-            Record::Plain | Record::RoleAssignment(_) => Ok(()),
+            Record::Plain
+            | Record::RoleAssignment(_)
+            | Record::DenyAssignment(_)
+            | Record::Lock(_)
+            | Record::ManagementGroup { .. }
+            | Record::Placement { .. } => Ok(()),
             _ => self.take_turn(tx, Turn::Directory).await,
         }
     }

@@ -99,6 +99,13 @@ pub(super) fn sort_range(scope: &ResourceId, of: &ResourceType) -> (String, Stri
     (prefix.to_owned(), format!("{prefix}0"))
 }
 
+/// The same for resources of an extension type that sit on the scope itself.
+pub(super) fn sort_range_on(scope: &ResourceId, of: &ResourceType) -> (String, String) {
+    let prefix = format!("{}/providers/{}/", prefix(scope), of.folded());
+    let after = format!("{}0", prefix.trim_end_matches('/'));
+    (prefix, after)
+}
+
 pub(super) fn micros(at: Timestamp) -> i64 {
     at.as_microsecond()
 }

@@ -134,6 +134,7 @@ impl SqliteCatalog {
             },
             clock: options.clock,
             written: watch::Sender::new(0),
+            rights: Arc::default(),
         };
         if options.access == FileAccess::ReadWrite {
             catalog.migrate().await?;
@@ -162,6 +163,7 @@ impl SqliteCatalog {
             },
             clock,
             written: watch::Sender::new(0),
+            rights: Arc::default(),
         };
         catalog.migrate().await?;
         Ok(catalog)

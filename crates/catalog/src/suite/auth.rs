@@ -134,11 +134,7 @@ async fn a_tenant_comes_with_its_operator<B: Backend>(world: &World<B>) {
         .grants(world.tenant, principal)
         .await
         .expect("grants");
-    assert_eq!(
-        own,
-        access::Grants::new(world.tenant, principal, Vec::new()),
-        "no rights elsewhere"
-    );
+    assert!(own.is_empty(), "no rights elsewhere");
 
     let elsewhere = system(&bullion("tenants", "third"), tenant);
     let refused = world
@@ -424,11 +420,7 @@ async fn assignments_count_where_they_are<B: Backend>(world: &World<B>) {
         .grants(reader.tenant, reader.principal)
         .await
         .expect("grants");
-    assert_eq!(
-        grants,
-        access::Grants::new(reader.tenant, reader.principal, Vec::new()),
-        "rights go with their scope"
-    );
+    assert!(grants.is_empty(), "rights go with their scope");
 }
 
 async fn signing_keys_retire<B: Backend>(world: &World<B>) {

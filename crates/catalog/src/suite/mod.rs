@@ -9,6 +9,7 @@ mod policy_states;
 #[cfg(feature = "postgres-tests")]
 mod postgres;
 mod resources;
+mod rights;
 mod world;
 
 pub use crate::backend::Backend;
@@ -20,6 +21,7 @@ pub use postgres::{POSTGRES, fresh_postgres};
 pub async fn run<B: Backend>(fresh: impl AsyncFn(ManualClock) -> B) {
     resources::run(&fresh).await;
     auth::run(&fresh).await;
+    rights::run(&fresh).await;
     jobs::run(&fresh).await;
     changes::run(&fresh).await;
     policy_states::run(&fresh).await;
