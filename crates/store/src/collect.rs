@@ -21,6 +21,7 @@ use crate::error::StoreError;
 use crate::frame::{Frame, FrameId, frame_id};
 use crate::index::{Location, Precedence};
 use crate::pack::PackBuilder;
+use crate::serve::trace_name;
 use crate::session::write_packs;
 use crate::store::{Inner, Store, read_footer};
 
@@ -77,6 +78,11 @@ impl Store {
             return Ok(false);
         }
         self.0.place.delete(&name).map_err(failed)?;
+        // It means nothing without its disk, so the disk goes first.
+        let trace = trace_name(digest);
+        if let Err(error) = self.0.place.delete(&trace) {
+            tracing::warn!(trace, %error, "the boot trace of a deleted disk stays");
+        }
         Ok(true)
     }
 

@@ -55,6 +55,11 @@ impl FileDisk {
         self.file.sync_all()
     }
 
+    /// The same, without what only says when it was written.
+    pub(crate) fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
     pub(crate) fn file(&self) -> &File {
         &self.file
     }
@@ -102,6 +107,13 @@ impl WriteAt for FileDisk {
     }
 
     fn zero_at(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        self.zero_shared(offset, len)
+    }
+}
+
+impl FileDisk {
+    /// Makes a hole through a shared reference, for threads that write different ranges.
+    pub(crate) fn zero_shared(&self, offset: u64, len: u64) -> io::Result<()> {
         check_range(
             self.size,
             offset,

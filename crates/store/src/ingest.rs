@@ -19,6 +19,7 @@ use crate::index::Precedence;
 use crate::manifest::{MAX_DISK_BYTES, Piece, push_piece};
 use crate::pack::Pack;
 use crate::parallel;
+use crate::serve::Overlay;
 use crate::session::{FrameRef, Session, write_packs};
 use crate::store::{Inner, Store, Writer};
 use crate::view::StoredDisk;
@@ -118,6 +119,23 @@ impl Store {
         }
         let dirty = Dirty::new(written.into_iter());
         self.ingest_dirty(&parent, &view, (dirty, watch), &writer)
+    }
+
+    /// Takes in a disk that was written over one of this store. Of it, only the chunks of 1 MiB
+    /// that were written to are read, unless it has another size than the disk below. Nobody may
+    /// write to it meanwhile.
+    pub fn ingest_overlay(
+        &self,
+        overlay: &Overlay,
+        watch: Watch<'_>,
+    ) -> Result<Ingested, StoreError> {
+        if overlay.size() != overlay.parent_size() {
+            return self.ingest_watched(overlay, watch);
+        }
+        let writer = self.0.writer();
+        let parent = self.disk(overlay.base())?;
+        let dirty = Dirty::new(overlay.changed().into_iter());
+        self.ingest_dirty(&parent, overlay, (dirty, watch), &writer)
     }
 
     fn ingest_dirty(

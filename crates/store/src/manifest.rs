@@ -90,6 +90,11 @@ impl Manifest {
         &self.chunks
     }
 
+    /// How many frames it names.
+    pub fn frames(&self) -> usize {
+        self.frames.len()
+    }
+
     /// Bytes of blocks that are not zero.
     pub fn data_bytes(&self) -> u64 {
         let blocks: u64 = self.pieces.iter().map(|piece| u64::from(piece.count)).sum();

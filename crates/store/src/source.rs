@@ -11,6 +11,7 @@ use crate::error::StoreError;
 use crate::frame::Unpacker;
 use crate::index::Location;
 use crate::manifest::{Manifest, UsedFrame};
+use crate::serve::Trace;
 use crate::store::{Inner, Store};
 
 /// How often a frame is looked for again that was moved to another pack at this moment.
@@ -24,6 +25,11 @@ pub trait FrameSource: Send + Sync {
     /// The blocks of a frame, checked and decoded, into `into`, which is cleared first. Returns
     /// the stored bytes that were read for it.
     fn read_frame(&self, frame: &UsedFrame, into: &mut Vec<u8>) -> Result<u64, StoreError>;
+
+    /// Which blocks a boot reads, if that is known.
+    fn trace(&self, _digest: &DiskDigest) -> Option<Trace> {
+        None
+    }
 
     /// Several frames, in the order that is cheapest. `each` is told the place in `frames`, the
     /// stored bytes and the blocks. A frame that cannot be read is left out: whoever needs it asks
@@ -54,6 +60,10 @@ impl FrameSource for Store {
         let (at, stored) = self.0.stored_frame(frame)?;
         UNPACKER.with_borrow_mut(|unpacker| self.0.unpack(&at, &stored, unpacker, into))?;
         Ok(stored.len() as u64)
+    }
+
+    fn trace(&self, digest: &DiskDigest) -> Option<Trace> {
+        Store::trace(self, digest)
     }
 
     fn read_frames(&self, frames: &[UsedFrame], each: &mut dyn FnMut(usize, u64, Vec<u8>)) {

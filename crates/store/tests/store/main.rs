@@ -9,6 +9,7 @@ mod faults;
 mod ingest;
 mod places;
 mod replicate;
+mod serve;
 
 use std::num::NonZero;
 
