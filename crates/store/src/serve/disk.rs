@@ -1,6 +1,7 @@
 //! One stored disk that machines read, all of them from the same frames.
 
 use std::io;
+use std::iter;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -129,7 +130,7 @@ impl Export for ServedDisk {
     fn load(&self, offset: u64, len: u64) -> io::Result<()> {
         let block = BLOCK_SIZE as u64;
         self.disk
-            .load_ahead([offset / block..(offset + len).div_ceil(block)]);
+            .load_ahead(iter::once(offset / block..(offset + len).div_ceil(block)));
         Ok(())
     }
 }
