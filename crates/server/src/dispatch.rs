@@ -304,7 +304,9 @@ async fn links(
 /// A link's id; `…/versions/latest` is about the definition's versions.
 fn link_scope(link: &Link) -> Result<ResourceId, ArmError> {
     let scope = ResourceId::parse(&link.scope).ok();
-    let fit = scope.filter(|scope| scope.subscription().is_some());
+    let placed =
+        |scope: &ResourceId| scope.subscription().is_some() || scope.management_group().is_some();
+    let fit = scope.filter(placed);
     let Some(scope) = fit else {
         return Err(errors::invalid(
             link.target,

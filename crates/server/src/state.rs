@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use access::{ClientSecret, Identity, NewToken, Permit, SecretHash};
+use access::{Action, ClientSecret, Identity, NewToken, Permit, SecretHash};
 use catalog::{AuthStore, Catalog, CatalogError, Installation, JobId, JobRow, NewJob, PageRequest};
 use comply::Comply;
 use jiff::Timestamp;
@@ -122,6 +122,26 @@ impl Server {
             || names
                 .iter()
                 .any(|name| audience == format!("https://{name}:{port}"))
+    }
+}
+
+/// Rights.
+impl Server {
+    /// The right of a call's own caller to something beside the call's scope, in the same tenant.
+    pub async fn right_of(
+        &self,
+        own: &Permit,
+        action: &str,
+        scope: &ResourceId,
+    ) -> Result<Permit, ArmError> {
+        let Some(identity) = own.identity() else {
+            return Err(errors::bad_request("This is asked for by somebody."));
+        };
+        let grants = self.auth.grants(identity.tenant, identity.principal).await;
+        let grants = grants.map_err(errors::catalog)?;
+        let action = Action::new(action);
+        access::authorize(identity, &grants, &action, scope, own.tenant())
+            .map_err(|forbidden| forbidden.to_arm())
     }
 }
 

@@ -12,9 +12,9 @@ use crate::operation::{Operation, Subject, Tenancy, no_links};
 use crate::path::{ArmPath, Place, Shape};
 use crate::resources::templates::triggers;
 use crate::resources::{
-    applications, consents, credentials, disks, everything, galleries, groups, images, machines,
-    managed_images, management_groups, operations, pipelines, policies, promotions, roles, runs,
-    subscriptions, templates, tenancy, versions,
+    applications, consents, credentials, disks, everything, galleries, groups, images, locks,
+    machines, managed_images, management_groups, operations, pipelines, policies, promotions,
+    roles, runs, subscriptions, templates, tenancy, versions,
 };
 
 const ROOT: &[Place] = &[Place::Root];
@@ -123,12 +123,32 @@ fn identity() -> Vec<Operation> {
         row!(GET Named consents::KIND, ROOT, "Bullion.Factory/servicePrincipals/read", consents::get),
         row!(GET Collection consents::KIND, ROOT, "Bullion.Factory/servicePrincipals/read", consents::all),
         row!(DELETE Named consents::KIND, ROOT, "Bullion.Factory/servicePrincipals/delete", consents::remove),
-        row!(PUT Named roles::ASSIGNMENT, ANYWHERE, "Microsoft.Authorization/roleAssignments/write", roles::put),
-        row!(GET Named roles::ASSIGNMENT, ANYWHERE, "Microsoft.Authorization/roleAssignments/read", roles::get),
-        row!(GET Collection roles::ASSIGNMENT, ANYWHERE, "Microsoft.Authorization/roleAssignments/read", roles::all),
-        row!(DELETE Named roles::ASSIGNMENT, ANYWHERE, "Microsoft.Authorization/roleAssignments/delete", roles::remove),
-        row!(GET Named roles::DEFINITION, ANYWHERE, "Microsoft.Authorization/roleDefinitions/read", roles::definition),
-        row!(GET Collection roles::DEFINITION, ANYWHERE, "Microsoft.Authorization/roleDefinitions/read", roles::definitions),
+    ]
+}
+
+/// Who may do what, and what nobody may.
+fn rights() -> Vec<Operation> {
+    use roles::{ASSIGNMENT, DEFINITION, DENIAL};
+    use roles::{assignments, definitions, denials, operations};
+    vec![
+        row!(PUT Named ASSIGNMENT, ANYWHERE, "Microsoft.Authorization/roleAssignments/write", assignments::put),
+        row!(GET Named ASSIGNMENT, ANYWHERE, "Microsoft.Authorization/roleAssignments/read", assignments::get),
+        row!(GET Collection ASSIGNMENT, ANYWHERE, "Microsoft.Authorization/roleAssignments/read", assignments::all),
+        row!(DELETE Named ASSIGNMENT, ANYWHERE, "Microsoft.Authorization/roleAssignments/delete", assignments::remove),
+        row!(PUT Named DEFINITION, ANYWHERE, "Microsoft.Authorization/roleDefinitions/write", definitions::put, links: definitions::links),
+        row!(GET Named DEFINITION, ANYWHERE, "Microsoft.Authorization/roleDefinitions/read", definitions::get),
+        row!(GET Collection DEFINITION, ANYWHERE, "Microsoft.Authorization/roleDefinitions/read", definitions::all),
+        row!(DELETE Named DEFINITION, ANYWHERE, "Microsoft.Authorization/roleDefinitions/delete", definitions::remove),
+        row!(PUT Named DENIAL, ANYWHERE, "Microsoft.Authorization/denyAssignments/write", denials::put),
+        row!(GET Named DENIAL, ANYWHERE, "Microsoft.Authorization/denyAssignments/read", denials::get),
+        row!(GET Collection DENIAL, ANYWHERE, "Microsoft.Authorization/denyAssignments/read", denials::all),
+        row!(DELETE Named DENIAL, ANYWHERE, "Microsoft.Authorization/denyAssignments/delete", denials::remove),
+        row!(PUT Named locks::KIND, BELOW_SUBSCRIPTION, "Microsoft.Authorization/locks/write", locks::put),
+        row!(GET Named locks::KIND, BELOW_SUBSCRIPTION, "Microsoft.Authorization/locks/read", locks::get),
+        row!(GET Collection locks::KIND, BELOW_SUBSCRIPTION, "Microsoft.Authorization/locks/read", locks::all),
+        row!(DELETE Named locks::KIND, BELOW_SUBSCRIPTION, "Microsoft.Authorization/locks/delete", locks::remove),
+        row!(GET Collection operations::KIND, ROOT, "Microsoft.Authorization/providerOperations/read", operations::all, subject: Subject::Everybody),
+        row!(GET Named operations::KIND, ROOT, "Microsoft.Authorization/providerOperations/read", operations::one, subject: Subject::Everybody),
     ]
 }
 
@@ -290,6 +310,7 @@ static TABLE: LazyLock<Vec<Operation>> = LazyLock::new(|| {
     let mut rows = installation();
     rows.extend(subscriptions());
     rows.extend(identity());
+    rows.extend(rights());
     rows.extend(compute());
     rows.extend(disks_and_images());
     rows.extend(factory());
@@ -312,6 +333,11 @@ pub fn rows(path: &ArmPath) -> Vec<&'static Operation> {
             && row.places.contains(&path.place)
     };
     TABLE.iter().filter(fits).collect()
+}
+
+/// What callers are authorised for: what a custom role may name.
+pub fn actions() -> impl Iterator<Item = &'static str> {
+    TABLE.iter().map(|row| row.action)
 }
 
 /// Namespaces with the types that have rows, for `az provider`.

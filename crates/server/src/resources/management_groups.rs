@@ -4,8 +4,7 @@
 
 use std::sync::Arc;
 
-use access::{Action, Permit, authorize};
-use catalog::{CatalogError, Draft, Precondition};
+use catalog::{CatalogError, Draft, Precondition, Record};
 use http::StatusCode;
 use serde_json::{Value, json};
 use wire::{ArmError, ErrorCode, ResourceId, SubscriptionId, TenantId};
@@ -74,6 +73,7 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
         (None, Some(old)) => old.properties["displayName"].clone(),
         _ => display_name(&body.properties, name)?.into(),
     };
+    let mut above = None;
     if !hierarchy.is_root(name) {
         let parent = parent(&hierarchy, name, asked)?;
         let before = old.as_ref().and(hierarchy.parent(name));
@@ -84,8 +84,10 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
             }
         }
         stored["details"] = json!({ "parent": { "id": group_id(&parent.name) } });
+        above = Some(parent.name.clone());
     }
-    store(&server, &call, old.as_ref(), Draft::new(stored)).await?;
+    let draft = Draft::new(stored).record(Record::ManagementGroup { parent: above });
+    store(&server, &call, old.as_ref(), draft).await?;
     let after = Hierarchy::load(&server, tenant).await?;
     // Clients take no 201 here.
     Ok(Reply::ok(shown_group(&after, tenant, name, 0)?))
@@ -375,25 +377,6 @@ fn subscription_of(call: &Call) -> Result<SubscriptionId, ArmError> {
         .map_err(|_| errors::subscription_not_found(name))
 }
 
-/// The caller's right to something beside the path's resource: what moves is under other policies afterwards.
-async fn need_right(
-    server: &Server,
-    call: &Call,
-    action: &str,
-    scope: &ResourceId,
-) -> Result<Permit, ArmError> {
-    let Some(identity) = call.permit.identity() else {
-        return Err(refused("Management groups are arranged by somebody."));
-    };
-    let grants = server
-        .auth
-        .grants(identity.tenant, identity.principal)
-        .await;
-    let grants = grants.map_err(errors::catalog)?;
-    let (action, tenant) = (Action::new(action), call.permit.tenant());
-    authorize(identity, &grants, &action, scope, tenant).map_err(|forbidden| forbidden.to_arm())
-}
-
 /// Both the group that something leaves and the one that it comes to are changed by it. The root group is nobody's.
 async fn need_group_right(
     server: &Server,
@@ -406,7 +389,7 @@ async fn need_group_right(
     }
     let scope = ResourceId::management_group_scope(group)
         .map_err(|error| errors::internal("a management group's id", &error))?;
-    need_right(server, call, GROUP_WRITE, &scope).await?;
+    server.right_of(&call.permit, GROUP_WRITE, &scope).await?;
     Ok(())
 }
 
@@ -420,9 +403,9 @@ async fn place(
     let subscription = subscription_of(call)?;
     let scope = ResourceId::subscription_scope(subscription);
     let action = format!("{}/write", subscriptions::KIND);
-    let permit = need_right(server, call, &action, &scope).await?;
+    let permit = server.right_of(&call.permit, &action, &scope).await?;
     // Whoever may not give rights at a subscription must not bring it to where others have some.
-    need_right(server, call, ROLES_WRITE, &scope).await?;
+    server.right_of(&call.permit, ROLES_WRITE, &scope).await?;
     let missing = || errors::subscription_not_found(&subscription.to_string());
     let stored = match server.catalog.get(&permit.to_read_own()).await {
         Ok(stored) => stored,
@@ -443,6 +426,8 @@ async fn place(
         };
     }
     let shown = draft.properties["displayName"].clone();
+    let group = group.map(str::to_owned);
+    let draft = draft.record(Record::Placement { group });
     let put = server.catalog.put(&permit, draft, unmoved).await;
     put.map_err(errors::catalog)?;
     Ok(shown)
@@ -470,9 +455,10 @@ pub async fn need_root(
     }
     permit = crate::hierarchy::founding(id, tenant);
     let inside = json!({ "tenantId": root, "displayName": "Tenant Root Group" });
+    let draft = Draft::new(inside).record(Record::ManagementGroup { parent: None });
     match server
         .catalog
-        .put(&permit, Draft::new(inside), Precondition::Absent)
+        .put(&permit, draft, Precondition::Absent)
         .await
     {
         // Somebody else was quicker.

@@ -11,6 +11,7 @@ pub mod everything;
 pub mod galleries;
 pub mod groups;
 pub mod images;
+pub mod locks;
 pub mod machines;
 pub mod managed_images;
 pub mod management_groups;

@@ -1,6 +1,7 @@
 //! The server over a real TLS connection, with a factory of fakes behind it.
 
 mod assertions;
+mod authorization;
 mod bits;
 mod consent;
 mod fake;
