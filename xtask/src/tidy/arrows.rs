@@ -28,6 +28,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("process", &[]),
     ("nbd", &["disk"]),
     ("store", &["disk", "nbd"]),
+    ("provenance", &[]),
+    ("store", &["disk"]),
     ("machine", &["disk", "process"]),
     ("catalog", &["access", "wire"]),
     ("jobs", &["access", "catalog", "wire"]),
