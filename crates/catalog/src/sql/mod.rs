@@ -11,6 +11,8 @@
 mod auth;
 mod changes;
 mod claims;
+#[cfg(any(test, feature = "suite"))]
+mod copies;
 mod directory;
 mod jobs;
 mod journal;

@@ -4,6 +4,7 @@
 
 mod auth;
 mod changes;
+mod copies;
 mod jobs;
 mod policy_states;
 #[cfg(feature = "postgres-tests")]
@@ -13,6 +14,7 @@ mod rights;
 mod world;
 
 pub use crate::backend::Backend;
+pub use copies::copies;
 use crate::clock::ManualClock;
 #[cfg(feature = "postgres-tests")]
 pub use postgres::{POSTGRES, fresh_postgres};
