@@ -96,6 +96,7 @@ impl PostgresCatalog {
             clock,
             written: watch::Sender::new(0),
             rights: Arc::default(),
+            cache: None,
         };
         let mut tasks = catalog.engine.tasks.lock().await;
         let name = Uuid::new_v4().to_string();
@@ -109,7 +110,8 @@ impl PostgresCatalog {
 
 #[async_trait]
 impl Engine for PostgresEngine {
-    type Db = Postgres;
+    type Reader = PoolConnection<Postgres>;
+    type Write = Transaction<'static, Postgres>;
     const SHARED: bool = true;
 
     async fn reader(&self) -> sqlx::Result<PoolConnection<Postgres>> {

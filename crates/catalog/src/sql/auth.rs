@@ -78,15 +78,25 @@ impl<E: Engine> AuthStore for SqlCatalog<E> {
     }
 
     async fn subscription_tenant(&self, subscription: SubscriptionId) -> Result<Option<TenantId>> {
+        let cache = self.fresh_cache().await?;
+        if let Some((cache, _)) = cache
+            && let Some(known) = cache.subscription(subscription)
+        {
+            return Ok(known);
+        }
         let tenant =
             query_scalar::<String>("select tenant from subscriptions where subscription = $1")
                 .bind(subscription.to_string())
                 .fetch_optional(&mut *self.reader("find a subscription's tenant").await?)
                 .await
                 .map_err(failed("find a subscription's tenant"))?;
-        tenant
+        let tenant = tenant
             .map(|tenant| rows::parsed("subscriptions.tenant", &tenant))
-            .transpose()
+            .transpose()?;
+        if let Some((cache, since)) = cache {
+            cache.keep_subscription(since, subscription, tenant);
+        }
+        Ok(tenant)
     }
 
     async fn application(&self, app: AppId) -> Result<Option<ApplicationRecord>> {

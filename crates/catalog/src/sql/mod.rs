@@ -9,6 +9,7 @@
 //! writer at a time and needs neither.
 
 mod auth;
+mod cache;
 mod changes;
 mod claims;
 #[cfg(any(test, feature = "suite"))]
@@ -23,17 +24,19 @@ mod rights;
 mod rows;
 mod statement;
 
+use std::ops::DerefMut;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use sqlx::pool::PoolConnection;
-use sqlx::{Database, Transaction};
 use tokio::sync::watch;
 
+pub(crate) use cache::Cache;
 pub(crate) use rights::Rights;
-pub(crate) use statement::{Connection, Sql, query, query_as, query_scalar};
+pub(crate) use statement::{
+    Answer, Connection, Row, Sql, Statement, StatementFuture, Write, query, query_as, query_scalar,
+};
 
 use crate::backend::Backend;
 use crate::clock::Clock;
@@ -47,19 +50,16 @@ const TRY_PAUSE: Duration = Duration::from_millis(5);
 /// What a database does in its own way.
 #[async_trait]
 pub trait Engine: Clone + Send + Sync + 'static {
-    type Db: Database<Connection: Connection>;
+    type Reader: Connection + DerefMut<Target: Connection + Sized> + 'static;
+    type Write: Write;
     /// Whether other processes may read and write it, too.
     const SHARED: bool;
 
-    async fn reader(&self) -> sqlx::Result<PoolConnection<Self::Db>>;
+    async fn reader(&self) -> sqlx::Result<Self::Reader>;
     /// Begins a transaction that may write.
-    async fn begin(&self) -> sqlx::Result<Transaction<'static, Self::Db>>;
+    async fn begin(&self) -> sqlx::Result<Self::Write>;
     /// Lets one transaction at a time go on from here to its end.
-    async fn take_turn(
-        &self,
-        tx: &mut Transaction<'static, Self::Db>,
-        turn: Turn,
-    ) -> sqlx::Result<()>;
+    async fn take_turn(&self, tx: &mut Self::Write, turn: Turn) -> sqlx::Result<()>;
     /// Gives the changes committed so far their numbers, if writing did not.
     async fn number_changes(&self) -> sqlx::Result<()>;
     /// Tells the other processes on this database that resources were written. A hint; may be lost.
@@ -85,9 +85,11 @@ pub struct SqlCatalog<E> {
     /// Counts the commits that wrote resources, for whoever follows the feed.
     pub(crate) written: watch::Sender<u64>,
     pub(crate) rights: Arc<Rights>,
+    /// What is known of resources without asking; none where other processes write, too.
+    pub(crate) cache: Option<Arc<Cache>>,
 }
 
-type Tx<E> = Transaction<'static, <E as Engine>::Db>;
+type Tx<E> = <E as Engine>::Write;
 
 #[async_trait]
 impl<E: Engine> Backend for SqlCatalog<E> {
@@ -106,7 +108,7 @@ impl<E: Engine> SqlCatalog<E> {
         self.engine.close().await;
     }
 
-    async fn reader(&self, operation: &'static str) -> Result<PoolConnection<E::Db>> {
+    async fn reader(&self, operation: &'static str) -> Result<E::Reader> {
         self.engine.reader().await.map_err(failed(operation))
     }
 
@@ -142,7 +144,7 @@ pub(crate) fn failed(operation: &'static str) -> impl Fn(sqlx::Error) -> Catalog
     }
 }
 
-async fn commit<D: Database>(tx: Transaction<'static, D>, operation: &'static str) -> Result<()> {
+async fn commit(tx: impl Write, operation: &'static str) -> Result<()> {
     tx.commit().await.map_err(failed(operation))
 }
 

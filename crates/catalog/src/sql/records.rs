@@ -299,7 +299,7 @@ impl<E: Engine> SqlCatalog<E> {
             .await?;
         write_assignment(
             tx,
-            row,
+            row.row,
             &Assignment {
                 tenant,
                 principal,

@@ -1,5 +1,7 @@
 //! `Catalog` in SQL.
 
+use std::sync::Arc;
+
 use access::{Permit, Visible};
 use async_trait::async_trait;
 use wire::{ResourceId, ResourceType, TenantId};
@@ -22,14 +24,13 @@ const REMOVE_ROUNDS_MAX: usize = 16;
 #[async_trait]
 impl<E: Engine> Catalog for SqlCatalog<E> {
     async fn get(&self, permit: &Permit) -> Result<Resource> {
-        const OPERATION: &str = "get a resource";
-        let mut reader = self.reader(OPERATION).await?;
-        let row = find(&mut reader, permit.tenant(), permit.scope()).await?;
-        row.filter(|_| permit.may_see(permit.scope()))
+        let found = self.look(permit.tenant(), permit.scope()).await?;
+        found
+            .filter(|_| permit.may_see(permit.scope()))
+            .map(Arc::unwrap_or_clone)
             .ok_or_else(|| CatalogError::NotFound {
                 id: permit.scope().clone(),
-            })?
-            .into_resource()
+            })
     }
 
     async fn put(&self, permit: &Permit, draft: Draft, precondition: Precondition) -> Result<Put> {
@@ -141,6 +142,26 @@ impl<E: Engine> Catalog for SqlCatalog<E> {
 }
 
 impl<E: Engine> SqlCatalog<E> {
+    /// What is stored, from memory where that is known to be current.
+    async fn look(&self, tenant: TenantId, id: &ResourceId) -> Result<Option<Arc<Resource>>> {
+        let cache = self.fresh_cache().await?;
+        if let Some((cache, _)) = cache
+            && let Some(known) = cache.resource(tenant, id)
+        {
+            return Ok(known);
+        }
+        let mut reader = self.reader("get a resource").await?;
+        let row = find(&mut reader, tenant, id).await?;
+        let found = row
+            .map(ResourceRow::into_resource)
+            .transpose()?
+            .map(Arc::new);
+        if let Some((cache, since)) = cache {
+            cache.keep_resource(since, tenant, id, found.clone());
+        }
+        Ok(found)
+    }
+
     /// The put itself, for transactions that do more than it.
     pub(super) async fn put_in(
         &self,
@@ -160,13 +181,12 @@ impl<E: Engine> SqlCatalog<E> {
         }
         records::check(permit, &draft.record, created)?;
         let seen = existing.as_ref().map(ResourceRow::etag);
-        let row = self.write_row(tx, permit, draft, seen.as_ref()).await?;
+        let stored = self.write_row(tx, permit, draft, seen.as_ref()).await?;
         if !draft.unique.is_empty() {
-            hold_unique_keys(tx, row, draft).await?;
+            hold_unique_keys(tx, stored.row, draft, created).await?;
         }
-        self.write_record(tx, permit, row, &draft.record).await?;
-        let stored = find(tx, permit.tenant(), id).await?;
-        let stored = stored.ok_or_else(|| CatalogError::NotFound { id: id.clone() })?;
+        self.write_record(tx, permit, stored.row, &draft.record)
+            .await?;
         Ok(Put {
             resource: stored.into_resource()?,
             created,
@@ -181,10 +201,10 @@ impl<E: Engine> SqlCatalog<E> {
         permit: &Permit,
         draft: &Draft,
         seen: Option<&Etag>,
-    ) -> Result<i64> {
+    ) -> Result<ResourceRow> {
         const OPERATION: &str = "write a resource";
         let id = permit.scope();
-        let row = query_scalar::<i64>(
+        let row = query_as::<ResourceRow>(
             "insert into resources (tenant, id_key, id, type_key, sort_key, attached, location, tags, properties,
                                     extra, state, etag, created_at, created_by, changed_at, changed_by)
              values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $13, $14)
@@ -193,7 +213,7 @@ impl<E: Engine> SqlCatalog<E> {
                  extra = excluded.extra, state = excluded.state, etag = excluded.etag,
                  changed_at = excluded.changed_at, changed_by = excluded.changed_by
                  where resources.etag = $15
-             returning row",
+             returning *",
         )
         .bind(permit.tenant().to_string())
         .bind(id.folded())
@@ -355,13 +375,20 @@ async fn check_parent(tx: &mut impl Connection, permit: &Permit) -> Result<()> {
 }
 
 /// Replaces the keys that the resource holds.
-async fn hold_unique_keys(tx: &mut impl Connection, row: i64, draft: &Draft) -> Result<()> {
+async fn hold_unique_keys(
+    tx: &mut impl Connection,
+    row: i64,
+    draft: &Draft,
+    created: bool,
+) -> Result<()> {
     const OPERATION: &str = "hold unique keys";
-    query("delete from unique_keys where resource = $1")
-        .bind(row)
-        .execute(&mut *tx)
-        .await
-        .map_err(failed(OPERATION))?;
+    if !created {
+        query("delete from unique_keys where resource = $1")
+            .bind(row)
+            .execute(&mut *tx)
+            .await
+            .map_err(failed(OPERATION))?;
+    }
     for key in &draft.unique {
         let held = query(
             "insert into unique_keys (name, resource) values ($1, $2) on conflict do nothing",

@@ -66,11 +66,11 @@ impl<E: Engine> SqlCatalog<E> {
         tenant: TenantId,
         principal: PrincipalId,
     ) -> Result<Grants> {
-        let mut reader = self.reader("read grants").await?;
-        let epoch = epoch(&mut reader, tenant).await?;
+        let epoch = self.epoch(tenant).await?;
         if let Some(grants) = self.rights.grants.get(&(tenant, principal), epoch) {
             return Ok(grants);
         }
+        let mut reader = self.reader("read grants").await?;
         let shared = match self.rights.shared.get(&tenant, epoch) {
             Some(shared) => shared,
             None => {
@@ -83,6 +83,22 @@ impl<E: Engine> SqlCatalog<E> {
         let key = (tenant, principal);
         self.rights.grants.keep(key, epoch, grants.clone());
         Ok(grants)
+    }
+
+    /// From memory where no other process could have changed it and nothing was written since.
+    async fn epoch(&self, tenant: TenantId) -> Result<i64> {
+        let cache = self.fresh_cache().await?;
+        if let Some((cache, since)) = cache
+            && let Some(epoch) = cache.epoch(since, tenant)
+        {
+            return Ok(epoch);
+        }
+        let mut reader = self.reader("read a tenant's epoch").await?;
+        let epoch = epoch(&mut reader, tenant).await?;
+        if let Some((cache, since)) = cache {
+            cache.keep_epoch(since, tenant, epoch);
+        }
+        Ok(epoch)
     }
 
     pub(super) async fn assigned_to(

@@ -16,6 +16,7 @@ const VERSIONS: &str = "Microsoft.Compute/galleries/images/versions";
 /// A row of `resources`.
 #[derive(FromRow)]
 pub(super) struct ResourceRow {
+    pub row: i64,
     tenant: String,
     id: String,
     pub id_key: String,

@@ -4,14 +4,19 @@
 //! here knows a table.
 
 use std::marker::PhantomData;
+use std::ops::DerefMut;
 
+use async_trait::async_trait;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
-use sqlx::{Arguments as _, Database, FromRow, PgConnection, SqliteConnection, Transaction};
+use sqlx::{
+    Arguments as _, Database, FromRow, PgConnection, Postgres, SqliteConnection, Transaction,
+};
 
-type Future<'c, T> = std::pin::Pin<Box<dyn std::future::Future<Output = T> + Send + 'c>>;
-type Answer<T> = Result<T, sqlx::Error>;
+pub type StatementFuture<'c, T> =
+    std::pin::Pin<Box<dyn std::future::Future<Output = T> + Send + 'c>>;
+pub type Answer<T> = Result<T, sqlx::Error>;
 
 /// A row that both databases give.
 pub trait Row:
@@ -27,9 +32,12 @@ impl<T> Row for T where
 /// What runs statements: a connection of either database, by itself, from a pool or in a transaction.
 pub trait Connection: Send {
     /// The number of rows that were written.
-    fn execute(&mut self, statement: Statement) -> Future<'_, Answer<u64>>;
-    fn fetch_all<T: Row>(&mut self, statement: Statement) -> Future<'_, Answer<Vec<T>>>;
-    fn fetch_optional<T: Row>(&mut self, statement: Statement) -> Future<'_, Answer<Option<T>>>;
+    fn execute(&mut self, statement: Statement) -> StatementFuture<'_, Answer<u64>>;
+    fn fetch_all<T: Row>(&mut self, statement: Statement) -> StatementFuture<'_, Answer<Vec<T>>>;
+    fn fetch_optional<T: Row>(
+        &mut self,
+        statement: Statement,
+    ) -> StatementFuture<'_, Answer<Option<T>>>;
 }
 
 /// The text of a statement.
@@ -97,6 +105,20 @@ impl From<Option<&str>> for Value {
 impl From<i64> for Value {
     fn from(number: i64) -> Value {
         Value::Integer(Some(number))
+    }
+}
+
+/// A transaction that may write. Dropped without its commit, nothing of it is kept.
+#[async_trait]
+pub trait Write: Connection + DerefMut<Target: Connection + Sized> + 'static {
+    /// When this is through, what was written is on disk.
+    async fn commit(self) -> sqlx::Result<()>;
+}
+
+#[async_trait]
+impl Write for Transaction<'static, Postgres> {
+    async fn commit(self) -> sqlx::Result<()> {
+        Transaction::commit(self).await
     }
 }
 
@@ -224,7 +246,7 @@ where
 macro_rules! connection {
     ($connection:ty, $into:ident) => {
         impl Connection for $connection {
-            fn execute(&mut self, statement: Statement) -> Future<'_, Answer<u64>> {
+            fn execute(&mut self, statement: Statement) -> StatementFuture<'_, Answer<u64>> {
                 Box::pin(async move {
                     let (text, arguments) = statement.$into()?;
                     let done = sqlx::query_with(text, arguments).execute(self).await?;
@@ -232,7 +254,10 @@ macro_rules! connection {
                 })
             }
 
-            fn fetch_all<T: Row>(&mut self, statement: Statement) -> Future<'_, Answer<Vec<T>>> {
+            fn fetch_all<T: Row>(
+                &mut self,
+                statement: Statement,
+            ) -> StatementFuture<'_, Answer<Vec<T>>> {
                 Box::pin(async move {
                     let (text, arguments) = statement.$into()?;
                     sqlx::query_as_with(text, arguments).fetch_all(self).await
@@ -242,7 +267,7 @@ macro_rules! connection {
             fn fetch_optional<T: Row>(
                 &mut self,
                 statement: Statement,
-            ) -> Future<'_, Answer<Option<T>>> {
+            ) -> StatementFuture<'_, Answer<Option<T>>> {
                 Box::pin(async move {
                     let (text, arguments) = statement.$into()?;
                     sqlx::query_as_with(text, arguments)
@@ -260,18 +285,21 @@ connection!(PgConnection, for_postgres);
 macro_rules! through {
     ($outer:ty) => {
         impl<D: Database<Connection: Connection>> Connection for $outer {
-            fn execute(&mut self, statement: Statement) -> Future<'_, Answer<u64>> {
+            fn execute(&mut self, statement: Statement) -> StatementFuture<'_, Answer<u64>> {
                 (**self).execute(statement)
             }
 
-            fn fetch_all<T: Row>(&mut self, statement: Statement) -> Future<'_, Answer<Vec<T>>> {
+            fn fetch_all<T: Row>(
+                &mut self,
+                statement: Statement,
+            ) -> StatementFuture<'_, Answer<Vec<T>>> {
                 (**self).fetch_all(statement)
             }
 
             fn fetch_optional<T: Row>(
                 &mut self,
                 statement: Statement,
-            ) -> Future<'_, Answer<Option<T>>> {
+            ) -> StatementFuture<'_, Answer<Option<T>>> {
                 (**self).fetch_optional(statement)
             }
         }

@@ -3,6 +3,8 @@
 //! Opening, migrating and transactions; the statements are in [`crate::sql`]. Every write is one `BEGIN IMMEDIATE`
 //! transaction.
 
+mod connections;
+mod group;
 #[cfg(test)]
 mod tests;
 
@@ -11,49 +13,47 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::pool::PoolConnection;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Sqlite, SqlitePool, Transaction};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use tokio::sync::watch;
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{CatalogError, Fault, Result};
 use crate::sql::{Engine, SqlCatalog, Turn};
+use connections::{Borrowed, Connections};
+use group::{GroupWrite, Writers};
 
 /// Readers beside the one writer.
-const READERS: u32 = 4;
+const READERS: usize = 4;
 /// How long a statement waits for another process's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an operation waits for a connection before it says that the database is too busy.
-const CONNECTION_WAIT: Duration = Duration::from_secs(30);
-
 /// The catalog in a SQLite database.
 pub type SqliteCatalog = SqlCatalog<SqliteEngine>;
 
 /// A SQLite database.
 #[derive(Clone)]
 pub struct SqliteEngine {
-    writer: SqlitePool,
-    readers: SqlitePool,
+    writers: Writers,
+    readers: Connections,
     /// Holds an in-memory database open; runs no statement.
-    anchor: Option<SqlitePool>,
+    anchor: Option<Connections>,
 }
 
 #[async_trait]
 impl Engine for SqliteEngine {
-    type Db = Sqlite;
+    type Reader = Borrowed;
+    type Write = GroupWrite;
     const SHARED: bool = false;
 
-    async fn reader(&self) -> sqlx::Result<PoolConnection<Sqlite>> {
-        self.readers.acquire().await
+    async fn reader(&self) -> sqlx::Result<Borrowed> {
+        self.readers.get().await
     }
 
-    async fn begin(&self) -> sqlx::Result<Transaction<'static, Sqlite>> {
-        self.writer.begin_with("BEGIN IMMEDIATE").await
+    async fn begin(&self) -> sqlx::Result<GroupWrite> {
+        self.writers.begin().await
     }
 
     /// There is one writer anyway.
-    async fn take_turn(&self, _: &mut Transaction<'static, Sqlite>, _: Turn) -> sqlx::Result<()> {
+    async fn take_turn(&self, _: &mut GroupWrite, _: Turn) -> sqlx::Result<()> {
         Ok(())
     }
 
@@ -67,7 +67,7 @@ impl Engine for SqliteEngine {
 
     async fn close(&self) {
         self.readers.close().await;
-        self.writer.close().await;
+        self.writers.close().await;
         if let Some(anchor) = &self.anchor {
             anchor.close().await;
         }
@@ -121,25 +121,22 @@ impl SqliteCatalog {
                 .journal_mode(SqliteJournalMode::Wal),
             FileAccess::ReadOnly => file.read_only(true),
         };
-        let writer = pool(1).connect_with(file.clone()).await.map_err(fail)?;
-        let readers = pool(READERS)
-            .connect_with(file.pragma("query_only", "on"))
-            .await
-            .map_err(fail)?;
-        let catalog = SqliteCatalog {
+        let writer = Connections::open(file.clone(), 1).await.map_err(fail)?;
+        if options.access == FileAccess::ReadWrite {
+            migrate(&writer).await?;
+        }
+        let readers = Connections::open(file.pragma("query_only", "on"), READERS);
+        Ok(SqliteCatalog {
             engine: SqliteEngine {
-                writer,
-                readers,
+                writers: Writers::new(writer),
+                readers: readers.await.map_err(fail)?,
                 anchor: None,
             },
             clock: options.clock,
             written: watch::Sender::new(0),
             rights: Arc::default(),
-        };
-        if options.access == FileAccess::ReadWrite {
-            catalog.migrate().await?;
-        }
-        Ok(catalog)
+            cache: Some(Arc::default()),
+        })
     }
 
     /// A database that ends with the value: for tests and trials.
@@ -152,40 +149,32 @@ impl SqliteCatalog {
         let options: SqliteConnectOptions = "sqlite::memory:".parse().map_err(fail)?;
         let options = options.foreign_keys(true);
         // An operation that is dropped may take its connection along; the database must not go with it.
-        let anchor = pool(1).connect_with(options.clone()).await.map_err(fail)?;
+        let anchor = Connections::open(options.clone(), 1).await.map_err(fail)?;
         // Readers of a shared cache meet the writer's table locks, so there is one connection for both.
-        let only = pool(1).connect_with(options).await.map_err(fail)?;
-        let catalog = SqliteCatalog {
+        let only = Connections::open(options, 1).await.map_err(fail)?;
+        migrate(&only).await?;
+        Ok(SqliteCatalog {
             engine: SqliteEngine {
-                writer: only.clone(),
+                writers: Writers::new(only.clone()),
                 readers: only,
                 anchor: Some(anchor),
             },
             clock,
             written: watch::Sender::new(0),
             rights: Arc::default(),
-        };
-        catalog.migrate().await?;
-        Ok(catalog)
-    }
-
-    async fn migrate(&self) -> Result<()> {
-        let run = sqlx::migrate!("migrations/sqlite")
-            .run(&self.engine.writer)
-            .await;
-        run.map_err(|source| CatalogError::Migrate {
-            source: Fault::from(source),
+            cache: Some(Arc::default()),
         })
     }
 }
 
-fn pool(connections: u32) -> SqlitePoolOptions {
-    // Connections are kept for good: there is no server that would tire of them, and an in-memory database lives in
-    // its connection.
-    SqlitePoolOptions::new()
-        .max_connections(connections)
-        .min_connections(1)
-        .acquire_timeout(CONNECTION_WAIT)
-        .idle_timeout(None)
-        .max_lifetime(None)
+async fn migrate(connections: &Connections) -> Result<()> {
+    let fail = |source| CatalogError::Migrate { source };
+    let mut connection = connections
+        .get()
+        .await
+        .map_err(|error| fail(error.into()))?;
+    let run = sqlx::migrate!("migrations/sqlite")
+        .run(&mut *connection)
+        .await;
+    run.map_err(|source| fail(Fault::from(source)))
 }

@@ -14,8 +14,8 @@ mod rights;
 mod world;
 
 pub use crate::backend::Backend;
-pub use copies::copies;
 use crate::clock::ManualClock;
+pub use copies::copies;
 #[cfg(feature = "postgres-tests")]
 pub use postgres::{POSTGRES, fresh_postgres};
 

@@ -67,7 +67,9 @@ pub fn request(method: &str, path: &str, token: Option<&str>, body: Option<&str>
             None => "application/x-www-form-urlencoded",
         };
         let length = body.len();
-        text.push_str(&format!("Content-Type: {kind}\r\nContent-Length: {length}\r\n\r\n{body}"));
+        text.push_str(&format!(
+            "Content-Type: {kind}\r\nContent-Length: {length}\r\n\r\n{body}"
+        ));
     } else {
         text.push_str("\r\n");
     }
@@ -83,7 +85,9 @@ impl Connection {
             if let Some(at) = self.buffer.windows(4).position(|four| four == b"\r\n\r\n") {
                 break at + 4;
             }
-            if self.buffer.len() > HEAD_BYTES_MAX || self.stream.read_buf(&mut self.buffer).await? == 0 {
+            if self.buffer.len() > HEAD_BYTES_MAX
+                || self.stream.read_buf(&mut self.buffer).await? == 0
+            {
                 return Err("the answer ended early".into());
             }
         };

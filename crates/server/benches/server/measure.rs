@@ -32,8 +32,16 @@ pub fn run(data: &Path) -> Result<()> {
     let (target, token, _) = clients.block_on(clients.spawn(sign_in(&running)))??;
     let stored = clients.block_on(clients.spawn(stored(target.clone(), token.clone())))??;
     say(&format!("\n{stored} versions; load before {}", load()));
-    say(&format!("start: {:.2} s, {} MiB", started.as_secs_f64(), memory()));
-    let asked = Questions { target, token, stored };
+    say(&format!(
+        "start: {:.2} s, {} MiB",
+        started.as_secs_f64(),
+        memory()
+    ));
+    let asked = Questions {
+        target,
+        token,
+        stored,
+    };
     let questions = async move {
         if stored > 1 {
             asked.one_version().await?;
@@ -44,7 +52,11 @@ pub fn run(data: &Path) -> Result<()> {
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
     };
     clients.block_on(clients.spawn(questions))??;
-    say(&format!("memory after all: {} MiB; load after {}", memory(), load()));
+    say(&format!(
+        "memory after all: {} MiB; load after {}",
+        memory(),
+        load()
+    ));
     own.block_on(running.stop());
     Ok(())
 }
@@ -61,7 +73,12 @@ async fn stored(target: Target, token: String) -> Result<usize> {
     let mut connection = target.connect().await?;
     for count in [1_000_000, 10_000] {
         let path = format!("{}?{API}", seed::version(count - 1));
-        if connection.ask(&request("GET", &path, Some(&token), None)).await?.status == 200 {
+        if connection
+            .ask(&request("GET", &path, Some(&token), None))
+            .await?
+            .status
+            == 200
+        {
             return Ok(count);
         }
     }
@@ -78,8 +95,12 @@ impl Questions {
     async fn one_version(&self) -> Result<()> {
         let path = format!("{}?{API}", seed::version(VERSIONS / 2));
         let asked = request("GET", &path, Some(&self.token), None);
-        self.measure("GET of one version", move |_, _| asked.clone(), |status| status == 200)
-            .await
+        self.measure(
+            "GET of one version",
+            move |_, _| asked.clone(),
+            |status| status == 200,
+        )
+        .await
     }
 
     /// Spread over all there are.
@@ -89,9 +110,15 @@ impl Questions {
         let make = move |_, _| {
             // A step that shares no factor with the count reaches all of them.
             let number = next.fetch_add(7_919, Ordering::Relaxed) % stored;
-            request("GET", &format!("{}?{API}", seed::version(number)), Some(&token), None)
+            request(
+                "GET",
+                &format!("{}?{API}", seed::version(number)),
+                Some(&token),
+                None,
+            )
         };
-        self.measure("GET of any version", make, |status| status == 200).await
+        self.measure("GET of any version", make, |status| status == 200)
+            .await
     }
 
     async fn put(&self) -> Result<()> {
@@ -103,7 +130,8 @@ impl Questions {
             let path = format!("{}/images/{name}?{API}", seed::gallery());
             request("PUT", &path, Some(&token), Some(&body))
         };
-        self.measure("PUT of a new definition", make, |status| status == 201).await
+        self.measure("PUT of a new definition", make, |status| status == 201)
+            .await
     }
 
     async fn measure(
@@ -127,24 +155,40 @@ impl Questions {
         let begun = Instant::now();
         loop {
             let asked = Instant::now();
-            let answer = connection.ask(&request("GET", &path, Some(&self.token), None)).await?;
+            let answer = connection
+                .ask(&request("GET", &path, Some(&self.token), None))
+                .await?;
             each.push(u32::try_from(asked.elapsed().as_micros()).unwrap_or(u32::MAX));
             let page: Value = serde_json::from_slice(&answer.body)?;
             items += page["value"].as_array().map_or(0, Vec::len);
-            let Some(next) = page["nextLink"].as_str() else { break };
-            let at = next.find("/subscriptions").ok_or("a next link without a path")?;
+            let Some(next) = page["nextLink"].as_str() else {
+                break;
+            };
+            let at = next
+                .find("/subscriptions")
+                .ok_or("a next link without a path")?;
             path = next[at..].to_owned();
         }
         let after = processor();
         each.sort_unstable();
-        let seen = Seen { answers: each.len(), took: begun.elapsed(), each };
-        show(&format!("page of {TOP} of {items}"), &seen, [after[0] - before[0], after[1] - before[1]]);
+        let seen = Seen {
+            answers: each.len(),
+            took: begun.elapsed(),
+            each,
+        };
+        show(
+            &format!("page of {TOP} of {items}"),
+            &seen,
+            [after[0] - before[0], after[1] - before[1]],
+        );
         Ok(())
     }
 }
 
 fn long() -> Duration {
-    let seconds = std::env::var("BULLION_BENCH_SECONDS").ok().and_then(|text| text.parse().ok());
+    let seconds = std::env::var("BULLION_BENCH_SECONDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(SECONDS))
 }
 
@@ -165,9 +209,16 @@ fn show(what: &str, seen: &Seen, used: [f64; 2]) {
 /// Seconds of the processor so far: of the server's threads, and of the clients'.
 fn processor() -> [f64; 2] {
     let mut used = [0.0; 2];
-    for task in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
+    for task in std::fs::read_dir("/proc/self/task")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         let read = |name: &str| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
-        let nanoseconds = read("schedstat").split(' ').next().and_then(|text| text.parse::<f64>().ok());
+        let nanoseconds = read("schedstat")
+            .split(' ')
+            .next()
+            .and_then(|text| text.parse::<f64>().ok());
         let whose = usize::from(read("comm").trim() == CLIENTS);
         used[whose] += nanoseconds.unwrap_or_default() / 1e9;
     }
@@ -178,7 +229,9 @@ fn processor() -> [f64; 2] {
 fn memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()).and_then(|text| text.parse::<u64>().ok());
+    let kib = line
+        .and_then(|line| line.split_whitespace().next())
+        .and_then(|text| text.parse::<u64>().ok());
     kib.unwrap_or_default() / 1024
 }
 

@@ -22,7 +22,9 @@ pub fn database() -> Option<String> {
 }
 
 pub fn gallery() -> String {
-    format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/rg/providers/Microsoft.Compute/galleries/g")
+    format!(
+        "/subscriptions/{SUBSCRIPTION}/resourceGroups/rg/providers/Microsoft.Compute/galleries/g"
+    )
 }
 
 /// Of the n-th of all versions.
@@ -42,7 +44,11 @@ pub async fn start(data: &Path) -> Result<Running> {
 }
 
 /// The operator's sign-in: a connection, the token and the tenant.
-pub async fn sign_in(address: SocketAddr, ca: &str, data: &Path) -> Result<(Target, String, TenantId)> {
+pub async fn sign_in(
+    address: SocketAddr,
+    ca: &str,
+    data: &Path,
+) -> Result<(Target, String, TenantId)> {
     let target = Target::new(address, ca)?;
     let admin: Value = serde_json::from_slice(&std::fs::read(data.join("admin.json"))?)?;
     let text = |key: &str| admin[key].as_str().unwrap_or_default().to_owned();
@@ -53,7 +59,11 @@ pub async fn sign_in(address: SocketAddr, ca: &str, data: &Path) -> Result<(Targ
     );
     let tenant = text("tenantId");
     let path = format!("/{tenant}/oauth2/v2.0/token");
-    let answer = target.connect().await?.ask(&request("POST", &path, None, Some(&form))).await?;
+    let answer = target
+        .connect()
+        .await?
+        .ask(&request("POST", &path, None, Some(&form)))
+        .await?;
     let token: Value = serde_json::from_slice(&answer.body)?;
     let token = token["access_token"].as_str().ok_or("no token")?.to_owned();
     Ok((target, token, tenant.parse()?))
@@ -75,7 +85,12 @@ async fn fill(data: &Path, count: usize) -> Result<()> {
     let catalog = SqliteCatalog::open(&data.join("bullion.db")).await?;
     let permit = |id: &str| -> Result<Permit> {
         let action = Action::new("Microsoft.Compute/galleries/images/versions/write");
-        Ok(Permit::system(SystemReason::Install, action, ResourceId::parse(id)?, tenant))
+        Ok(Permit::system(
+            SystemReason::Install,
+            action,
+            ResourceId::parse(id)?,
+            tenant,
+        ))
     };
     let first = permit(&version(0))?;
     let draft = Draft::new(properties()).location("north");
@@ -90,13 +105,23 @@ async fn fill(data: &Path, count: usize) -> Result<()> {
 async fn base(connection: &mut Connection, token: &str, definitions: usize) -> Result<()> {
     let mut put = async |path: &str, body: Value| -> Result<()> {
         let path = format!("{path}?{API}");
-        let answer = connection.ask(&request("PUT", &path, Some(token), Some(&body.to_string()))).await?;
+        let answer = connection
+            .ask(&request("PUT", &path, Some(token), Some(&body.to_string())))
+            .await?;
         match answer.status {
             200 | 201 => Ok(()),
-            status => Err(format!("PUT {path}: {status} {}", String::from_utf8_lossy(&answer.body)).into()),
+            status => Err(format!(
+                "PUT {path}: {status} {}",
+                String::from_utf8_lossy(&answer.body)
+            )
+            .into()),
         }
     };
-    put("/providers/Bullion.Factory/regions/north", json!({ "properties": { "zones": ["1"] } })).await?;
+    put(
+        "/providers/Bullion.Factory/regions/north",
+        json!({ "properties": { "zones": ["1"] } }),
+    )
+    .await?;
     put(
         &format!("/subscriptions/{SUBSCRIPTION}"),
         json!({ "properties": { "displayName": "bench" } }),
@@ -106,7 +131,11 @@ async fn base(connection: &mut Connection, token: &str, definitions: usize) -> R
     put(&group, json!({ "location": "north" })).await?;
     put(&gallery(), json!({ "location": "north", "properties": {} })).await?;
     for number in 0..definitions {
-        put(&format!("{}/images/d{number}", gallery()), definition(&format!("d{number}"))).await?;
+        put(
+            &format!("{}/images/d{number}", gallery()),
+            definition(&format!("d{number}")),
+        )
+        .await?;
     }
     Ok(())
 }

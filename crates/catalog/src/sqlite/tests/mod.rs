@@ -1,6 +1,7 @@
 //! The suite on SQLite, on disk and in memory; and what happens when the database is cut.
 
 mod faults;
+mod groups;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::{FileAccess, SqliteCatalog, SqliteOptions};
 use crate::changes::{ChangeFeed, Changes};
 use crate::clock::ManualClock;
+use crate::sql::Engine as _;
 use crate::suite;
 
 async fn open(path: &Path, clock: ManualClock, access: FileAccess) -> SqliteCatalog {
@@ -52,7 +54,7 @@ async fn a_trimmed_feed_says_that_something_is_lost() {
          insert into changes (tenant, id, deleted)
          select '8e3af657-a8ff-443c-a75c-2fe8c4bcb635', '/subscriptions/s', 0 from n",
     )
-    .execute(&catalog.engine.writer)
+    .execute(&mut *catalog.engine.reader().await.expect("a connection"))
     .await
     .expect("changes");
     let latest = catalog.latest_change().await.expect("latest");
