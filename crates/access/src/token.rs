@@ -3,6 +3,10 @@
 //! The clock is passed in as seconds since the epoch. A token is accepted only for an audience, a tenant and
 //! a key that this installation knows; which those are is the caller's to say.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aws_lc_rs::digest::{self, SHA256, SHA256_OUTPUT_LEN};
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature::KeyPair as _;
@@ -167,9 +171,14 @@ impl SigningKey {
     }
 }
 
-/// Checks tokens against the installation's keys.
+/// Tokens whose signature is remembered to be good; past this all are forgotten, and checked again as they come.
+const REMEMBERED_MAX: usize = 10_000;
+
+/// Checks tokens against the installation's keys. A signature is checked once; everything else about a token each time.
 pub struct TokenVerifier {
     keys: Vec<(String, DecodingKey)>,
+    /// By SHA-256 of the whole token. Only what was signed by one of the keys gets in, so strangers cannot fill it.
+    remembered: Mutex<HashMap<[u8; SHA256_OUTPUT_LEN], Arc<Claims>>>,
 }
 
 impl TokenVerifier {
@@ -182,6 +191,7 @@ impl TokenVerifier {
         };
         Ok(Self {
             keys: keys.into_iter().map(decode).collect::<Result<_, _>>()?,
+            remembered: Mutex::default(),
         })
     }
 
@@ -197,6 +207,38 @@ impl TokenVerifier {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::Malformed);
         }
+        let claims = self.signed(token)?;
+        check_claims(&claims, now, audience_ok, issuer_ok)?;
+        let app = claims.appid.or(claims.azp).ok_or(TokenError::Malformed)?;
+        Ok(Identity {
+            tenant: claims.tid,
+            principal: claims.oid,
+            app,
+        })
+    }
+
+    /// What a token says, if one of the keys signed it.
+    fn signed(&self, token: &str) -> Result<Arc<Claims>, TokenError> {
+        let mut digest = [0; SHA256_OUTPUT_LEN];
+        digest.copy_from_slice(digest::digest(&SHA256, token.as_bytes()).as_ref());
+        let remembered = || {
+            self.remembered
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        if let Some(claims) = remembered().get(&digest) {
+            return Ok(Arc::clone(claims));
+        }
+        let claims = Arc::new(self.check_signature(token)?);
+        let mut remembered = remembered();
+        if remembered.len() >= REMEMBERED_MAX {
+            remembered.clear();
+        }
+        remembered.insert(digest, Arc::clone(&claims));
+        Ok(claims)
+    }
+
+    fn check_signature(&self, token: &str) -> Result<Claims, TokenError> {
         let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Malformed)?;
         let kid = header.kid.ok_or(TokenError::UnknownKey)?;
         let key = self.keys.iter().find(|(id, _)| *id == kid);
@@ -209,19 +251,13 @@ impl TokenVerifier {
         validation.validate_nbf = false;
         validation.validate_aud = false;
         validation.required_spec_claims.clear();
-        let claims = jsonwebtoken::decode::<Claims>(token, key, &validation)
+        let decoded = jsonwebtoken::decode::<Claims>(token, key, &validation);
+        decoded
+            .map(|decoded| decoded.claims)
             .map_err(|error| match error.kind() {
                 jsonwebtoken::errors::ErrorKind::InvalidSignature => TokenError::BadSignature,
                 _ => TokenError::Malformed,
-            })?
-            .claims;
-        check_claims(&claims, now, audience_ok, issuer_ok)?;
-        let app = claims.appid.or(claims.azp).ok_or(TokenError::Malformed)?;
-        Ok(Identity {
-            tenant: claims.tid,
-            principal: claims.oid,
-            app,
-        })
+            })
     }
 }
 
@@ -287,6 +323,17 @@ mod tests {
         let verifier = TokenVerifier::new([&stored]).unwrap();
         let good = token(&key, NOW);
         check(&verifier, &good, "aud", "iss", None);
+        // Seen before, and still held to everything but its signature.
+        check(&verifier, &good, "aud", "iss", None);
+        let later = verifier.verify(&good, NOW + 4000, |_| true, |_, _| true);
+        assert_eq!(later.err(), Some(TokenError::Expired));
+        let mut changed = good.clone();
+        changed.pop();
+        assert!(
+            verifier
+                .verify(&changed, NOW, |_| true, |_, _| true)
+                .is_err()
+        );
         check(
             &verifier,
             &good,

@@ -38,11 +38,11 @@ async fn entry(State(server): State<Arc<Server>>, request: Request) -> Response 
     let path = request.uri().path().to_string();
     let span = tracing::info_span!("request", %request_id, %correlation_id);
     let mut reply = guarded(server, request).instrument(span.clone()).await;
-    // One line per request: this is the activity log. Queries are left out, they may hold what people typed.
+    // Queries are left out, they may hold what people typed.
     let status = reply.status.as_u16();
     let milliseconds = began.elapsed().as_millis() as u64;
     span.in_scope(
-        || tracing::info!(target: "bullion::activity", %method, path, status, milliseconds),
+        || tracing::debug!(target: "bullion::requests", %method, path, status, milliseconds),
     );
     if method == Method::HEAD {
         (reply.body, reply.content) = (None, None);
