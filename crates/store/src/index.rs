@@ -218,6 +218,11 @@ impl Index {
             .retain(|_, number| frames[*number as usize].pack != pack);
     }
 
+    /// Whether a pack of this name is in the place, as far as was seen.
+    pub(crate) fn knows_pack(&self, name: &str) -> bool {
+        self.pack_names.contains_key(name)
+    }
+
     pub(crate) fn block(&self, fingerprint: &Fingerprint) -> Option<BlockAt> {
         self.by_fingerprint.get(fingerprint).copied()
     }

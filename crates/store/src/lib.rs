@@ -21,6 +21,7 @@ mod image_file;
 mod index;
 mod ingest;
 mod manifest;
+mod open;
 mod pack;
 mod parallel;
 pub mod place;

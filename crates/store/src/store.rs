@@ -136,7 +136,12 @@ impl Store {
         let mut packs = list(&*place, PACKS)?;
         packs.sort_by_key(|entry| retired.contains_key(&entry.name));
         for entry in packs {
-            match read_footer(&*place, &entry)? {
+            let footer = match read_footer(&*place, &entry) {
+                // A list may be older than what it lists.
+                Err(error) if error.is_not_found() => continue,
+                footer => footer?,
+            };
+            match footer {
                 Ok(footer) => index.add(&entry.name, entry.bytes, &footer, Precedence::Known),
                 Err(what) => {
                     tracing::warn!(pack = entry.name, what, "a pack is left out of the store");
@@ -349,7 +354,16 @@ fn is_store(folder: &Path) -> bool {
     folder.join(HEADER).is_file() || folder.join(PACKS).is_dir()
 }
 
-fn list(place: &dyn Place, prefix: &str) -> Result<Vec<Entry>, StoreError> {
+/// Whether there is a store in a place, be it one that lost its header.
+pub(crate) fn is_store_in(place: &dyn Place) -> Result<bool, StoreError> {
+    let header = place.exists(HEADER).map_err(|source| StoreError::Get {
+        name: HEADER.to_owned(),
+        source,
+    })?;
+    Ok(header || !list(place, PACKS)?.is_empty())
+}
+
+pub(crate) fn list(place: &dyn Place, prefix: &str) -> Result<Vec<Entry>, StoreError> {
     place.list(prefix).map_err(|source| StoreError::List {
         prefix: prefix.to_owned(),
         source,

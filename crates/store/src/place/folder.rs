@@ -68,19 +68,7 @@ impl Folder {
     }
 
     fn path(&self, name: &str) -> io::Result<PathBuf> {
-        let plain = |part: &str| {
-            !part.is_empty()
-                && !part.starts_with('.')
-                && part
-                    .bytes()
-                    .all(|c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-'))
-        };
-        if !name.split('/').all(plain) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("bad name {name:?}"),
-            ));
-        }
+        super::check_name(name)?;
         Ok(self.root.join(name))
     }
 

@@ -4,16 +4,43 @@
 //! there whole and stays there through a loss of power, or it is not there at all. (A place that
 //! breaks this promise costs the store the file, never a wrong byte: files check themselves.)
 
+mod at;
+mod bucket;
+mod claim;
 mod faulty;
 mod folder;
 mod memory;
+mod named;
+mod object;
 
 use std::io;
 use std::sync::Arc;
 
+pub use at::{At, AtError};
+pub use bucket::Bucket;
 pub use faulty::{Fault, FaultyPlace};
 pub use folder::Folder;
 pub use memory::MemoryPlace;
+pub use named::{Named, PlaceError};
+pub use object::{Limits, ObjectPlace};
+
+/// Refuses names that a place could take for something else.
+fn check_name(name: &str) -> io::Result<()> {
+    let plain = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part
+                .bytes()
+                .all(|c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-'))
+    };
+    match name.split('/').all(plain) {
+        true => Ok(()),
+        false => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("bad name {name:?}"),
+        )),
+    }
+}
 
 /// A file in a place.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -10,6 +10,7 @@ mod ingest;
 mod places;
 mod replicate;
 mod serve;
+mod s3;
 
 use std::num::NonZero;
 

@@ -9,7 +9,7 @@ use store::{FileDisk, Store, StoreError};
 use crate::{disk_of, options, whole};
 use disk::{BLOCK_SIZE, CHUNK_SIZE, MemDisk, ReadAt, WriteAt, digest_of};
 
-fn check(place: &dyn Place) {
+pub fn check(place: &dyn Place) {
     assert_eq!(place.list("").expect("list"), []);
     assert_eq!(place.size("packs/a.pack").expect("size"), None);
     assert_eq!(place.get("packs/a.pack", 10).expect("get"), None);
