@@ -268,7 +268,7 @@ pub(crate) fn read_note(place: &dyn crate::place::Place) -> Result<Note, StoreEr
     }
 }
 
-fn write_note(inner: &Inner, note: &Note) -> Result<(), StoreError> {
+pub(crate) fn write_note(inner: &Inner, note: &Note) -> Result<(), StoreError> {
     let mut bytes = NOTE_MAGIC.to_vec();
     bytes.extend_from_slice(&NOTE_VERSION.to_le_bytes());
     bytes.extend_from_slice(&(note.len() as u32).to_le_bytes());

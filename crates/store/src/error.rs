@@ -109,6 +109,25 @@ impl StoreError {
 }
 
 impl StoreError {
+    /// The frame that cannot be read because its bytes are not there or not what they were.
+    pub fn bad_frame(&self) -> Option<FrameId> {
+        match self {
+            StoreError::DamagedFrame { frame, .. }
+            | StoreError::MissingFrame { frame, .. }
+            | StoreError::LostFrame { frame } => Some(*frame),
+            _ => None,
+        }
+    }
+
+    /// Whether the file that was to be read is not there, or shorter than it was.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(
+            self,
+            StoreError::Get { source, .. }
+                if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof)
+        )
+    }
+
     /// Whether the file that was to be read is not there.
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, StoreError::Get { source, .. } if source.kind() == io::ErrorKind::NotFound)

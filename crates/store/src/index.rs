@@ -245,6 +245,37 @@ impl Index {
         Arc::clone(&self.packs[number as usize].name)
     }
 
+    /// A pack that is in the place, by name.
+    pub(crate) fn pack_number(&self, name: &str) -> Option<u32> {
+        self.pack_names.get(name).copied()
+    }
+
+    /// Everything that a pack holds, whether lookups lead there or not.
+    pub(crate) fn frames_of(&self, pack: u32) -> Vec<Location> {
+        let range = &self.packs[pack as usize].frames;
+        self.frames[range.start as usize..range.end as usize].to_vec()
+    }
+
+    /// The frames for which lookups lead to a pack.
+    pub(crate) fn frames_here(&self, pack: u32) -> Vec<Location> {
+        let mut frames = self.frames_of(pack);
+        frames.retain(|at| {
+            self.number(&at.id)
+                .is_some_and(|number| self.frame(number).pack == pack)
+        });
+        frames
+    }
+
+    /// Packs to which a lookup may lead.
+    pub(crate) fn live_packs(&self) -> impl Iterator<Item = u32> {
+        let live: HashSet<u32> = self
+            .by_id
+            .values()
+            .map(|number| self.frames[*number as usize].pack)
+            .collect();
+        live.into_iter()
+    }
+
     /// The length of a pack's file.
     pub(crate) fn pack_len(&self, number: u32) -> u64 {
         self.packs[number as usize].file_bytes

@@ -55,6 +55,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "cli", "disk", "nbd", "policy", "process", "server", "store", "wire",
         ],
     ),
+    // For tests only: nothing depends on it.
+    ("sim", &["disk", "store"]),
     ("xtask", &[]),
 ];
 
