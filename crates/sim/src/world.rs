@@ -82,7 +82,6 @@ pub fn run(seed: u64) -> Report {
 fn options() -> StoreOptions {
     StoreOptions {
         threads: NonZero::<usize>::MIN,
-        cached_frames: 4,
         ..StoreOptions::default()
     }
 }
