@@ -17,6 +17,7 @@ mod grants;
 mod identity;
 mod permissions;
 mod permit;
+mod refresh;
 mod role;
 mod secret;
 mod token;
@@ -34,11 +35,12 @@ pub use permit::{
     Forbidden, Link, Origin, Permit, SystemReason, Visible, authorize, authorize_link,
     authorize_list, authorize_own,
 };
+pub use refresh::RefreshToken;
 pub use role::{
     Assignment, RoleDefinition, RoleId, RolePermission, built_in_ready, built_in_role,
     built_in_roles,
 };
 pub use secret::{ClientSecret, SecretError, SecretHash};
 pub use token::{
-    Claims, KeyError, LIFETIME_SECONDS, NewToken, SigningKey, TokenError, TokenVerifier,
+    Bearer, Claims, KeyError, LIFETIME_SECONDS, NewToken, SigningKey, TokenError, TokenVerifier,
 };

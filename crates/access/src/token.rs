@@ -77,6 +77,16 @@ pub struct Claims {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub azp: Option<AppId>,
     pub idtyp: String,
+    /// Of people: the sign-in name, and that the client acts for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upn: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unique_name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scp: Option<String>,
+    /// Of managed identities: the resource that one belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xms_mirid: Option<String>,
     pub ver: String,
     /// Makes two tokens of one second differ.
     pub uti: String,
@@ -90,6 +100,17 @@ pub struct NewToken<'a> {
     pub issuer: &'a str,
     pub v2: bool,
     pub now: u64,
+    pub bearer: Bearer<'a>,
+}
+
+/// Who a token is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bearer<'a> {
+    Application,
+    /// By sign-in name.
+    User(&'a str),
+    /// The identity of a resource, by the resource's id.
+    Resource(&'a str),
 }
 
 impl SigningKey {
@@ -145,7 +166,13 @@ impl SigningKey {
             issuer,
             v2,
             now,
+            bearer,
         } = token;
+        let (user, resource) = match *bearer {
+            Bearer::Application => (None, None),
+            Bearer::User(name) => (Some(name.to_owned()), None),
+            Bearer::Resource(id) => (None, Some(id.to_owned())),
+        };
         let mut random = [0u8; 16];
         aws_lc_rs::rand::fill(&mut random).map_err(|_| KeyError::Generate)?;
         let claims = Claims {
@@ -159,7 +186,11 @@ impl SigningKey {
             sub: identity.principal,
             appid: (!v2).then_some(identity.app),
             azp: v2.then_some(identity.app),
-            idtyp: "app".into(),
+            idtyp: if user.is_some() { "user" } else { "app" }.into(),
+            scp: user.is_some().then(|| "user_impersonation".into()),
+            unique_name: user.clone(),
+            upn: user,
+            xms_mirid: resource,
             ver: if *v2 { "2.0" } else { "1.0" }.into(),
             uti: URL_SAFE_NO_PAD.encode(random),
         };
@@ -300,6 +331,7 @@ mod tests {
             issuer: "iss",
             v2: true,
             now,
+            bearer: Bearer::Application,
         })
         .unwrap()
     }

@@ -12,6 +12,7 @@ use wire::{ArmError, ErrorCode};
 
 use crate::admin_consent::{self, Flow};
 use crate::exchange::{self, Base, Query, Reply};
+use crate::machine_tokens;
 use crate::path;
 use crate::sign_in;
 use crate::state::Server;
@@ -39,6 +40,8 @@ pub enum Endpoint {
         tenant: String,
         version: TokenVersion,
     },
+    /// Of a machine's identity.
+    MachineToken,
     /// A page for people.
     Consent {
         tenant: String,
@@ -63,6 +66,7 @@ pub fn route(_server: &Server, parts: &Parts) -> Option<Endpoint> {
     match folded.as_slice() {
         ["healthz"] => Some(Endpoint::Health),
         ["metadata", "endpoints"] => Some(Endpoint::Metadata),
+        ["metadata", "identity", "oauth2", "token"] => Some(Endpoint::MachineToken),
         [_, "v2.0", ".well-known", "openid-configuration"]
         | [_, ".well-known", "openid-configuration"] => Some(Endpoint::OpenId { tenant: tenant() }),
         [_, "discovery", "v2.0", "keys"] | [_, "discovery", "keys"] => Some(Endpoint::Keys),
@@ -101,6 +105,7 @@ pub async fn answer(server: &Arc<Server>, endpoint: Endpoint, parts: &Parts, bod
     match endpoint {
         Endpoint::Health => Reply::ok(json!({"status": "ok"})),
         Endpoint::Metadata => metadata(&base, parts),
+        Endpoint::MachineToken => machine_tokens::answer(server, &base, parts).await,
         Endpoint::OpenId { tenant } => openid_configuration(server, &base, &tenant).await,
         Endpoint::Keys => Reply::ok(server.tokens.key_set()),
         Endpoint::Consent { tenant, flow } => {
@@ -190,7 +195,8 @@ async fn openid_configuration(server: &Arc<Server>, base: &Base, tenant: &str) -
         "response_modes_supported": ["query", "fragment", "form_post"],
         "subject_types_supported": ["pairwise"],
         "id_token_signing_alg_values_supported": ["RS256"],
-        "scopes_supported": ["openid"],
-        "claims_supported": ["aud", "iss", "iat", "nbf", "exp", "tid", "oid", "appid", "azp", "sub", "idtyp", "ver"],
+        "grant_types_supported": ["client_credentials", "password", "refresh_token"],
+        "scopes_supported": ["openid", "offline_access"],
+        "claims_supported": ["aud", "iss", "iat", "nbf", "exp", "tid", "oid", "appid", "azp", "sub", "idtyp", "upn", "scp", "xms_mirid", "ver"],
     }))
 }

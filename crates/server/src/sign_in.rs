@@ -1,10 +1,11 @@
-//! The token endpoint: client credentials in (a secret or an assertion), an access token out.
+//! The token endpoint: client credentials in (a secret or an assertion), an access token out. What people sign in with is
+//! in [`crate::people`].
 //!
 //! Refusals carry Entra's AADSTS numbers. Secrets are compared by `access`; this module never logs a form.
 
 use std::sync::Arc;
 
-use access::{Identity, LIFETIME_SECONDS};
+use access::{Bearer, Identity, LIFETIME_SECONDS};
 use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -17,6 +18,7 @@ use wire::{AppId, ArmError, TenantId};
 use crate::assertions::{self, Presented};
 use crate::exchange::{Base, Reply};
 use crate::oauth::{AUDIENCES, OTHER_AUDIENCES, TokenVersion};
+use crate::people;
 use crate::state::Server;
 
 const FORM_FIELDS_MAX: usize = 32;
@@ -31,7 +33,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn bad(error: &'static str, code: u32, message: String) -> Refusal {
+    pub fn bad(error: &'static str, code: u32, message: String) -> Refusal {
         Refusal {
             status: StatusCode::BAD_REQUEST,
             error,
@@ -40,7 +42,7 @@ impl Refusal {
         }
     }
 
-    fn client(code: u32, message: String) -> Refusal {
+    pub fn client(code: u32, message: String) -> Refusal {
         Refusal {
             status: StatusCode::UNAUTHORIZED,
             error: "invalid_client",
@@ -72,7 +74,7 @@ impl From<Refusal> for Reply {
     }
 }
 
-enum Failure {
+pub enum Failure {
     Refused(Refusal),
     Broken(ArmError),
 }
@@ -145,7 +147,7 @@ impl Form {
             .map(|(_, value)| value.as_str())
     }
 
-    fn need(&self, name: &'static str) -> Result<&str, Refusal> {
+    pub fn need(&self, name: &'static str) -> Result<&str, Refusal> {
         self.get(name).ok_or_else(|| {
             Refusal::bad(
                 "invalid_request",
@@ -166,7 +168,7 @@ async fn issue(
 ) -> Result<Value, Failure> {
     let form = Form::parse(form)?;
     let grant = form.need("grant_type")?;
-    if grant != "client_credentials" {
+    if !["client_credentials", "password", "refresh_token"].contains(&grant) {
         return Err(Refusal::bad(
             "unsupported_grant_type",
             70003,
@@ -177,6 +179,20 @@ async fn issue(
     let Some(tenant) = find_tenant(server, tenant_text).await? else {
         return Err(unknown_tenant(tenant_text).into());
     };
+    if grant != "client_credentials" {
+        let audience = audience(&form, version, base)?;
+        let asked = people::Asked {
+            server,
+            base,
+            tenant,
+            version,
+            audience: &audience,
+        };
+        return match grant {
+            "password" => asked.password(&form).await,
+            _ => asked.refresh(&form).await,
+        };
+    }
     let (client, proof) = credentials(&form, authorization)?;
     let audience = audience(&form, version, base)?;
     let unknown_app = || {
@@ -199,7 +215,10 @@ async fn issue(
         principal,
         app,
     };
-    let token = server.issue_token(base.as_str(), identity, &audience, version)?;
+    let bearer = Bearer::Application;
+    let token = server
+        .issue_token(base.as_str(), identity, bearer, &audience, version)
+        .await?;
     Ok(answer(&token, LIFETIME_SECONDS, &audience, version))
 }
 
@@ -302,7 +321,7 @@ fn credentials(form: &Form, authorization: Option<&str>) -> Result<(String, Proo
 }
 
 /// What the token is for. `/.default` is taken off exactly once: an id may itself end in a slash.
-fn audience(form: &Form, version: TokenVersion, base: &Base) -> Result<String, Refusal> {
+pub fn audience(form: &Form, version: TokenVersion, base: &Base) -> Result<String, Refusal> {
     let resource = match version {
         TokenVersion::V1 => form.need("resource")?,
         TokenVersion::V2 => {
@@ -324,22 +343,27 @@ fn audience(form: &Form, version: TokenVersion, base: &Base) -> Result<String, R
             })?
         }
     };
+    resource_of(resource, base).ok_or_else(|| {
+        Refusal::bad(
+            "invalid_resource",
+            500011,
+            format!("The resource principal named {resource} was not found in the tenant."),
+        )
+    })
+}
+
+/// The resource as the client wrote it, if tokens are given for it.
+pub fn resource_of(resource: &str, base: &Base) -> Option<String> {
     let same = |known: &str| known.trim_end_matches('/') == resource.trim_end_matches('/');
     let ours = AUDIENCES
         .iter()
         .chain(&OTHER_AUDIENCES)
         .any(|one| same(one));
-    if ours || same(base.as_str()) || same(&format!("{}/graph", base.as_str())) {
-        return Ok(resource.to_string());
-    }
-    Err(Refusal::bad(
-        "invalid_resource",
-        500011,
-        format!("The resource principal named {resource} was not found in the tenant."),
-    ))
+    let known = ours || same(base.as_str()) || same(&format!("{}/graph", base.as_str()));
+    known.then(|| resource.to_string())
 }
 
-fn answer(token: &str, lifetime: u64, audience: &str, version: TokenVersion) -> Value {
+pub fn answer(token: &str, lifetime: u64, audience: &str, version: TokenVersion) -> Value {
     match version {
         TokenVersion::V2 => json!({
             "token_type": "Bearer",

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use access::{Action, ClientSecret, Identity, NewToken, Permit, SecretHash};
+use access::{Action, Bearer, ClientSecret, Identity, NewToken, Permit, SecretHash};
 use catalog::{AuthStore, Catalog, CatalogError, Installation, JobId, JobRow, NewJob, PageRequest};
 use comply::Comply;
 use jiff::Timestamp;
@@ -88,10 +88,11 @@ impl Server {
             .map_err(|error| errors::internal("hashing a secret", &error))
     }
 
-    pub fn issue_token(
+    pub async fn issue_token(
         &self,
         base: &str,
         identity: Identity,
+        bearer: Bearer<'_>,
         audience: &str,
         version: TokenVersion,
     ) -> Result<String, ArmError> {
@@ -107,10 +108,31 @@ impl Server {
             // ARM's tokens are v1 whichever endpoint gave them; clients read `appid`.
             v2: false,
             now: Timestamp::now().as_second().max(0) as u64,
+            bearer,
         };
         self.tokens
             .mint(&token)
+            .await
             .map_err(|error| errors::internal("signing a token", &error))
+    }
+
+    /// Whether a password is somebody's. Whoever has none takes as long to be refused.
+    pub async fn password_fits(
+        &self,
+        stored: Option<SecretHash>,
+        password: SecretString,
+    ) -> Result<bool, ArmError> {
+        let _turn = self.hashing.acquire().await;
+        tokio::task::spawn_blocking(move || match stored {
+            Some(hash) => hash.verify(password.expose_secret()),
+            None => {
+                // The same work, for nothing.
+                let _ = ClientSecret::from_text(password.expose_secret().to_owned()).hash();
+                false
+            }
+        })
+        .await
+        .map_err(|error| errors::internal("checking a password", &error))
     }
 
     /// Whether an audience is this server under one of its loopback names or its own URL.

@@ -12,10 +12,11 @@ use crate::operation::{Operation, Subject, Tenancy, no_links};
 use crate::path::{ArmPath, Place, Shape};
 use crate::resources::templates::triggers;
 use crate::resources::{
-    applications, consents, credentials, disks, everything, galleries, groups, images, locks,
-    machines, managed_images, management_groups, operations, pipelines, policies, promotions,
-    roles, runs, subscriptions, templates, tenancy, versions,
+    applications, consents, credentials, disks, everything, galleries, groups, identities, images,
+    locks, machines, managed_images, management_groups, operations, people, pipelines, policies,
+    promotions, roles, runs, signing_keys, subscriptions, templates, tenancy, versions,
 };
+use crate::{machine_tokens, managed};
 
 const ROOT: &[Place] = &[Place::Root];
 const SUBSCRIPTION: &[Place] = &[Place::Subscription];
@@ -123,6 +124,40 @@ fn identity() -> Vec<Operation> {
         row!(GET Named consents::KIND, ROOT, "Bullion.Factory/servicePrincipals/read", consents::get),
         row!(GET Collection consents::KIND, ROOT, "Bullion.Factory/servicePrincipals/read", consents::all),
         row!(DELETE Named consents::KIND, ROOT, "Bullion.Factory/servicePrincipals/delete", consents::remove),
+    ]
+}
+
+/// People and groups.
+fn people() -> Vec<Operation> {
+    use people::{GROUP, MEMBER, USER};
+    vec![
+        row!(PUT Named USER, ROOT, "Bullion.Factory/users/write", people::put_user),
+        row!(GET Named USER, ROOT, "Bullion.Factory/users/read", people::get),
+        row!(GET Collection USER, ROOT, "Bullion.Factory/users/read", people::users),
+        row!(DELETE Named USER, ROOT, "Bullion.Factory/users/delete", people::remove),
+        row!(PUT Named GROUP, ROOT, "Bullion.Factory/groups/write", people::put_group),
+        row!(GET Named GROUP, ROOT, "Bullion.Factory/groups/read", people::get),
+        row!(GET Collection GROUP, ROOT, "Bullion.Factory/groups/read", people::groups),
+        row!(DELETE Named GROUP, ROOT, "Bullion.Factory/groups/delete", people::remove),
+        row!(PUT Named MEMBER, ROOT, "Bullion.Factory/groups/members/write", people::put_member),
+        row!(GET Named MEMBER, ROOT, "Bullion.Factory/groups/members/read", people::get),
+        row!(GET Collection MEMBER, ROOT, "Bullion.Factory/groups/members/read", people::members),
+        row!(DELETE Named MEMBER, ROOT, "Bullion.Factory/groups/members/delete", people::remove),
+    ]
+}
+
+/// Identities of machines and other resources, and the keys that sign everybody's tokens.
+fn identities() -> Vec<Operation> {
+    use identities::KIND;
+    vec![
+        row!(PUT Named KIND, GROUP, "Microsoft.ManagedIdentity/userAssignedIdentities/write", identities::put),
+        row!(PATCH Named KIND, GROUP, "Microsoft.ManagedIdentity/userAssignedIdentities/write", identities::patch),
+        row!(GET Named KIND, GROUP, "Microsoft.ManagedIdentity/userAssignedIdentities/read", identities::get),
+        row!(GET Collection KIND, LISTED, "Microsoft.ManagedIdentity/userAssignedIdentities/read", identities::all),
+        row!(DELETE Named KIND, GROUP, "Microsoft.ManagedIdentity/userAssignedIdentities/delete", identities::remove),
+        row!(POST Collection "Bullion.Factory/issueIdentitySecret", RESOURCE, "Bullion.Factory/machineIdentities/issueSecret/action", machine_tokens::issue_secret),
+        row!(GET Collection signing_keys::KIND, ROOT, "Bullion.Factory/signingKeys/read", signing_keys::all, tenancy: Tenancy::Installation),
+        row!(POST Collection signing_keys::ROTATE, ROOT, "Bullion.Factory/signingKeys/rotate/action", signing_keys::rotate, tenancy: Tenancy::Installation),
     ]
 }
 
@@ -249,6 +284,7 @@ fn management() -> Vec<Operation> {
         row!(GET Named MEMBER, ROOT, "Microsoft.Management/managementGroups/subscriptions/read", management_groups::member),
         row!(DELETE Named MEMBER, ROOT, "Microsoft.Management/managementGroups/subscriptions/delete", management_groups::take_out),
         row!(POST Collection "Microsoft.Management/register", SUBSCRIPTION, "Microsoft.Management/register/action", subscriptions::registered),
+        row!(POST Collection "Microsoft.ManagedIdentity/register", SUBSCRIPTION, "Microsoft.ManagedIdentity/register/action", subscriptions::registered),
         row!(POST Collection "Microsoft.PolicyInsights/register", SUBSCRIPTION, "Microsoft.PolicyInsights/register/action", subscriptions::registered),
         row!(POST Collection "Microsoft.Compute/register", SUBSCRIPTION, "Microsoft.Compute/register/action", subscriptions::registered),
         row!(POST Collection "Microsoft.VirtualMachineImages/register", SUBSCRIPTION, "Microsoft.VirtualMachineImages/register/action", subscriptions::registered),
@@ -285,7 +321,7 @@ fn policies() -> Vec<Operation> {
         row!(GET Collection SET_VERSION, WRITTEN, "Microsoft.Authorization/policySetDefinitions/versions/read", definitions::versions),
         row!(GET Collection SET_VERSION, ROOT, "Microsoft.Authorization/policySetDefinitions/versions/read", definitions::versions, subject: Subject::Everybody),
         row!(GET Named SET_VERSION, WRITTEN, "Microsoft.Authorization/policySetDefinitions/versions/read", definitions::version),
-        row!(PUT Named ASSIGNMENT, HELD, "Microsoft.Authorization/policyAssignments/write", assignments::put),
+        row!(PUT Named ASSIGNMENT, HELD, "Microsoft.Authorization/policyAssignments/write", assignments::put, links: managed::links),
         row!(GET Named ASSIGNMENT, HELD, "Microsoft.Authorization/policyAssignments/read", assignments::get),
         row!(GET Collection ASSIGNMENT, HELD, "Microsoft.Authorization/policyAssignments/read", assignments::all),
         row!(DELETE Named ASSIGNMENT, HELD, "Microsoft.Authorization/policyAssignments/delete", assignments::delete),
@@ -310,6 +346,8 @@ static TABLE: LazyLock<Vec<Operation>> = LazyLock::new(|| {
     let mut rows = installation();
     rows.extend(subscriptions());
     rows.extend(identity());
+    rows.extend(people());
+    rows.extend(identities());
     rows.extend(rights());
     rows.extend(compute());
     rows.extend(disks_and_images());

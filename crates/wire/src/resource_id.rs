@@ -49,6 +49,7 @@ const CANONICAL: &[&str] = &[
     "locks",
     "Microsoft.ManagedIdentity",
     "userAssignedIdentities",
+    "signingKeys",
     "users",
     "groups",
     "members",

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::body::{self, ResourceBody};
 use crate::errors;
+use crate::managed;
 use crate::operation::{Call, Link};
 use crate::state::Server;
 
@@ -37,6 +38,7 @@ pub fn links(body: &Value) -> Vec<Link> {
             target: "properties.storageProfile.imageReference.id",
         })
         .into_iter()
+        .chain(managed::links(body))
         .collect()
 }
 
@@ -55,14 +57,18 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     keep_facts(&mut body.properties, kept.as_ref());
     settle_image(&mut body.properties, kept.as_ref())?;
     check_profile(&body.properties)?;
+    let identity = managed::settle(&server, &call, body.identity.as_ref(), old.as_ref()).await?;
+    body.identity = None;
     match &old {
         None => {
             need_image(&server, &call).await?;
-            deploy(&server, &call, None, tracked(body, &location, None)).await
+            let draft = identity.on(tracked(body, &location, None));
+            deploy(&server, &call, None, draft).await
         }
         Some(machine) => {
             check_fixed(&properties(machine), &body.properties)?;
             let draft = tracked(body, &location, Some(machine)).state(machine.state);
+            let draft = identity.on(draft);
             match machine.state {
                 ProvisioningState::Failed | ProvisioningState::Canceled => {
                     deploy(&server, &call, Some(machine), draft).await

@@ -105,7 +105,8 @@ async fn principals_are_found_by_name_and_id() {
         (missing.status, missing.code()),
         (404, "Request_ResourceNotFound")
     );
-    assert_eq!(ask("me").await.status, 404);
+    assert_eq!(ask("me").await.body["appId"], json!(site.app));
+    assert_eq!(ask("devices").await.status, 404);
 
     let ids = json!({ "ids": [principal, "x"], "types": ["servicePrincipal"] });
     let seen = site
@@ -175,6 +176,8 @@ async fn the_directory_is_for_whoever_has_a_role_in_the_tenant() {
     let (_, other) = tenant(&site, "production").await;
     assert_eq!(site.ask_as(&other, "GET", path, None).await.status, 401);
     assert_eq!(site.ask_as(&token, "DELETE", path, None).await.status, 400);
+    let users = "/graph/v1.0/users?x=y";
+    assert_eq!(site.ask_as(&other, "GET", users, None).await.status, 401);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod fake;
 mod galleries;
 mod graph;
 mod hostile;
+mod identity;
 mod policies;
 mod policy_states;
 mod promotions;

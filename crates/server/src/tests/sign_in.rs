@@ -67,7 +67,7 @@ async fn refusals_carry_the_numbers_that_clients_print() {
         ("client_id", "", &tenant, 400, 900144),
         ("client_secret", "wrong", &tenant, 401, 7000215),
         ("client_secret", "", &tenant, 401, 7000216),
-        ("grant_type", "password", &tenant, 400, 70003),
+        ("grant_type", "device_code", &tenant, 400, 70003),
         ("grant_type", "", &tenant, 400, 900144),
         ("scope", AUDIENCE, &tenant, 400, 1002012),
         (
@@ -153,6 +153,7 @@ async fn tokens_that_are_refused() {
             audience,
             issuer,
             v2: false,
+            bearer: access::Bearer::Application,
             now,
         };
         key.mint(&token).unwrap()

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::body::{ResourceBody, wrong_type};
 use crate::errors;
+use crate::managed;
 use crate::hierarchy::{Hierarchy, every, looking};
 use crate::operation::Call;
 use crate::resources::{find, page_reply};
@@ -43,14 +44,10 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     let definition = definition(&server, &call, &home, &mut body.properties).await?;
     check_values(&call, &body.properties, &definition)?;
     settle(&call, &home, &mut body.properties, &definition)?;
-    keep(
-        &server,
-        &call,
-        old.as_ref(),
-        draft(body),
-        StatusCode::CREATED,
-    )
-    .await
+    let asked = body.identity.take();
+    let identity = managed::settle(&server, &call, asked.as_ref(), old.as_ref()).await?;
+    let draft = identity.on(draft(body));
+    keep(&server, &call, old.as_ref(), draft, StatusCode::CREATED).await
 }
 
 async fn definition(

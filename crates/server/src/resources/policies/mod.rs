@@ -174,9 +174,6 @@ fn settle_word(
 fn draft(body: ResourceBody) -> Draft {
     let mut draft = Draft::new(Value::Object(body.properties));
     draft.location = body.location;
-    if let Some(identity) = body.identity {
-        draft.extra.insert("identity".into(), identity);
-    }
     draft
 }
 
