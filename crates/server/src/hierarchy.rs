@@ -22,8 +22,8 @@ pub const LEVELS_MAX: usize = 6;
 /// Groups, and subscriptions, of one tenant.
 const MEMBERS_MAX: usize = 10_000;
 
-/// Looks at a scope for the sake of a policy, whoever asks: policies above a scope hold for it, and are checked
-/// against what they name, whether or not the caller may read that.
+/// Looks at a scope for the sake of a policy or a right, whoever asks: what is assigned above a scope holds for it, and
+/// is checked against what it names, whether or not the caller may read that.
 pub fn looking(scope: ResourceId, tenant: TenantId) -> Permit {
     let action = Action::new(format!("{}/read", scope.resource_type()));
     Permit::system(SystemReason::Reconcile, action, scope, tenant)
