@@ -7,10 +7,11 @@ use crate::changes::ChangeFeed;
 use crate::jobs::JobStore;
 use crate::policy_states::PolicyStates;
 use crate::resource::Catalog;
+use crate::statements::Statements;
 
 /// Everything that a server keeps in one database. Who needs a part of it takes that part's trait.
 #[async_trait]
-pub trait Backend: Catalog + AuthStore + JobStore + ChangeFeed + PolicyStates {
+pub trait Backend: Catalog + AuthStore + JobStore + ChangeFeed + PolicyStates + Statements {
     /// Whether other processes may read and write it, too.
     fn is_shared(&self) -> bool;
     /// Waits for operations under way and lets go of the database.

@@ -14,6 +14,7 @@ mod postgres;
 mod resource;
 mod sql;
 mod sqlite;
+mod statements;
 #[cfg(any(test, feature = "suite"))]
 pub mod suite;
 
@@ -28,3 +29,4 @@ pub use postgres::{Place, PlaceError, PostgresCatalog, PostgresEngine};
 pub use resource::*;
 pub use sql::SqlCatalog;
 pub use sqlite::{FileAccess, SqliteCatalog, SqliteEngine, SqliteOptions};
+pub use statements::*;

@@ -23,6 +23,7 @@ mod resources;
 mod rights;
 mod rows;
 mod statement;
+mod statements;
 
 use std::ops::DerefMut;
 use std::sync::Arc;
@@ -77,7 +78,7 @@ pub enum Turn {
 }
 
 /// The catalog in a SQL database: [`crate::Catalog`], [`crate::AuthStore`], [`crate::JobStore`],
-/// [`crate::ChangeFeed`] and [`crate::PolicyStates`].
+/// [`crate::ChangeFeed`], [`crate::PolicyStates`] and [`crate::Statements`].
 #[derive(Clone)]
 pub struct SqlCatalog<E> {
     pub(crate) engine: E,

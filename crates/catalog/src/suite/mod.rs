@@ -11,6 +11,7 @@ mod policy_states;
 mod postgres;
 mod resources;
 mod rights;
+mod statements;
 mod world;
 
 pub use crate::backend::Backend;
@@ -27,4 +28,5 @@ pub async fn run<B: Backend>(fresh: impl AsyncFn(ManualClock) -> B) {
     jobs::run(&fresh).await;
     changes::run(&fresh).await;
     policy_states::run(&fresh).await;
+    statements::run(&fresh).await;
 }
