@@ -25,12 +25,17 @@ pub const BODY_BYTES_MAX: usize = 4 << 20;
 pub const UNIQUE_KEYS_MAX: usize = 8;
 /// The most that one page of a list holds.
 pub const PAGE_MAX: usize = 1000;
+/// Resources that one read names.
+pub const GET_MANY_MAX: usize = 1000;
 
 /// Resources, read and written under permits.
 #[async_trait]
 pub trait Catalog: Send + Sync {
     /// The resource at the permit's scope.
     async fn get(&self, permit: &Permit) -> Result<Resource>;
+    /// Those of the resources that are there, at or below the permit's scope, in the order of their ids. At most
+    /// [`GET_MANY_MAX`] at once.
+    async fn get_many(&self, permit: &Permit, ids: &[ResourceId]) -> Result<Vec<Resource>>;
     /// Creates or replaces the resource at the permit's scope, with its unique keys and its record, in one
     /// transaction. The parent must exist.
     async fn put(&self, permit: &Permit, draft: Draft, precondition: Precondition) -> Result<Put>;

@@ -200,6 +200,17 @@ pub(crate) fn needs(units: &[Arc<Unit>]) -> Needs {
     })
 }
 
+/// Those of the resources that are there.
+pub(crate) async fn get_many(
+    parts: &Parts,
+    ids: &[ResourceId],
+    tenant: wire::TenantId,
+) -> Result<Vec<Resource>> {
+    let permit = reading(&ResourceId::root(), tenant);
+    let found = parts.catalog.get_many(&permit, ids).await;
+    found.map_err(ComplyError::catalog("read what policies look at"))
+}
+
 /// The resource, or nothing where there is none.
 pub(crate) async fn get(
     parts: &Parts,

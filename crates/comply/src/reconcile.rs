@@ -384,9 +384,11 @@ impl Comply {
                     touched.scope(&unit.assignment.scope, [unit.key.clone()]);
                 }
             }
-            let asking = keys(&policies, |unit| unit.needs.image);
-            for machine in progress.users.of_tenant(tenant).iter().filter(|_| tick) {
-                touched.pair(machine, asking.clone());
+            if tick {
+                let asking = keys(&policies, |unit| unit.needs.image);
+                for machine in progress.users.of_tenant(tenant) {
+                    touched.pair(&machine, asking.clone());
+                }
             }
             if cycle {
                 touched.scopes.push((ResourceId::root(), Which::All));

@@ -26,7 +26,8 @@ use crate::touched::{Touched, Which, judges};
 use crate::unit::{Unit, UnitKey};
 
 /// Resources that are judged together.
-const BATCH: usize = 500;
+const BATCH: usize = 1000;
+const _: () = assert!(BATCH <= catalog::GET_MANY_MAX);
 /// Pages below one scope: a hundred million resources.
 const PAGES_MAX: usize = 100_000;
 
@@ -124,16 +125,10 @@ impl<'a> Work<'a> {
         let policies = Arc::clone(&self.policies);
         self.write(|board| board.policies = policies);
         let wanted: Vec<(ResourceId, Which)> = touched.resources.into_iter().collect();
+        let mut columns = self.columns_of(&wanted);
         for batch in wanted.chunks(BATCH) {
-            let mut found = Vec::new();
-            let mut gone = Vec::new();
-            for (id, which) in batch {
-                match look::get(&self.comply.parts, id, self.policies.tenant).await? {
-                    Some(resource) => found.push((resource, which.clone())),
-                    None => gone.push(id.clone()),
-                }
-            }
-            self.judge(found, &mut None).await?;
+            let (found, gone) = self.look_up(batch).await?;
+            self.judge(found, &mut columns).await?;
             self.gone(&gone).await?;
         }
         let judged: BTreeSet<ResourceId> = wanted
@@ -150,6 +145,45 @@ impl<'a> Work<'a> {
         }
         self.remember_images();
         Ok(())
+    }
+
+    /// The resources of a batch that are there, and the ids of the others.
+    async fn look_up(
+        &self,
+        batch: &[(ResourceId, Which)],
+    ) -> Result<(Vec<(Resource, Which)>, Vec<ResourceId>)> {
+        let ids: Vec<ResourceId> = batch.iter().map(|(id, _)| id.clone()).collect();
+        let stored = look::get_many(&self.comply.parts, &ids, self.policies.tenant).await?;
+        let mut stored: HashMap<ResourceId, Resource> = stored
+            .into_iter()
+            .map(|resource| (resource.id.clone(), resource))
+            .collect();
+        let mut found = Vec::with_capacity(batch.len());
+        let mut gone = Vec::new();
+        for (id, which) in batch {
+            match stored.remove(id) {
+                Some(resource) => found.push((resource, which.clone())),
+                None => gone.push(id.clone()),
+            }
+        }
+        Ok((found, gone))
+    }
+
+    /// Columns for all who judge any of them, where there are enough to make that worthwhile.
+    fn columns_of(&self, wanted: &[(ResourceId, Which)]) -> Option<Columns> {
+        if wanted.len() < WORTHWHILE {
+            return None;
+        }
+        let mut all = false;
+        let mut keys: BTreeSet<&UnitKey> = BTreeSet::new();
+        for (_, which) in wanted {
+            match which {
+                Which::All => all = true,
+                Which::Some(own) => keys.extend(own),
+            }
+        }
+        let asked = |unit: &Unit| all || keys.contains(&unit.key);
+        Some(Columns::new(&self.policies, asked, self.now))
     }
 
     /// The subscriptions of a management group; anything else is itself.

@@ -14,7 +14,7 @@ use super::{
 use crate::auth::Record;
 use crate::error::{CatalogError, Result};
 use crate::resource::{
-    BODY_BYTES_MAX, Catalog, Continuation, Draft, Etag, Page, PageRequest, Precondition, Put,
+    BODY_BYTES_MAX, Catalog, Continuation, Draft, Etag, GET_MANY_MAX, Page, PageRequest, Precondition, Put,
     Resource, TAGS_MAX, UNIQUE_KEYS_MAX,
 };
 
@@ -31,6 +31,31 @@ impl<E: Engine> Catalog for SqlCatalog<E> {
             .ok_or_else(|| CatalogError::NotFound {
                 id: permit.scope().clone(),
             })
+    }
+
+    async fn get_many(&self, permit: &Permit, ids: &[ResourceId]) -> Result<Vec<Resource>> {
+        const OPERATION: &str = "get many resources";
+        if ids.len() > GET_MANY_MAX {
+            return Err(CatalogError::TooLarge {
+                what: "resources of one read",
+                limit: GET_MANY_MAX,
+            });
+        }
+        let seen = |id: &&ResourceId| id.is_within(permit.scope()) && permit.may_see(id);
+        let keys: Vec<&str> = ids.iter().filter(seen).map(ResourceId::folded).collect();
+        let rows = query_as::<ResourceRow>(Sql::of(
+            "select * from resources
+             where tenant = $1 and id_key in (select value from json_each($2)) order by id_key",
+            "select * from resources
+             where tenant = $1 and id_key in (select value from json_array_elements_text($2::json) as seen (value))
+             order by id_key",
+        ))
+        .bind(permit.tenant().to_string())
+        .bind(rows::to_json("ids of one read", &keys, BODY_BYTES_MAX)?)
+        .fetch_all(&mut *self.reader(OPERATION).await?)
+        .await
+        .map_err(failed(OPERATION))?;
+        rows.into_iter().map(ResourceRow::into_resource).collect()
     }
 
     async fn put(&self, permit: &Permit, draft: Draft, precondition: Precondition) -> Result<Put> {

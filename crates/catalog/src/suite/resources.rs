@@ -10,7 +10,7 @@ use super::world::World;
 use crate::auth::Record;
 use crate::clock::ManualClock;
 use crate::error::CatalogError;
-use crate::resource::{Continuation, Draft, Etag, PageRequest, Precondition, UniqueKey};
+use crate::resource::{Continuation, Draft, Etag, GET_MANY_MAX, PageRequest, Precondition, UniqueKey};
 
 const GALLERY: &str = "/resourceGroups/rg/providers/Microsoft.Compute/galleries/g";
 
@@ -22,6 +22,7 @@ pub(super) async fn run<B: Backend>(fresh: &impl AsyncFn(ManualClock) -> B) {
     versions_list_by_number(&World::new(fresh).await).await;
     pages_join_to_the_whole(&World::new(fresh).await).await;
     lists_show_what_the_permit_shows(&World::new(fresh).await).await;
+    many_are_got_by_id(&World::new(fresh).await).await;
     a_read_permit_writes_nothing(&World::new(fresh).await).await;
 }
 
@@ -318,6 +319,39 @@ async fn lists_show_what_the_permit_shows<B: Backend>(world: &World<B>) {
         .map(|resource| resource.id.name())
         .collect();
     assert_eq!(names, ["b"]);
+}
+
+async fn many_are_got_by_id<B: Backend>(world: &World<B>) {
+    let kind = "Microsoft.Compute/galleries";
+    for group in ["a", "b"] {
+        world.put(&format!("/resourceGroups/{group}")).await;
+        world
+            .put(&format!("/resourceGroups/{group}/providers/{kind}/{group}"))
+            .await;
+    }
+    let asked = [
+        "/resourceGroups/b/providers/Microsoft.Compute/galleries/B",
+        "/resourceGroups/a/providers/Microsoft.Compute/galleries/none",
+        "/resourceGroups/a/providers/Microsoft.Compute/galleries/a",
+        "/resourceGroups/b/providers/Microsoft.Compute/galleries/b",
+    ]
+    .map(|id| world.id(id));
+    let names = async |scope: &str| -> Vec<String> {
+        let permit = world.read(&world.id(scope)).await;
+        let found = world.catalog.get_many(&permit, &asked).await.expect("get");
+        found.iter().map(|one| one.id.name().to_owned()).collect()
+    };
+    assert_eq!(names("").await, ["a", "b"]);
+    assert_eq!(names("/resourceGroups/b").await, ["b"]);
+    let permit = world.read(&world.id("")).await;
+    let nothing = world.catalog.get_many(&permit, &[]).await.expect("get");
+    assert_eq!(nothing, []);
+    let many = vec![world.id(""); GET_MANY_MAX + 1];
+    let refused = world.catalog.get_many(&permit, &many).await;
+    assert!(
+        matches!(refused, Err(CatalogError::TooLarge { .. })),
+        "{refused:?}"
+    );
 }
 
 async fn a_read_permit_writes_nothing<B: Backend>(world: &World<B>) {

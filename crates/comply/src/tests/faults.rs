@@ -43,6 +43,10 @@ impl Catalog for Faulty {
         self.fail(&self.reads)?;
         self.inner.get(permit).await
     }
+    async fn get_many(&self, permit: &Permit, ids: &[ResourceId]) -> Result<Vec<Resource>> {
+        self.fail(&self.reads)?;
+        self.inner.get_many(permit, ids).await
+    }
     async fn put(&self, permit: &Permit, draft: Draft, precondition: Precondition) -> Result<Put> {
         self.inner.put(permit, draft, precondition).await
     }
