@@ -16,6 +16,7 @@ use crate::image::Image;
 use crate::kinds;
 use crate::policies::{Policies, Stored};
 use crate::unit::Document;
+use crate::versions::{self, Versions};
 
 /// Pages of one list: a million resources.
 const PAGES_MAX: usize = 1000;
@@ -34,7 +35,9 @@ struct Inner {
     policies: HashMap<TenantId, Arc<Policies>>,
     /// Compiled documents of stored definitions, by tenant and folded id.
     documents: HashMap<(TenantId, String), Arc<Document>>,
-    built_in: HashMap<String, Arc<Document>>,
+    /// The same with all its versions, by the folded id of the definition.
+    families: HashMap<(TenantId, String), Versions>,
+    built_in: HashMap<String, Versions>,
     images: HashMap<String, Arc<Image>>,
 }
 
@@ -61,13 +64,13 @@ impl Cache {
         &self,
         parts: &Parts,
         tenant: TenantId,
-    ) -> Result<HashMap<String, Arc<Document>>> {
+    ) -> Result<HashMap<String, Versions>> {
         self.policies(parts, tenant).await?;
         let inner = self.inner.lock().await;
-        let own = inner.documents.iter().filter(|((of, _), _)| *of == tenant);
-        let own = own.map(|((_, id), document)| (id.clone(), Arc::clone(document)));
+        let own = inner.families.iter().filter(|((of, _), _)| *of == tenant);
+        let own = own.map(|((_, id), versions)| (id.clone(), versions.clone()));
         let built_in = inner.built_in.iter();
-        let built_in = built_in.map(|(id, document)| (id.clone(), Arc::clone(document)));
+        let built_in = built_in.map(|(id, versions)| (id.clone(), versions.clone()));
         Ok(own.chain(built_in).collect())
     }
 
@@ -144,6 +147,9 @@ impl Inner {
         let all = async |kind: &str| list(parts, tenant, &ResourceId::root(), kind).await;
         let mut documents = all(kinds::DEFINITIONS).await?;
         documents.extend(all(kinds::SET_DEFINITIONS).await?);
+        // After what they are versions of: the definition's own text wins over a version of the same number.
+        documents.extend(all(kinds::DEFINITION_VERSIONS).await?);
+        documents.extend(all(kinds::SET_DEFINITION_VERSIONS).await?);
         self.compile(tenant, &documents);
         let stored = Stored {
             assignments: all(kinds::ASSIGNMENTS).await?,
@@ -152,7 +158,9 @@ impl Inner {
             groups: all(kinds::MANAGEMENT_GROUPS).await?,
             subscriptions: all(kinds::SUBSCRIPTIONS).await?,
         };
-        Ok(Policies::new(tenant, &stored, &|id| self.find(tenant, id)))
+        Ok(Policies::new(tenant, &stored, &|id, version| {
+            self.find(tenant, id, version)
+        }))
     }
 
     /// Compiles what is new or has changed, and forgets what is gone.
@@ -161,8 +169,10 @@ impl Inner {
             self.built_in = built_in();
         }
         let mut kept = HashMap::new();
+        self.families.retain(|(of, _), _| *of != tenant);
         for resource in stored {
             let key = (tenant, resource.id.folded().to_owned());
+            let home = definition_of(&resource.id);
             let mark = resource.etag.to_string();
             let known = self
                 .documents
@@ -170,27 +180,44 @@ impl Inner {
                 .filter(|known| known.mark == mark);
             let document = known.unwrap_or_else(|| {
                 let shown = crate::subject::shown(resource);
-                Arc::new(Document::new(&resource.id.to_string(), &shown, mark))
+                Arc::new(Document::new(&home.to_string(), &shown, mark))
             });
+            let family = (tenant, home.folded().to_owned());
+            let family = self.families.entry(family).or_default();
+            family.add(Arc::clone(&document));
             kept.insert(key, document);
         }
         self.documents.retain(|(of, _), _| *of != tenant);
         self.documents.extend(kept);
     }
 
-    fn find(&self, tenant: TenantId, id: &str) -> Option<Arc<Document>> {
+    fn find(
+        &self,
+        tenant: TenantId,
+        id: &str,
+        version: Option<&str>,
+    ) -> std::result::Result<Arc<Document>, String> {
         let folded = id.trim_end_matches('/').to_lowercase();
-        let built_in = self.built_in.get(&folded).cloned();
-        built_in.or_else(|| self.documents.get(&(tenant, folded)).cloned())
+        let built_in = self.built_in.get(&folded);
+        let found = built_in.or_else(|| self.families.get(&(tenant, folded)));
+        versions::choose(found, id, version)
     }
 }
 
-fn built_in() -> HashMap<String, Arc<Document>> {
+/// What a version is a version of; anything else is itself.
+fn definition_of(id: &ResourceId) -> ResourceId {
+    let kind = id.resource_type();
+    let version = kind.is(kinds::DEFINITION_VERSIONS) || kind.is(kinds::SET_DEFINITION_VERSIONS);
+    let home = version.then(|| id.parent()).flatten();
+    home.unwrap_or_else(|| id.clone())
+}
+
+fn built_in() -> HashMap<String, Versions> {
     let all = built_in_definitions().iter().chain(built_in_initiatives());
     all.map(|document| {
         let id = document["id"].as_str().unwrap_or_default();
         let compiled = Document::new(id, document, "built in".to_owned());
-        (id.to_lowercase(), Arc::new(compiled))
+        (id.to_lowercase(), Versions::alone(Arc::new(compiled)))
     })
     .collect()
 }

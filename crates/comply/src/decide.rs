@@ -139,9 +139,8 @@ impl Comply {
         policies: &Arc<Policies>,
         group: &ResourceId,
     ) -> Result<()> {
-        let protects = |unit: &Arc<Unit>| {
-            unit.enforced() && (unit.forbids_actions() && unit.definition.cascades)
-        };
+        let protects =
+            |unit: &Arc<Unit>| unit.enforced() && unit.forbids_actions() && unit.cascades();
         // Assignments may sit on the group's resources, so all the tenant's are asked.
         if !policies.units.iter().any(protects) {
             return Ok(());
@@ -207,6 +206,9 @@ impl Asked {
     /// Asks all of them. Who is broken refuses what would be stored, but nothing that goes: else nothing could be
     /// removed any more.
     fn ask(&mut self, act: Act) {
+        for unit in &mut self.units {
+            *unit = unit.meant(&self.subject.value);
+        }
         for unit in self.units.iter().filter(|unit| unit.broken.is_some()) {
             let verdict = unit.fault(&self.subject);
             if let Some(why) = verdict.error.clone().filter(|_| act != Act::Delete) {

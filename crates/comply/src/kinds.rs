@@ -4,6 +4,8 @@ use wire::ResourceId;
 
 pub const DEFINITIONS: &str = "Microsoft.Authorization/policyDefinitions";
 pub const SET_DEFINITIONS: &str = "Microsoft.Authorization/policySetDefinitions";
+pub const DEFINITION_VERSIONS: &str = "Microsoft.Authorization/policyDefinitions/versions";
+pub const SET_DEFINITION_VERSIONS: &str = "Microsoft.Authorization/policySetDefinitions/versions";
 pub const ASSIGNMENTS: &str = "Microsoft.Authorization/policyAssignments";
 pub const EXEMPTIONS: &str = "Microsoft.Authorization/policyExemptions";
 pub const ATTESTATIONS: &str = "Microsoft.PolicyInsights/attestations";
@@ -44,6 +46,8 @@ pub fn makes_policy(id: &ResourceId) -> bool {
     [
         DEFINITIONS,
         SET_DEFINITIONS,
+        DEFINITION_VERSIONS,
+        SET_DEFINITION_VERSIONS,
         ASSIGNMENTS,
         EXEMPTIONS,
         ATTESTATIONS,

@@ -28,6 +28,7 @@ mod subject;
 mod summary;
 mod touched;
 mod unit;
+mod versions;
 mod what_if;
 mod work;
 

@@ -50,7 +50,7 @@ impl<'a> Look<'a> {
         let mut found = self.subject(&resource.id, value, units).await?;
         found.created_at = Some(resource.system.created_at);
         for unit in units {
-            if let Some(existence) = &unit.existence {
+            for existence in unit.existences() {
                 self.relate(&mut found, existence).await?;
             }
         }
@@ -188,16 +188,9 @@ pub(crate) fn search_scope(id: &ResourceId, existence: &Existence) -> ResourceId
 }
 
 pub(crate) fn needs(units: &[Arc<Unit>]) -> Needs {
-    units.iter().fold(Needs::default(), |all, unit| {
-        let own = unit.needs;
-        Needs {
-            group: all.group || own.group,
-            subscription: all.subscription || own.subscription,
-            now: all.now || own.now,
-            image: all.image || own.image,
-            policy: all.policy || own.policy,
-        }
-    })
+    units
+        .iter()
+        .fold(Needs::default(), |all, unit| all.and(unit.needs))
 }
 
 /// Those of the resources that are there.

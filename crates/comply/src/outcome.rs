@@ -23,7 +23,11 @@ pub(crate) type Judgement = (Arc<Unit>, Verdict);
 
 /// Judges a resource by all the units. To see conflicts, all that may change it must be among them.
 pub(crate) fn verdicts(subject: &Subject, units: &[Arc<Unit>], now: Timestamp) -> Vec<Judgement> {
-    let judge = |unit: &Arc<Unit>| (Arc::clone(unit), unit.judge(subject, now));
+    let judge = |unit: &Arc<Unit>| {
+        let unit = unit.meant(&subject.value);
+        let verdict = unit.judge(subject, now);
+        (unit, verdict)
+    };
     let mut found: Vec<Judgement> = units.iter().map(judge).collect();
     mark_conflicts(&mut found);
     found

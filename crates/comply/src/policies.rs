@@ -11,7 +11,7 @@ use policy::json::{get, text};
 use serde_json::Value;
 use wire::{ResourceId, TenantId};
 
-use crate::unit::{self, Document, Unit, UnitKey};
+use crate::unit::{self, Find, Unit, UnitKey};
 use crate::{kinds, subject};
 
 /// Levels of management groups; Azure has six below the root.
@@ -51,11 +51,7 @@ pub(crate) struct Remark {
 }
 
 impl Policies {
-    pub fn new(
-        tenant: TenantId,
-        stored: &Stored,
-        find: &impl Fn(&str) -> Option<Arc<Document>>,
-    ) -> Policies {
+    pub fn new(tenant: TenantId, stored: &Stored, find: &impl Find) -> Policies {
         let (root, ancestors) = hierarchy(tenant, stored);
         let links = links(&ancestors);
         let mut remarks = HashMap::new();

@@ -59,10 +59,13 @@ pub struct StateRecord {
     pub policy_definition_name: String,
     pub policy_definition_action: String,
     pub policy_definition_category: String,
+    /// The version by which the resource is judged.
+    pub policy_definition_version: String,
     pub policy_definition_reference_id: String,
     pub policy_definition_group_names: Vec<String>,
     pub policy_set_definition_id: String,
     pub policy_set_definition_name: String,
+    pub policy_set_definition_version: String,
     pub management_group_ids: String,
     #[serde(serialize_with = "state_name")]
     pub compliance_state: State,

@@ -24,6 +24,7 @@ use crate::policies::Policies;
 use crate::reason;
 use crate::reconcile::policies_of;
 use crate::records::{DETAILED_MAX, LIMIT_DEFAULT, LIMIT_MAX, StatePage, StateQuery, StateRecord};
+use crate::subject;
 use crate::summary::{Summary, Tally};
 use crate::unit::{Unit, UnitKey};
 
@@ -220,7 +221,7 @@ impl Comply {
             for one in &found {
                 let known = records.contains_key(&one.unit.key);
                 if !known {
-                    records.insert(one.unit.key.clone(), bare(one));
+                    records.insert(one.unit.key.clone(), bare(one, &one.unit));
                 }
                 if let Some(record) = records.get_mut(&one.unit.key) {
                     record.resource_id = one.id.to_string();
@@ -334,16 +335,20 @@ impl<'a> Teller<'a> {
         let Some(Some(resource)) = self.resources.get(key) else {
             return Ok(None);
         };
-        let mut record = bare(found);
+        let unit = match found.unit.varies() {
+            true => found.unit.meant(&subject::shown(resource)),
+            false => Arc::clone(&found.unit),
+        };
+        let mut record = bare(found, &unit);
         record.resource_location = resource.location.clone().unwrap_or_default();
         record.resource_tags = json!(resource.tags).to_string();
         let groups = self.policies.above(&found.id).as_array();
         let groups = groups.into_iter().flatten().filter_map(Value::as_str);
         record.management_group_ids = groups.collect::<Vec<_>>().join(",");
         if details {
-            let units = [Arc::clone(&found.unit)];
+            let units = [Arc::clone(&unit)];
             let subject = self.look.stored(resource, &units).await?;
-            let verdict = found.unit.judge(&subject, self.comply.parts.clock.now());
+            let verdict = unit.judge(&subject, self.comply.parts.clock.now());
             record.policy_evaluation_details = Some(evaluation(&verdict));
             record.compliance_reason_code = reason::code(&verdict);
         }
@@ -370,8 +375,9 @@ pub(crate) fn evaluation(verdict: &Verdict) -> Value {
 }
 
 /// What a record tells without looking at the resource.
-fn bare(found: &Found) -> StateRecord {
-    let Found { id, unit, .. } = found;
+fn bare(found: &Found, unit: &Unit) -> StateRecord {
+    let Found { id, .. } = found;
+    let version = |version: Option<&String>| version.cloned().unwrap_or_default();
     let assignment = &unit.assignment;
     let properties = &assignment.value["properties"];
     let set = assignment.set.as_ref();
@@ -394,9 +400,11 @@ fn bare(found: &Found) -> StateRecord {
         policy_definition_id: unit.definition.id.clone(),
         policy_definition_name: unit.definition.name.clone(),
         policy_definition_action: unit.effect.clone(),
+        policy_definition_version: version(unit.definition.version.as_ref()),
         policy_definition_category: unit.definition.category.clone(),
         policy_definition_reference_id: unit.reference.clone().unwrap_or_default(),
         policy_definition_group_names: unit.groups.clone(),
+        policy_set_definition_version: version(set.and_then(|set| set.version.as_ref())),
         policy_set_definition_id: set.map_or_else(String::new, |set| set.id.clone()),
         policy_set_definition_name: set.map_or_else(String::new, |set| set.name.clone()),
         management_group_ids: String::new(),

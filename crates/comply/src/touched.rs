@@ -9,7 +9,7 @@ use crate::board::Board;
 use crate::kinds;
 use crate::look::search_scope;
 use crate::policies::Policies;
-use crate::unit::{Unit, UnitKey};
+use crate::unit::{Existence, Unit, UnitKey};
 
 /// Which policies judge.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,36 +118,39 @@ impl Touched {
         if kind.is(kinds::SUBSCRIPTIONS) {
             self.scope(id, keys(policies, |unit| unit.needs.subscription));
         }
-        let own = kinds::of(id);
         for unit in &policies.units {
-            let Some(existence) = &unit.existence else {
-                continue;
-            };
-            if !existence.kind.eq_ignore_ascii_case(&own) {
-                continue;
+            for existence in unit.existences() {
+                self.seekers(id, unit, existence, board);
             }
-            let around = match existence.wide {
-                true => id.subscription().map(ResourceId::subscription_scope),
-                false => id
-                    .group_scope()
-                    .or_else(|| id.subscription().map(ResourceId::subscription_scope)),
-            };
-            let Some(around) = around else {
-                continue;
-            };
-            let above = std::iter::successors(id.parent(), ResourceId::parent)
-                .filter(|above| board.has(above, &unit.key));
-            let beside = board
-                .below(&around, "")
-                .filter(|other| board.has(other, &unit.key));
-            let looks = |other: &ResourceId| id.is_within(&search_scope(other, existence));
-            let seekers: BTreeSet<ResourceId> = above
-                .chain(beside.cloned())
-                .filter(|other| looks(other))
-                .collect();
-            for seeker in seekers {
-                self.pair(&seeker, [unit.key.clone()]);
-            }
+        }
+    }
+
+    /// Those who look for such a resource.
+    fn seekers(&mut self, id: &ResourceId, unit: &Unit, existence: &Existence, board: &Board) {
+        if !existence.kind.eq_ignore_ascii_case(&kinds::of(id)) {
+            return;
+        }
+        let around = match existence.wide {
+            true => id.subscription().map(ResourceId::subscription_scope),
+            false => id
+                .group_scope()
+                .or_else(|| id.subscription().map(ResourceId::subscription_scope)),
+        };
+        let Some(around) = around else {
+            return;
+        };
+        let above = std::iter::successors(id.parent(), ResourceId::parent)
+            .filter(|above| board.has(above, &unit.key));
+        let beside = board
+            .below(&around, "")
+            .filter(|other| board.has(other, &unit.key));
+        let looks = |other: &ResourceId| id.is_within(&search_scope(other, existence));
+        let seekers: BTreeSet<ResourceId> = above
+            .chain(beside.cloned())
+            .filter(|other| looks(other))
+            .collect();
+        for seeker in seekers {
+            self.pair(&seeker, [unit.key.clone()]);
         }
     }
 }

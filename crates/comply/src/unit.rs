@@ -1,10 +1,12 @@
 //! One policy under one assignment: what is evaluated for a resource, ready to be.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use catalog::Resource;
 use jiff::Timestamp;
 use policy::condition::Operand;
+use policy::definition::Member;
 use policy::evaluate::{Evaluation, Surroundings};
 use policy::json::{get, list, text};
 use policy::verdict::{Question, Verdict};
@@ -27,8 +29,12 @@ pub(crate) struct Document {
     pub display_name: String,
     pub category: String,
     pub form: Result<Form, Fault>,
-    /// Tells this state of the document from others.
+    /// Tells this state of the stored document from others.
     pub mark: String,
+    /// The version that it names.
+    pub version: Option<String>,
+    /// Tells this text from others, whatever it is stored as: a version that became an earlier one is the same.
+    pub content: u64,
     pub needs: Needs,
     /// denyAction keeps the resource group of what it protects from being deleted, too.
     pub cascades: bool,
@@ -52,6 +58,18 @@ pub(crate) struct Needs {
     pub image: bool,
     /// `policy()`.
     pub policy: bool,
+}
+
+impl Needs {
+    pub fn and(self, other: Needs) -> Needs {
+        Needs {
+            group: self.group || other.group,
+            subscription: self.subscription || other.subscription,
+            now: self.now || other.now,
+            image: self.image || other.image,
+            policy: self.policy || other.policy,
+        }
+    }
 }
 
 impl Document {
@@ -82,6 +100,8 @@ impl Document {
                 Compiled::Initiative(initiative) => Form::Initiative(initiative),
             }),
             mark,
+            version: policy::definition::version_of(document),
+            content: content(properties),
             needs: Needs {
                 group: has("resourcegroup("),
                 subscription: has("subscription("),
@@ -103,6 +123,17 @@ impl Document {
             Err(fault) => Err(format!("the definition `{}` is broken: {fault}", self.id)),
         }
     }
+}
+
+/// Of everything that a verdict may depend on. Only ever compared with others of this process.
+fn content(properties: &Value) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for (name, value) in properties.as_object().into_iter().flatten() {
+        if name != "versions" {
+            (name, value.to_string()).hash(&mut hasher);
+        }
+    }
+    hasher.finish()
 }
 
 /// The groups of an initiative's policies, which the compiled form does not keep.
@@ -160,10 +191,21 @@ pub(crate) struct Unit {
     pub existence: Option<Existence>,
     /// The effect that assignment and parameters give, as far as it is the same for all resources.
     pub effect: String,
+    /// In its place for resources that an override of the version takes; the first that does counts.
+    variants: Vec<Variant>,
+    /// The version of the initiative that is meant has no such member.
+    absent: bool,
     /// What `policy()` answers.
     context: Value,
     /// Everything that the states depend on but the resources, exemptions and attestations.
     pub mark: String,
+}
+
+/// A unit under another version, and the override that chooses it.
+#[derive(Debug)]
+struct Variant {
+    entry: Value,
+    unit: Arc<Unit>,
 }
 
 /// What an existence search looks for, as far as it is known before there is a resource.
@@ -183,8 +225,9 @@ impl Unit {
         let set = assignment.set.as_ref();
         let mark = [
             assignment.value["etag"].as_str().unwrap_or_default(),
-            &definition.mark,
-            set.map_or("", |set| &set.mark),
+            &definition.id,
+            &format!("{:x}", definition.content),
+            &set.map_or_else(String::new, |set| format!("{} {:x}", set.id, set.content)),
         ]
         .join(" ");
         Unit {
@@ -199,6 +242,8 @@ impl Unit {
             needs: definition.needs,
             existence: None,
             effect: String::new(),
+            variants: Vec::new(),
+            absent: false,
             context: json!({
                 "assignmentId": assignment.id.to_string(),
                 "definitionId": definition.id,
@@ -268,20 +313,76 @@ impl Unit {
         }
     }
 
+    /// What stands in the place of a member that a version of the initiative does not have.
+    fn absent(of: &Unit) -> Unit {
+        Unit {
+            absent: true,
+            ..Unit::new(&of.assignment, &of.definition, of.reference.as_deref())
+        }
+    }
+
+    /// The unit in the version that is meant for a resource.
+    pub fn meant(self: &Arc<Unit>, resource: &Value) -> Arc<Unit> {
+        let reference = self.reference.as_deref();
+        let takes = |variant: &&Variant| {
+            let own = reference.filter(|_| policy::scope::of_members(&variant.entry));
+            policy::scope::takes(&variant.entry, resource, own)
+        };
+        match self.variants.iter().find(takes) {
+            Some(variant) => variant.unit.meant(resource),
+            None => Arc::clone(self),
+        }
+    }
+
+    /// Whether it is another for some resources.
+    pub fn varies(&self) -> bool {
+        !self.variants.is_empty()
+    }
+
+    fn put_instead(&mut self, entry: &Value, unit: Arc<Unit>) {
+        self.mark = format!("{} | {}", self.mark, unit.mark);
+        self.needs = self.needs.and(unit.needs);
+        let entry = entry.clone();
+        self.variants.push(Variant { entry, unit });
+    }
+
+    /// Itself and all that may stand in its place.
+    fn all(&self) -> Vec<&Unit> {
+        let instead = self.variants.iter().flat_map(|variant| variant.unit.all());
+        std::iter::once(self).chain(instead).collect()
+    }
+
+    /// What it may have to search for.
+    pub fn existences(&self) -> Vec<&Existence> {
+        let all = self.all().into_iter();
+        all.filter_map(|unit| unit.existence.as_ref()).collect()
+    }
+
     pub fn compiled(&self) -> Option<&Arc<Definition>> {
         self.definition.definition().ok()
     }
 
     /// Whether it may change a request, and so be in conflict with another.
     pub fn changes(&self) -> bool {
-        let then = self.compiled().map(|definition| &definition.then);
-        then.is_some_and(|then| !then.changes.is_empty())
+        let changes = |unit: &Unit| {
+            let then = unit.compiled().map(|definition| &definition.then);
+            then.is_some_and(|then| !then.changes.is_empty())
+        };
+        self.all().into_iter().any(changes)
     }
 
     /// Whether it may forbid actions such as deleting.
     pub fn forbids_actions(&self) -> bool {
-        let then = self.compiled().map(|definition| &definition.then);
-        then.is_some_and(|then| then.actions.is_some())
+        let forbids = |unit: &Unit| {
+            let then = unit.compiled().map(|definition| &definition.then);
+            then.is_some_and(|then| then.actions.is_some())
+        };
+        self.all().into_iter().any(forbids)
+    }
+
+    /// Whether it keeps the resource group of what it protects, too.
+    pub fn cascades(&self) -> bool {
+        self.all().iter().any(|unit| unit.definition.cascades)
     }
 
     pub fn enforced(&self) -> bool {
@@ -338,7 +439,8 @@ impl Unit {
         subject: &'q Subject,
         around: &'q Surroundings,
     ) -> Option<Question<'q>> {
-        let definition = self.compiled().filter(|_| self.broken.is_none())?;
+        let sound = self.broken.is_none() && !self.absent;
+        let definition = self.compiled().filter(|_| sound)?;
         Some(Question {
             definition,
             parameters: &self.parameters,
@@ -357,8 +459,10 @@ impl Unit {
     /// The same for very many resources. Nothing, if the policy is broken, or changes resources and so may be in conflict
     /// with others.
     pub fn for_columns(&self, hierarchy: &Value, now: Timestamp) -> Option<scan::Policy> {
-        let definition = self.compiled().filter(|_| self.broken.is_none())?;
-        if self.changes() {
+        let sound = self.broken.is_none() && !self.absent;
+        let definition = self.compiled().filter(|_| sound)?;
+        // Which version is meant is known of each resource alone.
+        if self.changes() || !self.variants.is_empty() {
             return None;
         }
         let mut around = surroundings(now, self.context.clone());
@@ -376,8 +480,11 @@ impl Unit {
         })
     }
 
-    /// The verdict of a broken policy.
+    /// The verdict of a broken policy; of one that is not meant at all, that it does not apply.
     pub fn fault(&self, subject: &Subject) -> Verdict {
+        if self.broken.is_none() {
+            return Verdict::default();
+        }
         let assignment = &self.assignment.value;
         let taken = policy::scope::assigned(assignment, &subject.value, &subject.hierarchy);
         Verdict {
@@ -407,11 +514,12 @@ fn evaluate(
     Evaluation::new(&Value::Null, parameters, around, aliases()).operand(operand)
 }
 
+/// Finds a definition or an initiative by its id and the versions that are meant; says why there is none.
+pub(crate) trait Find: Fn(&str, Option<&str>) -> Result<Arc<Document>, String> {}
+impl<F: Fn(&str, Option<&str>) -> Result<Arc<Document>, String>> Find for F {}
+
 /// The assignment of a stored resource. What it is assigned to is found by `find`, which is given ids.
-pub(crate) fn assignment(
-    resource: &Resource,
-    find: &impl Fn(&str) -> Option<Arc<Document>>,
-) -> Option<Assignment> {
+pub(crate) fn assignment(resource: &Resource, find: &impl Find) -> Option<Assignment> {
     let mut value = crate::subject::shown(resource);
     value["etag"] = resource.etag.to_string().into();
     let mut found = assigned(&resource.id, value, find)?;
@@ -420,18 +528,16 @@ pub(crate) fn assignment(
 }
 
 /// The same of a body that need not be stored.
-pub(crate) fn assigned(
-    id: &ResourceId,
-    mut value: Value,
-    find: &impl Fn(&str) -> Option<Arc<Document>>,
-) -> Option<Assignment> {
+pub(crate) fn assigned(id: &ResourceId, mut value: Value, find: &impl Find) -> Option<Assignment> {
     let scope = id.parent()?;
     // The id decides where it acts, whatever the body says.
     if let Value::Object(object) = &mut value {
         object.retain(|key, _| !key.eq_ignore_ascii_case("scope"));
     }
     pin_scope(&mut value["properties"], &scope);
-    let set = text(&value["properties"], "policyDefinitionId").and_then(find);
+    let properties = &value["properties"];
+    let set = text(properties, "policyDefinitionId");
+    let set = set.and_then(|id| find(id, text(properties, "definitionVersion")).ok());
     let set = set.filter(|set| matches!(set.form, Ok(Form::Initiative(_))) || is_set(&set.id));
     let display = text(&value["properties"], "displayName");
     Some(Assignment {
@@ -460,19 +566,39 @@ fn is_set(id: &str) -> bool {
     id.to_ascii_lowercase().contains(&kind)
 }
 
-/// The units of an assignment.
-pub(crate) fn units(
-    assignment: &Arc<Assignment>,
-    find: &impl Fn(&str) -> Option<Arc<Document>>,
-) -> Vec<Unit> {
+/// The units of an assignment: one for each policy, whatever version of it a resource is judged by.
+pub(crate) fn units(assignment: &Arc<Assignment>, find: &impl Find) -> Vec<Unit> {
+    let version = text(&assignment.value["properties"], "definitionVersion");
+    let mut units = in_version(assignment, version, find);
+    let entries = policy::scope::version_overrides(&assignment.value);
+    for entry in entries.filter(|entry| !policy::scope::of_members(entry)) {
+        let mut others = in_version(assignment, text(entry, "value"), find);
+        for unit in &mut units {
+            let same = others.iter().position(|other| other.key == unit.key);
+            let other = match same {
+                Some(at) => others.remove(at),
+                None => Unit::absent(unit),
+            };
+            unit.put_instead(entry, Arc::new(other));
+        }
+        for other in others {
+            let mut unit = Unit::absent(&other);
+            unit.put_instead(entry, Arc::new(other));
+            units.push(unit);
+        }
+    }
+    units
+}
+
+/// The units of what is assigned, in one version of it.
+fn in_version(assignment: &Arc<Assignment>, version: Option<&str>, find: &impl Find) -> Vec<Unit> {
     let properties = &assignment.value["properties"];
     let id = text(properties, "policyDefinitionId").unwrap_or_default();
     let given = get(properties, "parameters").and_then(Value::as_object);
     let given = given.cloned().unwrap_or_default();
-    let Some(document) = find(id) else {
-        let nothing = missing(id);
-        let why = format!("there is no definition `{id}`");
-        return vec![Unit::broken(assignment, &nothing, why)];
+    let document = match find(id, version) {
+        Ok(document) => document,
+        Err(why) => return vec![Unit::broken(assignment, &missing(id), why)],
     };
     match &document.form {
         Ok(Form::Initiative(initiative)) => {
@@ -487,44 +613,61 @@ fn members(
     set: &Arc<Document>,
     initiative: &Initiative,
     given: &Map<String, Value>,
-    find: &impl Fn(&str) -> Option<Arc<Document>>,
+    find: &impl Find,
 ) -> Vec<Unit> {
     let values = match parameters::effective(&initiative.parameters, given, "parameters") {
         Ok(values) => values,
         Err(fault) => return vec![Unit::broken(assignment, set, fault.to_string())],
     };
-    let of_member = |member: &policy::definition::Member| {
-        let Some(definition) = find(&member.definition_id) else {
-            let nothing = missing(&member.definition_id);
-            let mut unit = Unit::new(assignment, &nothing, Some(&member.reference));
-            unit.broken = Some(format!("there is no definition `{}`", nothing.id));
-            return unit;
-        };
-        let unit = Unit::new(assignment, &definition, Some(&member.reference));
-        let around = surroundings(Timestamp::UNIX_EPOCH, unit.context.clone());
-        let mut own = Map::new();
-        for (name, operand) in &member.parameters {
-            match evaluate(operand, &values, &around) {
-                Ok(value) => drop(own.insert(name.clone(), value)),
-                Err(error) => {
-                    return Unit {
-                        broken: Some(format!("parameters.{name}: {error}")),
-                        ..unit
-                    };
-                }
-            }
+    let mut units = Vec::with_capacity(initiative.members.len());
+    for written in &initiative.members {
+        let version = written.version.as_ref().map(ToString::to_string);
+        let mut unit = member(assignment, written, version.as_deref(), &values, find);
+        let entries = policy::scope::version_overrides(&assignment.value);
+        for entry in entries.filter(|entry| policy::scope::of_members(entry)) {
+            let other = member(assignment, written, text(entry, "value"), &values, find);
+            unit.put_instead(entry, Arc::new(other));
         }
-        unit.with(&own)
-    };
-    let mut units: Vec<Unit> = initiative.members.iter().map(of_member).collect();
-    for unit in &mut units {
-        let mine = set.groups.iter().find(|(reference, _)| {
-            let own = unit.reference.as_deref();
-            own.is_some_and(|own| own.eq_ignore_ascii_case(reference))
-        });
+        let mine = set
+            .groups
+            .iter()
+            .find(|(reference, _)| written.reference.eq_ignore_ascii_case(reference));
         unit.groups = mine.map_or_else(Vec::new, |(_, groups)| groups.clone());
+        units.push(unit);
     }
     units
+}
+
+/// One member of an initiative, in one version.
+fn member(
+    assignment: &Arc<Assignment>,
+    member: &Member,
+    version: Option<&str>,
+    values: &Map<String, Value>,
+    find: &impl Find,
+) -> Unit {
+    let definition = match find(&member.definition_id, version) {
+        Ok(definition) => definition,
+        Err(why) => {
+            let nothing = missing(&member.definition_id);
+            let unit = Unit::new(assignment, &nothing, Some(&member.reference));
+            let broken = Some(why);
+            return Unit { broken, ..unit };
+        }
+    };
+    let unit = Unit::new(assignment, &definition, Some(&member.reference));
+    let around = surroundings(Timestamp::UNIX_EPOCH, unit.context.clone());
+    let mut own = Map::new();
+    for (name, operand) in &member.parameters {
+        match evaluate(operand, values, &around) {
+            Ok(value) => drop(own.insert(name.clone(), value)),
+            Err(error) => {
+                let broken = Some(format!("parameters.{name}: {error}"));
+                return Unit { broken, ..unit };
+            }
+        }
+    }
+    unit.with(&own)
 }
 
 /// Stands in the place of a definition that is not there.
@@ -537,6 +680,8 @@ fn missing(id: &str) -> Arc<Document> {
         category: String::new(),
         form: Err(fault),
         mark: String::new(),
+        version: None,
+        content: 0,
         needs: Needs::default(),
         cascades: false,
         groups: Vec::new(),

@@ -25,6 +25,7 @@ use crate::policies::Policies;
 use crate::records::state_name;
 use crate::subject::Subject;
 use crate::unit::{self, Document, Unit};
+use crate::versions;
 use crate::{kinds, outcome, reason};
 
 /// Records that one forecast tells; the counts are of all.
@@ -153,13 +154,15 @@ impl Comply {
         };
         assignment["id"] = id.to_string().into();
         assignment["name"] = name.into();
-        let find = |wanted: &str| {
+        let find = |wanted: &str, version: Option<&str>| {
             let wanted = wanted.trim_end_matches('/');
             let own = own
                 .as_ref()
                 .filter(|own| own.id.eq_ignore_ascii_case(wanted));
-            own.or_else(|| documents.get(&wanted.to_lowercase()))
-                .cloned()
+            match own {
+                Some(own) => Ok(Arc::clone(own)),
+                None => versions::choose(documents.get(&wanted.to_lowercase()), wanted, version),
+            }
         };
         let found = unit::assigned(&id, assignment, &find);
         let found = Arc::new(found.ok_or_else(|| refused("an assignment needs a scope"))?);

@@ -565,9 +565,11 @@ impl Builder<'_> {
     ) -> Result<(), Fault> {
         for member in &initiative.members {
             let at = format!("policyDefinitions.{}", member.reference);
+            let own = self.member_pattern(assignment, &member.reference)?;
+            let version = own.as_ref().or(member.version.as_ref());
             let found = match &member.inline {
                 Some(inline) => inline,
-                None => self.definition(&member.definition_id, member.version.as_ref(), &at)?,
+                None => self.definition(&member.definition_id, version, &at)?,
             };
             let definition = definition::definition(found, self.aliases)
                 .map_err(|fault| Fault::new(format!("{at}.{}", fault.path), fault.reason))?;
@@ -598,12 +600,24 @@ impl Builder<'_> {
 
     /// The versions of its definition that an assignment means for the resource.
     fn pattern(&self, assignment: &Value) -> Result<Option<Pattern>, Fault> {
-        let written = crate::scope::overridden_version(assignment, self.resource)
+        let written = crate::scope::overridden_version(assignment, self.resource, None)
             .or_else(|| crate::scope::own_text(assignment, "definitionVersion"));
         written
             .map(Pattern::parse)
             .transpose()
             .map_err(|reason| Fault::new("assignment.definitionVersion", reason))
+    }
+
+    /// The versions that an assignment means for one member of its initiative.
+    fn member_pattern(
+        &self,
+        assignment: &Value,
+        reference: &str,
+    ) -> Result<Option<Pattern>, Fault> {
+        crate::scope::overridden_version(assignment, self.resource, Some(reference))
+            .map(Pattern::parse)
+            .transpose()
+            .map_err(|reason| Fault::new("assignment.overrides", reason))
     }
 
     fn document<'d>(

@@ -9,6 +9,8 @@ use crate::json::{get, list, text};
 
 /// Levels of management groups; Azure has six below the root.
 const LEVELS_MAX: usize = 16;
+/// Kinds of overrides that choose a version: as the API names it, and as its documentation does.
+const VERSION_KINDS: [&str; 2] = ["definitionVersion", "policyVersion"];
 /// What stands in the id of a management group before its name.
 const GROUPS: &str = "/providers/microsoft.management/managementgroups/";
 
@@ -203,10 +205,43 @@ pub fn overridden<'v>(
     replaced(assignment, "policyEffect", resource, reference)
 }
 
-/// The version of the definition that the assignment means for the resource, in the place of its own
-/// `definitionVersion`.
-pub fn overridden_version<'v>(assignment: &'v Value, resource: &Value) -> Option<&'v str> {
-    replaced(assignment, "policyVersion", resource, None)
+/// The version that the assignment means for the resource, in the place of its own `definitionVersion`; with a
+/// reference, of that member of an initiative.
+pub fn overridden_version<'v>(
+    assignment: &'v Value,
+    resource: &Value,
+    reference: Option<&str>,
+) -> Option<&'v str> {
+    version_overrides(assignment)
+        .filter(|entry| of_members(entry) == reference.is_some())
+        .find(|entry| takes(entry, resource, reference))
+        .and_then(|entry| text(entry, "value"))
+}
+
+/// The overrides that choose a version, in their order.
+pub fn version_overrides(assignment: &Value) -> impl Iterator<Item = &Value> {
+    let entries = own_list(assignment, "overrides").iter();
+    entries.filter(|entry| {
+        let kind = text(entry, "kind").unwrap_or_default();
+        VERSION_KINDS
+            .iter()
+            .any(|known| kind.eq_ignore_ascii_case(known))
+    })
+}
+
+/// Whether an override of the version is about members of an initiative, rather than about what is assigned.
+pub fn of_members(entry: &Value) -> bool {
+    list(entry, "selectors").iter().any(|selector| {
+        text(selector, "kind")
+            .is_some_and(|kind| kind.eq_ignore_ascii_case("policyDefinitionReferenceId"))
+    })
+}
+
+/// Whether the selectors of an override take the resource.
+pub fn takes(entry: &Value, resource: &Value, reference: Option<&str>) -> bool {
+    list(entry, "selectors")
+        .iter()
+        .all(|selector| selects(selector, resource, reference))
 }
 
 /// The value of the first override of the kind whose selectors take the resource.
@@ -218,10 +253,7 @@ fn replaced<'v>(
 ) -> Option<&'v str> {
     own_list(assignment, "overrides").iter().find_map(|entry| {
         let kind = text(entry, "kind").unwrap_or_default();
-        let fits = kind.eq_ignore_ascii_case(wanted)
-            && list(entry, "selectors")
-                .iter()
-                .all(|s| selects(s, resource, reference));
+        let fits = kind.eq_ignore_ascii_case(wanted) && takes(entry, resource, reference);
         fits.then(|| text(entry, "value")).flatten()
     })
 }

@@ -293,12 +293,15 @@ fn management() -> Vec<Operation> {
 
 /// Policies: what is written, where it holds, and what it comes to.
 fn policies() -> Vec<Operation> {
-    use policies::{ASSIGNMENT, ATTESTATION, DEFINITION, EXEMPTION, SET};
     use policies::{
-        assignments, attestations, definitions, exemptions, explain, scans, states, what_if,
+        ASSIGNMENT, ATTESTATION, DEFINITION, DEFINITION_VERSION, EXEMPTION, SET, SET_VERSION,
     };
-    const DEFINITION_VERSION: &str = "Microsoft.Authorization/policyDefinitions/versions";
-    const SET_VERSION: &str = "Microsoft.Authorization/policySetDefinitions/versions";
+    use policies::{
+        assignments, attestations, definitions, exemptions, explain, scans, states, versions,
+        what_if,
+    };
+    const ALL_VERSIONS: &str = "Microsoft.Authorization/listPolicyDefinitionVersions";
+    const ALL_SET_VERSIONS: &str = "Microsoft.Authorization/listPolicySetDefinitionVersions";
     const QUERY: &str = "Microsoft.PolicyInsights/policyStates/queryResults";
     const SUMMARIZE: &str = "Microsoft.PolicyInsights/policyStates/summarize";
     const TRIGGER: &str = "Microsoft.PolicyInsights/policyStates/triggerEvaluation";
@@ -309,19 +312,30 @@ fn policies() -> Vec<Operation> {
         row!(GET Collection DEFINITION, WRITTEN, "Microsoft.Authorization/policyDefinitions/read", definitions::definitions),
         row!(GET Collection DEFINITION, ROOT, "Microsoft.Authorization/policyDefinitions/read", definitions::definitions),
         row!(DELETE Named DEFINITION, WRITTEN, "Microsoft.Authorization/policyDefinitions/delete", definitions::delete),
-        row!(GET Collection DEFINITION_VERSION, WRITTEN, "Microsoft.Authorization/policyDefinitions/versions/read", definitions::versions),
-        row!(GET Collection DEFINITION_VERSION, ROOT, "Microsoft.Authorization/policyDefinitions/versions/read", definitions::versions, subject: Subject::Everybody),
-        row!(GET Named DEFINITION_VERSION, WRITTEN, "Microsoft.Authorization/policyDefinitions/versions/read", definitions::version),
+        row!(GET Collection DEFINITION_VERSION, WRITTEN, "Microsoft.Authorization/policyDefinitions/versions/read", versions::all),
+        row!(GET Collection DEFINITION_VERSION, ROOT, "Microsoft.Authorization/policyDefinitions/versions/read", versions::all, subject: Subject::Everybody),
+        row!(GET Named DEFINITION_VERSION, WRITTEN, "Microsoft.Authorization/policyDefinitions/versions/read", versions::get),
+        row!(GET Named DEFINITION_VERSION, ROOT, "Microsoft.Authorization/policyDefinitions/versions/read", versions::get, subject: Subject::Everybody),
+        row!(PUT Named DEFINITION_VERSION, WRITTEN, "Microsoft.Authorization/policyDefinitions/versions/write", versions::put, subject: Subject::Parent),
+        row!(DELETE Named DEFINITION_VERSION, WRITTEN, "Microsoft.Authorization/policyDefinitions/versions/delete", versions::delete, subject: Subject::Parent),
+        row!(POST Collection ALL_VERSIONS, WRITTEN, "Microsoft.Authorization/policyDefinitions/versions/read", versions::definition_versions),
+        row!(POST Collection ALL_VERSIONS, ROOT, "Microsoft.Authorization/policyDefinitions/versions/read", versions::definition_versions, subject: Subject::Everybody),
         row!(PUT Named SET, WRITTEN, "Microsoft.Authorization/policySetDefinitions/write", definitions::put_set),
         row!(GET Named SET, WRITTEN, "Microsoft.Authorization/policySetDefinitions/read", definitions::get),
         row!(GET Named SET, ROOT, "Microsoft.Authorization/policySetDefinitions/read", definitions::get, subject: Subject::Everybody),
         row!(GET Collection SET, WRITTEN, "Microsoft.Authorization/policySetDefinitions/read", definitions::sets),
         row!(GET Collection SET, ROOT, "Microsoft.Authorization/policySetDefinitions/read", definitions::sets),
         row!(DELETE Named SET, WRITTEN, "Microsoft.Authorization/policySetDefinitions/delete", definitions::delete),
-        row!(GET Collection SET_VERSION, WRITTEN, "Microsoft.Authorization/policySetDefinitions/versions/read", definitions::versions),
-        row!(GET Collection SET_VERSION, ROOT, "Microsoft.Authorization/policySetDefinitions/versions/read", definitions::versions, subject: Subject::Everybody),
-        row!(GET Named SET_VERSION, WRITTEN, "Microsoft.Authorization/policySetDefinitions/versions/read", definitions::version),
+        row!(GET Collection SET_VERSION, WRITTEN, "Microsoft.Authorization/policySetDefinitions/versions/read", versions::all),
+        row!(GET Collection SET_VERSION, ROOT, "Microsoft.Authorization/policySetDefinitions/versions/read", versions::all, subject: Subject::Everybody),
+        row!(GET Named SET_VERSION, WRITTEN, "Microsoft.Authorization/policySetDefinitions/versions/read", versions::get),
+        row!(GET Named SET_VERSION, ROOT, "Microsoft.Authorization/policySetDefinitions/versions/read", versions::get, subject: Subject::Everybody),
+        row!(PUT Named SET_VERSION, WRITTEN, "Microsoft.Authorization/policySetDefinitions/versions/write", versions::put, subject: Subject::Parent),
+        row!(DELETE Named SET_VERSION, WRITTEN, "Microsoft.Authorization/policySetDefinitions/versions/delete", versions::delete, subject: Subject::Parent),
+        row!(POST Collection ALL_SET_VERSIONS, WRITTEN, "Microsoft.Authorization/policySetDefinitions/versions/read", versions::set_versions),
+        row!(POST Collection ALL_SET_VERSIONS, ROOT, "Microsoft.Authorization/policySetDefinitions/versions/read", versions::set_versions, subject: Subject::Everybody),
         row!(PUT Named ASSIGNMENT, HELD, "Microsoft.Authorization/policyAssignments/write", assignments::put, links: managed::links),
+        row!(PATCH Named ASSIGNMENT, HELD, "Microsoft.Authorization/policyAssignments/write", assignments::patch, links: managed::links),
         row!(GET Named ASSIGNMENT, HELD, "Microsoft.Authorization/policyAssignments/read", assignments::get),
         row!(GET Collection ASSIGNMENT, HELD, "Microsoft.Authorization/policyAssignments/read", assignments::all),
         row!(DELETE Named ASSIGNMENT, HELD, "Microsoft.Authorization/policyAssignments/delete", assignments::delete),

@@ -14,8 +14,8 @@ use super::{
 use crate::auth::Record;
 use crate::error::{CatalogError, Result};
 use crate::resource::{
-    BODY_BYTES_MAX, Catalog, Continuation, Draft, Etag, GET_MANY_MAX, Page, PageRequest, Precondition, Put,
-    Resource, TAGS_MAX, UNIQUE_KEYS_MAX,
+    BODY_BYTES_MAX, Catalog, Continuation, Draft, Etag, GET_MANY_MAX, Page, PageRequest,
+    Precondition, Put, Resource, TAGS_MAX, UNIQUE_KEYS_MAX,
 };
 
 /// Rounds of removing a tree: each but the last removes something, and every level of a tree can hold back one.

@@ -10,7 +10,9 @@ use super::world::World;
 use crate::auth::Record;
 use crate::clock::ManualClock;
 use crate::error::CatalogError;
-use crate::resource::{Continuation, Draft, Etag, GET_MANY_MAX, PageRequest, Precondition, UniqueKey};
+use crate::resource::{
+    Continuation, Draft, Etag, GET_MANY_MAX, PageRequest, Precondition, UniqueKey,
+};
 
 const GALLERY: &str = "/resourceGroups/rg/providers/Microsoft.Compute/galleries/g";
 

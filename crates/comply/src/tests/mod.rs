@@ -6,4 +6,5 @@ mod faults;
 mod images;
 mod states;
 mod supposing;
+mod versions;
 mod world;

@@ -11,6 +11,7 @@ mod hostile;
 mod identity;
 mod policies;
 mod policy_states;
+mod policy_versions;
 mod promotions;
 mod rights;
 mod sign_in;

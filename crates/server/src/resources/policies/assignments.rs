@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use catalog::Draft;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 use wire::{ArmError, ErrorCode, ResourceId};
 
-use super::lookup::{self, Found};
+use super::lookup::{self, Family, Found};
 use super::parameters::{self, Giver};
+use super::versions::Expand;
 use super::{
     ASSIGNMENT, Reply, check_common, check_name, draft, keep, need_text, scope, settle_word, shown,
 };
@@ -16,7 +18,7 @@ use crate::errors;
 use crate::managed;
 use crate::hierarchy::{Hierarchy, every, looking};
 use crate::operation::Call;
-use crate::resources::{find, page_reply};
+use crate::resources::{find, page_reply, properties};
 use crate::state::Server;
 
 const NAME_CHARS_MAX: usize = 64;
@@ -28,6 +30,8 @@ const MESSAGES_MAX: usize = 1_000;
 const MESSAGE_CHARS_MAX: usize = 1_000;
 const SELECTORS_MAX: usize = 10;
 const OVERRIDES_MAX: usize = 10;
+/// What of an assignment's properties a PATCH changes.
+const PATCHED: [&str; 2] = ["resourceSelectors", "overrides"];
 const INVALID: ErrorCode = ErrorCode::InvalidCreatePolicyAssignmentRequest;
 
 /// Clients take nothing but 201, new or replaced.
@@ -50,6 +54,42 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     keep(&server, &call, old.as_ref(), draft, StatusCode::CREATED).await
 }
 
+/// Changes where an assignment holds and as whom, and nothing else of it; what the body leaves out stays.
+pub async fn patch(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    let Some(old) = find(&server, &call).await? else {
+        let code = ErrorCode::PolicyAssignmentNotFound;
+        return Err(super::not_found(code, call.id.name()));
+    };
+    let body = ResourceBody::parse(&call.body, &call.id)?;
+    let mut inside = properties(&old);
+    for (name, value) in body.properties {
+        let known = PATCHED
+            .iter()
+            .find(|known| known.eq_ignore_ascii_case(&name));
+        let Some(known) = known else {
+            let message = format!(
+                "The policy assignment '{}' request is invalid. A PATCH changes 'location', 'identity', \
+                 'properties.resourceSelectors' and 'properties.overrides'.",
+                call.id.name()
+            );
+            return Err(ArmError::new(INVALID, message).with_target(format!("properties.{name}")));
+        };
+        inside.insert((*known).into(), value);
+    }
+    let home = scope(&call);
+    let definition = definition(&server, &call, &home, &mut inside).await?;
+    settle(&call, &home, &mut inside, &definition)?;
+    let mut draft = Draft::from_resource(old.clone());
+    draft.properties = Value::Object(inside);
+    draft.location = body.location.or(draft.location);
+    if let Some(identity) = &body.identity {
+        let identity = managed::settle(&server, &call, Some(identity), Some(&old)).await?;
+        draft = identity.on(draft);
+    }
+    let put = crate::resources::store(&server, &call, Some(&old), draft).await?;
+    Ok(Reply::ok(shown(&put.resource)))
+}
+
 async fn definition(
     server: &Server,
     call: &Call,
@@ -67,8 +107,8 @@ async fn definition(
     };
     let tenant = call.permit.tenant();
     let hierarchy = Hierarchy::load(server, tenant).await?;
-    let found = lookup::usable(server, tenant, &hierarchy, id, home).await?;
-    let found = found.ok_or_else(|| {
+    let family = lookup::usable(server, tenant, &hierarchy, id, home).await?;
+    let family = family.ok_or_else(|| {
         let above = parsed
             .parent()
             .is_some_and(|own| own.is_root() || hierarchy.at_or_above(home).contains(&own));
@@ -85,8 +125,45 @@ async fn definition(
         );
         ArmError::new(INVALID, message)
     })?;
-    inside.insert("policyDefinitionId".into(), found.id.to_string().into());
-    Ok(found)
+    inside.insert("policyDefinitionId".into(), family.id.to_string().into());
+    let version = settle_definition_version(inside, &family)?;
+    let found = family.chosen(Some(&version));
+    found.ok_or_else(|| no_version(call, &family, &version))
+}
+
+/// The versions that the assignment means: without a word of its own, the major version that is the newest now.
+fn settle_definition_version(
+    inside: &mut Map<String, Value>,
+    family: &Family,
+) -> Result<String, ArmError> {
+    let version = match inside.get("definitionVersion") {
+        None | Some(Value::Null) => {
+            let latest = family.latest();
+            let (numbers, suffix) = latest.split_once('-').unwrap_or((&latest, ""));
+            let major = numbers.split('.').next().unwrap_or("1");
+            match suffix {
+                "" => format!("{major}.*.*"),
+                suffix => format!("{major}.*.*-{suffix}"),
+            }
+        }
+        Some(Value::String(version)) => version.clone(),
+        Some(_) => return Err(wrong_type("properties.definitionVersion", "a string")),
+    };
+    inside.insert("definitionVersion".into(), version.clone().into());
+    for told in ["effectiveDefinitionVersion", "latestDefinitionVersion"] {
+        inside.remove(told);
+    }
+    Ok(version)
+}
+
+fn no_version(call: &Call, family: &Family, version: &str) -> ArmError {
+    let version: String = version.chars().take(100).collect();
+    let message = format!(
+        "The policy assignment '{}' request is invalid. There is no version '{version}' of '{}'.",
+        call.id.name(),
+        family.id
+    );
+    ArmError::new(INVALID, message).with_target("properties.definitionVersion")
 }
 
 fn check_values(
@@ -148,33 +225,25 @@ fn settle(
         }
     }
     check_selectors(inside).map_err(refused)?;
+    check_overrides(inside)?.map_err(refused)
+}
+
+fn check_overrides(inside: &Map<String, Value>) -> Result<Result<(), String>, ArmError> {
     for one in items(inside, "overrides", OVERRIDES_MAX)? {
         let kind = one["kind"].as_str().unwrap_or_default();
-        let effect = kind.eq_ignore_ascii_case("policyEffect");
-        let known = effect
-            && one["value"]
-                .as_str()
-                .is_some_and(|name| policy::effect::Effect::parse(name).is_some());
-        if !known && !kind.eq_ignore_ascii_case("definitionVersion") {
+        let value = one["value"].as_str().unwrap_or_default();
+        let fits = match kind.to_ascii_lowercase().as_str() {
+            "policyeffect" => policy::effect::Effect::parse(value).is_some(),
+            "definitionversion" => policy::version::Pattern::parse(value).is_ok(),
+            _ => false,
+        };
+        if !fits {
             let what = "An override has the kind 'policyEffect' and an effect as its value, or the kind \
-                        'definitionVersion'.";
-            return Err(refused(what.into()));
+                        'definitionVersion' and a version such as '1.*.*'.";
+            return Ok(Err(what.into()));
         }
     }
-    let version = definition.document["properties"]["version"]
-        .as_str()
-        .unwrap_or("1.0.0");
-    let major = version.split('.').next().unwrap_or("1");
-    inside
-        .entry("definitionVersion")
-        .or_insert_with(|| format!("{major}.*.*").into());
-    for (name, value) in [
-        ("effectiveDefinitionVersion", version),
-        ("latestDefinitionVersion", version),
-    ] {
-        inside.insert(name.into(), value.into());
-    }
-    Ok(())
+    Ok(Ok(()))
 }
 
 /// The list under `name`, of objects; absent is empty.
@@ -269,7 +338,28 @@ fn references(definition: &Found) -> Vec<String> {
 }
 
 pub async fn get(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
-    super::show(&server, &call, ErrorCode::PolicyAssignmentNotFound).await
+    let Some(found) = find(&server, &call).await? else {
+        let code = ErrorCode::PolicyAssignmentNotFound;
+        return Err(super::not_found(code, call.id.name()));
+    };
+    let mut shown = vec![shown(&found)];
+    expand(&server, &call, &mut shown).await?;
+    Ok(Reply::ok(shown.remove(0)))
+}
+
+/// Adds which version is meant, and which is the newest, where `$expand` asks for it.
+async fn expand(server: &Server, call: &Call, shown: &mut [Value]) -> Result<(), ArmError> {
+    let Some(expand) = Expand::of(call) else {
+        return Ok(());
+    };
+    let hierarchy = Hierarchy::load(server, call.permit.tenant()).await?;
+    for one in shown {
+        let inside = &mut one["properties"];
+        let home = inside["scope"].as_str().unwrap_or_default();
+        let home = ResourceId::parse(home).unwrap_or_else(|_| ResourceId::root());
+        expand.fill(server, call, &hierarchy, &home, inside).await?;
+    }
+    Ok(())
 }
 
 /// Exemptions and attestations of it stay, as in Azure; they are of nothing then.
@@ -294,6 +384,7 @@ pub async fn all(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
             .unwrap_or_default();
         of.as_ref().is_none_or(|of| id.eq_ignore_ascii_case(of))
     });
+    expand(&server, &call, &mut found).await?;
     Ok(page_reply(&call, found, None))
 }
 

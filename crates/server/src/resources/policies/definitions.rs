@@ -3,38 +3,36 @@
 
 use std::sync::Arc;
 
-use catalog::Resource;
+use access::Permit;
+use catalog::{Draft, Resource};
 use http::StatusCode;
 use policy::Fault;
 use serde_json::{Map, Value, json};
-use wire::{ArmError, ErrorCode};
+use wire::{ArmError, ErrorCode, ResourceId};
 
-use super::lookup::{self, Found};
 use super::parameters::{self, Giver};
-use super::{
-    DEFINITION, Reply, SET, check_common, check_name, draft, keep, not_found, remove, scope, shown,
-};
+use super::{DEFINITION, Reply, SET, check_common, check_name, not_found, scope};
+use super::{lookup, versions};
 use crate::body::ResourceBody;
 use crate::hierarchy::{Hierarchy, every};
 use crate::operation::Call;
-use crate::resources::{find, page_reply, properties};
+use crate::resources::{find, page_reply};
 use crate::state::Server;
 
 const NAME_CHARS_MAX: usize = 128;
-const FIRST_VERSION: &str = "1.0.0";
 const VERSION_CHARS_MAX: usize = 64;
 /// Of a definition's text, as in Azure.
 const DEFINITION_BYTES_MAX: usize = 1 << 20;
 
 /// The two kinds that share this module.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Definition,
     Set,
 }
 
 impl Kind {
-    fn of(call: &Call) -> Kind {
+    pub fn of(call: &Call) -> Kind {
         let kind = call.id.resource_type();
         if kind
             .as_str()
@@ -47,28 +45,40 @@ impl Kind {
         }
     }
 
-    fn type_name(self) -> &'static str {
+    pub fn type_name(self) -> &'static str {
         match self {
             Kind::Definition => DEFINITION,
             Kind::Set => SET,
         }
     }
 
-    fn noun(self) -> &'static str {
+    /// The type of its versions.
+    pub fn versions(self) -> &'static str {
+        lookup::versions_of(self.type_name())
+    }
+
+    pub fn noun(self) -> &'static str {
         match self {
             Kind::Definition => "policy definition",
             Kind::Set => "policy set definition",
         }
     }
 
-    fn missing(self) -> ErrorCode {
+    pub fn missing(self) -> ErrorCode {
         match self {
             Kind::Definition => ErrorCode::PolicyDefinitionNotFound,
             Kind::Set => ErrorCode::PolicySetDefinitionNotFound,
         }
     }
 
-    fn invalid(self) -> ErrorCode {
+    pub fn undeletable(self) -> ErrorCode {
+        match self {
+            Kind::Definition => ErrorCode::InvalidDeletePolicyDefinitionRequest,
+            Kind::Set => ErrorCode::InvalidDeletePolicySetDefinitionRequest,
+        }
+    }
+
+    pub fn invalid(self) -> ErrorCode {
         match self {
             Kind::Definition => ErrorCode::InvalidCreatePolicyDefinitionRequest,
             Kind::Set => ErrorCode::InvalidCreatePolicySetDefinitionRequest,
@@ -87,12 +97,47 @@ pub async fn put_set(server: Arc<Server>, call: Call) -> Result<Reply, ArmError>
 
 async fn put(server: &Server, call: &Call, kind: Kind) -> Result<Reply, ArmError> {
     check_name(call, kind.noun(), NAME_CHARS_MAX)?;
-    let mut body = ResourceBody::parse(&call.body, &call.id)?;
+    let body = ResourceBody::parse(&call.body, &call.id)?;
     let old = find(server, call).await?;
-    let inside = &mut body.properties;
-    check_common(inside)?;
-    settle_type(inside, kind, call.id.name())?;
-    settle_version(inside, old.as_ref(), kind)?;
+    let text = settle(server, call, &call.id, kind, body.properties, old.as_ref()).await?;
+    call.preconditions.check(old.as_ref())?;
+    versions::keep_earlier(server, call, kind, old.as_ref(), &text).await?;
+    let replaced = match kind {
+        Kind::Definition => StatusCode::CREATED,
+        Kind::Set => StatusCode::OK,
+    };
+    let (resource, created) = match old {
+        // The newest stays what the definition is.
+        Some(old) if versions::is_earlier(Some(&old), &text) => {
+            versions::store(server, &call.permit, &call.id, text).await?;
+            (old, false)
+        }
+        old => {
+            let put = crate::resources::store(server, call, old.as_ref(), Draft::new(text)).await?;
+            (put.resource, put.created)
+        }
+    };
+    let status = match created {
+        true => StatusCode::CREATED,
+        false => replaced,
+    };
+    let family = lookup::family(server, &resource).await?;
+    Ok(Reply::new(status, Some(versions::whole(&family))))
+}
+
+/// What is stored of a body's properties, for a definition at `home`, whether as what it is or as a version of it.
+pub(super) async fn settle(
+    server: &Server,
+    call: &Call,
+    home: &ResourceId,
+    kind: Kind,
+    mut inside: Map<String, Value>,
+    old: Option<&Resource>,
+) -> Result<Value, ArmError> {
+    let name = home.name();
+    check_common(&mut inside)?;
+    settle_type(&mut inside, kind, name)?;
+    settle_version(&mut inside, old, kind)?;
     if kind == Kind::Definition {
         inside
             .entry("mode")
@@ -103,32 +148,23 @@ async fn put(server: &Server, call: &Call, kind: Kind) -> Result<Reply, ArmError
             })
             .or_insert_with(|| "Indexed".into());
     } else {
-        name_references(inside);
+        name_references(&mut inside);
     }
-    let bytes = serde_json::to_string(inside).map_or(usize::MAX, |text| text.len());
+    let bytes = serde_json::to_string(&inside).map_or(usize::MAX, |text| text.len());
     if bytes > DEFINITION_BYTES_MAX {
-        let message = format!(
-            "The {} '{}' is larger than {DEFINITION_BYTES_MAX} bytes.",
-            kind.noun(),
-            call.id.name()
-        );
+        let noun = kind.noun();
+        let message = format!("The {noun} '{name}' is larger than {DEFINITION_BYTES_MAX} bytes.");
         return Err(ArmError::new(kind.invalid(), message));
     }
-    let document = json!({ "name": call.id.name(), "properties": inside });
-    compile(kind, call.id.name(), &document)?;
+    let document = json!({ "name": name, "properties": inside });
+    compile(kind, name, &document)?;
     if kind == Kind::Set {
-        check_members(server, call, &body.properties).await?;
+        check_members(server, call, home, &inside).await?;
     }
-    if old.is_some() {
-        keeps_assignments(server, call, &document).await?;
+    if let Some(old) = old {
+        versions::keeps_users(server, call, old, &document).await?;
     }
-    let mut body = body;
-    (body.location, body.identity) = (None, None);
-    let replaced = match kind {
-        Kind::Definition => StatusCode::CREATED,
-        Kind::Set => StatusCode::OK,
-    };
-    keep(server, call, old.as_ref(), draft(body), replaced).await
+    Ok(Value::Object(inside))
 }
 
 fn settle_type(inside: &mut Map<String, Value>, kind: Kind, name: &str) -> Result<(), ArmError> {
@@ -149,7 +185,7 @@ fn settle_type(inside: &mut Map<String, Value>, kind: Kind, name: &str) -> Resul
     Ok(())
 }
 
-/// The one version that is kept. `versions` is ours.
+/// The version that the text has: as it says, else as before. `versions` is told from what is stored.
 fn settle_version(
     inside: &mut Map<String, Value>,
     old: Option<&Resource>,
@@ -158,19 +194,31 @@ fn settle_version(
     let kept = old.and_then(|old| old.properties.get("version").cloned());
     let version = match inside.get("version").filter(|given| !given.is_null()) {
         Some(given) => given.clone(),
-        None => kept.unwrap_or_else(|| FIRST_VERSION.into()),
+        None => kept.unwrap_or_else(|| lookup::FIRST_VERSION.into()),
     };
-    let text = version.as_str().unwrap_or_default();
-    let numbers = text.split('-').next().unwrap_or_default();
-    let parts: Vec<&str> = numbers.split('.').collect();
-    let number = |part: &&str| part.parse::<u32>().is_ok();
-    if text.len() > VERSION_CHARS_MAX || parts.len() != 3 || !parts.iter().all(number) {
-        let message = "The version must be of the form 1.2.3 or 1.2.3-preview.";
-        return Err(ArmError::new(kind.invalid(), message).with_target("properties.version"));
-    }
-    inside.insert("versions".into(), json!([version]));
+    check_version(
+        version.as_str().unwrap_or_default(),
+        kind,
+        "properties.version",
+    )?;
+    inside.remove("versions");
     inside.insert("version".into(), version);
     Ok(())
+}
+
+pub(super) fn check_version(text: &str, kind: Kind, target: &str) -> Result<(), ArmError> {
+    let (numbers, suffix) = text.split_once('-').unwrap_or((text, "preview"));
+    let parts: Vec<&str> = numbers.split('.').collect();
+    let number = |part: &&str| {
+        part.parse::<u32>()
+            .is_ok_and(|number| number.to_string() == **part)
+    };
+    let word = !suffix.is_empty() && suffix.chars().all(|c| c.is_ascii_alphanumeric());
+    if text.len() <= VERSION_CHARS_MAX && parts.len() == 3 && parts.iter().all(number) && word {
+        return Ok(());
+    }
+    let message = "The version must be of the form 1.2.3 or 1.2.3-preview.";
+    Err(ArmError::new(kind.invalid(), message).with_target(target))
 }
 
 /// A member that the author did not name is named by its place, as the engine does.
@@ -216,12 +264,13 @@ fn refused(kind: Kind, name: &str, fault: &Fault) -> ArmError {
 async fn check_members(
     server: &Server,
     call: &Call,
+    set: &ResourceId,
     inside: &Map<String, Value>,
 ) -> Result<(), ArmError> {
     let tenant = call.permit.tenant();
     let hierarchy = Hierarchy::load(server, tenant).await?;
-    let home = scope(call);
-    let name = call.id.name();
+    let home = set.parent().unwrap_or_else(ResourceId::root);
+    let name = set.name();
     let members = inside.get("policyDefinitions").and_then(Value::as_array);
     for member in members.into_iter().flatten() {
         let id = member["policyDefinitionId"].as_str().unwrap_or_default();
@@ -234,39 +283,19 @@ async fn check_members(
             );
             return Err(ArmError::new(ErrorCode::PolicyDefinitionNotFound, message));
         };
+        let version = member["definitionVersion"].as_str();
+        let Some(found) = found.chosen(version) else {
+            let version: String = version.unwrap_or_default().chars().take(100).collect();
+            let message = format!(
+                "The policy set definition '{name}' request is invalid. The policy definition '{}' has no \
+                 version '{version}'.",
+                found.id
+            );
+            return Err(ArmError::new(ErrorCode::PolicyDefinitionNotFound, message));
+        };
         let empty = Map::new();
         let given = member["parameters"].as_object().unwrap_or(&empty);
         parameters::check(Giver::Set(name), given, &found)?;
-    }
-    Ok(())
-}
-
-/// A new text must not leave assignments and initiatives without a value that they would need.
-async fn keeps_assignments(server: &Server, call: &Call, document: &Value) -> Result<(), ArmError> {
-    let changed = Found {
-        id: call.id.clone(),
-        document: document.clone(),
-    };
-    for user in lookup::users(server, call.permit.tenant(), &call.id).await? {
-        let inside = properties(&user);
-        let empty = Map::new();
-        if user.id.resource_type().is(SET) {
-            let members = inside.get("policyDefinitions").and_then(Value::as_array);
-            let named = members.into_iter().flatten().filter(|member| {
-                let id = member["policyDefinitionId"].as_str().unwrap_or_default();
-                lookup::definition_id(id).as_ref() == Some(&call.id)
-            });
-            for member in named {
-                let given = member["parameters"].as_object().unwrap_or(&empty);
-                parameters::check(Giver::Set(user.id.name()), given, &changed)?;
-            }
-        } else {
-            let given = inside
-                .get("parameters")
-                .and_then(Value::as_object)
-                .unwrap_or(&empty);
-            parameters::check(Giver::Assignment(user.id.name()), given, &changed)?;
-        }
     }
     Ok(())
 }
@@ -279,7 +308,17 @@ pub async fn get(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
             None => Err(not_found(kind.missing(), call.id.name())),
         };
     }
-    super::show(&server, &call, kind.missing()).await
+    match find(&server, &call).await? {
+        Some(resource) => {
+            let family = lookup::family(&server, &resource).await?;
+            let mut shown = versions::whole(&family);
+            if kind == Kind::Set {
+                versions::expand_members(&server, &call, &mut shown).await?;
+            }
+            Ok(Reply::ok(shown))
+        }
+        None => Err(not_found(kind.missing(), call.id.name())),
+    }
 }
 
 pub async fn delete(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
@@ -290,10 +329,7 @@ pub async fn delete(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> 
             kind if kind.is(SET) => "policy set definition",
             _ => "policy assignment",
         };
-        let code = match kind {
-            Kind::Definition => ErrorCode::InvalidDeletePolicyDefinitionRequest,
-            Kind::Set => ErrorCode::InvalidDeletePolicySetDefinitionRequest,
-        };
+        let code = kind.undeletable();
         let message = format!(
             "The {} '{}' cannot be deleted. It is referenced by the {noun} '{}'. Please delete all policy \
              assignments and policy set definitions referencing the policy.",
@@ -303,7 +339,7 @@ pub async fn delete(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> 
         );
         return Err(ArmError::new(code, message));
     }
-    remove(&server, &call).await
+    versions::remove_all(&server, &call).await
 }
 
 pub async fn definitions(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
@@ -328,18 +364,24 @@ async fn list(server: &Server, call: &Call, kind: Kind) -> Result<Reply, ArmErro
     if !call.id.is_root() {
         let tenant = call.permit.tenant();
         let hierarchy = Hierarchy::load(server, tenant).await?;
-        let own = every(server, &call.permit, kind.type_name()).await?;
-        found.extend(own.iter().map(shown));
+        found.extend(families(server, &call.permit, kind).await?);
         if !filter.exact {
             for above in hierarchy.at_or_above(&call.id).into_iter().skip(1) {
                 let permit = crate::hierarchy::looking(above, tenant);
-                let inherited = every(server, &permit, kind.type_name()).await?;
-                found.extend(inherited.iter().map(shown));
+                found.extend(families(server, &permit, kind).await?);
             }
         }
     }
     found.retain(|one| filter.takes(one));
     Ok(page_reply(call, found, None))
+}
+
+/// The definitions at and below a permit's scope, as ARM shows them.
+async fn families(server: &Server, permit: &Permit, kind: Kind) -> Result<Vec<Value>, ArmError> {
+    let own = every(server, permit, kind.type_name()).await?;
+    let versions = every(server, permit, kind.versions()).await?;
+    let shown = |one: &Resource| versions::whole(&lookup::family_of(one, &versions));
+    Ok(own.iter().map(shown).collect())
 }
 
 /// `$filter` of the lists: `atExactScope()`, `policyType eq '…'`, `category eq '…'`, joined by `and`.
@@ -376,56 +418,4 @@ impl Filter {
         same(&self.policy_type, &inside["policyType"])
             && same(&self.category, &inside["metadata"]["category"])
     }
-}
-
-/// The versions of a definition: the one that is kept.
-pub async fn versions(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
-    let document = current(&server, &call).await?;
-    Ok(page_reply(&call, vec![version_of(&document)], None))
-}
-
-pub async fn version(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
-    let kind = Kind::of(&call);
-    let mut of = call.clone();
-    let missing = || not_found(kind.missing(), call.id.name());
-    of.id = call.id.parent().ok_or_else(missing)?;
-    of.permit = call.permit.to_read_ancestor(&of.id).ok_or_else(missing)?;
-    let document = current(&server, &of).await?;
-    let version = version_of(&document);
-    match version["name"].as_str() == Some(call.id.name()) {
-        true => Ok(Reply::ok(version)),
-        false => Err(missing()),
-    }
-}
-
-async fn current(server: &Server, call: &Call) -> Result<Value, ArmError> {
-    let kind = Kind::of(call);
-    let home = scope(call);
-    let own = match home.is_root() {
-        true => None,
-        false => find(server, call).await?.as_ref().map(shown),
-    };
-    // Clients ask for the versions of a built-in one at their subscription, too.
-    let built_in = || lookup::built_in_named(kind.type_name(), call.id.name()).cloned();
-    own.or_else(built_in)
-        .ok_or_else(|| not_found(kind.missing(), call.id.name()))
-}
-
-fn version_of(document: &Value) -> Value {
-    let mut inside = document["properties"].clone();
-    let version = inside["version"]
-        .as_str()
-        .unwrap_or(FIRST_VERSION)
-        .to_string();
-    if let Some(inside) = inside.as_object_mut() {
-        inside.remove("versions");
-        inside.insert("version".into(), version.clone().into());
-    }
-    let text = |name: &str| document[name].as_str().unwrap_or_default();
-    json!({
-        "id": format!("{}/versions/{version}", text("id")),
-        "name": version,
-        "type": format!("{}/versions", text("type")),
-        "properties": inside,
-    })
 }

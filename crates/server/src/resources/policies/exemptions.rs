@@ -54,7 +54,9 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
         .id
         .parent()
         .unwrap_or_else(wire::ResourceId::root);
-    let definition = lookup::usable(&server, tenant, &hierarchy, definition, &at).await?;
+    let family = lookup::usable(&server, tenant, &hierarchy, definition, &at).await?;
+    let version = assignment.properties["definitionVersion"].as_str();
+    let definition = family.and_then(|family| family.chosen(version));
     inside.insert(
         "policyAssignmentId".into(),
         assignment.id.to_string().into(),

@@ -1,16 +1,19 @@
 //! What policy objects name each other by: definitions, initiatives and assignments, found by id, and whether they
 //! lie where they may be used.
 
+use std::cmp::Reverse;
+
+use policy::version::{Pattern, Version};
 use serde_json::Value;
 use wire::{ArmError, ErrorCode, ResourceId, TenantId};
 
-use super::{ASSIGNMENT, DEFINITION, SET, shown};
+use super::{ASSIGNMENT, DEFINITION, DEFINITION_VERSION, SET, SET_VERSION, shown};
 use crate::errors;
 use crate::hierarchy::{Hierarchy, every, looking};
 use crate::state::Server;
 use catalog::{CatalogError, Resource};
 
-/// A definition or an initiative, whole, as ARM shows it.
+/// A definition or an initiative in one version, whole, as ARM shows it.
 pub struct Found {
     pub id: ResourceId,
     pub document: Value,
@@ -29,6 +32,82 @@ impl Found {
             "policy definition"
         }
     }
+}
+
+/// The same in all its versions, the newest first. There is at least one.
+pub struct Family {
+    pub id: ResourceId,
+    pub documents: Vec<Value>,
+}
+
+impl Family {
+    pub fn new(id: ResourceId, mut documents: Vec<Value>) -> Family {
+        let number = |document: &Value| Version::parse(&number_of(document));
+        documents.sort_by_cached_key(|document| Reverse(number(document)));
+        Family { id, documents }
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.id.resource_type().is(SET)
+    }
+
+    pub fn latest(&self) -> String {
+        self.documents
+            .first()
+            .map_or_else(|| FIRST_VERSION.to_owned(), number_of)
+    }
+
+    /// The newest that a pattern such as `1.*.*` means; without one, the newest of all. Nothing, if none does or it is
+    /// no pattern.
+    pub fn chosen(&self, version: Option<&str>) -> Option<Found> {
+        let pattern = version.map(Pattern::parse).transpose().ok()?;
+        let numbers = self.documents.iter();
+        let numbers: Vec<Option<Version>> = numbers
+            .map(|document| Version::parse(&number_of(document)))
+            .collect();
+        let at = policy::version::newest(&numbers, pattern.as_ref())?;
+        Some(Found {
+            id: self.id.clone(),
+            document: self.documents.get(at)?.clone(),
+        })
+    }
+}
+
+/// What a definition counts as where its author says nothing.
+pub const FIRST_VERSION: &str = "1.0.0";
+
+/// The version that a document as ARM shows it has.
+pub fn number_of(document: &Value) -> String {
+    let version = document.pointer("/properties/version");
+    let version = version.and_then(Value::as_str);
+    version.unwrap_or(FIRST_VERSION).to_owned()
+}
+
+/// The type of the versions of a definition or an initiative.
+pub fn versions_of(kind: &str) -> &'static str {
+    match kind.eq_ignore_ascii_case(SET) {
+        true => SET_VERSION,
+        false => DEFINITION_VERSION,
+    }
+}
+
+/// A definition with its earlier versions, from what is stored.
+pub async fn family(server: &Server, own: &Resource) -> Result<Family, ArmError> {
+    let permit = looking(own.id.clone(), own.tenant);
+    let kind = versions_of(own.id.resource_type().as_str());
+    let versions = every(server, &permit, kind).await?;
+    Ok(family_of(own, &versions))
+}
+
+/// The same where the versions have been read; others' among them are left out.
+pub fn family_of(own: &Resource, versions: &[Resource]) -> Family {
+    let mut documents = vec![shown(own)];
+    let current = number_of(&documents[0]);
+    let earlier = versions.iter().filter(|version| {
+        version.id.parent().as_ref() == Some(&own.id) && version.id.name() != current
+    });
+    documents.extend(earlier.map(shown));
+    Family::new(own.id.clone(), documents)
 }
 
 fn built_in(id: &ResourceId) -> Option<&'static Value> {
@@ -56,24 +135,22 @@ pub async fn usable(
     hierarchy: &Hierarchy,
     id: &str,
     scope: &ResourceId,
-) -> Result<Option<Found>, ArmError> {
+) -> Result<Option<Family>, ArmError> {
     let Some(id) = definition_id(id) else {
         return Ok(None);
     };
     if let Some(document) = built_in(&id) {
-        let document = document.clone();
-        return Ok(Some(Found { id, document }));
+        return Ok(Some(Family::new(id, vec![document.clone()])));
     }
     let home = id.parent().unwrap_or_else(ResourceId::root);
     let above = hierarchy.at_or_above(scope).contains(&home);
     if !above {
         return Ok(None);
     }
-    let found = get(server, tenant, &id).await?;
-    Ok(found.map(|resource| Found {
-        document: shown(&resource),
-        id,
-    }))
+    match get(server, tenant, &id).await? {
+        Some(resource) => Ok(Some(family(server, &resource).await?)),
+        None => Ok(None),
+    }
 }
 
 /// The id, if it is one of a definition or an initiative.

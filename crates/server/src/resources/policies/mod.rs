@@ -10,6 +10,7 @@ mod lookup;
 mod parameters;
 pub mod scans;
 pub mod states;
+pub mod versions;
 pub mod what_if;
 
 use catalog::{Draft, Resource};
@@ -25,6 +26,8 @@ use crate::state::Server;
 
 pub const DEFINITION: &str = "Microsoft.Authorization/policyDefinitions";
 pub const SET: &str = "Microsoft.Authorization/policySetDefinitions";
+pub const DEFINITION_VERSION: &str = "Microsoft.Authorization/policyDefinitions/versions";
+pub const SET_VERSION: &str = "Microsoft.Authorization/policySetDefinitions/versions";
 pub const ASSIGNMENT: &str = "Microsoft.Authorization/policyAssignments";
 pub const EXEMPTION: &str = "Microsoft.Authorization/policyExemptions";
 pub const ATTESTATION: &str = "Microsoft.PolicyInsights/attestations";
