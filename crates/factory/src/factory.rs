@@ -15,6 +15,7 @@ use crate::build::{BuildError, SandboxProgram, TreeExecutor};
 use crate::deploy::{DeleteMachine, Deploy, Machines};
 use crate::pipeline::{BuildRun, Builder, WorkDisks};
 use crate::promote::{Promote, Promotions};
+use crate::publish::Ask;
 use crate::regions::{RegionError, Regions};
 use crate::replicate::{RECONCILER, Replicate};
 use crate::source::{DebianArchive, Provider};
@@ -29,6 +30,8 @@ pub struct FactoryOptions {
     pub catalog: Arc<dyn Catalog>,
     pub auth: Arc<dyn AuthStore>,
     pub jobs: Arc<dyn JobStore>,
+    /// Before a version is written.
+    pub ask: Arc<dyn Ask>,
 }
 
 /// What may be a fake.
@@ -76,6 +79,7 @@ pub struct Factory {
     pub(crate) regions: Arc<Regions>,
     pub(crate) provider: Arc<dyn Provider>,
     pub(crate) builder: Arc<dyn Builder>,
+    pub(crate) ask: Arc<dyn Ask>,
     pub(crate) disks: WorkDisks,
     pub(crate) machines: Machines,
     hypervisor: OnceCell<Arc<dyn Hypervisor>>,
@@ -134,6 +138,7 @@ impl Factory {
             clock: options.jobs.clock(),
             provider: parts.provider,
             builder: parts.builder,
+            ask: options.ask,
             hypervisor: OnceCell::new_with(parts.hypervisor),
             jobs: OnceLock::new(),
             data,

@@ -2,7 +2,9 @@
 //! folder, and fakes for the archive, the builder and machines. It is for tests only.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use async_trait::async_trait;
 
 use access::{Action, Assignment, Identity, Permit, RoleId, SecretHash, authorize};
 use catalog::{
@@ -14,9 +16,10 @@ use machine::ExecOutput;
 use machine::fake::FakeHypervisor;
 use serde_json::{Value, json};
 use wire::factory::RunProperties;
-use wire::{AppId, Location, PrincipalId, ResourceId, TenantId};
+use wire::{AppId, ArmError, ErrorCode, Location, PrincipalId, ResourceId, TenantId};
 
 use crate::pipeline::{Begun, BuildRun, FakeBuilder};
+use crate::publish::Ask;
 use crate::source::testing::FakeProvider;
 use crate::{Factory, FactoryOptions, Parts, Regions};
 
@@ -44,8 +47,30 @@ pub struct World {
     /// Open for as long as the world is: a dying factory may hold its stores a moment longer than
     /// the next one waits.
     pub regions: Arc<Regions>,
+    /// Asked before versions are written.
+    pub ask: Arc<FakeAsk>,
     /// The check `motd` fails while this is set.
     pub check_fails: Arc<AtomicBool>,
+}
+
+/// Refuses every version while its switch is on, and counts how often it was asked.
+#[derive(Debug, Default)]
+pub struct FakeAsk {
+    pub refuses: AtomicBool,
+    pub asked: AtomicUsize,
+}
+
+#[async_trait]
+impl Ask for FakeAsk {
+    async fn may_write(&self, _: TenantId, resource: Value) -> Result<(), ArmError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        if !self.refuses.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let name = resource["name"].as_str().unwrap_or_default();
+        let message = format!("Resource '{name}' was disallowed by policy.");
+        Err(ArmError::new(ErrorCode::RequestDisallowedByPolicy, message))
+    }
 }
 
 /// A template with one customizer, two checks, and the regions named.
@@ -148,6 +173,7 @@ impl World {
             group,
             definition,
             check_fails,
+            ask: Arc::default(),
         };
         world.populate(&gallery, regions).await;
         world
@@ -284,6 +310,7 @@ impl World {
             catalog: self.catalog.clone(),
             auth: self.catalog.clone(),
             jobs: self.catalog.clone(),
+            ask: self.ask.clone(),
         };
         Factory::with_parts(options, parts).expect("a factory")
     }

@@ -1,13 +1,16 @@
 //! Policies at request time: what the assigned ones say of a write, asked in one place for every row that writes.
 //!
 //! A policy sees the request as Azure's policies see it, before the resource's own rules: what modify and append
-//! make of it goes the same way as what the client sent, through every check of the handler and of its links. Writes
-//! of jobs come after a request that went through here, and are not asked about again; a promotion is asked about the
-//! version that it is to make.
+//! make of it goes the same way as what the client sent, through every check of the handler and of its links. A job
+//! that makes a version on its own asks right before it writes it; a promotion is asked about it before it starts, too.
+
+use std::sync::Arc;
 
 use access::Permit;
+use async_trait::async_trait;
 use catalog::CatalogError;
-use comply::{Write, WriteKind};
+use comply::{Comply, Write, WriteKind};
+use factory::publish::Ask;
 use http::Method;
 use serde_json::{Map, Value, json};
 use wire::{ApiVersion, ArmError, ResourceId, TenantId};
@@ -29,6 +32,9 @@ const ENVELOPE: [&str; 8] = [
     "kind",
     "managedBy",
 ];
+
+/// What `requestContext().apiVersion` is of a job's write: the newest version of galleries that clients use.
+const JOBS_VERSION: &str = "2026-03-03";
 
 /// Whether policies are asked about what the row does to `id`.
 pub fn reaches(row: &Operation, id: &ResourceId) -> bool {
@@ -97,28 +103,46 @@ pub async fn foreseen(
     body: &Value,
     version: &ApiVersion,
 ) -> Result<(), ArmError> {
+    refusal(&server.comply, tenant, id, body, version.to_string()).await
+}
+
+/// The same for a version that a job is about to write.
+pub struct Policies(pub Arc<Comply>);
+
+#[async_trait]
+impl Ask for Policies {
+    async fn may_write(&self, tenant: TenantId, resource: Value) -> Result<(), ArmError> {
+        let id = resource["id"].as_str().unwrap_or_default();
+        let id =
+            ResourceId::parse(id).map_err(|error| errors::internal("a version's id", &error))?;
+        refusal(&self.0, tenant, &id, &resource, JOBS_VERSION.to_owned()).await
+    }
+}
+
+async fn refusal(
+    comply: &Comply,
+    tenant: TenantId,
+    id: &ResourceId,
+    body: &Value,
+    api_version: String,
+) -> Result<(), ArmError> {
     if !comply::kinds::reached(id) {
         return Ok(());
     }
+    let kind = WriteKind::Create;
     let write = Write {
         tenant,
-        kind: WriteKind::Create,
+        kind,
         resource: asked(id, body, None),
         existing: None,
-        api_version: version.to_string(),
+        api_version,
     };
-    let decision = server
-        .comply
-        .decide(write)
-        .await
-        .map_err(|error| resources::policies::failed("evaluating policies", error))?;
+    let decision = comply.decide(write).await;
+    let decision =
+        decision.map_err(|error| resources::policies::failed("evaluating policies", error))?;
     match decision.denials.is_empty() {
         true => Ok(()),
-        false => Err(comply::disallowed(
-            id.name(),
-            WriteKind::Create,
-            &decision.denials,
-        )),
+        false => Err(comply::disallowed(id.name(), kind, &decision.denials)),
     }
 }
 

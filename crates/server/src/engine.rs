@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use catalog::{Backend, Installation};
+use comply::Comply;
 use jobs::{Jobs, RunnerBuilder};
 
 use crate::blobs::Blobs;
@@ -23,6 +24,8 @@ pub struct EngineParts {
     pub installation: Installation,
     pub blobs: Option<Arc<Blobs>>,
     pub jobs: JobsRun,
+    /// Policies, which are asked about what jobs write on their own.
+    pub comply: Arc<Comply>,
 }
 
 /// Which server works off the jobs that are submitted here.

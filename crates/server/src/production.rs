@@ -23,6 +23,7 @@ use wire::compute::PublishingProfile;
 use wire::promotion::PromotionProperties;
 use wire::{ArmError, ArmErrorBody, ErrorCode, Location, ResourceId, ResourceType, TenantId};
 
+use crate::enforcement::Policies;
 use crate::engine::{self, Engine, EngineError, EngineParts, JobsRun};
 use crate::errors;
 use crate::resources::tenancy::{self, REGION};
@@ -61,12 +62,14 @@ pub async fn engine(parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> 
         installation,
         blobs,
         jobs,
+        comply,
     } = parts;
     let factory = Factory::open(FactoryOptions {
         data,
         catalog: catalog.clone(),
         auth: catalog.clone(),
         jobs: catalog.clone(),
+        ask: Arc::new(Policies(comply)),
     })
     .map_err(|error| fault("open the factory")(error.into()))?;
     let work = Arc::new(FactoryWork {

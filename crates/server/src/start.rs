@@ -152,6 +152,7 @@ pub async fn start_with(
     let catalog = open_catalog(&folder, settings.database.as_ref()).await?;
     let (installation, first) = install(catalog.as_ref(), &folder, &url, &identity.ca_path).await?;
     let tokens = Tokens::load(catalog.clone(), Timestamp::now()).await?;
+    let comply = policies_of(&catalog);
     let engine = make(EngineParts {
         data: folder.root().to_path_buf(),
         server: folder.name()?,
@@ -159,9 +160,9 @@ pub async fn start_with(
         installation,
         blobs: blobs.clone(),
         jobs: settings.jobs,
+        comply: Arc::clone(&comply),
     })
     .await?;
-    let comply = policies_of(&catalog);
     let server = Arc::new(Server {
         url: url.clone(),
         installation,

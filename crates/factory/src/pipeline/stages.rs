@@ -369,6 +369,7 @@ impl Run {
             boot_seconds,
         };
         let (catalog, store) = (Arc::clone(&self.factory.catalog), Arc::clone(home));
+        let whom = Arc::clone(&self.factory.ask);
         let undo = RunUndo::Unpublish {
             version: version.clone(),
             run: self.input.run.clone(),
@@ -389,7 +390,7 @@ impl Run {
             let permit = handle
                 .permit(&Action::new(VERSION_WRITE), &publication.version)
                 .await?;
-            let published = publish::publish(&catalog, &permit, &publication).await?;
+            let published = publish::publish(&catalog, &*whom, &permit, &publication).await?;
             if published.existed {
                 shown.found();
             }

@@ -169,6 +169,32 @@ async fn a_failing_check_publishes_nothing_and_the_next_run_goes_on_from_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_is_forbidden_is_not_written() {
+    let world = World::new(&["north", "south"]).await;
+    world.ask.refuses.store(true, Ordering::SeqCst);
+    let (begun, job) = work(&world).await;
+    assert_eq!(job.state, JobState::Failed);
+    let failed = world.record(&begun.run).await;
+    let message = &failed.message;
+    assert!(message.contains("RequestDisallowedByPolicy"), "{message}");
+    assert!(message.contains("'1.0.0' was disallowed"), "{message}");
+    assert!(world.versions().await.is_empty());
+
+    world.ask.refuses.store(false, Ordering::SeqCst);
+    let (begun, job) = work(&world).await;
+    assert_eq!(job.state, JobState::Succeeded, "{:?}", job.failure);
+    assert_eq!(world.versions().await, ["1.0.0"]);
+    let record = world.record(&begun.run).await;
+    assert_eq!(how(&record, Stage::Tattoo, "write"), Some(How::Found));
+    let asked = world.ask.asked.load(Ordering::SeqCst);
+    // What is there is found, and nobody is asked for it.
+    world.ask.refuses.store(true, Ordering::SeqCst);
+    let (_, job) = work(&world).await;
+    assert_eq!(job.state, JobState::Succeeded, "{:?}", job.failure);
+    assert_eq!(world.ask.asked.load(Ordering::SeqCst), asked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_changed_recipe_makes_the_next_version_and_finds_the_rest() {
     let world = World::new(&["north", "south"]).await;
     work(&world).await;

@@ -36,6 +36,7 @@ pub use verify::{Verified, VerifiedStage, verify};
 
 use crate::Spread;
 use crate::factory::Factory;
+use crate::publish;
 use crate::replicate::{Copy, RegionResult};
 use record::Record;
 
@@ -272,13 +273,16 @@ impl Promote {
         }
         let own = rights.own;
         let draft = draft(id, promotion, source, &step.job().to_string());
-        match catalog.put(&own, draft, Precondition::Absent).await {
-            Ok(put) => {
-                step.log(format!("published {}", put.resource.id));
-                return Ok(put.resource.id);
+        if !publish::is_there(catalog, &own).await? {
+            publish::ask(&*self.0.ask, own.tenant(), own.scope(), &draft).await?;
+            match catalog.put(&own, draft, Precondition::Absent).await {
+                Ok(put) => {
+                    step.log(format!("published {}", put.resource.id));
+                    return Ok(put.resource.id);
+                }
+                Err(CatalogError::Precondition { .. }) => {}
+                Err(error) => return Err(error.into()),
             }
-            Err(CatalogError::Precondition { .. }) => {}
-            Err(error) => return Err(error.into()),
         }
         let there = catalog.get(&own.to_read_own()).await?;
         if digest_of(&there) == Some(source.digest) {

@@ -2,6 +2,11 @@
 //! or not at all, only under the right of whoever asked for it, and taken back by the run that made
 //! it and by no other.
 
+mod ask;
+
+pub(crate) use ask::ask;
+pub use ask::{Ask, Nobody};
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -138,22 +143,24 @@ pub struct Published {
 /// version.
 pub async fn publish(
     catalog: &Arc<dyn Catalog>,
+    whom: &dyn Ask,
     permit: &Permit,
     publication: &Publication,
 ) -> Result<Published, StepError> {
     let version_id = publication.version.clone();
-    match catalog
-        .put(permit, draft(publication), Precondition::Absent)
-        .await
-    {
-        Ok(_) => {
-            return Ok(Published {
-                version_id,
-                existed: false,
-            });
+    let draft = draft(publication);
+    if !is_there(catalog, permit).await? {
+        ask(whom, permit.tenant(), &version_id, &draft).await?;
+        match catalog.put(permit, draft, Precondition::Absent).await {
+            Ok(_) => {
+                return Ok(Published {
+                    version_id,
+                    existed: false,
+                });
+            }
+            Err(CatalogError::Precondition { .. }) => {}
+            Err(error) => return Err(error.into()),
         }
-        Err(CatalogError::Precondition { .. }) => {}
-        Err(error) => return Err(error.into()),
     }
     let there = catalog.get(&permit.to_read_own()).await?;
     let fact = |name: &str| {
@@ -175,6 +182,18 @@ pub async fn publish(
         version_id,
         existed,
     })
+}
+
+/// Whether there is a version at the permit's scope: then nothing is written, and nobody is asked.
+pub(crate) async fn is_there(
+    catalog: &Arc<dyn Catalog>,
+    permit: &Permit,
+) -> Result<bool, StepError> {
+    match catalog.get(&permit.to_read_own()).await {
+        Ok(_) => Ok(true),
+        Err(CatalogError::NotFound { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// A version that was there gets the target regions that the template names now; none is taken away.

@@ -640,6 +640,26 @@ async fn what_was_withdrawn_stops_the_next_step() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_is_forbidden_is_not_promoted() {
+    let chain = Chain::fresh().await;
+    let refuses = |on: bool| chain.world.ask.refuses.store(on, Ordering::SeqCst);
+    refuses(true);
+    let stopped = chain.promote("test").await;
+    assert_eq!(stopped.state, PromotionState::Failed);
+    let message = &stopped.message;
+    assert!(
+        message.starts_with("RequestDisallowedByPolicy"),
+        "{message}"
+    );
+    assert!(chain.version("test").await.is_none());
+    refuses(false);
+    let again = chain.asked_again("test", &stopped);
+    chain.decide("test", &again).await;
+    let done = chain.work("test").await;
+    assert_eq!(done.state, PromotionState::Succeeded, "{}", done.message);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pipeline_that_the_stage_does_not_name_promotes_nothing() {
     let mut chain = Chain::fresh().await;
     let group = &chain.world.group;
