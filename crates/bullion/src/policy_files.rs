@@ -123,10 +123,10 @@ pub fn aliases(command: &Aliases, io: &mut Io) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Lines of type, alias and path, in order.
+/// Lines of an alias table, in order.
 #[derive(Default)]
 struct Table {
-    lines: Vec<[String; 3]>,
+    lines: Vec<String>,
     types: usize,
     left_out: usize,
 }
@@ -158,24 +158,16 @@ impl Table {
     }
 
     fn alias(&mut self, kind: &str, found: &Value) {
-        let name = found["name"].as_str().unwrap_or_default();
-        let newest = found["paths"].as_array().and_then(|paths| paths.last());
-        let path = found["defaultPath"]
-            .as_str()
-            .or_else(|| newest?.get("path")?.as_str());
-        let clean = |text: &str| !text.is_empty() && !text.contains(['\t', '\n', '\r']);
-        match path.filter(|path| alias::Path::parse(path).is_ok()) {
-            Some(path) if clean(kind) && clean(name) && clean(path) => {
-                self.lines.push([kind.into(), name.into(), path.into()]);
-            }
-            _ => self.left_out += 1,
+        match alias::table::line(kind, found) {
+            Some(line) => self.lines.push(line),
+            None => self.left_out += 1,
         }
     }
 
     fn text(&self) -> String {
-        let mut text = String::from("resourceType\talias\tdefaultPath\n");
+        let mut text = String::from("resourceType\talias\tdefaultPath\tattributes\tapiVersions\n");
         for line in &self.lines {
-            text.push_str(&line.join("\t"));
+            text.push_str(line);
             text.push('\n');
         }
         text
@@ -202,7 +194,13 @@ mod tests {
     fn a_provider_list_becomes_a_table() {
         let provider = json!({ "namespace": "M.C", "resourceTypes": [
             { "resourceType": "vms", "aliases": [
-                { "name": "M.C/vms/size", "defaultPath": "properties.size" },
+                { "name": "M.C/vms/size", "defaultPath": "properties.size",
+                  "defaultMetadata": { "type": "String", "attributes": "Modifiable" },
+                  "paths": [{ "path": "properties.size", "apiVersions": ["1", "2"] }] },
+                { "name": "M.C/vms/fixed", "defaultPath": "properties.fixed",
+                  "defaultMetadata": { "attributes": "None" },
+                  "paths": [{ "path": "properties.fixed", "apiVersions": ["2", "3"],
+                              "metadata": { "attributes": "Modifiable" } }] },
                 { "name": "M.C/vms/disks[*].gb", "paths": [
                     { "path": "properties.old[*].gb", "apiVersions": ["1"] },
                     { "path": "properties.disks[*].gb", "apiVersions": ["2"] } ] },
@@ -212,8 +210,9 @@ mod tests {
             { "resourceType": "none", "aliases": null },
         ] });
         let lines = [
-            "M.C/vms\tM.C/vms/disks[*].gb\tproperties.disks[*].gb",
-            "M.C/vms\tM.C/vms/size\tproperties.size",
+            "M.C/vms\tM.C/vms/disks[*].gb\tproperties.disks[*].gb\t\tproperties.old[*].gb|1",
+            "M.C/vms\tM.C/vms/fixed\tproperties.fixed\tNone\tproperties.fixed|2,3|Modifiable",
+            "M.C/vms\tM.C/vms/size\tproperties.size\tModifiable",
         ];
         check(provider.clone(), &lines, 2);
         check(json!([provider]), &lines, 2);

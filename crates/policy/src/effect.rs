@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::condition::{Compiler, Node, Operand};
 use crate::error::Fault;
+use crate::field::Field;
 use crate::json::{get, member, text};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -329,9 +330,18 @@ fn change(
         let Value::String(name) = name else {
             return Err(Fault::new(format!("{path}.field"), "a field is a text"));
         };
-        compiler
-            .named(name)
-            .map_err(|reason| Fault::new(format!("{path}.field"), reason))?;
+        let at = format!("{path}.field");
+        let named = compiler.named(name);
+        let named = named.map_err(|reason| Fault::new(&at, reason))?;
+        // What comes with Azure is taken as it is.
+        if let Field::Alias(alias) = &named
+            && operation != Operation::Append
+            && !compiler.forgives
+            && !alias.may_ever_change()
+        {
+            let reason = format!("the alias `{name}` cannot be modified");
+            return Err(Fault::new(at, reason));
+        }
     }
     if value.is_none() && operation != Operation::Remove {
         return Err(Fault::new(path, "the operation needs its `value`"));

@@ -254,7 +254,7 @@ impl<'a> Evaluation<'a> {
     /// What the field has: inside of a count over its list, only what the current element has.
     fn values(&mut self, field: &Field, primary: bool) -> Outcome<Vec<Option<Cow<'a, Value>>>> {
         if field.is_list()
-            && let Some(path) = field.path(&resource_type(self.resource))
+            && let Some(path) = field.path_at(&resource_type(self.resource), self.api_version())
             && let Some(at) = self.counted(path)
         {
             let values = within(path, self.resource, at);
@@ -262,9 +262,23 @@ impl<'a> Evaluation<'a> {
             return Ok(values);
         }
         let resource = if primary { self.primary } else { self.resource };
-        let values = field.values(resource);
+        let version = match primary {
+            true => self.request_version(),
+            false => self.api_version(),
+        };
+        let values = field.values(resource, version);
         self.step(values.len())?;
         Ok(values)
+    }
+
+    /// The API version at which the resource is shown. Related resources are shown as they are stored.
+    fn api_version(&self) -> Option<&'a str> {
+        let own = std::ptr::eq(self.resource, self.primary);
+        self.request_version().filter(|_| own)
+    }
+
+    pub fn request_version(&self) -> Option<&'a str> {
+        crate::json::text(&self.around.request, "apiVersion")
     }
 
     /// The elements that the counts around stand at, of the lists that a path leads through: a condition
@@ -313,7 +327,7 @@ impl<'a> Evaluation<'a> {
 
     /// The elements of a list, and where each of them stands.
     fn places(&mut self, field: &Field) -> Outcome<Vec<(Place, Value)>> {
-        let Some(path) = field.path(&resource_type(self.resource)) else {
+        let Some(path) = field.path_at(&resource_type(self.resource), self.api_version()) else {
             return Ok(Vec::new());
         };
         let at = self.counted(path).unwrap_or_default();
@@ -474,7 +488,8 @@ impl<'a> Evaluation<'a> {
         let unknown = || EvaluationError::new(format!("nothing named `{name}` is counted here"));
         let field = Field::parse(name, self.aliases).map_err(|_| unknown())?;
         let kind = resource_type(self.resource);
-        let path = field.path(&kind).ok_or_else(unknown)?;
+        let path = field.path_at(&kind, self.api_version());
+        let path = path.ok_or_else(unknown)?;
         if let Some(at) = self.counted(path) {
             let inner_list = path.lists() > at.len();
             let mut values = within(path, self.resource, at).into_iter();

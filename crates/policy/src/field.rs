@@ -71,15 +71,24 @@ impl Field {
 
     /// The path into a resource of this type, for fields that have one.
     pub fn path(&self, resource_type: &str) -> Option<&Path> {
+        self.path_at(resource_type, None)
+    }
+
+    /// The same, as the resource looks at an API version.
+    pub fn path_at(&self, resource_type: &str, api_version: Option<&str>) -> Option<&Path> {
         match self {
             Field::Plain(path) => Some(path),
-            Field::Alias(alias) => alias.path(resource_type),
+            Field::Alias(alias) => alias.path_at(resource_type, api_version),
             _ => None,
         }
     }
 
-    /// What the field has in this resource. A null is as good as missing.
-    pub fn values<'v>(&self, resource: &'v Value) -> Vec<Option<Cow<'v, Value>>> {
+    /// What the field has in this resource, as it looks at an API version. A null is as good as missing.
+    pub fn values<'v>(
+        &self,
+        resource: &'v Value,
+        api_version: Option<&str>,
+    ) -> Vec<Option<Cow<'v, Value>>> {
         let one = |value: Option<&'v Value>| vec![value.map(Cow::Borrowed)];
         let text = |text: String| vec![Some(Cow::Owned(Value::String(text)))];
         match self {
@@ -99,7 +108,7 @@ impl Field {
                 one(json::get(resource, "tags").and_then(|tags| present(json::get(tags, name))))
             }
             Field::Plain(path) => borrowed(select(&path.0, resource)),
-            Field::Alias(alias) => match alias.path(&resource_type(resource)) {
+            Field::Alias(alias) => match alias.path_at(&resource_type(resource), api_version) {
                 Some(path) => borrowed(select(&path.0, resource)),
                 None if alias.is_list() => Vec::new(),
                 None => vec![None],

@@ -156,6 +156,13 @@ impl Decision {
                 self.refuse(*index, verdict, reason);
                 continue;
             }
+            if let Some(planned) = verdict.planned.iter().find(|planned| planned.forbidden) {
+                if !verdict.gives_way() {
+                    let reason = format!("the alias `{}` cannot be modified", planned.field);
+                    self.refuse(*index, verdict, reason);
+                }
+                continue;
+            }
             for planned in &verdict.planned {
                 let before = self.resource.clone();
                 match apply(&mut self.resource, planned) {
@@ -184,6 +191,8 @@ pub struct Planned {
     pub field: String,
     pub value: Value,
     steps: Vec<Step>,
+    /// The alias table says that nobody may change it, at the API version of the request.
+    forbidden: bool,
 }
 
 impl Planned {
@@ -241,13 +250,17 @@ pub fn plan(
         let field = evaluation.operand(&change.field).map_err(at)?;
         let field = field.as_str().unwrap_or_default().to_owned();
         let parsed = Field::parse(&field, aliases).map_err(|r| at(EvaluationError::new(r)))?;
-        let steps = steps(&parsed, resource)
+        let version = evaluation.request_version();
+        let steps = steps(&parsed, resource, version)
             .ok_or_else(|| at(EvaluationError::new(format!("`{field}` cannot be changed"))))?;
         let value = match &change.value {
             Some(value) => evaluation.operand(value).map_err(at)?,
             None => Value::Null,
         };
         planned.push(Planned {
+            forbidden: change.operation != Operation::Append
+                && matches!(&parsed, Field::Alias(alias)
+                    if !alias.may_change(&resource_type(resource), version)),
             operation: change.operation,
             field,
             value,
@@ -257,7 +270,7 @@ pub fn plan(
     Ok(planned)
 }
 
-fn steps(field: &Field, resource: &Value) -> Option<Vec<Step>> {
+fn steps(field: &Field, resource: &Value, api_version: Option<&str>) -> Option<Vec<Step>> {
     let key = |name: &str| Step::Key(name.to_owned());
     Some(match field {
         Field::Tags => vec![key("tags")],
@@ -266,7 +279,10 @@ fn steps(field: &Field, resource: &Value) -> Option<Vec<Step>> {
         Field::Location => vec![key("location")],
         Field::Kind => vec![key("kind")],
         Field::Plain(path) => path.0.clone(),
-        Field::Alias(alias) => alias.path(&resource_type(resource))?.0.clone(),
+        Field::Alias(alias) => {
+            let kind = resource_type(resource);
+            alias.path_at(&kind, api_version)?.0.clone()
+        }
         Field::Type | Field::Name | Field::FullName | Field::Id => return None,
     })
 }

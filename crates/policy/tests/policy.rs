@@ -46,6 +46,11 @@ fn assignments() {
 }
 
 #[test]
+fn aliases() {
+    check("aliases", include_str!("cases/aliases.json"));
+}
+
+#[test]
 fn requests() {
     check("requests", include_str!("cases/requests.json"));
 }

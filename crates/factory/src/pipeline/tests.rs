@@ -176,7 +176,8 @@ async fn a_version_that_is_forbidden_is_not_written() {
     assert_eq!(job.state, JobState::Failed);
     let failed = world.record(&begun.run).await;
     let message = &failed.message;
-    assert!(message.contains("RequestDisallowedByPolicy"), "{message}");
+    let failure = format!("{:?}", job.failure);
+    assert!(failure.contains("RequestDisallowedByPolicy"), "{failure}");
     assert!(message.contains("'1.0.0' was disallowed"), "{message}");
     assert!(world.versions().await.is_empty());
 

@@ -200,6 +200,8 @@ mod tests {
             Validator::Shell {
                 name: "motd".to_owned(),
                 inline: vec!["test -f /etc/motd".to_owned()],
+                script_uri: None,
+                sha256_checksum: String::new(),
             },
         ]
     }

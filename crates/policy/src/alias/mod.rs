@@ -4,12 +4,15 @@
 //! is right for almost all aliases; a table that was given is taken as complete.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::error::Fault;
 use crate::json;
+
+pub mod table;
 
 /// One step into a resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +82,19 @@ impl Path {
     /// Lists that the path leads through.
     pub fn lists(&self) -> usize {
         self.0.iter().filter(|step| **step == Step::Each).count()
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, step) in self.0.iter().enumerate() {
+            let dot = if index == 0 { "" } else { "." };
+            match step {
+                Step::Key(key) | Step::Inner(key) => write!(f, "{dot}{key}")?,
+                Step::Each => f.write_str("[*]")?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -170,12 +186,54 @@ pub fn select_places<'v>(
     found
 }
 
+/// Where an alias leads in one resource type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Any type, if none is named.
+    pub kind: Option<String>,
+    pub path: Path,
+    /// Whether `modify` may change it; none if the table does not say.
+    pub modifiable: Option<bool>,
+    /// API versions at which it is otherwise.
+    pub versions: Vec<Versioned>,
+}
+
+/// What an alias is at some API versions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Versioned {
+    pub api_versions: Vec<String>,
+    pub path: Path,
+    pub modifiable: Option<bool>,
+}
+
+impl Place {
+    fn plain(kind: Option<String>, path: Path) -> Place {
+        Place {
+            kind,
+            path,
+            modifiable: None,
+            versions: Vec::new(),
+        }
+    }
+
+    fn at(&self, api_version: Option<&str>) -> (&Path, Option<bool>) {
+        let named = |versioned: &&Versioned| {
+            let mut own = versioned.api_versions.iter();
+            own.any(|own| api_version.is_some_and(|asked| own.eq_ignore_ascii_case(asked)))
+        };
+        match self.versions.iter().find(named) {
+            Some(found) => (&found.path, found.modifiable.or(self.modifiable)),
+            None => (&self.path, self.modifiable),
+        }
+    }
+}
+
 /// Where one alias leads, by resource type.
 #[derive(Debug, Clone)]
 pub struct Alias {
     /// As the rule writes it.
     pub name: String,
-    places: Vec<(Option<String>, Path)>,
+    places: Vec<Place>,
     /// The end of a type that has the property in its own `properties`: `Microsoft.X/kind.a` names a
     /// property of `Microsoft.X/…/kind`, or one below `kind` of other types.
     own: Option<(String, Path)>,
@@ -184,20 +242,42 @@ pub struct Alias {
 impl Alias {
     /// The path for a resource of this type; nothing if the alias is another type's.
     pub fn path(&self, resource_type: &str) -> Option<&Path> {
+        self.path_at(resource_type, None)
+    }
+
+    /// The same, as the resource looks at an API version.
+    pub fn path_at(&self, resource_type: &str, api_version: Option<&str>) -> Option<&Path> {
         let last = resource_type.rsplit('/').next().unwrap_or_default();
         if let Some((kind, path)) = &self.own
             && kind.eq_ignore_ascii_case(last)
         {
             return Some(path);
         }
-        let fits = |kind: &Option<String>| {
-            kind.as_ref()
-                .is_none_or(|kind| kind.eq_ignore_ascii_case(resource_type))
+        let place = self.place(resource_type)?;
+        Some(place.at(api_version).0)
+    }
+
+    fn place(&self, resource_type: &str) -> Option<&Place> {
+        let fits = |place: &&Place| {
+            let kind = place.kind.as_ref();
+            kind.is_none_or(|kind| kind.eq_ignore_ascii_case(resource_type))
         };
-        self.places
-            .iter()
-            .find(|(kind, _)| fits(kind))
-            .map(|(_, path)| path)
+        self.places.iter().find(fits)
+    }
+
+    /// Whether `modify` may change the property at an API version. What a table does not forbid it allows.
+    pub fn may_change(&self, resource_type: &str, api_version: Option<&str>) -> bool {
+        let place = self.place(resource_type);
+        place.is_none_or(|place| place.at(api_version).1 != Some(false))
+    }
+
+    /// Whether `modify` may change it in any type, at any API version.
+    pub fn may_ever_change(&self) -> bool {
+        let may = |place: &Place| {
+            let mut all = place.versions.iter().map(|one| one.modifiable);
+            place.modifiable != Some(false) || all.any(|one| one == Some(true))
+        };
+        self.places.is_empty() || self.places.iter().any(may)
     }
 
     pub fn is_list(&self) -> bool {
@@ -217,7 +297,7 @@ impl Alias {
 /// The table: from an alias, without case, to its paths.
 #[derive(Debug, Clone, Default)]
 pub struct Aliases {
-    places: HashMap<String, Vec<(Option<String>, Path)>>,
+    places: HashMap<String, Vec<Place>>,
     complete: bool,
     /// Where to look next; a case adds a few to a large table that it shares.
     base: Option<Arc<Aliases>>,
@@ -227,9 +307,13 @@ impl Aliases {
     /// Adds one alias, of one type or of whatever type bears it.
     pub fn add(&mut self, kind: Option<&str>, name: &str, path: &str) -> Result<(), Fault> {
         let path = Path::parse(path).map_err(|reason| Fault::new(name, reason))?;
-        let places = self.places.entry(name.to_ascii_lowercase()).or_default();
-        places.push((kind.map(str::to_owned), path));
+        self.put(name, Place::plain(kind.map(str::to_owned), path));
         Ok(())
+    }
+
+    fn put(&mut self, name: &str, place: Place) {
+        let places = self.places.entry(name.to_ascii_lowercase()).or_default();
+        places.push(place);
     }
 
     /// An empty table in front of another.
@@ -294,7 +378,11 @@ impl Aliases {
             match columns.as_slice() {
                 ["resourceType", "alias", ..] | [""] => {}
                 // A path that this engine cannot walk is left out: a rule that needs it is refused.
-                [kind, alias, path] => drop(self.add(Some(kind), alias, path)),
+                [kind, alias, path, more @ ..] if more.len() <= 2 => {
+                    if let Some(place) = table::place(kind, path, more) {
+                        self.put(alias, place);
+                    }
+                }
                 _ => {
                     return Err(Fault::new(
                         format!("line {}", number + 1),
@@ -312,12 +400,11 @@ impl Aliases {
             Value::Object(map) if map.contains_key("namespace") => self.provider(document),
             Value::Object(map) => {
                 for (name, path) in map {
-                    let path = path
-                        .as_str()
-                        .or_else(|| json::text(path, "defaultPath"))
-                        .or_else(|| json::text(path, "path"))
-                        .ok_or_else(|| Fault::new(name, "expected the path of the alias"))?;
-                    self.add(None, name, path)?;
+                    let place = table::described(None, path);
+                    let place = place
+                        .ok_or_else(|| Fault::new(name, "expected the path of the alias"))?
+                        .map_err(|reason| Fault::new(name, reason))?;
+                    self.put(name, place);
                 }
                 Ok(())
             }
@@ -329,9 +416,10 @@ impl Aliases {
     /// One provider, or one alias with its own type.
     fn provider(&mut self, provider: &Value) -> Result<(), Fault> {
         let name = json::text(provider, "alias").or_else(|| json::text(provider, "name"));
-        let path = json::text(provider, "path").or_else(|| json::text(provider, "defaultPath"));
-        if let (Some(name), Some(path)) = (name, path) {
-            return self.add(json::text(provider, "resourceType"), name, path);
+        let kind = json::text(provider, "resourceType");
+        if let (Some(name), Some(place)) = (name, table::described(kind, provider)) {
+            self.put(name, place.map_err(|reason| Fault::new(name, reason))?);
+            return Ok(());
         }
         let namespace = json::text(provider, "namespace")
             .ok_or_else(|| Fault::new("aliases", "expected a provider with its `namespace`"))?;
@@ -341,13 +429,10 @@ impl Aliases {
             };
             let full = format!("{namespace}/{name}");
             for alias in json::list(kind, "aliases") {
-                let path = json::text(alias, "defaultPath").or_else(|| {
-                    let paths = json::list(alias, "paths");
-                    paths.first().and_then(|path| json::text(path, "path"))
-                });
-                if let (Some(name), Some(path)) = (json::text(alias, "name"), path) {
-                    // As for lines: what cannot be walked is left out.
-                    drop(self.add(Some(&full), name, path));
+                let place = table::described(Some(&full), alias);
+                // As for lines: what cannot be walked is left out.
+                if let (Some(name), Some(Ok(place))) = (json::text(alias, "name"), place) {
+                    self.put(name, place);
                 }
             }
         }
@@ -465,7 +550,7 @@ fn derived(name: &str) -> Result<Alias, String> {
     let places: Vec<_> = irregular
         .map(|(kind, _, path)| {
             let path = Path::parse(&format!("properties.{path}"))?;
-            Ok::<_, String>((Some(format!("{COMPUTE}{kind}")), path))
+            Ok::<_, String>(Place::plain(Some(format!("{COMPUTE}{kind}")), path))
         })
         .collect::<Result<_, _>>()?;
     if !places.is_empty() {
@@ -497,7 +582,7 @@ fn derived(name: &str) -> Result<Alias, String> {
     };
     Ok(Alias {
         name: name.to_owned(),
-        places: vec![(kind, path)],
+        places: vec![Place::plain(kind, path)],
         own,
     })
 }
