@@ -15,8 +15,8 @@ use super::{
 };
 use crate::body::{ResourceBody, wrong_type};
 use crate::errors;
-use crate::managed;
 use crate::hierarchy::{Hierarchy, every, looking};
+use crate::managed;
 use crate::operation::Call;
 use crate::resources::{find, page_reply, properties};
 use crate::state::Server;
