@@ -161,12 +161,15 @@ fn differ(path: &str, wanted: &Value, got: &Value, differences: &mut Vec<String>
     match (wanted, got) {
         (Value::Object(wanted), Value::Object(_)) => {
             for (key, wanted) in wanted {
-                let got = get(got, key).unwrap_or(&Value::Null);
+                let named = get(got, key).or_else(|| ending(got, key, path));
+                let got = named.unwrap_or(&Value::Null);
                 differ(&format!("{path}.{key}"), wanted, got, differences);
             }
         }
         // A policy's verdict may be given by its state alone.
-        (Value::String(_), Value::Object(object)) if object.contains_key("complianceState") => {
+        (Value::String(_) | Value::Null, Value::Object(object))
+            if object.contains_key("complianceState") =>
+        {
             differ(path, wanted, &object["complianceState"], differences);
         }
         // A request's outcome may be given by one word.
@@ -211,6 +214,20 @@ fn differ(path: &str, wanted: &Value, got: &Value, differences: &mut Vec<String>
         (a, b) if a == b => {}
         _ => differences.push(format!("{path}: expected {wanted}, got {got}")),
     }
+}
+
+/// The verdict of the one policy or assignment whose id ends so.
+fn ending<'v>(got: &'v Value, name: &str, path: &str) -> Option<&'v Value> {
+    let whole = got.as_object().filter(|_| path.starts_with("per"))?;
+    let last = |id: &str| {
+        id.trim_end_matches('/')
+            .rsplit('/')
+            .next()
+            .map(str::to_ascii_lowercase)
+    };
+    let mut ending = whole.iter().filter(|(id, _)| last(id) == last(name));
+    let (_, found) = ending.next()?;
+    ending.next().is_none().then_some(found)
 }
 
 /// Words without case. Azure's pages have two names for two of the states.

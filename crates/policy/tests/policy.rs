@@ -17,8 +17,10 @@ fn check(name: &str, text: &str) {
     let aliases = Arc::new(Aliases::default());
     let cases = case::cases(&document);
     assert!(!cases.is_empty(), "{name} holds no case");
+    let shared = json::get(&document, "shared");
     for found in cases {
-        let outcome = case::run(found, &Library::default(), &aliases, now);
+        let whole = with_shared(found, shared);
+        let outcome = case::run(&whole, &Library::default(), &aliases, now);
         assert!(
             outcome.passed(),
             "{name}: {} ({}): {:?}\n{:#}",
@@ -28,6 +30,23 @@ fn check(name: &str, text: &str) {
             outcome.verdict
         );
     }
+}
+
+/// A case with what its file says once for all that do not say it themselves.
+fn with_shared(case: &Value, shared: Option<&Value>) -> Value {
+    let mut whole = case.clone();
+    for (name, value) in shared.and_then(Value::as_object).into_iter().flatten() {
+        if whole.get(name).is_none() {
+            whole[name] = value.clone();
+        }
+    }
+    whole
+}
+
+/// Conditions, functions, lists, effects, requests, initiatives and refusals, all about one resource.
+#[test]
+fn one_resource() {
+    check("shared", include_str!("cases/shared.json"));
 }
 
 #[test]

@@ -121,6 +121,7 @@ static FUNCTIONS: &[Function] = &[
     pure("objectKeys", 1, 1, lists::object_keys),
     pure("shallowMerge", 1, 1, lists::shallow_merge),
     pure("tryGet", 2, MANY, lists::try_get),
+    pure("indexFromEnd", 2, 2, lists::index_from_end),
     pure("tryIndexFromEnd", 2, 2, lists::try_index_from_end),
     pure("json", 1, 1, lists::json),
     pure("int", 1, 1, numbers::int),
@@ -159,6 +160,9 @@ static FUNCTIONS: &[Function] = &[
     pure("dateTimeFromEpoch", 1, 1, dates::from_epoch),
     pure("dateTimeToEpoch", 1, 1, dates::to_epoch),
     pure("ipRangeContains", 2, 2, ip::range_contains),
+    pure("parseCidr", 1, 1, ip::parse_cidr),
+    pure("cidrSubnet", 3, 3, ip::cidr_subnet),
+    pure("cidrHost", 2, 2, ip::cidr_host),
 ];
 
 /// Functions of templates that Azure does not offer to policies: they deploy, look elsewhere or are random.

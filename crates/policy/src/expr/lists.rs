@@ -319,6 +319,16 @@ pub fn try_get(arguments: &[Value]) -> Result<Value, String> {
     Ok(value)
 }
 
+pub fn index_from_end(arguments: &[Value]) -> Result<Value, String> {
+    match try_index_from_end(arguments)? {
+        Value::Null => Err(format!(
+            "the list has no element {} from its end",
+            arguments[1]
+        )),
+        found => Ok(found),
+    }
+}
+
 pub fn try_index_from_end(arguments: &[Value]) -> Result<Value, String> {
     let items = arguments[0]
         .as_array()
