@@ -12,6 +12,8 @@ use crate::error::Result;
 
 /// Writes of one transaction, and rows of one page.
 pub const POLICY_STATES_MAX: usize = 10_000;
+/// Refusals that are noted at once.
+pub const REFUSALS_MAX: usize = 100;
 /// Characters of a reason.
 pub const REASON_CHARS_MAX: usize = 2_000;
 
@@ -31,6 +33,13 @@ pub trait PolicyStates: Send + Sync {
         permit: &Permit,
         at: Timestamp,
         writes: &[StateWrite],
+    ) -> Result<()>;
+    /// Notes requests that were refused at `at`, as events.
+    async fn note_refusals(
+        &self,
+        permit: &Permit,
+        at: Timestamp,
+        refusals: &[Refusal],
     ) -> Result<()>;
     /// Events from `from` to `to`, oldest first, after the event of that number.
     async fn policy_events(
@@ -67,7 +76,16 @@ pub enum StateWrite {
     End(StateKey),
 }
 
-/// A state that began, or that ended where there is none.
+/// A request that a policy refused: about which resource, by which assignment, and whose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub key: StateKey,
+    pub effect: String,
+    pub principal: String,
+    pub reason: Option<String>,
+}
+
+/// A state that began, or that ended where there is none; or a request that was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateEvent {
     pub seq: u64,
@@ -75,6 +93,15 @@ pub struct StateEvent {
     pub key: StateKey,
     pub state: Option<PolicyState>,
     pub reason: Option<String>,
+    /// Of a refused request: what the policy did, and to whom. Nothing of a state.
+    pub refused: Option<Refused>,
+}
+
+/// What a policy did to a request, and the principal that sent it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub effect: String,
+    pub principal: String,
 }
 
 /// The words of Azure's compliance states.

@@ -19,7 +19,6 @@ use crate::denial::expression;
 use crate::error::{ComplyError, Result};
 use crate::kinds;
 use crate::look::{self, Look};
-use crate::outcome;
 use crate::policies::Policies;
 use crate::reason;
 use crate::reconcile::policies_of;
@@ -75,14 +74,14 @@ impl<'q> Area<'q> {
         }
     }
 
-    fn shows(&self, policies: &Policies, id: &ResourceId) -> bool {
+    pub fn shows(&self, policies: &Policies, id: &ResourceId) -> bool {
         match self.permit.visible() {
             Visible::All => policies.within(id, &self.scope),
             Visible::Only(scopes) => scopes.iter().any(|scope| policies.within(id, scope)),
         }
     }
 
-    fn asks_for(&self, unit: &Unit) -> bool {
+    pub fn asks_for(&self, unit: &Unit) -> bool {
         let same = |wanted: &Option<String>, own: &str| {
             wanted
                 .as_ref()
@@ -235,64 +234,9 @@ impl Comply {
             }
         }
     }
-
-    /// Changes of state from one time to another, oldest first: PolicyInsights' `default`, where `latest` is
-    /// [`Comply::states`].
-    pub async fn history(
-        &self,
-        permit: &Permit,
-        query: &StateQuery,
-        from: Timestamp,
-        to: Timestamp,
-    ) -> Result<StatePage> {
-        let board = self.board(permit.tenant()).await?;
-        let policies = policies_of(&board);
-        let area = Area::new(permit, query);
-        let seen: u64 = match &query.after {
-            Some(token) => after(token)?.parse().map_err(|_| ComplyError::BadToken)?,
-            None => 0,
-        };
-        let limit = match query.limit {
-            0 => LIMIT_DEFAULT,
-            limit => limit.min(LIMIT_MAX),
-        };
-        let reader = crate::cache::reading(&ResourceId::root(), permit.tenant());
-        let events = self
-            .parts
-            .states
-            .policy_events(&reader, from, to, seen, limit)
-            .await;
-        let events = events.map_err(ComplyError::catalog("read how states changed"))?;
-        let next = (events.len() == limit)
-            .then(|| events.last().map(|last| last.seq))
-            .flatten();
-        let mut teller = Teller::new(self, Arc::clone(&policies));
-        let mut records = Vec::new();
-        for event in events {
-            let state = event.state.map(outcome::read);
-            let (Some(state), Some(unit)) = (state, unit_of(&policies, &event.key)) else {
-                continue;
-            };
-            let asked = query.state.is_none_or(|wanted| wanted == state);
-            if !asked || !area.asks_for(&unit) || !area.shows(&policies, &event.key.resource) {
-                continue;
-            }
-            let one = Found {
-                id: event.key.resource,
-                unit,
-                state,
-                since: event.at,
-                reason: event.reason,
-                evaluated_at: event.at,
-            };
-            records.extend(teller.record(&one, false).await?);
-        }
-        let next = next.map(|seq| token(&seq.to_string()));
-        Ok(StatePage { records, next })
-    }
 }
 
-fn unit_of(policies: &Policies, key: &StateKey) -> Option<Arc<Unit>> {
+pub(crate) fn unit_of(policies: &Policies, key: &StateKey) -> Option<Arc<Unit>> {
     let same = |unit: &&Arc<Unit>| {
         unit.key.assignment == key.assignment.folded()
             && unit.key.reference.eq_ignore_ascii_case(&key.reference)
@@ -321,6 +265,20 @@ impl<'a> Teller<'a> {
         }
     }
 
+    /// The record of a refused request, whose resource need not be there.
+    pub fn refusal(&self, found: &Found, effect: &str) -> StateRecord {
+        let mut record = bare(found, &found.unit);
+        record.policy_definition_action = effect.to_owned();
+        record.management_group_ids = self.groups_above(&found.id);
+        record
+    }
+
+    fn groups_above(&self, id: &ResourceId) -> String {
+        let groups = self.policies.above(id).as_array();
+        let groups = groups.into_iter().flatten().filter_map(Value::as_str);
+        groups.collect::<Vec<_>>().join(",")
+    }
+
     /// The record of a state; nothing if its resource is gone by now.
     pub async fn record(&mut self, found: &Found, details: bool) -> Result<Option<StateRecord>> {
         let key = found.id.folded();
@@ -342,9 +300,7 @@ impl<'a> Teller<'a> {
         let mut record = bare(found, &unit);
         record.resource_location = resource.location.clone().unwrap_or_default();
         record.resource_tags = json!(resource.tags).to_string();
-        let groups = self.policies.above(&found.id).as_array();
-        let groups = groups.into_iter().flatten().filter_map(Value::as_str);
-        record.management_group_ids = groups.collect::<Vec<_>>().join(",");
+        record.management_group_ids = self.groups_above(&found.id);
         if details {
             let units = [Arc::clone(&unit)];
             let subject = self.look.stored(resource, &units).await?;
@@ -421,14 +377,14 @@ fn bare(found: &Found, unit: &Unit) -> StateRecord {
 const TOKEN_VERSION: char = '1';
 const TOKEN_CHARS_MAX: usize = 8 << 10;
 
-fn token(text: &str) -> String {
+pub(crate) fn token(text: &str) -> String {
     let hex = text.bytes().map(|byte| format!("{byte:02x}"));
     std::iter::once(TOKEN_VERSION.to_string())
         .chain(hex)
         .collect()
 }
 
-fn after(token: &str) -> Result<String> {
+pub(crate) fn after(token: &str) -> Result<String> {
     let hex = token
         .strip_prefix(TOKEN_VERSION)
         .ok_or(ComplyError::BadToken)?;

@@ -36,6 +36,9 @@ const ENVELOPE: [&str; 8] = [
 /// What `requestContext().apiVersion` is of a job's write: the newest version of galleries that clients use.
 const JOBS_VERSION: &str = "2026-03-03";
 
+/// Who it is that a job writes as, where a refusal is noted.
+const JOBS_HOLDER: &str = "system/jobs";
+
 /// Whether policies are asked about what the row does to `id`.
 pub fn reaches(row: &Operation, id: &ResourceId) -> bool {
     let writes = [Method::PUT, Method::PATCH, Method::DELETE].contains(&row.method);
@@ -86,6 +89,11 @@ pub async fn decided(
         .await
         .map_err(|error| resources::policies::failed("evaluating policies", error))?;
     if !decision.denials.is_empty() {
+        let (tenant, holder) = (permit.tenant(), permit.holder());
+        let noted = server
+            .comply
+            .note_refusal(tenant, &holder, id, &decision.denials);
+        noted.await;
         return Err(comply::disallowed(id.name(), kind, &decision.denials));
     }
     if decision.changed && !removes {
@@ -140,10 +148,12 @@ async fn refusal(
     let decision = comply.decide(write).await;
     let decision =
         decision.map_err(|error| resources::policies::failed("evaluating policies", error))?;
-    match decision.denials.is_empty() {
-        true => Ok(()),
-        false => Err(comply::disallowed(id.name(), kind, &decision.denials)),
+    if decision.denials.is_empty() {
+        return Ok(());
     }
+    let noted = comply.note_refusal(tenant, JOBS_HOLDER, id, &decision.denials);
+    noted.await;
+    Err(comply::disallowed(id.name(), kind, &decision.denials))
 }
 
 /// The resource as the request would leave it. Clients leave out of an update what they do not know, and the

@@ -297,12 +297,13 @@ fn policies() -> Vec<Operation> {
         ASSIGNMENT, ATTESTATION, DEFINITION, DEFINITION_VERSION, EXEMPTION, SET, SET_VERSION,
     };
     use policies::{
-        assignments, attestations, definitions, exemptions, explain, scans, states, versions,
-        what_if,
+        assignments, attestations, definitions, events, exemptions, explain, scans, states,
+        versions, what_if,
     };
     const ALL_VERSIONS: &str = "Microsoft.Authorization/listPolicyDefinitionVersions";
     const ALL_SET_VERSIONS: &str = "Microsoft.Authorization/listPolicySetDefinitionVersions";
     const QUERY: &str = "Microsoft.PolicyInsights/policyStates/queryResults";
+    const EVENTS: &str = "Microsoft.PolicyInsights/policyEvents/queryResults";
     const SUMMARIZE: &str = "Microsoft.PolicyInsights/policyStates/summarize";
     const TRIGGER: &str = "Microsoft.PolicyInsights/policyStates/triggerEvaluation";
     vec![
@@ -348,6 +349,7 @@ fn policies() -> Vec<Operation> {
         row!(GET Collection ATTESTATION, BELOW_SUBSCRIPTION, "Microsoft.PolicyInsights/attestations/read", attestations::all),
         row!(DELETE Named ATTESTATION, BELOW_SUBSCRIPTION, "Microsoft.PolicyInsights/attestations/delete", attestations::delete),
         row!(POST Collection QUERY, HELD, "Microsoft.PolicyInsights/policyStates/queryResults/read", states::query, subject: Subject::Judged),
+        row!(POST Collection EVENTS, HELD, "Microsoft.PolicyInsights/policyEvents/queryResults/read", events::query, subject: Subject::Judged),
         row!(POST Collection SUMMARIZE, HELD, "Microsoft.PolicyInsights/policyStates/summarize/read", states::summarize, subject: Subject::Judged),
         row!(POST Collection TRIGGER, LISTED, "Microsoft.PolicyInsights/policyStates/triggerEvaluation/action", scans::trigger, subject: Subject::Parent),
         row!(GET Named scans::RESULT, LISTED, "Microsoft.PolicyInsights/asyncOperationResults/read", scans::result, subject: Subject::Parent),

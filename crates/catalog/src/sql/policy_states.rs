@@ -12,8 +12,8 @@ use super::{
 };
 use crate::error::{CatalogError, Result};
 use crate::policy_states::{
-    POLICY_STATES_MAX, PolicyState, PolicyStates, REASON_CHARS_MAX, StateEvent, StateKey,
-    StateWrite, StoredState,
+    POLICY_STATES_MAX, PolicyState, PolicyStates, REASON_CHARS_MAX, REFUSALS_MAX, Refusal, Refused,
+    StateEvent, StateKey, StateWrite, StoredState,
 };
 use crate::resource::BODY_BYTES_MAX;
 
@@ -39,6 +39,8 @@ struct EventRow {
     reference: String,
     state: Option<String>,
     reason: Option<String>,
+    effect: Option<String>,
+    principal: Option<String>,
 }
 
 #[async_trait]
@@ -108,6 +110,34 @@ impl<E: Engine> PolicyStates for SqlCatalog<E> {
         })
     }
 
+    async fn note_refusals(
+        &self,
+        permit: &Permit,
+        at: Timestamp,
+        refusals: &[Refusal],
+    ) -> Result<()> {
+        const OPERATION: &str = "note refused requests";
+        check_write(permit)?;
+        if refusals.len() > REFUSALS_MAX {
+            return Err(CatalogError::TooLarge {
+                what: "refusals of one write",
+                limit: REFUSALS_MAX,
+            });
+        }
+        let tenant = permit.tenant().to_string();
+        let rows: Vec<Value> = refusals
+            .iter()
+            .map(|refusal| refusal_row(permit, refusal))
+            .collect::<Result<_>>()?;
+        again!({
+            let mut tx = self.write(OPERATION).await?;
+            for row in &rows {
+                insert_refusal(&mut tx, &tenant, at, row).await?;
+            }
+            commit(tx, OPERATION).await
+        })
+    }
+
     async fn policy_events(
         &self,
         permit: &Permit,
@@ -117,7 +147,7 @@ impl<E: Engine> PolicyStates for SqlCatalog<E> {
         limit: usize,
     ) -> Result<Vec<StateEvent>> {
         let found = query_as::<EventRow>(
-            "select seq, at, resource, assignment, reference, state, reason from policy_events
+            "select seq, at, resource, assignment, reference, state, reason, effect, principal from policy_events
              where tenant = $1 and at >= $2 and at <= $3 and seq > $4
                and (resource_key = $5 or (resource_key > $6 || '/' and resource_key < $6 || '0'))
              order by seq limit $7",
@@ -169,12 +199,51 @@ fn key_row(permit: &Permit, key: &StateKey) -> Result<Value> {
     }))
 }
 
+fn refusal_row(permit: &Permit, refusal: &Refusal) -> Result<Value> {
+    let mut row = key_row(permit, &refusal.key)?;
+    row["w"] = refusal.reason.as_deref().map(short).into();
+    row["e"] = refusal.effect.clone().into();
+    row["p"] = refusal.principal.clone().into();
+    Ok(row)
+}
+
+async fn insert_refusal(
+    tx: &mut impl Connection,
+    tenant: &str,
+    at: Timestamp,
+    row: &Value,
+) -> Result<()> {
+    let member = |name: &str| row[name].as_str().map(str::to_owned);
+    query(
+        "insert into policy_events (tenant, at, resource_key, resource, assignment, reference, state, reason,
+                                    effect, principal)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+    )
+    .bind(tenant)
+    .bind(rows::micros(at))
+    .bind(member("rk"))
+    .bind(member("r"))
+    .bind(member("a"))
+    .bind(member("f"))
+    .bind(PolicyState::NonCompliant.as_str())
+    .bind(member("w"))
+    .bind(member("e"))
+    .bind(member("p"))
+    .execute(tx)
+    .await
+    .map(drop)
+    .map_err(failed("note refused requests"))
+}
+
+fn short(reason: &str) -> String {
+    reason.chars().take(REASON_CHARS_MAX).collect()
+}
+
 fn put_row(permit: &Permit, state: &StoredState) -> Result<Value> {
     let mut row = key_row(permit, &state.key)?;
-    let short = |reason: &String| reason.chars().take(REASON_CHARS_MAX).collect::<String>();
     row["s"] = state.state.as_str().into();
     row["t"] = rows::micros(state.since).into();
-    row["w"] = state.reason.as_ref().map(short).into();
+    row["w"] = state.reason.as_deref().map(short).into();
     Ok(row)
 }
 
@@ -303,6 +372,10 @@ impl EventRow {
             },
             state: self.state.as_deref().map(state).transpose()?,
             reason: self.reason,
+            refused: self
+                .effect
+                .zip(self.principal)
+                .map(|(effect, principal)| Refused { effect, principal }),
         })
     }
 }

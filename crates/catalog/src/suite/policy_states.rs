@@ -7,11 +7,12 @@ use super::Backend;
 use super::world::{DAY, World, system};
 use crate::clock::{Clock, ManualClock};
 use crate::error::CatalogError;
-use crate::policy_states::{PolicyState, StateKey, StateWrite, StoredState};
+use crate::policy_states::{PolicyState, REFUSALS_MAX, Refusal, StateKey, StateWrite, StoredState};
 
 pub(super) async fn run<B: Backend>(fresh: &impl AsyncFn(ManualClock) -> B) {
     states_are_replaced_and_ended(&World::new(fresh).await).await;
     pages_join_to_the_whole(&World::new(fresh).await).await;
+    refused_requests_are_events(&World::new(fresh).await).await;
     a_write_stays_within_its_permit(&World::new(fresh).await).await;
 }
 
@@ -130,6 +131,33 @@ async fn pages_join_to_the_whole<B: Backend>(world: &World<B>) {
         found.extend(page.expect("read"));
     }
     assert_eq!(found, expected);
+}
+
+async fn refused_requests_are_events<B: Backend>(world: &World<B>) {
+    let from = world.clock.now();
+    let permit = system(&ResourceId::root(), world.tenant);
+    let refusal = Refusal {
+        key: key(world, "New", "Newest"),
+        effect: "deny".into(),
+        principal: "somebody".into(),
+        reason: None,
+    };
+    let noted = [refusal.clone(), refusal.clone()];
+    let written = world.catalog.note_refusals(&permit, from, &noted).await;
+    written.expect("write");
+    let to = world.clock.now();
+    let events = world.catalog.policy_events(&permit, from, to, 0, 100).await;
+    let events = events.expect("read");
+    assert_eq!(events.len(), 2, "the same request twice is two");
+    assert_eq!(events[0].key, refusal.key);
+    assert_eq!(events[0].state, Some(PolicyState::NonCompliant));
+    let refused = events[0].refused.as_ref().expect("a refusal");
+    assert_eq!(refused.effect, "deny");
+    assert_eq!(refused.principal, "somebody");
+    assert!(all(world, &world.id("")).await.is_empty(), "it is no state");
+    let many = vec![refusal; REFUSALS_MAX + 1];
+    let too_many = world.catalog.note_refusals(&permit, from, &many).await;
+    too_many.expect_err("more than a write may have");
 }
 
 async fn a_write_stays_within_its_permit<B: Backend>(world: &World<B>) {

@@ -8,7 +8,8 @@ use access::Permit;
 use async_trait::async_trait;
 use catalog::{
     Catalog, CatalogError, ChangeFeed, Changes, Draft, Page, PageRequest, PolicyStates,
-    Precondition, Put, Resource, SqliteCatalog, StateEvent, StateKey, StateWrite, StoredState,
+    Precondition, Put, Refusal, Resource, SqliteCatalog, StateEvent, StateKey, StateWrite,
+    StoredState,
 };
 use jiff::Timestamp;
 use serde_json::json;
@@ -90,6 +91,14 @@ impl PolicyStates for Faulty {
     ) -> Result<()> {
         self.fail(&self.writes)?;
         self.inner.write_policy_states(permit, at, writes).await
+    }
+    async fn note_refusals(
+        &self,
+        permit: &Permit,
+        at: Timestamp,
+        refusals: &[Refusal],
+    ) -> Result<()> {
+        self.inner.note_refusals(permit, at, refusals).await
     }
     async fn policy_events(
         &self,

@@ -292,3 +292,57 @@ async fn a_promotion_is_refused_by_the_policies_of_its_stage() {
     assert_eq!(site.delete(&assignment).await.status, 200);
     assert_eq!(site.put(&id, asked).await.status, 201);
 }
+
+#[tokio::test]
+async fn what_was_refused_is_an_event() {
+    let site = Site::start().await.with_group().await;
+    let scope = subscription();
+    let definition = at(&scope, "policyDefinitions", "not-there");
+    let body = deny("Microsoft.Compute/galleries", "south");
+    made(&site, &definition, body).await;
+    let assignment = at(&scope, "policyAssignments", "a");
+    made(&site, &assignment, assign(&definition, json!({}))).await;
+    let gallery = format!("{GROUP}/providers/Microsoft.Compute/galleries/g");
+    let refused = site.put(&gallery, json!({ "location": "south" })).await;
+    assert_eq!(refused.code(), "RequestDisallowedByPolicy");
+    made(&site, &gallery, json!({ "location": "north" })).await;
+
+    let events = |scope: &str, view: &str, query: &str| {
+        format!(
+            "{scope}/providers/Microsoft.PolicyInsights/policyEvents/{view}/queryResults?api-version=2019-10-01{query}"
+        )
+    };
+    let denied = "&$filter=policyDefinitionAction%20eq%20'deny'%20and%20isCompliant%20eq%20false";
+    for place in [&scope, GROUP, &assignment, &definition] {
+        let seen = site
+            .ask("POST", &events(place, "default", denied), None)
+            .await;
+        assert_eq!(seen.status, 200, "{:?}", seen.body);
+        assert_eq!(seen.body["@odata.count"], 1, "{place}: {:?}", seen.body);
+        let event = &seen.body["value"][0];
+        assert_eq!(event["resourceId"], gallery);
+        assert_eq!(event["policyDefinitionAction"], "deny");
+        assert_eq!(event["complianceState"], "NonCompliant");
+        assert_eq!(event["tenantId"], site.tenant.to_string());
+        assert!(!event["principalOid"].as_str().unwrap().is_empty());
+    }
+    let apply = "&$apply=groupby((policyAssignmentName),aggregate($count%20as%20n))";
+    let counted = site
+        .ask("POST", &events(&scope, "default", apply), None)
+        .await;
+    assert_eq!(counted.body["value"][0]["policyAssignmentName"], "a");
+    // A refused request is no state, and no change of one.
+    let states = format!(
+        "{gallery}/providers/Microsoft.PolicyInsights/policyStates/default/queryResults?api-version=2019-10-01"
+    );
+    let all_fine = |body: &Value| {
+        let found = body["value"].as_array().unwrap();
+        !found.is_empty()
+            && found
+                .iter()
+                .all(|one| one["complianceState"] == "Compliant")
+    };
+    until(&site, "POST", &states, all_fine).await;
+    let latest = site.ask("POST", &events(&scope, "latest", ""), None).await;
+    assert_eq!((latest.status, latest.code()), (400, "InvalidParameter"));
+}

@@ -4,6 +4,7 @@
 pub mod assignments;
 pub mod attestations;
 pub mod definitions;
+pub mod events;
 pub mod exemptions;
 pub mod explain;
 mod lookup;

@@ -15,16 +15,16 @@ use crate::operation::Call;
 use crate::state::Server;
 
 /// Records of one page, where the client does not say.
-const PAGE_DEFAULT: usize = 1_000;
+pub(super) const PAGE_DEFAULT: usize = 1_000;
 /// Records read at once.
-const READ_AT_ONCE: usize = 2_000;
+pub(super) const READ_AT_ONCE: usize = 2_000;
 /// Records that one question over all of them may touch: about half a gigabyte of JSON.
 const TOUCHED_MAX: usize = 250_000;
 /// How far back `default` looks where the client does not say; Azure's.
 const HISTORY_DEFAULT: SignedDuration = SignedDuration::from_hours(24);
 
 /// What a record may have; other names in a query are mistakes.
-const MEMBERS: [&str; 33] = [
+pub(super) const MEMBERS: [&str; 33] = [
     "timestamp",
     "since",
     "resourceId",
@@ -62,7 +62,7 @@ const MEMBERS: [&str; 33] = [
 
 /// The two views that Azure has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum View {
+pub(super) enum View {
     /// The states as they are.
     Latest,
     /// These, and those that changed from `$from` to `$to`.
@@ -91,17 +91,17 @@ impl View {
 }
 
 /// One question: whose records, and what of them.
-struct Asked {
-    view: View,
-    states: StateQuery,
+pub(super) struct Asked {
+    pub view: View,
+    pub states: StateQuery,
     /// The definition or initiative that the path names. Its id may be built in or of a group above.
     policy: Option<(bool, String)>,
     from: Option<Timestamp>,
     to: Option<Timestamp>,
-    odata: Query,
+    pub odata: Query,
 }
 
-fn asked(call: &Call) -> Result<Asked, ArmError> {
+pub(super) fn asked(call: &Call, members: &[&str]) -> Result<Asked, ArmError> {
     let option = |name| call.query.get(name);
     let texts = Texts {
         filter: option("$filter"),
@@ -110,7 +110,7 @@ fn asked(call: &Call) -> Result<Asked, ArmError> {
         select: option("$select"),
         top: option("$top"),
     };
-    let odata = Query::parse(texts, &MEMBERS).map_err(|error| refused(&error))?;
+    let odata = Query::parse(texts, members).map_err(|error| refused(&error))?;
     let time = |name: &'static str| match option(name).filter(|text| !text.is_empty()) {
         None => Ok(None),
         Some(text) => text.parse::<Timestamp>().map(Some).map_err(|_| {
@@ -154,7 +154,7 @@ fn refused(error: &OptionError) -> ArmError {
 }
 
 impl Asked {
-    fn takes(&self, record: &StateRecord) -> bool {
+    pub fn takes(&self, record: &StateRecord) -> bool {
         let named = self.policy.as_ref().is_none_or(|(set, name)| {
             let found = match set {
                 true => &record.policy_set_definition_name,
@@ -199,10 +199,7 @@ impl Asked {
         call: &Call,
         found: &mut Vec<StateRecord>,
     ) -> Result<(), ArmError> {
-        let to = self.to.unwrap_or_else(Timestamp::now);
-        let from = self
-            .from
-            .unwrap_or_else(|| to.saturating_sub(HISTORY_DEFAULT).unwrap_or(Timestamp::MIN));
+        let (from, to) = self.range();
         let mut known: HashSet<_> = found.iter().map(change).collect();
         let mut query = StateQuery {
             limit: READ_AT_ONCE,
@@ -226,6 +223,13 @@ impl Asked {
         }
     }
 
+    /// From when to when, where the client says nothing the last day.
+    pub fn range(&self) -> (Timestamp, Timestamp) {
+        let to = self.to.unwrap_or_else(Timestamp::now);
+        let day_before = || to.saturating_sub(HISTORY_DEFAULT).unwrap_or(Timestamp::MIN);
+        (self.from.unwrap_or_else(day_before), to)
+    }
+
     fn fits(&self, record: &StateRecord) -> bool {
         let filter = self.odata.filter.as_ref();
         filter.is_none_or(|filter| filter.holds(&json(record)))
@@ -242,7 +246,7 @@ fn change(record: &StateRecord) -> (String, String, String, i64) {
     )
 }
 
-fn bounded(touched: usize) -> Result<(), ArmError> {
+pub(super) fn bounded(touched: usize) -> Result<(), ArmError> {
     if touched <= TOUCHED_MAX {
         return Ok(());
     }
@@ -259,7 +263,7 @@ fn json(record: &StateRecord) -> Value {
 }
 
 pub async fn query(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
-    let asked = asked(&call)?;
+    let asked = asked(&call, &MEMBERS)?;
     let view = asked.view.name();
     let top = asked.odata.top.unwrap_or(PAGE_DEFAULT).min(TOUCHED_MAX);
     let whole = asked.view == View::Default
@@ -332,7 +336,7 @@ async fn page(
     Ok((found, query.after))
 }
 
-fn scope_path(call: &Call) -> String {
+pub(super) fn scope_path(call: &Call) -> String {
     let scope = call.id.parent().unwrap_or_else(ResourceId::root);
     scope.to_string()
 }
@@ -346,7 +350,7 @@ fn context(call: &Call, view: &str) -> String {
 }
 
 pub async fn summarize(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
-    let asked = asked(&call)?;
+    let asked = asked(&call, &MEMBERS)?;
     let view = asked.view.name();
     let plain = asked.view == View::Latest
         && asked.policy.is_none()
