@@ -151,7 +151,6 @@ pub async fn start_with(
     let url = url_of(address);
     let catalog = open_catalog(&folder, settings.database.as_ref()).await?;
     let (installation, first) = install(catalog.as_ref(), &folder, &url, &identity.ca_path).await?;
-    let tokens = Tokens::load(catalog.clone(), Timestamp::now()).await?;
     let comply = policies_of(&catalog);
     let engine = make(EngineParts {
         data: folder.root().to_path_buf(),
@@ -172,7 +171,7 @@ pub async fn start_with(
         work: engine.work(),
         comply: Arc::clone(&comply),
         scans: Scans::default(),
-        tokens,
+        tokens: Tokens::load(catalog.clone(), Timestamp::now()).await?,
         blobs,
         issuers,
         attempts: Attempts::default(),
@@ -182,12 +181,11 @@ pub async fn start_with(
     let complying = follow(comply, stopped.clone());
     let serving = listen::run(listener, identity.config, app::router(server), stopped);
     let listener = tokio::spawn(serving);
-    let ca = String::from_utf8_lossy(&data::read(&identity.ca_path)?).into_owned();
     let note = json!({ "pid": std::process::id(), "url": url });
     write_json(&folder.server(), &note)?;
     let running = Running {
         url,
-        ca,
+        ca: String::from_utf8_lossy(&data::read(&identity.ca_path)?).into_owned(),
         data: folder.root().to_path_buf(),
         address,
         stop,
