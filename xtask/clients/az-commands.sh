@@ -103,5 +103,45 @@ done
 check dev ad sp show --id "$BULLION_CLIENT_ID" --query displayName
 check dev group show -n dev --query name
 
+# Roles of one's own, locks, people and groups: as the operator, who writes the directory.
+export AZURE_CONFIG_DIR=$work/operator
+az cloud register --name Bullion --endpoint-resource-manager "$BULLION_URL"
+az cloud set --name Bullion
+here=/subscriptions/$BULLION_SUBSCRIPTION_2
+check "$BULLION_SUBSCRIPTION_2" login --service-principal -u "$BULLION_ADMIN_CLIENT_ID" -p "$BULLION_ADMIN_CLIENT_SECRET" \
+  --tenant "$BULLION_TENANT_2" --query "[?tenantId=='$BULLION_TENANT_2'].id"
+role="{\"Name\":\"Version Writer\",\"Description\":\"d\",\"Actions\":[\"Microsoft.Compute/galleries/images/versions/*\"],
+  \"AssignableScopes\":[\"$here\"]}"
+check CustomRole role definition create --role-definition "$role" --query roleType
+refused "same name already exists" role definition create --role-definition "$role"
+refused InvalidActionOrNotAction role definition create --role-definition "${role/versions/verions}"
+check e role definition update --role-definition "${role/\"d\"/\"e\"}" --query description
+check ops ad group create --display-name ops --mail-nickname ops --query displayName
+group=$(az ad group list --display-name ops --query '[0].id' --output tsv)
+check ada@example.org ad user create --display-name Ada --user-principal-name ada@example.org --password Correct-Horse-1 \
+  --query userPrincipalName
+user=$(az ad user show --id ada@example.org --query id --output tsv)
+az ad group member add --group "$group" --member-id "$user"
+check true ad group member check --group "$group" --member-id "$user" --query value
+check ops ad user get-member-groups --id ada@example.org --query '[].displayName'
+check Group role assignment create --assignee-object-id "$group" --assignee-principal-type Group --role "Version Writer" \
+  --scope "$scope" --query principalType
+check ops role assignment list --assignee ada@example.org --include-groups --all --query '[].principalName'
+check "Version Writer" role assignment list --scope "$scope" --include-inherited --query "[?scope=='$scope'].roleDefinitionName"
+refused RoleDefinitionHasAssignments role definition delete --name "Version Writer"
+az role assignment delete --assignee "$group" --scope "$scope"
+az role definition delete --name "Version Writer"
+az ad group member remove --group "$group" --member-id "$user"
+check false ad group member check --group "$group" --member-id "$user" --query value
+az ad user delete --id ada@example.org
+check CanNotDelete lock create -n keep -g g --lock-type CanNotDelete --notes n --query level
+refused ScopeLocked group delete -n g --yes
+check ReadOnly lock update -n keep -g g --lock-type ReadOnly --query level
+refused ScopeLocked sig create -g g -r other
+check keep lock list --query '[].name'
+az lock delete -n keep -g g
+check shared identity create -g g -n shared --query name
+refused PrincipalNotFound role assignment create --assignee-object-id "$user" --assignee-principal-type User --role Reader --scope "$scope"
+
 az group delete -n g --yes --subscription "$BULLION_SUBSCRIPTION_2"
 check false group exists -n g --subscription "$BULLION_SUBSCRIPTION_2"

@@ -230,11 +230,19 @@ pub fn authorize_link(
     scope: &ResourceId,
     tenant: TenantId,
 ) -> Result<Permit, Forbidden> {
-    let allowed = identities
-        .iter()
-        .filter(|(identity, _)| identity.tenant == tenant)
-        .find_map(|(identity, grants)| authorize(identity, grants, action, scope, tenant).ok());
-    allowed.ok_or_else(|| match own.holder {
+    let mut kept = None;
+    let known = identities.iter().filter(|(one, _)| one.tenant == tenant);
+    for (identity, grants) in known {
+        match authorize(identity, grants, action, scope, tenant) {
+            Ok(permit) => return Ok(permit),
+            // The right is there; what keeps it from being used is told as it is.
+            Err(refused @ (Forbidden::Denied { .. } | Forbidden::Locked { .. })) => {
+                kept = Some(refused);
+            }
+            Err(_) => {}
+        }
+    }
+    Err(kept.unwrap_or_else(|| match own.holder {
         Holder::Identity(identity) => {
             let (own, own_scope) = (own.action.clone(), own.scope.clone());
             let link = Link {
@@ -252,7 +260,7 @@ pub fn authorize_link(
             token: own.tenant,
             resource: tenant,
         },
-    })
+    }))
 }
 
 fn same_tenant(identity: &Identity, tenant: TenantId) -> Result<(), Forbidden> {

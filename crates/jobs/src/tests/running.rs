@@ -270,6 +270,22 @@ async fn rights_that_were_taken_end_a_job_that_needs_them() {
 }
 
 #[tokio::test]
+async fn a_lock_that_was_put_meanwhile_ends_a_job_that_it_keeps() {
+    let shop = Shop::new().await.mood(Mood::Held);
+    let runner = start(&shop);
+    let job = submit(&shop, &runner).await;
+    shop.shelf.begun.notified().await;
+    shop.shut().await;
+    shop.shelf.go_on.notify_one();
+    let failure = ended(&shop, job).await.failure.expect("failed");
+    assert_eq!(
+        (failure.code.as_str(), failure.step.as_deref()),
+        ("ScopeLocked", Some("put"))
+    );
+    while_time_goes(&shop, runner.stop(GRACE)).await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_taken_back_is_said() {
     let shop = Shop::new().await.mood(Mood::NoWayBack);
     let runner = start(&shop);

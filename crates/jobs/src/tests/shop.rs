@@ -262,6 +262,15 @@ impl Shop {
             .expect("dismiss");
     }
 
+    /// Puts a lock on everything.
+    pub async fn shut(&self) {
+        let id = ResourceId::root().extension("Microsoft.Authorization", "locks", "shut");
+        let permit = self.permit_for(&self.operator, &id.expect("an id")).await;
+        let draft = Draft::new(json!({})).record(Record::Lock(access::LockLevel::ReadOnly));
+        let put = self.catalog.put(&permit, draft, Precondition::None).await;
+        put.expect("lock");
+    }
+
     async fn permit_for(&self, identity: &Identity, scope: &ResourceId) -> Permit {
         let grants = self
             .catalog
