@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use wire::{PrincipalId, ResourceId, TenantId};
 
+use crate::Action;
 use crate::around::Around;
 use crate::permissions::{Asked, Permissions, Role};
 use crate::role::{Assignment, built_in_ready};
@@ -19,6 +20,8 @@ use crate::role::{Assignment, built_in_ready};
 pub struct Held {
     pub scope: ResourceId,
     pub role: Arc<Role>,
+    /// The role assignment that says so, for the activity log.
+    pub assignment: Option<ResourceId>,
 }
 
 /// Whom a deny assignment is meant for.
@@ -70,6 +73,8 @@ struct Inner {
     scopes: Vec<ResourceId>,
     denials: Vec<(Denial, Role)>,
     around: Arc<Around>,
+    /// Which assignments gave which role, by folded scope.
+    assignments: HashMap<String, Vec<(Arc<Role>, ResourceId)>>,
 }
 
 impl Grants {
@@ -81,7 +86,11 @@ impl Grants {
             .filter_map(|one| {
                 let role = built_in_ready(&one.role)?;
                 let scope = one.scope;
-                Some(Held { scope, role })
+                Some(Held {
+                    scope,
+                    role,
+                    assignment: None,
+                })
             });
         let around = Arc::new(Around::bare(tenant));
         Self::of(tenant, principal, Vec::new(), held, Vec::new(), around)
@@ -100,7 +109,17 @@ impl Grants {
         held_as.push(principal);
         let mut roles: HashMap<String, Vec<Arc<Role>>> = HashMap::new();
         let mut scopes: Vec<ResourceId> = Vec::new();
-        for Held { scope, role } in held {
+        let mut assignments: HashMap<String, Vec<(Arc<Role>, ResourceId)>> = HashMap::new();
+        for Held {
+            scope,
+            role,
+            assignment,
+        } in held
+        {
+            if let Some(assignment) = assignment {
+                let at = assignments.entry(scope.folded().to_owned()).or_default();
+                at.push((Arc::clone(&role), assignment));
+            }
             let at = roles.entry(scope.folded().to_owned()).or_default();
             if at.is_empty() {
                 scopes.push(scope);
@@ -125,6 +144,7 @@ impl Grants {
             denials: denials.collect(),
             held_as,
             around,
+            assignments,
         }))
     }
 
@@ -178,6 +198,20 @@ impl Grants {
 
     pub(crate) fn allows(&self, asked: &Asked, line: &[&str]) -> bool {
         line.iter().any(|scope| self.allows_at(asked, scope))
+    }
+
+    /// The role assignments that allow the action at the scope, the nearest first, at most `limit`.
+    pub fn rights(&self, action: &Action, scope: &ResourceId, limit: usize) -> Vec<ResourceId> {
+        let asked = Asked::new(action);
+        let line = self.line(scope);
+        let at = line
+            .iter()
+            .filter_map(|scope| self.0.assignments.get(*scope));
+        at.flatten()
+            .filter(|(role, _)| role.covers(&asked))
+            .map(|(_, assignment)| assignment.clone())
+            .take(limit)
+            .collect()
     }
 
     fn allows_at(&self, asked: &Asked, scope: &str) -> bool {

@@ -21,7 +21,7 @@ pub struct Origin {
     pub request: Uuid,
     /// One for everything that belongs together, as the client says.
     pub correlation: Uuid,
-    /// The role assignments that gave the right, as text: `{role} at {scope}`.
+    /// The ids of the role assignments that gave the right.
     pub rights: Vec<String>,
 }
 

@@ -3,6 +3,7 @@
 //! The only crate that knows SQL. It stores and finds; it decides no right (a [`access::Permit`] says what was
 //! decided, and every read and write takes its scope from one), interprets no body and runs no job.
 
+mod activity;
 mod auth;
 mod backend;
 mod changes;
@@ -18,6 +19,7 @@ mod statements;
 #[cfg(any(test, feature = "suite"))]
 pub mod suite;
 
+pub use activity::*;
 pub use auth::*;
 pub use backend::Backend;
 pub use changes::*;

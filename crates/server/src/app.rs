@@ -15,6 +15,7 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 use wire::{ArmError, ErrorCode};
 
+use crate::activity::RequestIds;
 use crate::exchange::{Base, Reply};
 use crate::resources::templates;
 use crate::{bearer, blobs, dispatch, errors, graph, oauth, path, state::Server};
@@ -36,6 +37,11 @@ async fn entry(State(server): State<Arc<Server>>, request: Request) -> Response 
     let client_id = request.headers().get(&CLIENT_ID).cloned();
     let method = request.method().clone();
     let path = request.uri().path().to_string();
+    let mut request = request;
+    request.extensions_mut().insert(RequestIds {
+        request: request_id,
+        correlation: correlation_id,
+    });
     let span = tracing::info_span!("request", %request_id, %correlation_id);
     let mut reply = guarded(server, request).instrument(span.clone()).await;
     // Queries are left out, they may hold what people typed.

@@ -86,7 +86,7 @@ pub fn wrong_type(target: &str, expected: &str) -> ArmError {
     .with_target(target)
 }
 
-fn tags(value: Option<&Value>) -> Result<BTreeMap<String, String>, ArmError> {
+pub fn tags(value: Option<&Value>) -> Result<BTreeMap<String, String>, ArmError> {
     let tags = match value {
         None | Some(Value::Null) => return Ok(BTreeMap::new()),
         Some(Value::Object(tags)) => tags,

@@ -9,16 +9,19 @@ use access::{Action, Caller, Forbidden, Grants, Identity, Permit};
 use axum::body::Body;
 use catalog::CatalogError;
 use http::Method;
+use http::header::RETRY_AFTER;
 use http::request::Parts;
 use serde_json::Value;
 use wire::{ApiVersion, ArmError, ErrorCode, ResourceId, TenantId};
 
+use crate::activity::{self, Asked};
 use crate::exchange::{self, BODY_BYTES_MAX, Base, Query, Reply};
 use crate::operation::{Call, Link, Operation, Preconditions, Subject, Tenancy};
 use crate::path::{self, ArmPath, PathError, Shape};
+use crate::rates::Turn;
 use crate::resources::{management_groups, policies};
 use crate::state::Server;
-use crate::{bearer, enforcement, errors, oauth, table};
+use crate::{bearer, enforcement, errors, oauth, patch, table};
 
 /// Scopes that one body may link to.
 const LINKS_MAX: usize = 32;
@@ -26,7 +29,20 @@ const LINKS_MAX: usize = 32;
 const WRITES_MAX: usize = 4;
 
 pub async fn answer(server: Arc<Server>, parts: &Parts, body: Body) -> Result<Reply, ArmError> {
+    let mut asked = Asked::default();
+    let outcome = decide(Arc::clone(&server), parts, body, &mut asked).await;
+    asked.note(&server.activity, parts, &outcome);
+    outcome
+}
+
+async fn decide(
+    server: Arc<Server>,
+    parts: &Parts,
+    body: Body,
+    asked: &mut Asked,
+) -> Result<Reply, ArmError> {
     let caller = bearer::caller(&server, &parts.headers).await?;
+    asked.caller = Some(caller.identity);
     let path = path::parse(parts.uri.path()).map_err(bad_path)?;
     let query = Query::parse(parts.uri.query())?;
     let rows = table::rows(&path);
@@ -37,11 +53,20 @@ pub async fn answer(server: Arc<Server>, parts: &Parts, body: Body) -> Result<Re
         let allow: Vec<&str> = rows.iter().map(|row| row.method.as_str()).collect();
         return Ok(oauth::method_not_allowed(parts, &allow.join(", ")));
     };
+    asked.row = Some(row);
     let version = api_version(&query)?;
     let id = ResourceId::parse(&path.scope)
         .map_err(|error| errors::bad_request(format!("The resource id is not valid: {error}.")))?;
     let subject = subject(row, &id)?;
+    asked.scope = Some(subject.clone());
+    let (principal, place) = (caller.identity.principal, subject.subscription());
+    let left = match server.rates.take(&parts.method, principal, place) {
+        Some(Turn::Wait { seconds }) => return Ok(too_many(seconds)),
+        Some(Turn::Taken(header, left)) => Some((header, left)),
+        None => None,
+    };
     let owner = owner(&server, row, &caller, &subject).await?;
+    asked.tenant = Some(owner.tenant);
     let grants = grants(&server, &caller.identity).await?;
     let permit = authorize(row, &caller, &grants, &subject, owner.tenant)?;
     if !owner.known && !makes_subscription(row) {
@@ -49,10 +74,8 @@ pub async fn answer(server: Arc<Server>, parts: &Parts, body: Body) -> Result<Re
         return Err(errors::subscription_not_found(name));
     }
     need_group(&server, &permit).await?;
-    let body = match parts.method {
-        Method::GET | Method::HEAD => Value::Null,
-        _ => exchange::json(&exchange::read_body(parts, body, BODY_BYTES_MAX).await?)?,
-    };
+    let permit = activity::traced(permit, row, &grants, parts);
+    let (body, preconditions) = content(&server, row, &permit, parts, body).await?;
     if parts.method == Method::PUT {
         management_groups::need_root(&server, permit.scope(), permit.tenant()).await?;
     }
@@ -67,16 +90,43 @@ pub async fn answer(server: Arc<Server>, parts: &Parts, body: Body) -> Result<Re
         base: Base::of(&parts.headers, &server.url),
         path: parts.uri.path().to_string(),
         links,
-        preconditions: Preconditions::of(&parts.headers),
+        preconditions,
     };
-    tracing::info!(
-        target: "bullion::activity",
-        action = row.action,
-        scope = %call.permit.scope(),
-        caller = call.permit.holder(),
-        "authorised"
+    let reply = run(row, &server, call).await?;
+    let reply = exchange::with_etag(reply, parts);
+    Ok(match left {
+        Some((header, left)) => reply.with(header, &left.to_string()),
+        None => reply,
+    })
+}
+
+/// The body, and what must be true of the resource; of a patch, the whole body that it makes.
+async fn content(
+    server: &Server,
+    row: &Operation,
+    permit: &Permit,
+    parts: &Parts,
+    body: Body,
+) -> Result<(Value, Preconditions), ArmError> {
+    let preconditions = Preconditions::of(&parts.headers);
+    if [Method::GET, Method::HEAD].contains(&parts.method) {
+        return Ok((Value::Null, preconditions));
+    }
+    let body = exchange::json(&exchange::read_body(parts, body, BODY_BYTES_MAX).await?)?;
+    if parts.method != Method::PATCH || row.method != Method::PUT {
+        return Ok((body, preconditions));
+    }
+    let (whole, stored) = patch::whole(server, permit, body).await?;
+    preconditions.check(Some(&stored))?;
+    Ok((whole, Preconditions::matching(&stored)))
+}
+
+fn too_many(seconds: u64) -> Reply {
+    let message = format!(
+        "Number of requests exceeded the limit that is configured for a principal. Please try again after '{seconds}' seconds."
     );
-    run(row, &server, call).await
+    Reply::from(ArmError::new(ErrorCode::TooManyRequests, message))
+        .with(RETRY_AFTER, &seconds.to_string())
 }
 
 /// A PUT without conditions of its own looks again when a job or reconciler wrote in between: what the client
@@ -120,10 +170,15 @@ fn unknown_type(path: &ArmPath) -> ArmError {
     )
 }
 
-/// A HEAD without a row of its own is a GET whose body is dropped.
+/// A HEAD without a row of its own is a GET whose body is dropped; a PATCH without one is a PUT of what the patch makes of
+/// the resource.
 fn row_for(rows: &[&'static Operation], method: &Method) -> Option<&'static Operation> {
     let of = |method: &Method| rows.iter().find(|row| row.method == *method).copied();
-    of(method).or_else(|| of(&Method::GET).filter(|_| *method == Method::HEAD))
+    of(method).or_else(|| match *method {
+        Method::HEAD => of(&Method::GET),
+        Method::PATCH => of(&Method::PUT).filter(|row| patch::fits(row)),
+        _ => None,
+    })
 }
 
 fn api_version(query: &Query) -> Result<ApiVersion, ArmError> {

@@ -17,7 +17,7 @@ use wire::{ApiVersion, ArmError, ResourceId, TenantId};
 
 use crate::operation::Operation;
 use crate::path::Shape;
-use crate::resources::{present, subscriptions};
+use crate::resources::{present, subscriptions, tags};
 use crate::state::Server;
 use crate::{errors, resources};
 
@@ -46,6 +46,8 @@ pub fn reaches(row: &Operation, id: &ResourceId) -> bool {
     writes
         && row.shape == Shape::Named
         && row.kind != subscriptions::KIND
+        // What they are a change of is asked about by their handler.
+        && row.kind != tags::KIND
         && comply::kinds::reached(id)
 }
 

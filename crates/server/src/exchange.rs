@@ -74,6 +74,35 @@ impl Reply {
     }
 }
 
+/// The header that says which state the body shows; a reader that has seen that state already gets 304 instead.
+pub fn with_etag(reply: Reply, parts: &Parts) -> Reply {
+    let etag = reply
+        .body
+        .as_ref()
+        .and_then(|body| body.get("etag")?.as_str());
+    let Some(etag) = etag
+        .map(str::to_owned)
+        .filter(|_| reply.status.is_success())
+    else {
+        return reply;
+    };
+    let reads = parts.method == http::Method::GET || parts.method == http::Method::HEAD;
+    let seen = parts.headers.get(http::header::IF_NONE_MATCH);
+    let seen = seen
+        .and_then(|seen| seen.to_str().ok())
+        .is_some_and(|list| {
+            let mut tags = list
+                .split(',')
+                .map(|tag| tag.trim().trim_start_matches("W/"));
+            tags.any(|tag| tag == "*" || tag == etag)
+        });
+    let reply = match reads && seen {
+        true => Reply::new(StatusCode::NOT_MODIFIED, None),
+        false => reply,
+    };
+    reply.with(http::header::ETAG, &etag)
+}
+
 impl From<ArmError> for Reply {
     fn from(error: ArmError) -> Reply {
         let status =

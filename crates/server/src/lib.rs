@@ -3,10 +3,12 @@
 //! Only this crate knows the HTTP framework. It decides who may do what to which resource and says so in
 //! Azure's shapes; what a build does is the factory's, what a disk holds is the store's.
 
+mod activity;
 mod admin_consent;
 mod app;
 mod assertions;
 mod attempts;
+mod audit;
 mod banner;
 mod bearer;
 mod blobs;
@@ -19,6 +21,7 @@ mod enforcement;
 mod engine;
 mod errors;
 mod exchange;
+mod filter;
 mod graph;
 mod hierarchy;
 mod import;
@@ -29,10 +32,12 @@ mod net;
 mod oauth;
 mod operation;
 mod options;
+mod patch;
 mod path;
 mod people;
 mod production;
 mod publish;
+mod rates;
 mod removal;
 mod resources;
 mod sign_in;
@@ -44,6 +49,7 @@ mod tests;
 mod tokens;
 mod work;
 
+pub use audit::{AuditError, Proof, export as export_activity, verify as verify_activity};
 pub use doctor::{Check, doctor};
 pub use factory::build::sandbox::{SANDBOX_ARGUMENT, enter as enter_sandbox};
 pub use factory::import::fixed_footer;

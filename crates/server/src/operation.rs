@@ -116,6 +116,14 @@ impl Preconditions {
         }
     }
 
+    /// The resource as it was read.
+    pub fn matching(stored: &Resource) -> Preconditions {
+        Preconditions {
+            if_match: Some(stored.etag.to_string()),
+            if_none_match: None,
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.if_match.is_none() && self.if_none_match.is_none()
     }

@@ -9,9 +9,12 @@ use catalog::{Place, PlaceError};
 use serde::Deserialize;
 
 use crate::engine::JobsRun;
+use crate::rates::RatesConfig;
 
 /// Read from the data folder when no file is named.
 pub const FILE_NAME: &str = "bullion.toml";
+/// As long as Azure keeps its own.
+const ACTIVITY_DAYS: u32 = 90;
 const LISTEN_DEFAULT: &str = "127.0.0.1:8443";
 
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +71,10 @@ pub struct ConfigFile {
     #[serde(default)]
     pub front_end: bool,
     pub issuer_ca: Option<PathBuf>,
+    #[serde(default)]
+    pub rates: RatesConfig,
+    /// How long lines of the activity log are kept.
+    pub activity_days: Option<u32>,
 }
 
 /// The options, resolved.
@@ -79,6 +86,8 @@ pub struct Settings {
     pub database: Option<Place>,
     pub jobs: JobsRun,
     pub issuer_ca: Option<PathBuf>,
+    pub rates: RatesConfig,
+    pub activity_days: u32,
 }
 
 impl ServeOptions {
@@ -108,6 +117,8 @@ impl ServeOptions {
             database: database.map(|text| text.parse()).transpose()?,
             jobs,
             issuer_ca: self.issuer_ca.clone().or(file.issuer_ca),
+            rates: file.rates,
+            activity_days: file.activity_days.unwrap_or(ACTIVITY_DAYS),
         })
     }
 }

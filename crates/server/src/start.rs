@@ -14,11 +14,13 @@ use catalog::{
 use comply::Comply;
 use jiff::{Timestamp, ToSpan as _};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 use wire::{AppId, PrincipalId, TenantId};
 
+use crate::activity::{KeepError, Recorder};
 use crate::attempts::Attempts;
 use crate::blobs::{Blobs, BlobsError};
 use crate::data::{self, DataError, DataFolder};
@@ -27,10 +29,11 @@ use crate::issuers::{Issuers, IssuersError};
 use crate::net::listen::{self, ListenError};
 use crate::net::tls::{self, TlsError};
 use crate::options::{OptionsError, ServeOptions};
+use crate::rates::Rates;
 use crate::resources::policies::scans::Scans;
 use crate::state::{self, Server};
 use crate::tokens::{Tokens, TokensError};
-use crate::{app, banner, production};
+use crate::{activity, app, banner, production};
 
 /// The administrator's first secret; `addPassword` makes the next.
 const ADMIN_SECRET_DAYS: i64 = 730;
@@ -46,6 +49,8 @@ pub enum ServeError {
     Tls(#[from] TlsError),
     #[error("cannot open the catalog")]
     Catalog(#[from] CatalogError),
+    #[error(transparent)]
+    Activity(#[from] KeepError),
     #[error("cannot set up sign-in")]
     Tokens(#[from] TokensError),
     #[error("cannot make the administrator's secret")]
@@ -72,6 +77,7 @@ pub struct Running {
     stop: watch::Sender<bool>,
     listener: JoinHandle<()>,
     complying: JoinHandle<()>,
+    recording: JoinHandle<()>,
     engine: Box<dyn Engine>,
     catalog: Arc<dyn Backend>,
     folder: DataFolder,
@@ -87,6 +93,9 @@ impl Running {
         self.engine.stop().await;
         if let Err(error) = self.complying.await {
             tracing::error!(%error, "the evaluation of policies ended badly");
+        }
+        if let Err(error) = self.recording.await {
+            tracing::error!(%error, "the activity log ended badly");
         }
         // Writes what is in the log into the database, so that a copy of that one file is whole.
         self.catalog.close().await;
@@ -143,14 +152,11 @@ pub async fn start_with(
     let blobs = settings.blobs.as_deref().map(open).transpose()?;
     let issuers = Issuers::new(settings.issuer_ca.as_deref())?;
     // Before anything is stored: a port in use should leave no half-made installation behind.
-    let listener = listen::bind(settings.listen).await?;
-    let address = listener.local_addr().map_err(|cause| ListenError::Bind {
-        address: settings.listen,
-        cause,
-    })?;
+    let (listener, address) = bind(settings.listen).await?;
     let url = url_of(address);
     let catalog = open_catalog(&folder, settings.database.as_ref()).await?;
     let (installation, first) = install(catalog.as_ref(), &folder, &url, &identity.ca_path).await?;
+    let activity_key = activity::keep(&*catalog, &folder).await?;
     let comply = policies_of(&catalog);
     let engine = make(EngineParts {
         data: folder.root().to_path_buf(),
@@ -162,6 +168,10 @@ pub async fn start_with(
         comply: Arc::clone(&comply),
     })
     .await?;
+    let (stop, stopped) = watch::channel(false);
+    let days = settings.activity_days;
+    let (activity, recording) =
+        Recorder::start(&catalog, activity_key, installation.tenant, days, &stopped);
     let server = Arc::new(Server {
         url: url.clone(),
         installation,
@@ -176,8 +186,10 @@ pub async fn start_with(
         issuers,
         attempts: Attempts::default(),
         hashing: state::hashing(),
+        activity,
+        activities: catalog.clone(),
+        rates: Rates::new(settings.rates),
     });
-    let (stop, stopped) = watch::channel(false);
     let complying = follow(comply, stopped.clone());
     let serving = listen::run(listener, identity.config, app::router(server), stopped);
     let listener = tokio::spawn(serving);
@@ -191,11 +203,19 @@ pub async fn start_with(
         stop,
         listener,
         complying,
+        recording,
         engine,
         catalog,
         folder,
     };
     Ok((running, first))
+}
+
+async fn bind(asked: SocketAddr) -> Result<(TcpListener, SocketAddr), ListenError> {
+    let listener = listen::bind(asked).await?;
+    let address = listener.local_addr();
+    let fail = |cause| ListenError::Bind { address: asked, cause };
+    Ok((listener, address.map_err(fail)?))
 }
 
 /// The database that was named, or the one in the data folder.

@@ -4,7 +4,10 @@
 use std::sync::Arc;
 
 use access::{Action, Bearer, ClientSecret, Identity, NewToken, Permit, SecretHash};
-use catalog::{AuthStore, Catalog, CatalogError, Installation, JobId, JobRow, NewJob, PageRequest};
+use catalog::{
+    ActivityStore, AuthStore, Catalog, CatalogError, Installation, JobId, JobRow, NewJob,
+    PageRequest,
+};
 use comply::Comply;
 use jiff::Timestamp;
 use jobs::Jobs;
@@ -12,12 +15,14 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::Semaphore;
 use wire::{AppId, ArmError, Location, PrincipalId, ResourceId, ResourceType, TenantId};
 
+use crate::activity::Recorder;
 use crate::attempts::Attempts;
 use crate::blobs::Blobs;
 use crate::exchange::Reply;
 use crate::issuers::Issuers;
 use crate::oauth::TokenVersion;
 use crate::operation::Call;
+use crate::rates::Rates;
 use crate::resources::policies::scans::Scans;
 use crate::resources::{subscriptions, tenancy};
 use crate::tokens::Tokens;
@@ -43,6 +48,9 @@ pub struct Server {
     pub issuers: Issuers,
     pub attempts: Attempts,
     pub hashing: Arc<Semaphore>,
+    pub activity: Recorder,
+    pub activities: Arc<dyn ActivityStore>,
+    pub rates: Rates,
 }
 
 pub fn hashing() -> Arc<Semaphore> {

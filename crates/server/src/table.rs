@@ -12,9 +12,7 @@ use crate::operation::{Operation, Subject, Tenancy, no_links};
 use crate::path::{ArmPath, Place, Shape};
 use crate::resources::templates::triggers;
 use crate::resources::{
-    applications, consents, credentials, disks, everything, galleries, groups, identities, images,
-    locks, machines, managed_images, management_groups, operations, people, pipelines, policies,
-    promotions, roles, runs, signing_keys, subscriptions, templates, tenancy, versions,
+    activity_log, applications, consents, credentials, disks, everything, galleries, groups, identities, images, locks, machines, managed_images, management_groups, operations, people, pipelines, policies, promotions, roles, runs, signing_keys, subscriptions, tags, templates, tenancy, versions,
 };
 use crate::{machine_tokens, managed};
 
@@ -94,6 +92,13 @@ fn subscriptions() -> Vec<Operation> {
         row!(GET Collection "Microsoft.Resources/providers", SUBSCRIPTION, "Microsoft.Resources/subscriptions/providers/read", subscriptions::providers),
         row!(GET Named "Microsoft.Resources/providers", SUBSCRIPTION, "Microsoft.Resources/subscriptions/providers/read", subscriptions::one_provider),
         row!(GET Collection everything::KIND, LISTED, "Microsoft.Resources/subscriptions/resources/read", everything::all),
+        row!(GET Named tags::KIND, BELOW_SUBSCRIPTION, "Microsoft.Resources/tags/read", tags::get, subject: Subject::Parent),
+        row!(PUT Named tags::KIND, BELOW_SUBSCRIPTION, "Microsoft.Resources/tags/write", tags::put, subject: Subject::Parent),
+        row!(PATCH Named tags::KIND, BELOW_SUBSCRIPTION, "Microsoft.Resources/tags/write", tags::patch, subject: Subject::Parent),
+        row!(DELETE Named tags::KIND, BELOW_SUBSCRIPTION, "Microsoft.Resources/tags/delete", tags::remove, subject: Subject::Parent),
+        row!(GET Collection activity_log::KIND, SUBSCRIPTION, "Microsoft.Insights/eventtypes/values/read", activity_log::values, subject: Subject::Parent),
+        row!(GET Collection activity_log::KIND, ROOT, "Microsoft.Insights/eventtypes/values/read", activity_log::values, subject: Subject::Parent),
+        row!(GET Collection activity_log::CATEGORIES, ROOT, "Microsoft.Insights/eventCategories/read", activity_log::categories, subject: Subject::Everybody),
         row!(PUT Named groups::KIND, SUBSCRIPTION, "Microsoft.Resources/subscriptions/resourceGroups/write", groups::put),
         row!(GET Named groups::KIND, SUBSCRIPTION, "Microsoft.Resources/subscriptions/resourceGroups/read", groups::get),
         row!(HEAD Named groups::KIND, SUBSCRIPTION, "Microsoft.Resources/subscriptions/resourceGroups/read", groups::head),

@@ -44,7 +44,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "server",
         &[
             "access", "catalog", "comply", "factory", "jobs", "machine", "policy", "process",
-            "store", "wire",
+            "provenance", "store", "wire",
         ],
     ),
     ("cli", &["wire"]),

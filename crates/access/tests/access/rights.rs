@@ -57,7 +57,11 @@ impl Case {
         let mut case = Case::new();
         let role = built_in_ready(&RoleId::new(role.guid)).unwrap();
         let scope = id(scope);
-        case.held.push(Held { scope, role });
+        case.held.push(Held {
+            scope,
+            role,
+            assignment: None,
+        });
         case
     }
 
@@ -151,7 +155,11 @@ fn a_role_at_a_management_group_holds_in_its_subscriptions() {
     let root = group(&case.who.tenant.to_string());
     let role = built_in_ready(&RoleId::new(roles::READER.guid)).unwrap();
     let scope = id(&root);
-    case.held.push(Held { scope, role });
+    case.held.push(Held {
+        scope,
+        role,
+        assignment: None,
+    });
     case.check(READ, &gallery, "yes");
     case.check(READ, OTHER, "yes");
     case.check(READ, "/", NO);
@@ -193,13 +201,21 @@ fn a_custom_role_is_what_it_lists() {
     let mut case = Case::new();
     let role = Arc::new(Role::of([&permissions]));
     let scope = id(SUBSCRIPTION);
-    case.held.push(Held { scope, role });
+    case.held.push(Held {
+        scope,
+        role,
+        assignment: None,
+    });
     case.check(WRITE, &in_group(""), "yes");
     case.check(DELETE, &in_group(""), NO);
     // Another role may give what this one leaves out: an exception is no denial.
     let role = built_in_ready(&RoleId::new(roles::OWNER.guid)).unwrap();
     let scope = id(&in_group(""));
-    case.held.push(Held { scope, role });
+    case.held.push(Held {
+        scope,
+        role,
+        assignment: None,
+    });
     case.check(DELETE, &in_group(""), "yes");
 }
 

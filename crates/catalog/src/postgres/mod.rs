@@ -97,6 +97,7 @@ impl PostgresCatalog {
             written: watch::Sender::new(0),
             rights: Arc::default(),
             cache: None,
+            node: Arc::default(),
         };
         let mut tasks = catalog.engine.tasks.lock().await;
         let name = Uuid::new_v4().to_string();

@@ -14,6 +14,7 @@ use super::{
     Connection, Engine, SqlCatalog, Turn, again, commit, failed, query, query_as, query_scalar,
     records, rows,
 };
+use crate::activity::ActivityStatus;
 use crate::auth::{
     ApplicationRecord, Audience, AuthStore, CREDENTIALS_MAX, Credential, Installation,
     NewInstallation, Object, ObjectKind, PRINCIPALS_MAX, PrincipalRecord, Record, RefreshUse,
@@ -303,6 +304,8 @@ impl<E: Engine> AuthStore for SqlCatalog<E> {
         self.take_turn(&mut tx, Turn::Directory).await?;
         let app = application_at(&mut tx, permit).await?;
         add_secret_in(&mut tx, app, &secret).await?;
+        self.record(&mut tx, permit, ActivityStatus::Succeeded, true)
+            .await?;
         commit(tx, OPERATION).await
     }
 
@@ -317,6 +320,8 @@ impl<E: Engine> AuthStore for SqlCatalog<E> {
             .execute(&mut *tx)
             .await
             .map_err(failed(OPERATION))?;
+        self.record(&mut tx, permit, ActivityStatus::Succeeded, true)
+            .await?;
         commit(tx, OPERATION).await?;
         Ok(removed == 1)
     }

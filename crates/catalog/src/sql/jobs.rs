@@ -14,6 +14,7 @@ use super::resources::check_write;
 use super::{
     Connection, Engine, SqlCatalog, again, commit, failed, query, query_as, query_scalar, rows,
 };
+use crate::activity::ActivityStatus;
 use crate::clock::Clock;
 use crate::error::{CatalogError, Result};
 use crate::jobs::{
@@ -34,6 +35,8 @@ impl<E: Engine> JobStore for SqlCatalog<E> {
         again!({
             let mut tx = self.write(OPERATION).await?;
             let job = self.submit_in(&mut tx, permit, &new).await?;
+            self.record(&mut tx, permit, ActivityStatus::Accepted, true)
+                .await?;
             commit(tx, OPERATION).await?;
             Ok(job)
         })
@@ -124,6 +127,8 @@ impl<E: Engine> JobStore for SqlCatalog<E> {
         .execute(&mut *tx)
         .await
         .map_err(failed(OPERATION))?;
+        self.record(&mut tx, permit, ActivityStatus::Accepted, true)
+            .await?;
         commit(tx, OPERATION).await?;
         Ok(state)
     }

@@ -8,6 +8,7 @@
 //! (`for update`), and where the other one wins anyway, the whole write is tried again ([`again`]). SQLite has one
 //! writer at a time and needs neither.
 
+mod activity;
 mod auth;
 mod cache;
 mod changes;
@@ -33,6 +34,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+pub(crate) use activity::Node;
 pub(crate) use cache::Cache;
 pub(crate) use rights::Rights;
 pub(crate) use statement::{
@@ -78,7 +80,7 @@ pub enum Turn {
 }
 
 /// The catalog in a SQL database: [`crate::Catalog`], [`crate::AuthStore`], [`crate::JobStore`],
-/// [`crate::ChangeFeed`], [`crate::PolicyStates`] and [`crate::Statements`].
+/// [`crate::ChangeFeed`], [`crate::PolicyStates`], [`crate::Statements`] and [`crate::ActivityStore`].
 #[derive(Clone)]
 pub struct SqlCatalog<E> {
     pub(crate) engine: E,
@@ -88,6 +90,8 @@ pub struct SqlCatalog<E> {
     pub(crate) rights: Arc<Rights>,
     /// What is known of resources without asking; none where other processes write, too.
     pub(crate) cache: Option<Arc<Cache>>,
+    /// Whose activities these are; empty until a server says so.
+    pub(crate) node: Arc<Node>,
 }
 
 type Tx<E> = <E as Engine>::Write;

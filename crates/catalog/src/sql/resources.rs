@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use access::{Permit, Visible};
 use async_trait::async_trait;
-use wire::{ResourceId, ResourceType, TenantId};
+use wire::{ProvisioningState, ResourceId, ResourceType, TenantId};
 
 use super::rows::{self, ResourceRow};
 use super::{
     Connection, Engine, Sql, SqlCatalog, Turn, Tx, again, failed, overtaken, query, query_as,
     query_scalar, records,
 };
+use crate::activity::ActivityStatus;
 use crate::auth::Record;
 use crate::error::{CatalogError, Result};
 use crate::resource::{
@@ -80,6 +81,8 @@ impl<E: Engine> Catalog for SqlCatalog<E> {
                 });
             }
             remove_tree(&mut *tx, permit).await?;
+            self.record(&mut *tx, permit, ActivityStatus::Succeeded, true)
+                .await?;
             self.commit_resources(tx, OPERATION).await?;
             row.into_resource()
         })
@@ -95,6 +98,8 @@ impl<E: Engine> Catalog for SqlCatalog<E> {
             let mut tx = self.write(OPERATION).await?;
             self.deletable(&mut tx, permit, &precondition).await?;
             let removed = remove_tree(&mut *tx, permit).await?;
+            self.record(&mut *tx, permit, ActivityStatus::Succeeded, true)
+                .await?;
             self.commit_resources(tx, OPERATION).await?;
             Ok(removed)
         })
@@ -212,6 +217,12 @@ impl<E: Engine> SqlCatalog<E> {
         }
         self.write_record(tx, permit, stored.row, &draft.record)
             .await?;
+        let status = match draft.state {
+            ProvisioningState::Succeeded => ActivityStatus::Succeeded,
+            ProvisioningState::Failed | ProvisioningState::Canceled => ActivityStatus::Failed,
+            _ => ActivityStatus::Accepted,
+        };
+        self.record(tx, permit, status, created).await?;
         Ok(Put {
             resource: stored.into_resource()?,
             created,

@@ -156,11 +156,12 @@ async fn read(
     let groups = groups_of(connection, tenant, principal).await?;
     let mut held_as = groups.clone();
     held_as.push(principal);
-    let found = query_as::<(String, String)>(Sql::of(
-        "select role, scope from assignments
-         where tenant = $1 and principal in (select value from json_each($2)) limit $3",
-        "select role, scope from assignments
-         where tenant = $1 and principal in (select value from json_array_elements_text($2::json) as held (value))
+    let found = query_as::<(String, String, String)>(Sql::of(
+        "select role, scope, id from assignments join resources on row = resource
+         where assignments.tenant = $1 and principal in (select value from json_each($2)) limit $3",
+        "select role, scope, id from assignments join resources on row = resource
+         where assignments.tenant = $1
+           and principal in (select value from json_array_elements_text($2::json) as held (value))
          limit $3",
     ))
     .bind(tenant.to_string())
@@ -171,13 +172,18 @@ async fn read(
     .map_err(failed(OPERATION))?;
     let found = complete(found, "assignments of a principal", GRANTS_MAX)?;
     let mut held = Vec::with_capacity(found.len());
-    for (role, scope) in found {
+    for (role, scope, id) in found {
         let role = RoleId::new(&role);
         // A definition that is not there any more allows nothing.
         let known = built_in_ready(&role).or_else(|| shared.roles.get(&role).cloned());
         if let Some(role) = known {
             let scope = rows::parsed("assignments.scope", &scope)?;
-            held.push(Held { scope, role });
+            let assignment = Some(rows::parsed("resources.id", &id)?);
+            held.push(Held {
+                scope,
+                role,
+                assignment,
+            });
         }
     }
     let (denials, around) = (shared.denials.clone(), shared.around.clone());

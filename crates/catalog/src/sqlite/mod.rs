@@ -136,6 +136,7 @@ impl SqliteCatalog {
             written: watch::Sender::new(0),
             rights: Arc::default(),
             cache: Some(Arc::default()),
+            node: Arc::default(),
         })
     }
 
@@ -163,6 +164,7 @@ impl SqliteCatalog {
             written: watch::Sender::new(0),
             rights: Arc::default(),
             cache: Some(Arc::default()),
+            node: Arc::default(),
         })
     }
 }

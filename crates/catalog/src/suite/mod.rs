@@ -2,6 +2,7 @@
 //!
 //! Each case takes an empty catalog. It uses the public traits alone, so it knows no SQL.
 
+mod activity;
 mod auth;
 mod changes;
 mod copies;
@@ -23,6 +24,7 @@ pub use postgres::{POSTGRES, fresh_postgres};
 /// Runs every case. `fresh` makes an empty backend on the clock that it is given.
 pub async fn run<B: Backend>(fresh: impl AsyncFn(ManualClock) -> B) {
     resources::run(&fresh).await;
+    activity::run(&fresh).await;
     auth::run(&fresh).await;
     rights::run(&fresh).await;
     jobs::run(&fresh).await;

@@ -2,93 +2,121 @@
 
 use std::sync::Arc;
 
+use catalog::{PageRequest, Resource};
 use serde_json::{Value, json};
 use wire::{ArmError, ResourceId};
 
 use super::{Reply, page_reply, page_request};
 use crate::errors;
+use crate::filter::{self, Relation, Term};
 use crate::operation::Call;
 use crate::state::Server;
 
 pub const KIND: &str = "Microsoft.Resources/resources";
-const TERMS_MAX: usize = 8;
+/// Resources looked at for one page; the next link goes on where it ended.
+const LOOKED_AT_MAX: usize = 10_000;
+const NAMES: [&str; 6] = [
+    "resourcegroup",
+    "resourcetype",
+    "location",
+    "name",
+    "tagname",
+    "tagvalue",
+];
 
 pub async fn all(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
-    let filter = terms(call.query.get("$filter").unwrap_or_default())?;
-    let page = server
-        .catalog
-        .list_below(&call.permit, page_request(&call)?)
-        .await
-        .map_err(errors::catalog)?;
-    let tracked = page.resources.iter().filter(|one| one.location.is_some());
-    let value: Vec<Value> = tracked
-        .filter(|one| !one.id.resource_type().is(super::groups::KIND))
-        .filter(|one| fits(&filter, &one.id, one.location.as_deref(), &one.tags))
-        .map(|one| {
-            json!({
-                "id": one.id.to_string(),
-                "name": one.id.name(),
-                "type": one.id.resource_type().to_string(),
-                "location": one.location,
-                "tags": one.tags,
-                "createdTime": one.system.created_at.to_string(),
-                "changedTime": one.system.changed_at.to_string(),
-                "provisioningState": one.state.as_str(),
-            })
-        })
-        .collect();
-    Ok(page_reply(&call, value, page.next))
-}
-
-/// `name eq 'value' and …`; names in lower case.
-fn terms(text: &str) -> Result<Vec<(String, String)>, ArmError> {
-    let bad = || {
-        errors::invalid(
-            "$filter",
-            "The filter must be terms of the form: name eq 'value', joined by 'and'; the names are \
-             resourceGroup, resourceType, location, name, tagName and tagValue.",
-        )
-    };
-    let mut terms = Vec::new();
-    for term in text.split(" and ").filter(|_| !text.trim().is_empty()) {
-        let (name, value) = term.split_once(" eq ").ok_or_else(bad)?;
-        let value = value
-            .trim()
-            .strip_prefix('\'')
-            .and_then(|value| value.strip_suffix('\''));
-        let name = name.trim().to_lowercase();
-        let known = [
-            "resourcegroup",
-            "resourcetype",
-            "location",
-            "name",
-            "tagname",
-            "tagvalue",
-        ];
-        if !known.contains(&name.as_str()) || terms.len() == TERMS_MAX {
-            return Err(bad());
+    let filter = filter::terms(call.query.get("$filter").unwrap_or_default(), &NAMES)?;
+    let asked = page_request(&call)?;
+    let limit = asked.limit();
+    let mut value = Vec::new();
+    let mut looked_at = 0;
+    let mut page = asked;
+    let next = loop {
+        let found = server
+            .catalog
+            .list_below(&call.permit, page)
+            .await
+            .map_err(errors::catalog)?;
+        looked_at += found.resources.len();
+        let tracked = found.resources.iter().filter(|one| one.location.is_some());
+        let fitting = tracked
+            .filter(|one| !one.id.resource_type().is(super::groups::KIND))
+            .filter(|one| fits(&filter, &one.id, one.location.as_deref(), &one.tags));
+        value.extend(fitting.map(|one| shown(&call, one)));
+        match found.next {
+            // No more than what is missing is asked for, so a page never holds too many.
+            Some(next) if value.len() < limit && looked_at < LOOKED_AT_MAX => {
+                page = PageRequest::first(limit - value.len()).after(next);
+            }
+            next => break next,
         }
-        terms.push((name, value.ok_or_else(bad)?.replace("''", "'")));
-    }
-    Ok(terms)
+    };
+    Ok(page_reply(&call, value, next))
 }
 
+/// As generic lists show a resource; what `$expand` may ask for is left out unless it does.
+fn shown(call: &Call, one: &Resource) -> Value {
+    let mut shown = json!({
+        "id": one.id.to_string(),
+        "name": one.id.name(),
+        "type": one.id.resource_type().to_string(),
+        "location": one.location,
+        "tags": one.tags,
+    });
+    for (name, value) in [
+        ("createdTime", one.system.created_at.to_string()),
+        ("changedTime", one.system.changed_at.to_string()),
+        ("provisioningState", one.state.as_str().to_owned()),
+    ] {
+        if call.query.expands(name) {
+            shown[name] = value.into();
+        }
+    }
+    for name in ["identity", "sku", "kind", "plan", "zones", "managedBy"] {
+        if let Some(value) = one.extra.get(name) {
+            shown[name] = value.clone();
+        }
+    }
+    shown
+}
+
+/// A tag's name and value, where both are asked for, are those of one tag.
 fn fits(
-    terms: &[(String, String)],
+    terms: &[Term],
     id: &ResourceId,
     location: Option<&str>,
     tags: &std::collections::BTreeMap<String, String>,
 ) -> bool {
-    terms.iter().all(|(name, value)| match name.as_str() {
-        "resourcegroup" => id
-            .resource_group()
-            .is_some_and(|group| group.eq_ignore_ascii_case(value)),
-        "resourcetype" => id.resource_type().is(value),
-        "location" => location
-            .is_some_and(|known| wire::Location::new(known) == wire::Location::new(value.as_str())),
-        "name" => id.name().eq_ignore_ascii_case(value),
-        "tagname" => tags.keys().any(|tag| tag.eq_ignore_ascii_case(value)),
-        _ => tags.values().any(|tag| tag == value),
+    let tag_value = terms.iter().find(|term| term.name == "tagvalue");
+    terms.iter().all(|term| {
+        let holds = |text: &str| {
+            let (text, value) = (text.to_lowercase(), term.value.to_lowercase());
+            match term.relation {
+                Relation::Equal => text == value,
+                Relation::NotEqual => text != value,
+                Relation::Contains => text.contains(&value),
+                Relation::StartsWith => text.starts_with(&value),
+                Relation::AtLeast | Relation::AtMost => false,
+            }
+        };
+        match term.name.as_str() {
+            "resourcegroup" => id.resource_group().is_some_and(holds),
+            "resourcetype" => holds(id.resource_type().as_str()),
+            "location" => {
+                let folded = wire::Location::new(term.value.as_str());
+                match term.relation {
+                    Relation::Equal => {
+                        location.is_some_and(|known| wire::Location::new(known) == folded)
+                    }
+                    _ => location.is_some_and(holds),
+                }
+            }
+            "name" => holds(id.name()),
+            "tagname" => tags.iter().any(|(tag, value)| {
+                holds(tag) && tag_value.is_none_or(|asked| asked.value == *value)
+            }),
+            _ => tags.values().any(|tag| *tag == term.value),
+        }
     })
 }
 
@@ -100,9 +128,10 @@ mod tests {
     fn filters() {
         let id = "/subscriptions/11111111-1111-4111-8111-111111111111/resourceGroups/rg/providers/Microsoft.Compute/galleries/g";
         let id = ResourceId::parse(id).unwrap();
-        let tags = [("a".to_string(), "1".to_string())].into();
+        let tags = [("a", "1"), ("b", "2")].map(|(k, v)| (k.to_string(), v.to_string()));
+        let tags = tags.into();
         let check = |text: &str, expected: Option<bool>| {
-            let seen = terms(text)
+            let seen = filter::terms(text, &NAMES)
                 .ok()
                 .map(|terms| fits(&terms, &id, Some("north"), &tags));
             assert_eq!(seen, expected, "{text}");
@@ -113,10 +142,14 @@ mod tests {
             Some(true),
         );
         check("resourceType eq 'Microsoft.Compute/images'", Some(false));
+        check("resourceType ne 'Microsoft.Compute/images'", Some(true));
         check("tagName eq 'a' and tagValue eq '1'", Some(true));
-        check("tagName eq 'b'", Some(false));
+        check("tagName eq 'a' and tagValue eq '2'", Some(false));
+        check("tagName eq 'c'", Some(false));
+        check("startswith(tagName, 'A')", Some(true));
         check("location eq 'North'", Some(true));
-        check("substringof('x', name)", None);
+        check("substringof('G', name)", Some(true));
+        check("substringof('x', name)", Some(false));
         check("size eq '1'", None);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! A handler runs after authorisation and reads and writes under its call's permit. Must not decide who may.
 
+pub mod activity_log;
 pub mod applications;
 pub mod bits;
 pub mod consents;
@@ -25,6 +26,7 @@ pub mod roles;
 pub mod runs;
 pub mod signing_keys;
 pub mod subscriptions;
+pub mod tags;
 pub mod templates;
 pub mod tenancy;
 pub mod versions;
