@@ -3,6 +3,7 @@
 //! This is dispatch only. Client commands are in `cli` and speak HTTPS; what touches a data folder
 //! directly is here and says so.
 
+mod audit;
 mod dev;
 mod doctor;
 mod offline;
@@ -78,6 +79,10 @@ Exit code: the command's; 127 if it is not found")]
     #[command(after_help = "Example:
   bullion doctor --data /var/lib/bullion")]
     Doctor(offline::Data),
+
+    /// Export the activity log and prove that nobody changed it; works on a data folder, with or without its server
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
 
     /// Check and test policies, and ask what they would do
     #[command(subcommand)]
@@ -172,6 +177,7 @@ async fn run(arguments: Bullion) -> ExitCode {
         Command::Serve(args) => serve(args).await,
         Command::Dev(args) => return ended(dev::run(args, &mut io).await),
         Command::Doctor(data) => doctor::run(&data, &mut io).await,
+        Command::Audit(command) => audit::run(command, &mut io).await,
         Command::Policy(command) => match policy::run(command, &mut io) {
             Ok(Some(question)) => {
                 return client(&global, cli::args::Command::WhatIf(question), io).await;

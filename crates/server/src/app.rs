@@ -18,7 +18,7 @@ use wire::{ArmError, ErrorCode};
 use crate::activity::RequestIds;
 use crate::exchange::{Base, Reply};
 use crate::resources::templates;
-use crate::{bearer, blobs, dispatch, errors, graph, oauth, path, state::Server};
+use crate::{bearer, blobs, dispatch, errors, graph, oauth, openapi, path, state::Server};
 
 /// A handler that takes longer is given up. Work that takes longer than this is a job's.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
@@ -101,6 +101,9 @@ async fn guarded(server: Arc<Server>, request: Request) -> Reply {
 
 async fn route(server: Arc<Server>, request: Request) -> Reply {
     let (parts, body) = request.into_parts();
+    if parts.uri.path() == openapi::PATH && [Method::GET, Method::HEAD].contains(&parts.method) {
+        return Reply::ok(openapi::document());
+    }
     if let Some(name) = blobs::route(&parts) {
         return blobs::answer(server.blobs.as_deref(), &name, &parts).await;
     }

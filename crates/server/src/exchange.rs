@@ -9,7 +9,10 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
-use serde_json::Value;
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
+use std::fmt;
 use std::time::Duration;
 use wire::{ArmError, ErrorCode};
 
@@ -256,13 +259,82 @@ fn length_limit(error: &axum::Error) -> bool {
         .is_some_and(|cause| cause.is::<http_body_util::LengthLimitError>())
 }
 
+/// JSON in which no object has a member twice: readers that take the first and readers that take the last would not
+/// agree on what was authorised.
+struct Strict(Value);
+
+impl<'de> Deserialize<'de> for Strict {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Strict, D::Error> {
+        deserializer.deserialize_any(StrictVisitor)
+    }
+}
+
+struct StrictVisitor;
+
+impl<'de> Visitor<'de> for StrictVisitor {
+    type Value = Strict;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Strict, E> {
+        Ok(Strict(Value::Null))
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Strict, E> {
+        Ok(Strict(value.into()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Strict, E> {
+        Ok(Strict(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Strict, E> {
+        Ok(Strict(value.into()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Strict, E> {
+        Ok(Strict(value.into()))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Strict, E> {
+        Ok(Strict(value.into()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Strict, E> {
+        Ok(Strict(value.into()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Strict, A::Error> {
+        let mut found = Vec::new();
+        while let Some(Strict(item)) = items.next_element()? {
+            found.push(item);
+        }
+        Ok(Strict(Value::Array(found)))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Strict, A::Error> {
+        let mut found = Map::new();
+        while let Some((name, Strict(value))) = members.next_entry::<String, Strict>()? {
+            if found.contains_key(&name) {
+                let shown: String = name.chars().take(80).collect();
+                return Err(serde::de::Error::custom(format!("the member '{shown}' is given twice")));
+            }
+            found.insert(name, value);
+        }
+        Ok(Strict(Value::Object(found)))
+    }
+}
+
 /// The body as JSON; an empty one is `null`. serde_json itself refuses to nest deeper than 128.
 pub fn json(bytes: &[u8]) -> Result<Value, ArmError> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(Value::Null);
     }
-    serde_json::from_slice(bytes).map_err(|error| {
+    let strict: Result<Strict, _> = serde_json::from_slice(bytes);
+    strict.map(|strict| strict.0).map_err(|error| {
         ArmError::new(
             ErrorCode::InvalidRequestContent,
             format!("The request content was invalid and could not be deserialized: '{error}'."),
@@ -309,6 +381,9 @@ mod tests {
         check(b"\xef\xbb\xbf{}", true);
         check(b"{", false);
         check(b"{}{}", false);
+        check(b"{\"a\":1,\"b\":[{\"c\":null,\"d\":-1.5e3,\"e\":18446744073709551615}]}", true);
+        check(b"{\"a\":1,\"a\":1}", false);
+        check(b"[{\"a\":{\"b\":1,\"b\":2}}]", false);
         check(b"\xff", false);
         check("[".repeat(10_000).as_bytes(), false);
     }

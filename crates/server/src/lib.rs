@@ -30,6 +30,7 @@ mod machine_tokens;
 mod managed;
 mod net;
 mod oauth;
+mod openapi;
 mod operation;
 mod options;
 mod patch;

@@ -379,7 +379,6 @@ static TABLE: LazyLock<Vec<Operation>> = LazyLock::new(|| {
     rows
 });
 
-#[cfg(test)]
 pub fn all() -> &'static [Operation] {
     &TABLE
 }

@@ -111,11 +111,50 @@ async fn bad_requests_are_the_clients_fault() {
         ),
         ("GET", format!("{names}?{v}"), "", 400, "BadRequest"),
         (
-            "PATCH",
+            "POST",
             format!("{GROUP}?{v}"),
             "{}",
             405,
             "MethodNotAllowed",
+        ),
+        (
+            "PUT",
+            format!("{GROUP}?{v}"),
+            "{\"location\": \"north\", \"location\": \"south\"}",
+            400,
+            "InvalidRequestContent",
+        ),
+        (
+            "PUT",
+            format!("{GROUP}?{v}"),
+            "{\"location\": \"north\", \"tags\": {\"a\": \"1\", \"a\": \"2\"}}",
+            400,
+            "InvalidRequestContent",
+        ),
+        (
+            "GET",
+            format!("{GROUP}?api-version=2026-02-30"),
+            "",
+            400,
+            "InvalidApiVersionParameter",
+        ),
+        (
+            "GET",
+            format!("{GROUP}?api-version=2026-01-01-preview%00"),
+            "",
+            400,
+            "InvalidApiVersionParameter",
+        ),
+        ("GET", format!("{sub}/%2e%2e/{GROUP}?{v}"), "", 400, "BadRequest"),
+        ("GET", format!("{sub}/resourceGroups/a%5cb?{v}"), "", 400, "BadRequest"),
+        ("GET", format!("{sub}/resourceGroups/a%0d%0ab?{v}"), "", 400, "BadRequest"),
+        ("GET", format!("{sub}/resourceGroups/%252e%252e?{v}"), "", 400, "BadRequest"),
+        (
+            "PUT",
+            format!("{GROUP}/providers/Microsoft.Compute/galleries/bad-name?{v}"),
+            "{\"location\": \"north\"}",
+            400,
+            "InvalidParameter",
         ),
         ("TRACE", format!("{GROUP}?{v}"), "", 405, "MethodNotAllowed"),
         (
@@ -331,6 +370,43 @@ async fn noise_on_the_port_disturbs_nobody() {
     let large = site.client.get(&url).header("x", "v".repeat(100_000));
     assert_eq!(answer(large).await.status, 431);
     assert_eq!(answer(site.client.get(&url)).await.status, 200);
+}
+
+/// Who sends a byte now and then, or nothing after half a request, or closes its half of the connection, keeps nobody else
+/// from being served.
+#[tokio::test]
+async fn slow_and_half_closed_clients_hold_up_nobody() {
+    let site = Site::start().await.with_group().await;
+    let mut config = rustls::RootCertStore::empty();
+    let ca = rustls::pki_types::pem::PemObject::from_pem_slice(site.running.ca.as_bytes());
+    config.add(ca.unwrap()).unwrap();
+    let config = rustls::ClientConfig::builder().with_root_certificates(config).with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let connect = async || {
+        let stream = tokio::net::TcpStream::connect(site.running.address).await.unwrap();
+        let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+        connector.connect(name, stream).await.unwrap()
+    };
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut held = Vec::new();
+    for part in ["", "G", "GET / HTTP/1.1\r\nHost: x\r\n", "PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"] {
+        for _ in 0..20 {
+            let mut stream = connect().await;
+            stream.write_all(part.as_bytes()).await.unwrap();
+            stream.flush().await.unwrap();
+            held.push(stream);
+        }
+    }
+    assert_eq!(site.get(GROUP).await.status, 200);
+    // The whole request, then the end of what the client sends: it is answered all the same.
+    let mut stream = connect().await;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    drop(held);
+    assert_eq!(site.get(GROUP).await.status, 200);
 }
 
 #[tokio::test]

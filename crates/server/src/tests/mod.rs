@@ -1,11 +1,13 @@
 //! The server over a real TLS connection, with a factory of fakes behind it.
 
+mod activity;
 mod assertions;
 mod authorization;
 mod bits;
 mod consent;
 mod fake;
 mod galleries;
+mod generic;
 mod graph;
 mod hostile;
 mod identity;
