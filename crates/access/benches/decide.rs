@@ -108,12 +108,17 @@ impl Site {
                 }
             };
             let scope = group(at)?;
-            held.push(Held { scope, role });
+            held.push(Held {
+                scope,
+                role,
+                assignment: None,
+            });
         }
         let reader = RoleId::new(wire::roles::READER.guid);
         held.push(Held {
             scope: ResourceId::management_group_scope("level0")?,
             role: built_in_ready(&reader).ok_or("no such role")?,
+            assignment: None,
         });
         let mut denials = Vec::new();
         for at in 0..DENIALS {
