@@ -1,7 +1,8 @@
 //! How long one decision takes, in a tenant with 10,000 assignments that one principal holds all of, its groups' among
 //! them: the most that a decision can have to look through.
 //!
-//! `cargo bench -p access`. Times are of many decisions in a row on one thread, divided by their number.
+//! `cargo bench -p access`. Decisions are timed in batches on one thread; the median batch is what counts, as others may be
+//! busy on the machine, and the slowest one in a hundred stands beside it.
 
 use std::error::Error;
 use std::hint::black_box;
@@ -24,7 +25,8 @@ const GROUPS: usize = 200;
 const CUSTOM_ROLES: usize = 200;
 const DENIALS: usize = 100;
 const LOCKS: usize = 2000;
-const ROUNDS: u32 = 200_000;
+const BATCHES: usize = 1000;
+const BATCH: u32 = 100;
 /// The limit that the issue sets.
 const LIMIT_NANOSECONDS: f64 = 5000.0;
 
@@ -58,13 +60,12 @@ fn main() -> Result<()> {
         ("denied", WRITE, own(11, "g11"), false),
         ("locked", WRITE, own(13, "g13"), false),
     ] {
-        let each = site.measure(action, &scope, allowed)?;
-        let held = if each <= LIMIT_NANOSECONDS {
-            ""
-        } else {
-            "  OVER THE LIMIT"
+        let [median, slow] = site.measure(action, &scope, allowed)?;
+        let held = match median <= LIMIT_NANOSECONDS {
+            true => "",
+            false => "  OVER THE LIMIT",
         };
-        writeln!(out, "{what:<40} {each:>7.0} ns{held}")?;
+        writeln!(out, "{what:<40} {median:>7.0} ns {slow:>7.0} ns{held}")?;
     }
     Ok(())
 }
@@ -137,19 +138,24 @@ impl Site {
         })
     }
 
-    /// Nanoseconds of one decision.
-    fn measure(&self, action: &str, scope: &str, allowed: bool) -> Result<f64> {
+    /// Nanoseconds of one decision: the median, and the 99th percentile.
+    fn measure(&self, action: &str, scope: &str, allowed: bool) -> Result<[f64; 2]> {
         let (action, scope) = (Action::new(action), ResourceId::parse(scope)?);
         let tenant = self.identity.tenant;
         let once = || authorize(&self.identity, &self.grants, &action, &scope, tenant);
         if once().is_ok() != allowed {
             return Err(format!("{action} at {scope} is not {allowed}").into());
         }
-        let begun = Instant::now();
-        for _ in 0..ROUNDS {
-            let _ = black_box(once());
+        let mut each: Vec<f64> = Vec::with_capacity(BATCHES);
+        for _ in 0..BATCHES {
+            let begun = Instant::now();
+            for _ in 0..BATCH {
+                let _ = black_box(once());
+            }
+            each.push(begun.elapsed().as_nanos() as f64 / f64::from(BATCH));
         }
-        Ok(begun.elapsed().as_nanos() as f64 / f64::from(ROUNDS))
+        each.sort_by(f64::total_cmp);
+        Ok([each[BATCHES / 2], each[BATCHES * 99 / 100]])
     }
 }
 
