@@ -213,15 +213,27 @@ fn top_of(level: &mut [LeafHash]) -> LeafHash {
     level[0]
 }
 
+/// The node above neighbouring nodes of one level, of which there is a power of two.
+pub fn node_above(nodes: &[ChunkHash]) -> ChunkHash {
+    assert!(nodes.len().is_power_of_two(), "a level of a binary tree");
+    let mut level: Vec<LeafHash> = nodes.iter().map(|node| node.0).collect();
+    ChunkHash(top_of(&mut level))
+}
+
+/// The digest of a disk of `size` bytes whose tree has this top.
+pub fn digest_of_top(size: u64, top: &ChunkHash) -> DiskDigest {
+    let mut input = [0; 8 + HASH_LEN];
+    input[..8].copy_from_slice(&size.to_le_bytes());
+    input[8..].copy_from_slice(&top.0);
+    DiskDigest(blake3::derive_key(ROOT_CONTEXT, &input))
+}
+
 /// The digest of a disk of `size` bytes with these chunks.
 pub fn digest_of_chunks(size: u64, chunks: &[ChunkHash]) -> DiskDigest {
     assert_eq!(chunks.len(), chunk_count(size), "one hash for each chunk");
     let mut level: Vec<LeafHash> = chunks.iter().map(|chunk| chunk.0).collect();
     level.resize(chunks.len().next_power_of_two(), [0; HASH_LEN]);
-    let mut input = [0; 8 + HASH_LEN];
-    input[..8].copy_from_slice(&size.to_le_bytes());
-    input[8..].copy_from_slice(&top_of(&mut level));
-    DiskDigest(blake3::derive_key(ROOT_CONTEXT, &input))
+    digest_of_top(size, &ChunkHash(top_of(&mut level)))
 }
 
 /// Reads a disk, without its holes, and names it.

@@ -17,7 +17,7 @@ mod media;
 pub use cow::{Changes, CowDisk, MAX_CHANGED_BYTES};
 pub use digest::{
     ChunkDigester, ChunkHash, DiskDigest, ParseDigestError, chunk_count, digest_after, digest_of,
-    digest_of_chunks, leaf_hashes,
+    digest_of_chunks, digest_of_top, leaf_hashes, node_above,
 };
 pub use hash::{LeafHash, is_zero};
 pub use media::{MemDisk, ReadAt, Window, WriteAt, check_range, read_sparse};

@@ -127,7 +127,7 @@ impl Factory {
         }
         let regions = match parts.regions {
             Some(regions) => regions,
-            None => Arc::new(Regions::open(&data.join("regions"))?),
+            None => Arc::new(Regions::open(&data.join("regions"), keys(&data)?)?),
         };
         Ok(Arc::new(Factory {
             regions,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use disk::DiskDigest;
-use store::{Store, StoreError, StoreOptions};
+use store::{Domain, Keys, Store, StoreError, StoreOptions};
 use wire::Location;
 
 /// Zones of one region; Azure has three.
@@ -65,19 +65,22 @@ impl Spread {
 #[derive(Debug)]
 pub struct Regions {
     folder: PathBuf,
+    /// Who keeps the secret that all stores share, which makes them one dedup domain.
+    keys: Keys,
     stores: RwLock<BTreeMap<String, Zones>>,
 }
 
 impl Regions {
     /// Opens every store that is there. One that cannot be opened keeps the others from nothing: it is left out, and
     /// tried again by [`Regions::rescan`]; but where another process has it, so has that process everything else.
-    pub fn open(folder: &Path) -> Result<Regions, RegionError> {
+    pub fn open(folder: &Path, keys: Keys) -> Result<Regions, RegionError> {
         std::fs::create_dir_all(folder).map_err(|source| RegionError::List {
             folder: folder.to_owned(),
             source,
         })?;
         let regions = Regions {
             folder: folder.to_owned(),
+            keys,
             stores: RwLock::default(),
         };
         for error in regions.rescan()? {
@@ -124,20 +127,32 @@ impl Regions {
         if full || zones.is_empty() || zones.len() > MAX_ZONES {
             return Err(RegionError::TooMany);
         }
+        let mut open = stores.values().flat_map(BTreeMap::values);
+        let mut domain = open.find_map(|store| store.domain());
         let known = stores.entry(region.clone()).or_default();
         for zone in zones {
             if !known.contains_key(zone) {
                 let folder = self.folder.join(&region).join(zone);
-                let opened = Store::open(&folder, StoreOptions::default());
+                let opened = Store::open(&folder, self.options(&domain));
                 let store = opened.map_err(|source| RegionError::Open {
                     region: region.clone(),
                     zone: zone.clone(),
                     source,
                 })?;
+                domain = domain.or_else(|| store.domain());
                 known.insert(zone.clone(), Arc::new(store));
             }
         }
         Ok(())
+    }
+
+    /// A new store joins the domain of those that are there: then frames move between them as they are.
+    fn options(&self, domain: &Option<Domain>) -> StoreOptions {
+        StoreOptions {
+            keys: self.keys.clone(),
+            domain: domain.clone(),
+            ..StoreOptions::default()
+        }
     }
 
     pub fn names(&self) -> Vec<Location> {
@@ -245,7 +260,7 @@ mod tests {
     fn reopened(folder: &Path) -> Regions {
         const TRIES: u32 = 1_000_000;
         for _ in 0..TRIES {
-            match Regions::open(folder) {
+            match Regions::open(folder, Keys::Off) {
                 Err(RegionError::Open {
                     source: StoreError::InUse { .. },
                     ..
@@ -265,7 +280,7 @@ mod tests {
         }
         let (zone, aside) = (folder.path().join("south/1"), folder.path().join("aside"));
         std::fs::create_dir(zone.join(".lock")).unwrap();
-        let regions = Regions::open(folder.path()).unwrap();
+        let regions = Regions::open(folder.path(), Keys::Off).unwrap();
         assert!(regions.store(&Location::new("north")).is_ok());
         assert!(regions.store(&Location::new("south")).is_err());
         assert_eq!(regions.rescan().unwrap().len(), 1, "it is still away");
@@ -278,7 +293,7 @@ mod tests {
     fn regions_are_found_again_and_zones_are_added() {
         let folder = tempfile::tempdir().unwrap();
         {
-            let regions = Regions::open(folder.path()).unwrap();
+            let regions = Regions::open(folder.path(), Keys::Off).unwrap();
             regions
                 .define(&Location::new("West Europe"), &zones(&["1"]))
                 .unwrap();
@@ -308,7 +323,7 @@ mod tests {
     #[test]
     fn names_cannot_leave_the_folder() {
         let folder = tempfile::tempdir().unwrap();
-        let regions = Regions::open(folder.path()).unwrap();
+        let regions = Regions::open(folder.path(), Keys::Off).unwrap();
         let check = |region: &str, zone: &str| {
             let made = regions.define(&Location::new(region), &zones(&[zone]));
             assert!(

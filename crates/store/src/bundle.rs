@@ -1,54 +1,53 @@
 //! A disk in one file, to be carried where no network reaches.
 //!
-//! A bundle is a manifest and the frames that it names, as they are stored. Both prove themselves:
-//! the manifest by its digest, a frame by its id. Frames of a disk that the receiver is known to
-//! have can be left out.
+//! A bundle is sealed with a secret of its own, which whoever shall read it must be given: it tells
+//! nothing about any store, and no store's secret opens it. Its frames are made for it, out of the
+//! blocks of its disk and no others. Blocks of a disk that the receiver is known to have can be
+//! left out; the bundle then says where on that disk they are.
 
-use std::collections::HashSet;
-use std::io::{self, Read, Write};
+use std::collections::HashMap;
+use std::io::Write;
 
-use disk::{BLOCK_SIZE, DiskDigest, leaf_hashes};
+use disk::{BLOCK_SIZE, DiskDigest};
 
-use crate::bulk::batches;
-use crate::codec::Reader;
+use crate::bulk::{Buffers, batches};
+use crate::domain::{AtRest, Domain};
 use crate::error::StoreError;
-use crate::frame::{Codec, FRAME_BLOCKS, FRAME_BYTES, Frame, FrameId, Unpacker, frame_id};
-use crate::index::{Fingerprint, Precedence};
-use crate::manifest::{MAX_MANIFEST_BYTES, Manifest};
-use crate::pack::PackBuilder;
+use crate::frame::{Frame, FrameId, Packer};
 use crate::parallel;
-use crate::session::write_packs;
+use crate::section::Piece;
+use crate::session::ZSTD_LEVEL;
 use crate::store::{Inner, Store};
+use crate::walk::Stretch;
 
-const MAGIC: &[u8; 8] = b"BULBNDL\0";
-const VERSION: u32 = 1;
-/// Magic, version, reserved, length of the manifest, number of frames, reserved.
-const HEADER_LEN: usize = 32;
-const FRAME_HEADER_LEN: usize = 12;
+pub(crate) const MAGIC: &[u8; 8] = b"BULBNDL\0";
+pub(crate) const VERSION: u32 = 1;
+pub(crate) const SEALED: u32 = 1;
+/// Some blocks are where another disk has them.
+pub(crate) const WITHOUT: u32 = 2;
+/// Magic, version, flags, size, digest, the other disk's digest, domain.
+pub(crate) const HEADER_LEN: usize = 8 + 4 + 4 + 8 + 32 + 32 + 16;
+pub(crate) const CHECK_CONTEXT: &str = "bullion bundle v1";
 
-/// Frames that are unpacked side by side while a bundle is read.
-const GROUP: usize = 256;
+/// What follows: the table of a stretch, or the end.
+pub(crate) const STRETCH: u8 = 1;
+pub(crate) const END: u8 = 0;
+/// Coding, blocks, length.
+pub(crate) const FRAME_HEADER_LEN: usize = 6;
+/// In the place of a slot: the block lies on the other disk.
+pub(crate) const ELSEWHERE: u8 = 0xff;
+/// Block, source, slot, count.
+pub(crate) const PIECE_LEN: usize = 10;
+
+/// Frames that are packed or unpacked side by side.
+pub(crate) const GROUP: usize = 256;
 
 /// What a bundle was made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Bundled {
     pub frames: u64,
-    /// Frames that were left out.
+    /// Frames of which nothing had to go into the bundle.
     pub frames_present: u64,
-    /// The whole bundle.
-    pub bytes: u64,
-}
-
-/// What a bundle brought.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub struct Unbundled {
-    pub digest: DiskDigest,
-    pub logical_bytes: u64,
-    pub data_bytes: u64,
-    /// Frames in the bundle that the store did not have.
-    pub frames: u64,
-    /// The same in bytes, as stored.
-    pub stored_bytes: u64,
     /// The whole bundle.
     pub bytes: u64,
 }
@@ -59,224 +58,273 @@ pub fn is_bundle(head: &[u8]) -> bool {
 }
 
 impl Store {
-    /// Writes a disk as a bundle, without the frames of `present`.
+    /// Writes a disk as a bundle for whoever has `key`, without the blocks of `present`.
     pub fn bundle(
         &self,
         digest: &DiskDigest,
         present: Option<&DiskDigest>,
+        key: &Domain,
         to: &mut dyn Write,
     ) -> Result<Bundled, StoreError> {
-        let disk = self.disk(digest)?;
-        let known: HashSet<FrameId> = match present {
-            None => HashSet::new(),
-            Some(present) => {
-                let present = self.manifest(present)?;
-                present.frames.iter().map(|frame| frame.id).collect()
-            }
+        let manifest = self.manifest(digest)?;
+        let mut bundle = Writer {
+            inner: &self.0,
+            key,
+            known: match present {
+                None => Known::new(),
+                Some(present) => known(&self.0, present)?,
+            },
+            to,
+            check: blake3::Hasher::new_derive_key(CHECK_CONTEXT),
+            made: Bundled {
+                frames: 0,
+                frames_present: 0,
+                bytes: 0,
+            },
         };
-        let located = self.0.locate(disk.manifest())?;
-        let all = located.len();
-        let mut seen = HashSet::new();
-        let sent: Vec<_> = (0u32..)
-            .zip(located)
-            .filter(|(_, at)| !known.contains(&at.id) && seen.insert(at.id))
-            .collect();
-        let frames = sent.len();
-        let manifest = disk.manifest().encode();
-        let mut bytes = 0;
-        let mut put = |part: &[u8]| {
-            bytes += part.len() as u64;
-            to.write_all(part).map_err(StoreError::WriteBundle)
-        };
-        put(&header(manifest.len() as u64, frames as u32))?;
-        put(&manifest)?;
-        for batch in batches(sent.into_iter()) {
-            batch.stored(&self.0, |number, at, stored| {
-                // What is damaged here must be found here, not at the other end.
-                if frame_id(at.codec, at.blocks, stored) != at.id {
-                    return Err(self
-                        .0
-                        .damaged_frame(at, "its bytes are not what was stored"));
-                }
-                put(&number.to_le_bytes())?;
-                put(&(stored.len() as u32).to_le_bytes())?;
-                put(&[at.codec.to_byte(), at.blocks, 0, 0])?;
-                put(stored)
-            })?;
+        bundle.put(&header(key, manifest.size, digest, present))?;
+        self.0
+            .each_stretch(&manifest, |stretch| bundle.stretch(digest, &stretch))?;
+        bundle.put(&[END])?;
+        let check = *bundle.check.finalize().as_bytes();
+        bundle.put(&check)?;
+        Ok(bundle.made)
+    }
+}
+
+/// Blocks that the receiver has: for each frame the slots and where they are on the other disk.
+type Known = HashMap<FrameId, Vec<(u8, u32)>>;
+
+fn known(inner: &Inner, present: &DiskDigest) -> Result<Known, StoreError> {
+    let mut known = Known::new();
+    inner.each_stretch(&inner.manifest(present)?, |stretch| {
+        for piece in &stretch.pieces {
+            let id = stretch.frames[piece.frame as usize].id;
+            let blocks = (piece.slot..).zip(piece.block..);
+            let blocks = blocks.take(usize::from(piece.count));
+            known.entry(id).or_default().extend(blocks);
         }
-        Ok(Bundled {
-            frames: frames as u64,
-            frames_present: (all - frames) as u64,
-            bytes,
-        })
-    }
-
-    /// Takes in a bundle. The disk is there when all its frames are, be it from before.
-    pub fn unbundle(&self, from: &mut dyn Read) -> Result<Unbundled, StoreError> {
-        let mut reader = Counted { from, bytes: 0 };
-        let (manifest, frames) = read_head(&mut reader)?;
-        let _writer = self.0.writer();
-        let (mut new, mut stored_bytes) = (0, 0);
-        let mut left = frames;
-        write_packs(&self.0, Precedence::Known, |packs| {
-            let mut pack = PackBuilder::default();
-            while left > 0 {
-                let mut group = Vec::new();
-                for _ in 0..GROUP.min(left as usize) {
-                    left -= 1;
-                    let frame = read_frame(&mut reader, &manifest)?;
-                    // A frame may be there already, and one bundle may bring it twice.
-                    let known = self.0.index().number(&frame.id).is_some()
-                        || group
-                            .iter()
-                            .any(|(other, _): &Received| other.id == frame.id);
-                    if !known {
-                        group.push((frame, Vec::new()));
-                    }
-                }
-                fingerprint(&self.0, &mut group)?;
-                for (frame, fingerprints) in group {
-                    new += 1;
-                    stored_bytes += frame.stored.len() as u64;
-                    if let Some(full) = pack.push(&frame, fingerprints) {
-                        packs.send(full).map_err(|_| StoreError::WriterStopped)?;
-                    }
-                }
-            }
-            match pack.finish() {
-                Some(full) => packs.send(full).map_err(|_| StoreError::WriterStopped),
-                None => Ok(()),
-            }
-        })?;
-        self.0.publish(&manifest)?;
-        Ok(Unbundled {
-            digest: manifest.digest,
-            logical_bytes: manifest.size,
-            data_bytes: manifest.data_bytes(),
-            frames: new,
-            stored_bytes,
-            bytes: reader.bytes,
-        })
-    }
+        Ok(())
+    })?;
+    Ok(known)
 }
 
-type Received = (Frame, Vec<Fingerprint>);
-
-/// Checks and decompresses frames, and makes the fingerprints that this store knows blocks by.
-fn fingerprint(inner: &Inner, group: &mut [Received]) -> Result<(), StoreError> {
-    parallel::for_each(
-        inner.threads(),
-        group,
-        || (Unpacker::new(), Vec::new()),
-        |(unpacker, raw), (frame, fingerprints)| {
-            unpacker
-                .unpack(frame.id, frame.codec, frame.blocks, &frame.stored, raw)
-                .map_err(damaged)?;
-            let mut leaves = [[0; 32]; FRAME_BLOCKS];
-            let leaves = &mut leaves[..raw.len() / BLOCK_SIZE];
-            leaf_hashes(raw, leaves);
-            fingerprints.extend(leaves.iter().map(|leaf| inner.key.fingerprint(leaf)));
-            Ok(())
-        },
-    )
-}
-
-fn damaged(what: &'static str) -> StoreError {
-    StoreError::DamagedBundle { what }
-}
-
-fn header(manifest: u64, frames: u32) -> Vec<u8> {
+fn header(
+    key: &Domain,
+    size: u64,
+    digest: &DiskDigest,
+    present: Option<&DiskDigest>,
+) -> Vec<u8> {
+    let sealed = match key.at_rest() {
+        AtRest::Sealed => SEALED,
+        AtRest::Plain => 0,
+    };
+    let without = if present.is_some() { WITHOUT } else { 0 };
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&VERSION.to_le_bytes());
-    bytes.extend_from_slice(&0u32.to_le_bytes());
-    bytes.extend_from_slice(&manifest.to_le_bytes());
-    bytes.extend_from_slice(&frames.to_le_bytes());
-    bytes.extend_from_slice(&0u32.to_le_bytes());
+    bytes.extend_from_slice(&(sealed | without).to_le_bytes());
+    bytes.extend_from_slice(&size.to_le_bytes());
+    bytes.extend_from_slice(digest.as_bytes());
+    let present = present.map(|present| *present.as_bytes());
+    bytes.extend_from_slice(&present.unwrap_or_default());
+    bytes.extend_from_slice(key.id().as_bytes());
     bytes
 }
 
-fn read_head(reader: &mut Counted<'_>) -> Result<(Manifest, u32), StoreError> {
-    let mut bytes = [0; HEADER_LEN];
-    reader.fill(&mut bytes)?;
-    let (len, frames) = parse_header(&bytes).map_err(damaged)?;
-    // Read as it comes, so that a length that lies costs nothing.
-    let mut manifest = Vec::new();
-    let read = reader.by_ref().take(len).read_to_end(&mut manifest);
-    if read.map_err(StoreError::ReadBundle)? as u64 != len {
-        return Err(damaged("it ends too early"));
-    }
-    let manifest = Manifest::decode(&manifest).map_err(damaged)?;
-    if frames as usize > manifest.frames.len() {
-        return Err(damaged("it has more frames than its disk"));
-    }
-    Ok((manifest, frames))
+/// A bundle being written.
+struct Writer<'a> {
+    inner: &'a Inner,
+    key: &'a Domain,
+    known: Known,
+    to: &'a mut dyn Write,
+    check: blake3::Hasher,
+    made: Bundled,
 }
 
-fn parse_header(bytes: &[u8]) -> Result<(u64, u32), &'static str> {
-    let mut reader = Reader::new(bytes);
-    if reader.take(8)? != MAGIC {
-        return Err("it is not a bundle");
-    }
-    if (reader.u32()?, reader.u32()?) != (VERSION, 0) {
-        return Err("it has an unknown version");
-    }
-    let (manifest, frames) = (reader.u64()?, reader.u32()?);
-    if manifest > MAX_MANIFEST_BYTES || reader.u32()? != 0 {
-        return Err("its manifest has an impossible length");
-    }
-    Ok((manifest, frames))
+/// Blocks of one frame that go into the bundle, and the frame that is made of them.
+struct Packed {
+    raw: Vec<u8>,
+    made: Option<Frame>,
 }
 
-/// One frame, which its manifest must name.
-fn read_frame(reader: &mut Counted<'_>, manifest: &Manifest) -> Result<Frame, StoreError> {
-    let mut bytes = [0; FRAME_HEADER_LEN];
-    reader.fill(&mut bytes)?;
-    let (number, len, codec, blocks) = parse_frame(&bytes).map_err(damaged)?;
-    let used = manifest.frames.get(number as usize);
-    let used = used.filter(|used| used.blocks == blocks);
-    let used = used.ok_or_else(|| damaged("it has a frame that its disk does not"))?;
-    let mut stored = vec![0; len as usize];
-    reader.fill(&mut stored)?;
-    if frame_id(codec, blocks, &stored) != used.id {
-        return Err(damaged("a frame's bytes are not what was stored"));
+impl Writer<'_> {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.made.bytes += bytes.len() as u64;
+        self.check.update(bytes);
+        self.to.write_all(bytes).map_err(StoreError::WriteBundle)
     }
-    Ok(Frame {
-        id: used.id,
-        codec,
-        blocks,
-        stored,
-    })
+
+    fn stretch(&mut self, digest: &DiskDigest, stretch: &Stretch) -> Result<(), StoreError> {
+        let at = self.inner.locate_all(&stretch.frames, digest)?;
+        let Layout {
+            pieces,
+            slots,
+            order,
+        } = layout(stretch, &self.known, &at);
+        self.made.frames += order.len() as u64;
+        self.made.frames_present += (at.len() - order.len()) as u64;
+        let body = table(stretch, order.len() as u32, &pieces);
+        let body = match self.key.tables() {
+            Some(sealer) => sealer.seal(&stretch.branch.index.to_le_bytes(), &body)?,
+            None => body,
+        };
+        self.put(&[STRETCH])?;
+        self.put(&stretch.branch.index.to_le_bytes())?;
+        self.put(&(body.len() as u32).to_le_bytes())?;
+        self.put(&body)?;
+        // In the order of the packs, which is the order of their numbers in the bundle.
+        let wanted = order.iter().map(|number| (*number, at[*number as usize]));
+        let (mut buffers, mut group) = (Buffers::new(), Vec::new());
+        for batch in batches(wanted) {
+            let inner = self.inner;
+            batch.unpacked(inner, &mut buffers, |frame, _, _, raw| {
+                let used = slots[frame as usize];
+                let used = (0..16usize).filter(|slot| used >> slot & 1 == 1);
+                let raw = used.flat_map(|slot| &raw[slot * BLOCK_SIZE..][..BLOCK_SIZE]);
+                group.push(Packed {
+                    raw: raw.copied().collect(),
+                    made: None,
+                });
+                Ok(())
+            })?;
+            if group.len() >= GROUP {
+                self.frames(&mut group)?;
+            }
+        }
+        self.frames(&mut group)
+    }
+
+    fn frames(&mut self, group: &mut Vec<Packed>) -> Result<(), StoreError> {
+        let key = self.key;
+        parallel::for_each(
+            self.inner.threads(),
+            group,
+            || None::<Packer>,
+            |packer, packed| {
+                let packer = match packer {
+                    Some(packer) => packer,
+                    none => none.insert(Packer::new(ZSTD_LEVEL, key)?),
+                };
+                packed.made = Some(packer.pack(&packed.raw)?);
+                Ok::<(), StoreError>(())
+            },
+        )?;
+        for frame in group.drain(..).filter_map(|packed| packed.made) {
+            self.put(&[frame.coding.to_byte(), frame.blocks])?;
+            self.put(&(frame.stored.len() as u32).to_le_bytes())?;
+            self.put(&frame.stored)?;
+        }
+        Ok(())
+    }
 }
 
-fn parse_frame(bytes: &[u8]) -> Result<(u32, u32, Codec, u8), &'static str> {
-    let mut reader = Reader::new(bytes);
-    let (number, len) = (reader.u32()?, reader.u32()?);
-    let codec = Codec::from_byte(reader.u8()?).ok_or("a frame has an unknown codec")?;
-    let blocks = reader.u8()?;
-    if reader.u16()? != 0 || len == 0 || len as usize > FRAME_BYTES {
-        return Err("a frame has an impossible shape");
-    }
-    Ok((number, len, codec, blocks))
+/// What of a stretch goes into a bundle.
+struct Layout {
+    /// With the frames of the bundle and the slots there, or on the other disk.
+    pieces: Vec<Piece>,
+    /// A bit for each slot of a frame that goes in.
+    slots: Vec<u16>,
+    /// The frames that go in, by their number in the stretch, in the order of the packs.
+    order: Vec<u32>,
 }
 
-struct Counted<'a> {
-    from: &'a mut dyn Read,
-    bytes: u64,
-}
-
-impl Counted<'_> {
-    fn fill(&mut self, buf: &mut [u8]) -> Result<(), StoreError> {
-        self.read_exact(buf).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => damaged("it ends too early"),
-            _ => StoreError::ReadBundle(error),
-        })
+fn layout(stretch: &Stretch, known: &Known, at: &[crate::index::Location]) -> Layout {
+    let elsewhere = |piece: &Piece, step: u8| {
+        let blocks = known.get(&stretch.frames[piece.frame as usize].id)?;
+        let found = blocks.iter().find(|(slot, _)| *slot == piece.slot + step);
+        found.map(|(_, block)| *block)
+    };
+    let mut slots = vec![0u16; stretch.frames.len()];
+    for piece in &stretch.pieces {
+        for step in 0..piece.count {
+            if elsewhere(piece, step).is_none() {
+                slots[piece.frame as usize] |= 1 << (piece.slot + step);
+            }
+        }
+    }
+    let mut order: Vec<u32> = (0u32..)
+        .zip(&slots)
+        .filter(|(_, slots)| **slots != 0)
+        .map(|(number, _)| number)
+        .collect();
+    order.sort_unstable_by_key(|number| {
+        let at = &at[*number as usize];
+        (at.pack, at.offset)
+    });
+    let mut new = vec![0u32; stretch.frames.len()];
+    for (number, frame) in (0u32..).zip(&order) {
+        new[*frame as usize] = number;
+    }
+    let mut pieces = Vec::new();
+    for piece in &stretch.pieces {
+        for step in 0..piece.count {
+            let block = piece.block + u32::from(step);
+            let own = || {
+                let before = slots[piece.frame as usize] & ((1 << (piece.slot + step)) - 1);
+                (new[piece.frame as usize], before.count_ones() as u8)
+            };
+            let (frame, slot) = match elsewhere(piece, step) {
+                Some(there) => (there, ELSEWHERE),
+                None => own(),
+            };
+            pieces.push(Piece {
+                block,
+                frame,
+                slot,
+                count: 1,
+            });
+        }
+    }
+    Layout {
+        pieces: joined(pieces),
+        slots,
+        order,
     }
 }
 
-impl Read for Counted<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let read = self.from.read(buf)?;
-        self.bytes += read as u64;
-        Ok(read)
+/// Neighbours become one: in a frame, or on the other disk.
+fn joined(pieces: Vec<Piece>) -> Vec<Piece> {
+    let mut joined: Vec<Piece> = Vec::new();
+    for piece in pieces {
+        match joined.last_mut() {
+            Some(last)
+                if last.end() == u64::from(piece.block)
+                    && last.count < u8::MAX
+                    && match piece.slot {
+                        ELSEWHERE => {
+                            last.slot == ELSEWHERE
+                                && last.frame.checked_add(last.count.into()) == Some(piece.frame)
+                        }
+                        slot => {
+                            last.slot != ELSEWHERE
+                                && last.frame == piece.frame
+                                && last.slot + last.count == slot
+                        }
+                    } =>
+            {
+                last.count += 1;
+            }
+            _ => joined.push(piece),
+        }
     }
+    joined
+}
+
+/// Chunk hashes of the sections, and where the blocks come from.
+fn table(stretch: &Stretch, frames: u32, pieces: &[Piece]) -> Vec<u8> {
+    let mut body = (stretch.sections.len() as u32).to_le_bytes().to_vec();
+    for section in &stretch.sections {
+        body.extend_from_slice(&section.index.to_le_bytes());
+        for chunk in &section.chunks {
+            body.extend_from_slice(chunk.as_bytes());
+        }
+    }
+    body.extend_from_slice(&frames.to_le_bytes());
+    body.extend_from_slice(&(pieces.len() as u32).to_le_bytes());
+    for piece in pieces {
+        body.extend_from_slice(&piece.block.to_le_bytes());
+        body.extend_from_slice(&piece.frame.to_le_bytes());
+        body.extend_from_slice(&[piece.slot, piece.count]);
+    }
+    body
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use crate::error::StoreError;
-use crate::frame::FRAME_BYTES;
+use crate::frame::{FRAME_BYTES, ID_LEN};
 use crate::index::FirstBytes;
 
 /// Locks that the cache is spread over, so that readers seldom meet.
@@ -19,7 +19,7 @@ const SHARDS: usize = 16;
 pub const DEFAULT_CACHE_BYTES: u64 = 256 << 20;
 
 /// What a frame is known by: see [`crate::manifest::UsedFrame::cache_key`].
-pub(crate) type CacheKey = [u8; 32];
+pub(crate) type CacheKey = [u8; ID_LEN];
 
 /// The blocks of one frame.
 pub(crate) type Blocks = Arc<Vec<u8>>;
@@ -376,7 +376,7 @@ mod tests {
     use std::thread;
 
     fn key(number: u8) -> CacheKey {
-        let mut key = [number; 32];
+        let mut key = [number; ID_LEN];
         // All in one shard, so that room is what the test says.
         key[8] = 0;
         key

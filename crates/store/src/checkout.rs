@@ -4,7 +4,7 @@
 //! written its sidecar says so, so an interrupted checkout is never mistaken for a disk. The file
 //! must not be in use; nothing here can know.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::OpenOptions;
 use std::ops::Range;
 use std::path::Path;
@@ -15,11 +15,12 @@ use disk::{BLOCK_SIZE, DiskDigest, ReadAt, WriteAt};
 use crate::bulk::{Buffers, batches};
 use crate::error::StoreError;
 use crate::file::FileDisk;
-use crate::manifest::{Manifest, Piece, push_piece};
+use crate::manifest::{BranchRef, Manifest};
 use crate::parallel;
+use crate::section::{Piece, UsedFrame, push_piece};
 use crate::sidecar;
 use crate::store::{Store, file_error};
-use crate::view::StoredDisk;
+use crate::walk::Stretch;
 
 /// As [`crate::Watch`], from several threads.
 pub type SharedWatch<'a> = &'a (dyn Fn(u64) -> bool + Sync);
@@ -79,66 +80,98 @@ impl Store {
         // A disk that this store does not know is no start, and neither is one of another size.
         let before = held.and_then(|held| self.manifest(&held).ok());
         let before = before.filter(|before| before.size == disk.size());
-        let (kind, difference) = match &before {
-            Some(before) => (
-                CheckoutKind::Morphed {
-                    from: before.digest,
-                },
-                difference(before, disk.manifest()),
-            ),
-            None => {
-                let write = disk.manifest().pieces.clone();
-                (
-                    CheckoutKind::Fresh,
-                    Difference {
-                        write,
-                        clear: Vec::new(),
-                    },
-                )
-            }
+        let kind = match &before {
+            Some(before) => CheckoutKind::Morphed {
+                from: before.digest,
+            },
+            None => CheckoutKind::Fresh,
         };
         sidecar::begin(file).map_err(file_error("mark as being written", file))?;
-        let mut target = open_target(file, disk.size(), kind)?;
-        for range in &difference.clear {
-            clear(&mut target, range).map_err(file_error("make a hole in", file))?;
-        }
-        let counted = difference
-            .write
-            .iter()
-            .map(|piece| u64::from(piece.count))
-            .sum::<u64>();
-        self.write_pieces(&disk, difference.write, &target, (file, watch))?;
-        sidecar::finish(file, target.file(), digest).map_err(file_error("finish", file))?;
-        let cleared: u64 = difference
-            .clear
-            .iter()
-            .map(|range| range.end - range.start)
-            .sum();
+        let target = open_target(file, disk.size(), kind)?;
+        let mut writing = Writing {
+            store: self,
+            before,
+            disk: disk.manifest(),
+            target,
+            path: file,
+            watch,
+            written: AtomicU64::new(0),
+            cleared: 0,
+        };
+        writing.run()?;
+        sidecar::finish(file, writing.target.file(), digest).map_err(file_error("finish", file))?;
         Ok(Checkout {
             kind,
-            written_bytes: counted * BLOCK_SIZE as u64,
-            cleared_bytes: cleared * BLOCK_SIZE as u64,
+            written_bytes: writing.written.into_inner(),
+            cleared_bytes: writing.cleared,
         })
+    }
+}
+
+/// A file on its way to hold a disk.
+struct Writing<'a> {
+    store: &'a Store,
+    /// What it holds so far.
+    before: Option<Manifest>,
+    disk: &'a Manifest,
+    target: FileDisk,
+    path: &'a Path,
+    watch: SharedWatch<'a>,
+    /// In bytes.
+    written: AtomicU64,
+    cleared: u64,
+}
+
+impl Writing<'_> {
+    /// Stretch by stretch; a stretch that both disks share is not looked at.
+    fn run(&mut self) -> Result<(), StoreError> {
+        let inner = &*self.store.0;
+        let old = self.before.take();
+        let branches = |manifest: &Manifest| -> BTreeMap<u32, BranchRef> {
+            let branches = manifest.branches.iter();
+            branches.map(|branch| (branch.index, *branch)).collect()
+        };
+        let new = branches(self.disk);
+        let gone = old.as_ref().map(branches).unwrap_or_default();
+        let both: BTreeSet<u32> = new.keys().chain(gone.keys()).copied().collect();
+        for index in both {
+            let (new, gone) = (new.get(&index), gone.get(&index));
+            if new.map(|branch| branch.id) == gone.map(|branch| branch.id) {
+                continue;
+            }
+            let load = |manifest, branch: Option<&BranchRef>| {
+                let loaded = branch.map(|branch| inner.stretch(manifest, branch));
+                loaded.transpose()
+            };
+            let new = load(self.disk, new)?;
+            let gone = match &old {
+                Some(old) => load(old, gone)?,
+                None => None,
+            };
+            let found = difference(gone.as_ref(), new.as_ref());
+            for range in &found.clear {
+                clear(&mut self.target, range).map_err(file_error("make a hole in", self.path))?;
+                self.cleared += (range.end - range.start) * BLOCK_SIZE as u64;
+            }
+            if let Some(new) = &new {
+                self.write(&new.frames, found.write)?;
+            }
+        }
+        Ok(())
     }
 
     /// Frame by frame in the order of the packs, so that each is decompressed once.
-    fn write_pieces(
-        &self,
-        disk: &StoredDisk,
-        mut pieces: Vec<Piece>,
-        target: &FileDisk,
-        (path, watch): (&Path, SharedWatch<'_>),
-    ) -> Result<(), StoreError> {
+    fn write(&self, frames: &[UsedFrame], mut pieces: Vec<Piece>) -> Result<(), StoreError> {
+        let inner = &*self.store.0;
         pieces.sort_unstable_by_key(|piece| (piece.frame, piece.block));
         let mut numbers: Vec<u32> = pieces.iter().map(|piece| piece.frame).collect();
         numbers.dedup();
-        let inner = &*self.0;
-        let frames = inner.locate(disk.manifest())?;
-        let located = numbers
-            .iter()
-            .map(|number| (*number, frames[*number as usize]));
-        let mut batches = batches(located);
-        let done = AtomicU64::new(0);
+        let mut located = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            let at = inner.locate(&frames[number as usize], &self.disk.digest)?;
+            located.push((number, at));
+        }
+        let mut batches = batches(located.into_iter());
         parallel::for_each(
             inner.threads(),
             &mut batches,
@@ -150,13 +183,14 @@ impl Store {
                         .iter()
                         .take_while(|piece| piece.frame == number);
                     for piece in of_frame {
-                        write_piece(target, piece, raw).map_err(file_error("write to", path))?;
+                        write_piece(&self.target, piece, raw)
+                            .map_err(file_error("write to", self.path))?;
                         let bytes = u64::from(piece.count) * BLOCK_SIZE as u64;
-                        done.fetch_add(bytes, Ordering::Relaxed);
+                        self.written.fetch_add(bytes, Ordering::Relaxed);
                     }
                     Ok(())
                 })?;
-                match watch(done.load(Ordering::Relaxed)) {
+                match (self.watch)(self.written.load(Ordering::Relaxed)) {
                     true => Ok(()),
                     false => Err(StoreError::Stopped),
                 }
@@ -194,25 +228,27 @@ fn write_piece(target: &FileDisk, piece: &Piece, raw: &[u8]) -> std::io::Result<
 
 /// Goes along both disks block by block. A block is the same if it is at the same place of the
 /// same frame; the store keeps no block twice, so little is missed.
-fn difference(old: &Manifest, new: &Manifest) -> Difference {
-    let in_old: HashMap<_, _> = old
-        .frames
+fn difference(old: Option<&Stretch>, new: Option<&Stretch>) -> Difference {
+    let frames = |stretch: Option<&Stretch>| stretch.map_or(Vec::new(), |s| s.frames.clone());
+    let pieces = |stretch: Option<&'_ Stretch>| stretch.map_or(Vec::new(), |s| s.pieces.clone());
+    let (old_frames, old_pieces) = (frames(old), pieces(old));
+    let (new_frames, new_pieces) = (frames(new), pieces(new));
+    let in_old: HashMap<_, _> = old_frames
         .iter()
         .zip(0u32..)
         .map(|(used, n)| (used.id, n))
         .collect();
-    let same: Vec<Option<u32>> = new
-        .frames
+    let same: Vec<Option<u32>> = new_frames
         .iter()
         .map(|used| in_old.get(&used.id).copied())
         .collect();
     let mut found = Difference::default();
     let mut at = 0;
-    for piece in &new.pieces {
+    for piece in &new_pieces {
         for step in 0..piece.count {
             let block = piece.block + u32::from(step);
             let slot = piece.slot + step;
-            let before = piece_at(&old.pieces, &mut at, block);
+            let before = piece_at(&old_pieces, &mut at, block);
             let kept = before.is_some_and(|before| {
                 same[piece.frame as usize] == Some(before.frame)
                     && u32::from(before.slot) + (block - before.block) == u32::from(slot)
@@ -231,10 +267,10 @@ fn difference(old: &Manifest, new: &Manifest) -> Difference {
         }
     }
     at = 0;
-    for piece in &old.pieces {
+    for piece in &old_pieces {
         for step in 0..piece.count {
             let block = piece.block + u32::from(step);
-            if piece_at(&new.pieces, &mut at, block).is_none() {
+            if piece_at(&new_pieces, &mut at, block).is_none() {
                 let block = u64::from(block);
                 match found.clear.last_mut() {
                     Some(last) if last.end == block => last.end += 1,

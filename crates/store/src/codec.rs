@@ -50,6 +50,22 @@ impl<'a> Reader<'a> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
+    /// What [`push_varint`] wrote. One that is longer than it need be is refused, so that there
+    /// is one way to write a number.
+    pub(crate) fn varint(&mut self) -> Result<u32, &'static str> {
+        let mut value = 0u64;
+        for shift in (0..35).step_by(7) {
+            let byte = self.u8()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                let overlong = byte == 0 && shift > 0;
+                let fits = u32::try_from(value).ok().filter(|_| !overlong);
+                return fits.ok_or("a number is written in a wrong way");
+            }
+        }
+        Err("a number is written in a wrong way")
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -70,6 +86,29 @@ pub(crate) fn manifest_name(digest: &DiskDigest) -> String {
 pub(crate) fn manifest_digest(name: &str) -> Option<DiskDigest> {
     let hex = name.strip_prefix(MANIFESTS)?.strip_suffix(".disk")?;
     format!("bd1:{hex}").parse().ok()
+}
+
+/// A number of seven bits a byte, the lowest first; the last byte is below 128.
+pub(crate) fn push_varint(out: &mut Vec<u8>, mut value: u32) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// Exactly 64 hexadecimal digits.
+pub(crate) fn unhex(text: &str) -> Option<[u8; 32]> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let mut bytes = [0; 32];
+    if pairs.len() != bytes.len() || !rest.is_empty() {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(pairs) {
+        let digit = |digit: u8| char::from(digit).to_digit(16);
+        *byte = (digit(pair[0])? << 4 | digit(pair[1])?) as u8;
+    }
+    Some(bytes)
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {

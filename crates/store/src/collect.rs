@@ -145,12 +145,13 @@ impl Store {
         Ok(done)
     }
 
-    /// The ids of all frames that a disk needs.
+    /// All frames and tables that a disk needs. What a table names is looked at once, however many
+    /// disks share it, so this costs what differs between them. No key is needed.
     fn needed(&self) -> Result<HashSet<FrameId>, StoreError> {
         let mut needed = HashSet::new();
         for disk in self.list()? {
-            let manifest = self.manifest(&disk.digest)?;
-            needed.extend(manifest.frames.iter().map(|frame| frame.id));
+            let outside = self.0.outside(&disk.digest)?;
+            self.0.each_frame(&outside, &mut |used| Ok(needed.insert(used.id)))?;
         }
         Ok(needed)
     }
@@ -217,13 +218,13 @@ fn copy_out(
     for batch in batches(wanted.iter().zip(0..).map(|(at, number)| (number, *at))) {
         let read = batch.stored(inner, |_, at, stored| {
             let known = fingerprints.get(&at.id).cloned();
-            match known.filter(|_| frame_id(at.codec, at.blocks, stored) == at.id) {
+            match known.filter(|_| frame_id(at.coding, at.blocks, stored) == at.id) {
                 None => Err(inner.damaged_frame(at, "its bytes are not what was stored")),
                 Some(fingerprints) => {
                     let stored = stored.to_vec();
                     let frame = Frame {
                         id: at.id,
-                        codec: at.codec,
+                        coding: at.coding,
                         blocks: at.blocks,
                         stored,
                     };

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use disk::DiskDigest;
 
 use crate::frame::FrameId;
+use crate::keys::KeyError;
+use crate::seal::CipherError;
 
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -67,6 +69,16 @@ pub enum StoreError {
     ChangeOutside { block: u64, size: u64 },
     #[error("read the disk to be stored")]
     ReadDisk(#[source] io::Error),
+    #[error("seal or open what is stored")]
+    Seal(#[from] CipherError),
+    #[error("the store is locked: {why}")]
+    Locked { why: String },
+    #[error("unwrap or wrap the secret of the store")]
+    Keys(#[from] KeyError),
+    #[error("a new store is encrypted and has no key")]
+    NoKeys,
+    #[error("the store is not encrypted and has no keys")]
+    NotEncrypted,
     #[error("compress a frame")]
     Compress(#[source] io::Error),
     #[error("{doing} {path}")]
@@ -86,6 +98,8 @@ pub enum StoreError {
     ReadBundle(#[source] io::Error),
     #[error("write the bundle")]
     WriteBundle(#[source] io::Error),
+    #[error("open the bundle: {what}")]
+    BundleKey { what: &'static str },
     #[error("the bundle is damaged: {what}")]
     DamagedBundle { what: &'static str },
     /// A helper thread stopped first; its own error is the one that is returned.

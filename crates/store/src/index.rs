@@ -4,39 +4,20 @@
 //! nothing that could disagree with the packs. A block costs about 40 bytes here.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 
-use disk::LeafHash;
-
-use crate::frame::{Codec, FrameId};
+use crate::frame::{Coding, FrameId};
 use crate::pack::PackFooter;
+use crate::section::UsedFrame;
 
-/// A block, as one store knows it. Stores have different keys, so one store's fingerprints tell
+/// A block, as one domain knows it. Domains have different secrets, so one's fingerprints tell
 /// nothing about another's, and nobody can look for two blocks with one fingerprint.
-pub(crate) type Fingerprint = [u8; 16];
-
-/// The secret that fingerprints of one store depend on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct DomainKey(pub(crate) [u8; 32]);
-
-impl fmt::Debug for DomainKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("DomainKey")
-    }
-}
-
-impl DomainKey {
-    /// The leaf of the disk digest is at hand anyway, so the block is not hashed a second time.
-    pub(crate) fn fingerprint(&self, leaf: &LeafHash) -> Fingerprint {
-        let hash = blake3::keyed_hash(&self.0, leaf);
-        let mut fingerprint = [0; 16];
-        fingerprint.copy_from_slice(&hash.as_bytes()[..16]);
-        fingerprint
-    }
-}
+///
+/// With 2^32 blocks, 16 TiB of distinct data, two have the same one with a chance of 10^-10; the
+/// digest of a disk that is read back would tell.
+pub(crate) type Fingerprint = [u8; 12];
 
 /// Where a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +27,16 @@ pub(crate) struct Location {
     pub(crate) offset: u32,
     pub(crate) len: u32,
     pub(crate) blocks: u8,
-    pub(crate) codec: Codec,
+    pub(crate) coding: Coding,
+}
+
+impl Location {
+    pub(crate) fn used(&self) -> UsedFrame {
+        UsedFrame {
+            id: self.id,
+            blocks: self.blocks,
+        }
+    }
 }
 
 /// Where a block is: a frame by its number here, and the place within it.
@@ -92,7 +82,11 @@ struct KnownPack {
     name: Arc<str>,
     file_bytes: u64,
     frames: Range<u32>,
+    /// Frames and tables, as stored.
     frame_bytes: u64,
+    /// Tables alone.
+    table_bytes: u64,
+    tables: u64,
     blocks: u64,
     gone: bool,
 }
@@ -103,7 +97,7 @@ pub(crate) struct Index {
     pack_names: HashMap<Arc<str>, u32>,
     frames: Vec<Location>,
     by_id: HashMap<FrameId, u32>,
-    /// Frames of retired packs that are still in the place, for disks that were open before.
+    /// In packs that are retired and not gone: for those who began to read before.
     retired: HashMap<FrameId, u32>,
     by_fingerprint: ByFingerprint<BlockAt>,
     /// Packs that were there when the store was opened and could not be understood.
@@ -117,7 +111,13 @@ pub(crate) struct Totals {
     pub(crate) pack_bytes: u64,
     pub(crate) frames: u64,
     pub(crate) stored_bytes: u64,
+    pub(crate) table_bytes: u64,
     pub(crate) raw_blocks: u64,
+}
+
+/// The tables of manifests among what a pack holds.
+fn tables(entries: &[Location]) -> impl Iterator<Item = &Location> {
+    entries.iter().filter(|at| at.blocks == 0)
 }
 
 impl Index {
@@ -166,7 +166,7 @@ impl Index {
             offset: packed.offset as u32,
             len: packed.len,
             blocks: packed.blocks,
-            codec: packed.codec,
+            coding: packed.coding,
         });
         self.frames.extend(frames);
         let added = &self.frames[first as usize..];
@@ -177,24 +177,22 @@ impl Index {
             file_bytes,
             frames: first..self.frames.len() as u32,
             frame_bytes: added.iter().map(|at| u64::from(at.len)).sum(),
+            table_bytes: tables(added).map(|at| u64::from(at.len)).sum(),
+            tables: tables(added).count() as u64,
             blocks: added.iter().map(|at| u64::from(at.blocks)).sum(),
             gone: false,
         });
         first
     }
 
-    /// Lets no lookup lead to these packs any more, except that of a reader.
+    /// Lets no lookup lead to these packs any more. Who knows a place in them can still read it.
     pub(crate) fn retire(&mut self, packs: &[u32]) {
         let retired: HashSet<u32> = packs.iter().copied().collect();
         let frames = &self.frames;
-        let readable = &mut self.retired;
-        self.by_id.retain(|id, number| {
-            let stays = !retired.contains(&frames[*number as usize].pack);
-            if !stays {
-                readable.insert(*id, *number);
-            }
-            stays
-        });
+        let gone = self
+            .by_id
+            .extract_if(|_, number| retired.contains(&frames[*number as usize].pack));
+        self.retired.extend(gone);
         let by_id = &self.by_id;
         self.by_fingerprint.retain(|_, at| {
             let frame = &frames[at.frame as usize];
@@ -231,10 +229,10 @@ impl Index {
         self.by_id.get(id).copied()
     }
 
-    /// Where a frame can be read, be it in a pack that is about to go.
+    /// Where a frame can be read, be it in a retired pack. Nothing new may be built on it.
     pub(crate) fn readable(&self, id: &FrameId) -> Option<Location> {
         let number = self.by_id.get(id).or_else(|| self.retired.get(id))?;
-        Some(*self.frame(*number))
+        Some(self.frames[*number as usize])
     }
 
     pub(crate) fn frame(&self, number: u32) -> &Location {
@@ -299,8 +297,9 @@ impl Index {
         there.fold(Totals::default(), |sum, pack| Totals {
             packs: sum.packs + 1,
             pack_bytes: sum.pack_bytes + pack.file_bytes,
-            frames: sum.frames + pack.frames.len() as u64,
-            stored_bytes: sum.stored_bytes + pack.frame_bytes,
+            frames: sum.frames + pack.frames.len() as u64 - pack.tables,
+            stored_bytes: sum.stored_bytes + pack.frame_bytes - pack.table_bytes,
+            table_bytes: sum.table_bytes + pack.table_bytes,
             raw_blocks: sum.raw_blocks + pack.blocks,
         })
     }

@@ -11,14 +11,16 @@ use std::{iter, vec};
 use disk::image::Layer;
 use disk::{
     BLOCK_SIZE, BLOCKS_PER_CHUNK, CHUNK_SIZE, Changes, ChunkDigester, ChunkHash, CowDisk,
-    DiskDigest, LeafHash, ReadAt, chunk_count, read_sparse,
+    DiskDigest, LeafHash, ReadAt, read_sparse,
 };
 
 use crate::error::StoreError;
 use crate::index::Precedence;
-use crate::manifest::{MAX_DISK_BYTES, Piece, push_piece};
+use crate::manifest::{MAX_DISK_BYTES, Manifest};
+use crate::outline::{Draft, Outline};
 use crate::pack::Pack;
 use crate::parallel;
+use crate::section::{Piece, SECTION_CHUNKS, push_piece};
 use crate::serve::Overlay;
 use crate::session::{FrameRef, Session, write_packs};
 use crate::store::{Inner, Store, Writer};
@@ -39,6 +41,8 @@ pub struct Ingested {
     pub new_bytes: u64,
     /// The same, as stored.
     pub stored_bytes: u64,
+    /// What was added to say where the blocks are.
+    pub manifest_bytes: u64,
 }
 
 /// Told how far an ingest is on the disk, in bytes; `false` stops it.
@@ -63,16 +67,15 @@ impl Store {
                 limit: MAX_DISK_BYTES,
             });
         }
+        let writer = self.0.writer();
         let intake = Intake {
             view: disk,
             wanted: Wanted::Data { next: 0 },
-            dirty: None,
+            parent: None,
             watch,
-            chunks: vec![ChunkHash::ZERO; chunk_count(size)],
-            base: Vec::new(),
+            draft: None,
         };
-        let writer = self.0.writer();
-        intake.run(&self.0, &writer)
+        intake.run(&self.0, Outline::new(size), &writer)
     }
 
     /// Takes in a disk that is another one with changes. Of the parent, only the chunks of 1 MiB
@@ -145,18 +148,15 @@ impl Store {
         (dirty, watch): (Dirty, Watch<'_>),
         writer: &Writer<'_>,
     ) -> Result<Ingested, StoreError> {
-        let chunks = parent.chunks().to_vec();
-        let frames = self.0.locate(parent.manifest())?;
-        let base = unchanged(&self.0, &parent.manifest().pieces, &frames, &dirty);
-        Intake {
+        let wanted = Wanted::Listed(dirty.chunks().into_iter());
+        let intake = Intake {
             view,
-            wanted: Wanted::Listed(dirty.chunks().into_iter()),
-            dirty: Some(dirty),
+            wanted,
+            parent: Some((parent, dirty)),
             watch,
-            chunks,
-            base,
-        }
-        .run(&self.0, writer)
+            draft: None,
+        };
+        intake.run(&self.0, Outline::of(parent.manifest()), writer)
     }
 }
 
@@ -193,26 +193,26 @@ impl Dirty {
     }
 }
 
-/// Pieces of a parent without the blocks that changed.
+/// What a parent's section is without the blocks that changed.
 fn unchanged(
     inner: &Inner,
-    pieces: &[Piece],
-    frames: &[crate::index::Location],
+    parent: &StoredDisk,
     dirty: &Dirty,
-) -> Vec<Piece<FrameRef>> {
-    let numbers: Vec<Option<u32>> = {
-        let index = inner.index();
-        frames.iter().map(|frame| index.number(&frame.id)).collect()
+    index: u32,
+) -> Result<(Chunks, Vec<Piece<FrameRef>>), StoreError> {
+    let Some(section) = parent.section(index)? else {
+        return Ok(([ChunkHash::ZERO; SECTION_CHUNKS], Vec::new()));
     };
-    let mut kept = Vec::with_capacity(pieces.len());
-    for piece in pieces {
-        let Some(number) = numbers[piece.frame as usize] else {
-            continue;
-        };
+    let digest = parent.digest();
+    let frames = section.frames.iter();
+    let numbers = frames.map(|used| inner.number(used, digest));
+    let numbers: Vec<u32> = numbers.collect::<Result<_, _>>()?;
+    let mut kept = Vec::with_capacity(section.pieces.len());
+    for piece in &section.pieces {
         for step in 0..piece.count {
             let block = piece.block + u32::from(step);
             if !dirty.contains(u64::from(block)) {
-                let frame = FrameRef::Stored(number);
+                let frame = FrameRef::Stored(numbers[piece.frame as usize]);
                 push_piece(
                     &mut kept,
                     Piece {
@@ -225,8 +225,10 @@ fn unchanged(
             }
         }
     }
-    kept
+    Ok((section.chunks, kept))
 }
+
+type Chunks = [ChunkHash; SECTION_CHUNKS];
 
 /// Which chunks are looked at.
 enum Wanted {
@@ -256,11 +258,11 @@ impl Wanted {
 struct Intake<'a> {
     view: &'a dyn ReadAt,
     wanted: Wanted,
-    /// If given, only these blocks of the wanted chunks count; the rest is in `base`.
-    dirty: Option<Dirty>,
+    /// If given, only these blocks of the wanted chunks count; the rest is as in this disk.
+    parent: Option<(&'a StoredDisk, Dirty)>,
     watch: Watch<'a>,
-    chunks: Vec<ChunkHash>,
-    base: Vec<Piece<FrameRef>>,
+    /// The section that the last chunk was in.
+    draft: Option<Draft>,
 }
 
 /// A chunk that was read and hashed.
@@ -273,19 +275,25 @@ struct Scanned {
 
 impl Intake<'_> {
     /// With the right to write, which the caller took before it looked at anything stored.
-    fn run(mut self, inner: &Inner, _: &Writer<'_>) -> Result<Ingested, StoreError> {
-        let mut session = Session::new(inner);
-        write_packs(inner, Precedence::Known, |packs| {
+    fn run(
+        mut self,
+        inner: &Inner,
+        outline: Outline,
+        _: &Writer<'_>,
+    ) -> Result<Ingested, StoreError> {
+        let mut session = Session::new(inner, outline)?;
+        let manifest = write_packs(inner, Precedence::Known, |packs| {
             self.scan(&mut session, packs)
         })?;
-        let manifest = session.manifest(self.base, self.view.size(), self.chunks);
-        inner.publish(&manifest)?;
+        let root = manifest.encode(&session.domain)?;
+        inner.publish(&manifest.digest, &root)?;
         Ok(Ingested {
             digest: manifest.digest,
             logical_bytes: manifest.size,
             data_bytes: manifest.data_bytes(),
             new_bytes: session.new_blocks * BLOCK_SIZE as u64,
             stored_bytes: session.stored_bytes,
+            manifest_bytes: session.table_bytes + root.len() as u64,
         })
     }
 
@@ -293,7 +301,7 @@ impl Intake<'_> {
         &mut self,
         session: &mut Session<'_>,
         packs: &SyncSender<Pack>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Manifest, StoreError> {
         let size = self.view.size();
         let threads = session.inner.threads();
         let new = || Scanned {
@@ -324,33 +332,63 @@ impl Intake<'_> {
                 || ChunkDigester::new(size),
                 |digester, slot| slot.read(view, digester).map_err(StoreError::ReadDisk),
             )?;
-            self.take(session, batch);
+            self.take(session, batch)?;
             session.compress(packs)?;
             let last = slots[filled - 1].index as u64 + 1;
             if !(self.watch)((last * CHUNK_SIZE as u64).min(size)) {
                 return Err(StoreError::Stopped);
             }
         }
+        self.end_section(session);
         session.finish(packs)
     }
 
     /// Looks up the blocks of scanned chunks, in the order of the disk.
-    fn take(&mut self, session: &mut Session<'_>, batch: &[Scanned]) {
-        let index = session.inner.index();
+    fn take(&mut self, session: &mut Session<'_>, batch: &[Scanned]) -> Result<(), StoreError> {
         for slot in batch {
-            self.chunks[slot.index] = slot.hash;
+            self.begin_section(session, (slot.index / SECTION_CHUNKS) as u32)?;
+            if let Some(draft) = &mut self.draft {
+                draft.chunks[slot.index % SECTION_CHUNKS] = slot.hash;
+            }
+            let index = session.inner.index();
             let first = (slot.index * BLOCKS_PER_CHUNK) as u32;
             let blocks = slot.bytes.chunks_exact(BLOCK_SIZE).zip(&slot.leaves);
             for (at, (bytes, leaf)) in blocks.enumerate() {
                 let block = first + at as u32;
                 let counts = self
-                    .dirty
+                    .parent
                     .as_ref()
-                    .is_none_or(|dirty| dirty.contains(u64::from(block)));
+                    .is_none_or(|(_, dirty)| dirty.contains(u64::from(block)));
                 if counts && *leaf != [0; 32] {
                     session.block(&index, block, leaf, bytes);
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn begin_section(&mut self, session: &mut Session<'_>, index: u32) -> Result<(), StoreError> {
+        if self.draft.as_ref().is_some_and(|draft| draft.index == index) {
+            return Ok(());
+        }
+        self.end_section(session);
+        let (chunks, pieces) = match &self.parent {
+            Some((parent, dirty)) => unchanged(session.inner, parent, dirty, index)?,
+            None => ([ChunkHash::ZERO; SECTION_CHUNKS], Vec::new()),
+        };
+        self.draft = Some(Draft {
+            index,
+            chunks,
+            pieces,
+        });
+        Ok(())
+    }
+
+    fn end_section(&mut self, session: &mut Session<'_>) {
+        if let Some(mut draft) = self.draft.take() {
+            draft.pieces.extend(session.take_pieces());
+            draft.pieces.sort_unstable_by_key(|piece| piece.block);
+            session.section(draft);
         }
     }
 }

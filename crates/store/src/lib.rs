@@ -1,4 +1,4 @@
-//! Where disks are kept: each distinct block once, compressed, in one folder.
+//! Where disks are kept: each distinct block once, compressed and sealed, in one place.
 //!
 //! A [`Store`] is one dedup domain at one place, such as one zone of one region. It holds bytes
 //! by the digest of the disk they belong to and knows nothing of names, tenants or versions: who
@@ -12,46 +12,59 @@ mod cache;
 mod checkout;
 mod codec;
 mod collect;
+mod domain;
 mod error;
 mod file;
 mod frame;
 #[doc(hidden)]
 pub mod fuzzing;
+mod header;
 mod image_file;
 mod index;
 mod ingest;
+pub mod keys;
 mod manifest;
 mod mend;
 mod open;
+mod outline;
 mod pack;
 mod parallel;
 pub mod place;
 pub mod region;
 mod replicate;
+mod seal;
+mod section;
 mod serve;
 mod session;
 mod sidecar;
 mod source;
 mod store;
+mod unbundle;
 mod verify;
 mod view;
+mod walk;
 
-pub use bundle::{Bundled, Unbundled, is_bundle};
+pub use bundle::{Bundled, is_bundle};
 pub use cache::{CacheStats, DEFAULT_CACHE_BYTES, FrameCache};
 pub use checkout::{Checkout, CheckoutKind, SharedWatch};
 pub use collect::{Collect, Collected};
+pub use domain::{Domain, DomainId};
 pub use error::StoreError;
 pub use file::FileDisk;
 pub use frame::{FRAME_BLOCKS, FrameId};
+pub use header::{KeyInfo, KeyState};
 pub use image_file::ImageFile;
 pub use ingest::{Ingested, Watch};
-pub use manifest::{MAX_DISK_BYTES, Manifest, UsedFrame};
 pub use mend::{Mended, PackCheck};
+pub use keys::{KeyError, KeyFile, KeyService, Keys};
+pub use manifest::{BranchRef, MAX_DISK_BYTES, Manifest};
 pub use pack::PackFooter;
 pub use replicate::{Moved, Progress};
+pub use section::{Section, SectionRef, UsedFrame};
 pub use serve::{Overlay, OverlayError, ServedDisk, Serving, Trace, TraceRecorder};
 pub use sidecar::sidecar_path;
 pub use source::FrameSource;
 pub use store::{DiskInfo, Store, StoreOptions, Usage};
+pub use unbundle::Unbundled;
 pub use verify::{DamagedFrame, VerifyReport};
-pub use view::StoredDisk;
+pub use view::{Extent, StoredDisk};

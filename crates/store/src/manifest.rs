@@ -1,80 +1,66 @@
-//! Manifests: which frames a disk is made of, and the hashes that prove it.
+//! Manifests: the root of what a disk is made of, and the hashes that prove it.
 //!
-//! A manifest names frames, not packs, so the same bytes are valid at every place that has the
-//! frames. In memory the runs of the file are cut at frames, because that is how they are read.
+//! A root names branches, a branch names sections, a section names frames (see
+//! [`crate::section`]), all by their content, so the same bytes are valid at every place that has
+//! what they name. A change to a disk makes anew the sections it lies in and the way up from them.
 
-use disk::{BLOCK_SIZE, ChunkHash, DiskDigest, chunk_count, digest_of_chunks};
+use disk::{BLOCK_SIZE, ChunkHash, DiskDigest, digest_of_top, node_above};
 
 use crate::codec::Reader;
-use crate::frame::{FRAME_BLOCKS, FrameId};
+use crate::domain::{Domain, DomainId};
+use crate::error::StoreError;
+use crate::frame::{FrameId, ID_LEN};
+use crate::section::{BRANCH_SECTIONS, SECTION_BLOCKS, Shape};
 
 const MAGIC: &[u8; 8] = b"BULDISK\0";
 const VERSION: u32 = 1;
+const SEALED: u32 = 1;
 const CHECK_CONTEXT: &str = "bullion manifest v1";
 const CHECK_LEN: usize = 32;
 
 /// The largest disk: blocks are counted with 32 bits.
 pub const MAX_DISK_BYTES: u64 = (u32::MAX as u64) * BLOCK_SIZE as u64;
-/// The largest manifest that is read: about 2 TiB of data.
-pub(crate) const MAX_MANIFEST_BYTES: u64 = 2 << 30;
-/// Pieces that a manifest may fall into: 4 GiB of memory, far more than any disk of data needs.
-const MAX_PIECES: usize = 1 << 28;
+/// Branches of the largest disk.
+const MAX_BRANCHES: u32 = u32::MAX / (SECTION_BLOCKS * BRANCH_SECTIONS) + 1;
+/// The largest root that is read: one of the largest disk takes 2 MiB.
+pub(crate) const MAX_MANIFEST_BYTES: u64 = 4 << 20;
 
-/// Neighbouring blocks of a disk that are neighbours in one frame.
+/// A branch as the root knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Piece<F = u32> {
-    /// The first block, counted on the disk.
-    pub(crate) block: u32,
-    /// The frame: in a manifest, by its number in the manifest's table.
-    pub(crate) frame: F,
-    /// The first block, counted in the frame.
-    pub(crate) slot: u8,
-    pub(crate) count: u8,
-}
-
-impl<F> Piece<F> {
-    /// The block after the last.
-    pub(crate) fn end(&self) -> u64 {
-        u64::from(self.block) + u64::from(self.count)
-    }
-}
-
-/// Adds a piece, as part of the last one where it continues that.
-pub(crate) fn push_piece<F: Copy + PartialEq>(pieces: &mut Vec<Piece<F>>, piece: Piece<F>) {
-    if let Some(last) = pieces.last_mut()
-        && last.frame == piece.frame
-        && last.end() == u64::from(piece.block)
-        && last.slot + last.count == piece.slot
-    {
-        last.count += piece.count;
-        return;
-    }
-    pieces.push(piece);
-}
-
-/// A frame that a disk uses, as its manifest says. A [`crate::FrameSource`] can read it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UsedFrame {
+pub struct BranchRef {
+    /// Counted on the disk.
+    pub(crate) index: u32,
     pub(crate) id: FrameId,
-    pub(crate) blocks: u8,
+    pub(crate) top: ChunkHash,
+    /// Blocks that are not zero.
+    pub(crate) blocks: u32,
 }
 
-impl UsedFrame {
-    /// What the blocks of this frame are known by in memory. Whoever has another way to read the
-    /// frame, or none, has another key.
-    pub(crate) fn cache_key(&self) -> [u8; 32] {
-        self.id.0
-    }
-}
-
-/// One disk: its size, its hashes, its frames.
+/// One disk: its size, its digest, and where its tables begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
     pub(crate) size: u64,
     pub(crate) digest: DiskDigest,
-    pub(crate) chunks: Vec<ChunkHash>,
-    pub(crate) frames: Vec<UsedFrame>,
-    pub(crate) pieces: Vec<Piece>,
+    pub(crate) branches: Vec<BranchRef>,
+}
+
+/// What of a manifest can be read without a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Outside {
+    pub(crate) size: u64,
+    pub(crate) digest: DiskDigest,
+    pub(crate) domain: DomainId,
+    /// Bytes of blocks that are not zero.
+    pub(crate) data_bytes: u64,
+    pub(crate) branches: Vec<(u32, FrameId)>,
+}
+
+/// A checked root that is not opened yet.
+struct Parsed<'a> {
+    outside: Outside,
+    sealed: bool,
+    head: &'a [u8],
+    body: &'a [u8],
 }
 
 impl Manifest {
@@ -86,309 +72,248 @@ impl Manifest {
         &self.digest
     }
 
-    pub fn chunks(&self) -> &[ChunkHash] {
-        &self.chunks
-    }
-
-    /// How many frames it names.
-    pub fn frames(&self) -> usize {
-        self.frames.len()
-    }
-
     /// Bytes of blocks that are not zero.
     pub fn data_bytes(&self) -> u64 {
-        let blocks: u64 = self.pieces.iter().map(|piece| u64::from(piece.count)).sum();
-        blocks * BLOCK_SIZE as u64
+        self.data_blocks() * BLOCK_SIZE as u64
     }
 
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.frames.len() * 33 + self.pieces.len() * 13 + 4096);
-        out.extend_from_slice(MAGIC);
+    fn data_blocks(&self) -> u64 {
+        let blocks = self.branches.iter().map(|branch| u64::from(branch.blocks));
+        blocks.sum()
+    }
+
+    pub(crate) fn shape(&self) -> Shape {
+        Shape::of(self.size)
+    }
+
+    /// The root over these branches, which are in order.
+    pub(crate) fn new(size: u64, branches: Vec<BranchRef>) -> Manifest {
+        Manifest {
+            size,
+            digest: digest_of(size, &branches),
+            branches,
+        }
+    }
+
+    pub(crate) fn encode(&self, domain: &Domain) -> Result<Vec<u8>, StoreError> {
+        let sealer = domain.tables();
+        let flags = if sealer.is_some() { SEALED } else { 0 };
+        let mut out = MAGIC.to_vec();
         out.extend_from_slice(&VERSION.to_le_bytes());
-        out.extend_from_slice(&0u32.to_le_bytes());
+        out.extend_from_slice(&flags.to_le_bytes());
         out.extend_from_slice(&self.size.to_le_bytes());
         out.extend_from_slice(self.digest.as_bytes());
-        for group in self.chunks.chunks(8) {
-            let bits = group.iter().enumerate();
-            out.push(bits.fold(0, |sum, (bit, hash)| {
-                sum | (u8::from(*hash != ChunkHash::ZERO) << bit)
-            }));
+        out.extend_from_slice(domain.id().as_bytes());
+        out.extend_from_slice(&self.data_blocks().to_le_bytes());
+        out.extend_from_slice(&(self.branches.len() as u32).to_le_bytes());
+        let mut body = Vec::new();
+        for branch in &self.branches {
+            out.extend_from_slice(&branch.index.to_le_bytes());
+            out.extend_from_slice(&branch.id.0);
+            body.extend_from_slice(branch.top.as_bytes());
+            body.extend_from_slice(&branch.blocks.to_le_bytes());
         }
-        for hash in self.chunks.iter().filter(|hash| **hash != ChunkHash::ZERO) {
-            out.extend_from_slice(hash.as_bytes());
+        match sealer {
+            Some(sealer) => {
+                let body = sealer.seal(&out, &body)?;
+                out.extend_from_slice(&body);
+            }
+            None => out.extend_from_slice(&body),
         }
-        out.extend_from_slice(&(self.frames.len() as u32).to_le_bytes());
-        for frame in &self.frames {
-            out.extend_from_slice(&frame.id.0);
-            out.push(frame.blocks);
-        }
-        let runs = self.runs();
-        out.extend_from_slice(&(runs.len() as u32).to_le_bytes());
-        for run in &runs {
-            out.extend_from_slice(&run.block.to_le_bytes());
-            out.extend_from_slice(&run.frame.to_le_bytes());
-            out.push(run.slot);
-            out.extend_from_slice(&run.count.to_le_bytes());
-        }
-        seal(&mut out);
-        out
+        let check = blake3::derive_key(CHECK_CONTEXT, &out);
+        out.extend_from_slice(&check);
+        Ok(out)
     }
 
-    /// Pieces joined across frames that follow each other in the table.
-    fn runs(&self) -> Vec<Run> {
-        let mut runs: Vec<Run> = Vec::new();
-        let mut last: Option<&Piece> = None;
-        for piece in &self.pieces {
-            let goes_on = last.is_some_and(|last| {
-                last.end() == u64::from(piece.block)
-                    && last.frame + 1 == piece.frame
-                    && last.slot + last.count == self.frames[last.frame as usize].blocks
-                    && piece.slot == 0
-            });
-            match runs.last_mut() {
-                Some(run) if goes_on => run.count += u32::from(piece.count),
-                _ => runs.push(Run {
-                    block: piece.block,
-                    frame: piece.frame,
-                    slot: piece.slot,
-                    count: u32::from(piece.count),
-                }),
-            }
-            last = Some(piece);
-        }
-        runs
+    /// What can be read without a key.
+    pub(crate) fn outside(bytes: &[u8]) -> Result<Outside, &'static str> {
+        parse(bytes).map(|parsed| parsed.outside)
     }
 
     /// Reads a manifest and checks everything that it says about itself.
-    pub fn decode(bytes: &[u8]) -> Result<Manifest, &'static str> {
-        let (body, check) = bytes
-            .split_last_chunk::<CHECK_LEN>()
-            .ok_or("it ends too early")?;
+    pub(crate) fn decode(bytes: &[u8], domain: &Domain) -> Result<Manifest, &'static str> {
+        let parsed = parse(bytes)?;
+        let mut opened = Vec::new();
+        let body = match (parsed.sealed, domain.tables()) {
+            (false, _) => parsed.body,
+            (true, None) => return Err("it is sealed in a store that is not encrypted"),
+            (true, Some(sealer)) => {
+                sealer
+                    .open(parsed.head, parsed.body, &mut opened)
+                    .map_err(|_| "it was sealed with another secret")?;
+                &opened
+            }
+        };
+        Manifest::with_body(&parsed.outside, body)
+    }
+
+    /// The part behind the seal.
+    pub(crate) fn with_body(outside: &Outside, body: &[u8]) -> Result<Manifest, &'static str> {
         let mut reader = Reader::new(body);
-        if reader.take(8)? != MAGIC {
-            return Err("it is not a manifest");
+        let mut branches = Vec::with_capacity(outside.branches.len());
+        for (index, id) in &outside.branches {
+            branches.push(BranchRef {
+                index: *index,
+                id: *id,
+                top: ChunkHash::from_bytes(reader.array()?),
+                blocks: reader.u32()?,
+            });
         }
-        if (reader.u32()?, reader.u32()?) != (VERSION, 0) {
-            return Err("it is a manifest of an unknown version");
+        let manifest = Manifest {
+            size: outside.size,
+            digest: outside.digest,
+            branches,
+        };
+        if !reader.is_empty() {
+            return Err("it goes on after its end");
         }
-        if blake3::derive_key(CHECK_CONTEXT, body) != *check {
-            return Err("its checksum is wrong");
-        }
-        let size = reader.u64()?;
-        if size > MAX_DISK_BYTES {
-            return Err("the disk is larger than disks can be");
-        }
-        let digest = DiskDigest::from_bytes(reader.array()?);
-        let chunks = read_chunks(&mut reader, size)?;
-        if digest_of_chunks(size, &chunks) != digest {
+        if digest_of(manifest.size, &manifest.branches) != manifest.digest {
             return Err("its hashes do not make its digest");
         }
-        let (frames, pieces) = read_tables(&mut reader, size)?;
-        Ok(Manifest {
-            size,
-            digest,
-            chunks,
-            frames,
-            pieces,
-        })
+        match manifest.data_bytes() == outside.data_bytes {
+            true => Ok(manifest),
+            false => Err("it does not add up"),
+        }
     }
 }
 
-/// Appends the checksum.
-fn seal(out: &mut Vec<u8>) {
-    let check = blake3::derive_key(CHECK_CONTEXT, out);
-    out.extend_from_slice(&check);
-}
-
-/// Pieces as the file has them: a run goes on from the end of one frame into the next.
-struct Run {
-    block: u32,
-    frame: u32,
-    slot: u8,
-    count: u32,
-}
-
-fn read_chunks(reader: &mut Reader<'_>, size: u64) -> Result<Vec<ChunkHash>, &'static str> {
-    let count = chunk_count(size);
-    let bits = reader.take(count.div_ceil(8))?;
-    let mut chunks = Vec::with_capacity(count);
-    for index in 0..count {
-        chunks.push(if bits[index / 8] >> (index % 8) & 1 == 1 {
-            ChunkHash::from_bytes(reader.array()?)
-        } else {
-            ChunkHash::ZERO
-        });
+fn digest_of(size: u64, branches: &[BranchRef]) -> DiskDigest {
+    let mut tops = vec![ChunkHash::ZERO; Shape::of(size).root_width()];
+    for branch in branches {
+        tops[branch.index as usize] = branch.top;
     }
-    Ok(chunks)
+    digest_of_top(size, &node_above(&tops))
 }
 
-/// All that follows the hashes.
-pub(crate) fn read_tables(
-    reader: &mut Reader<'_>,
-    size: u64,
-) -> Result<(Vec<UsedFrame>, Vec<Piece>), &'static str> {
-    let frames = read_frames(reader)?;
-    let pieces = read_pieces(reader, size, &frames)?;
-    if reader.is_empty() {
-        Ok((frames, pieces))
-    } else {
-        Err("it goes on after its end")
+fn parse(bytes: &[u8]) -> Result<Parsed<'_>, &'static str> {
+    let (body, check) = bytes
+        .split_last_chunk::<CHECK_LEN>()
+        .ok_or("it ends too early")?;
+    let mut reader = Reader::new(body);
+    if reader.take(8)? != MAGIC {
+        return Err("it is not a manifest");
     }
+    let (version, flags) = (reader.u32()?, reader.u32()?);
+    if version != VERSION || flags & !SEALED != 0 {
+        return Err("it is a manifest of an unknown version");
+    }
+    if blake3::derive_key(CHECK_CONTEXT, body) != *check {
+        return Err("its checksum is wrong");
+    }
+    let (outside, head_len) = read_outside(body)?;
+    let (head, body) = body.split_at(head_len);
+    Ok(Parsed {
+        outside,
+        sealed: flags & SEALED != 0,
+        head,
+        body,
+    })
 }
 
-fn read_frames(reader: &mut Reader<'_>) -> Result<Vec<UsedFrame>, &'static str> {
-    let count = reader.u32()? as usize;
-    let mut frames = Vec::with_capacity(count.min(reader.remaining() / 33));
+/// The readable part of a root, and its length.
+pub(crate) fn read_outside(bytes: &[u8]) -> Result<(Outside, usize), &'static str> {
+    let mut reader = Reader::new(bytes);
+    reader.take(16)?;
+    let size = reader.u64()?;
+    if size > MAX_DISK_BYTES {
+        return Err("the disk is larger than disks can be");
+    }
+    let digest = DiskDigest::from_bytes(reader.array()?);
+    let domain = DomainId(reader.array()?);
+    let blocks = reader.u64()?;
+    if blocks > size.div_ceil(BLOCK_SIZE as u64) {
+        return Err("it has more blocks than its disk");
+    }
+    let count = reader.u32()?.min(MAX_BRANCHES + 1);
+    let room = reader.remaining() / (ID_LEN + 4);
+    let mut branches: Vec<(u32, FrameId)> = Vec::with_capacity(room.min(count as usize));
     for _ in 0..count {
-        let id = FrameId(reader.array()?);
-        let blocks = reader.u8()?;
-        if !(1..=FRAME_BLOCKS).contains(&usize::from(blocks)) {
-            return Err("a frame has an impossible number of blocks");
+        let index = reader.u32()?;
+        let after = branches.last().is_none_or(|(last, _)| *last < index);
+        if !after || index as usize >= Shape::of(size).root_width() {
+            return Err("its branches are out of order");
         }
-        frames.push(UsedFrame { id, blocks });
+        branches.push((index, FrameId(reader.array()?)));
     }
-    Ok(frames)
-}
-
-fn read_pieces(
-    reader: &mut Reader<'_>,
-    size: u64,
-    frames: &[UsedFrame],
-) -> Result<Vec<Piece>, &'static str> {
-    let disk_blocks = size.div_ceil(BLOCK_SIZE as u64);
-    let mut pieces: Vec<Piece> = Vec::new();
-    let mut free_from = 0;
-    for _ in 0..reader.u32()? {
-        let (block, mut frame, mut slot) = (reader.u32()?, reader.u32()?, reader.u8()?);
-        let mut left = reader.u32()?;
-        let (start, end) = (u64::from(block), u64::from(block) + u64::from(left));
-        if left == 0 || start < free_from || end > disk_blocks {
-            return Err("a run is out of order or outside the disk");
-        }
-        free_from = end;
-        while left > 0 {
-            let blocks = frames
-                .get(frame as usize)
-                .ok_or("a run leaves the frames")?
-                .blocks;
-            let room = blocks.checked_sub(slot).filter(|room| *room > 0);
-            let count = room
-                .ok_or("a run leaves its frame")?
-                .min(left.min(255) as u8);
-            if pieces.len() == MAX_PIECES {
-                return Err("it has more pieces than any disk");
-            }
-            let at = (end - u64::from(left)) as u32;
-            pieces.push(Piece {
-                block: at,
-                frame,
-                slot,
-                count,
-            });
-            left -= u32::from(count);
-            frame += 1;
-            slot = 0;
-        }
-    }
-    Ok(pieces)
+    let outside = Outside {
+        size,
+        digest,
+        domain,
+        data_bytes: blocks * BLOCK_SIZE as u64,
+        branches,
+    };
+    Ok((outside, bytes.len() - reader.remaining()))
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
+mod tests {
     use proptest::prelude::*;
 
-    /// A manifest of `size` bytes with pieces wherever `gaps` leave room for them.
-    pub(crate) fn sample(gaps: &[u8]) -> Manifest {
-        let mut pieces = Vec::new();
-        let mut frames = Vec::new();
-        let mut block = 0u32;
-        for (index, gap) in gaps.iter().enumerate() {
-            block += u32::from(gap % 3);
-            let blocks = 1 + (gap / 3) % 16;
-            frames.push(UsedFrame {
-                id: FrameId([index as u8; 32]),
-                blocks,
-            });
-            let slot = if gap % 5 == 0 { blocks - 1 } else { 0 };
-            let count = blocks - slot;
-            pieces.push(Piece {
-                block,
-                frame: index as u32,
-                slot,
-                count,
-            });
-            block += u32::from(count);
-        }
-        let size = u64::from(block) * BLOCK_SIZE as u64 + 1;
-        let chunks: Vec<_> = (0..chunk_count(size))
-            .map(|index| ChunkHash::from_bytes([(index % 3) as u8; 32]))
-            .collect();
-        let digest = digest_of_chunks(size, &chunks);
-        Manifest {
-            size,
-            digest,
-            chunks,
-            frames,
-            pieces,
-        }
+    use super::*;
+    use crate::domain::AtRest;
+
+    fn sample(branches: u8) -> Manifest {
+        let branch = |index: u8| BranchRef {
+            index: u32::from(index) * 2,
+            id: FrameId([index; ID_LEN]),
+            top: ChunkHash::from_bytes([index + 1; 32]),
+            blocks: 5,
+        };
+        let size = (u64::from(branches) * 2 + 1) << 29;
+        Manifest::new(size, (0..branches).map(branch).collect())
+    }
+
+    fn domains() -> [Domain; 2] {
+        [AtRest::Sealed, AtRest::Plain].map(|at_rest| Domain::new([3; 32], at_rest))
     }
 
     #[test]
     fn hashes_of_another_disk_are_refused() {
-        let mut manifest = sample(&[40, 7]);
-        manifest.chunks[0] = ChunkHash::from_bytes([9; 32]);
-        assert_eq!(
-            Manifest::decode(&manifest.encode()),
-            Err("its hashes do not make its digest")
-        );
+        let mut manifest = sample(2);
+        manifest.branches[0].top = ChunkHash::from_bytes([9; 32]);
+        for domain in domains() {
+            let bytes = manifest.encode(&domain).expect("encode");
+            assert_eq!(
+                Manifest::decode(&bytes, &domain),
+                Err("its hashes do not make its digest")
+            );
+        }
+    }
+
+    #[test]
+    fn another_secret_opens_nothing_but_the_references() {
+        let [sealed, _] = domains();
+        let bytes = sample(3).encode(&sealed).expect("encode");
+        assert!(Manifest::decode(&bytes, &Domain::random()).is_err());
+        let outside = Manifest::outside(&bytes).expect("readable");
+        assert_eq!(outside.branches.len(), 3);
+        assert_eq!(outside.domain, sealed.id());
     }
 
     proptest! {
         #[test]
-        fn reads_back_what_was_written(gaps in prop::collection::vec(any::<u8>(), 0..200)) {
-            let manifest = sample(&gaps);
-            let decoded = Manifest::decode(&manifest.encode());
-            prop_assert_eq!(decoded.as_ref(), Ok(&manifest));
-        }
-
-        #[test]
-        fn any_changed_byte_is_an_error(
-            gaps in prop::collection::vec(any::<u8>(), 1..60),
+        fn reads_back_and_any_changed_byte_is_an_error(
+            branches in 0u8..20,
             at in any::<prop::sample::Index>(),
             flip in 1u8..,
         ) {
-            let mut bytes = sample(&gaps).encode();
-            let at = at.index(bytes.len());
-            bytes[at] ^= flip;
-            prop_assert!(Manifest::decode(&bytes).is_err());
-            bytes.truncate(at);
-            prop_assert!(Manifest::decode(&bytes).is_err());
-        }
-
-        /// With a right checksum, as a liar would write it: an error or a manifest, no panic.
-        #[test]
-        fn sealed_nonsense_never_panics(
-            gaps in prop::collection::vec(any::<u8>(), 0..20),
-            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
-            cut in any::<prop::sample::Index>(),
-        ) {
-            let mut bytes = sample(&gaps).encode();
-            bytes.truncate(bytes.len() - CHECK_LEN);
-            for (at, byte) in damage {
+            let manifest = sample(branches);
+            for domain in domains() {
+                let mut bytes = manifest.encode(&domain).expect("encode");
+                let decoded = Manifest::decode(&bytes, &domain);
+                prop_assert_eq!(decoded.as_ref(), Ok(&manifest));
                 let at = at.index(bytes.len());
-                bytes[at] = byte;
-            }
-            let mut short = bytes[..cut.index(bytes.len())].to_vec();
-            for nonsense in [&mut bytes, &mut short] {
-                seal(nonsense);
-                let _ = Manifest::decode(nonsense);
+                bytes[at] ^= flip;
+                prop_assert!(Manifest::decode(&bytes, &domain).is_err());
+                bytes.truncate(at);
+                prop_assert!(Manifest::decode(&bytes, &domain).is_err());
             }
         }
 
         #[test]
         fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            prop_assert!(Manifest::decode(&bytes).is_err());
+            prop_assert!(Manifest::outside(&bytes).is_err());
+            crate::fuzzing::manifest(&bytes);
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Packs: files of some megabytes with frames, and a footer that says what is in them.
 //!
 //! A pack is named by its own footer. The footer carries the fingerprint of every block, so the
-//! index is rebuilt from footers alone.
+//! index is rebuilt from footers alone. Nothing in a footer needs a key to be read: fingerprints
+//! depend on the domain's secret and say nothing without it.
 
 use crate::codec::{PACKS, Reader, hex};
-use crate::frame::{Codec, FRAME_BLOCKS, FRAME_BYTES, Frame, FrameId};
+use crate::frame::{Coding, FRAME_BYTES, Frame, FrameId, is_possible};
 use crate::index::Fingerprint;
 
 const MAGIC: &[u8; 8] = b"BULPACK\0";
@@ -27,7 +28,7 @@ const CHECK_CONTEXT: &str = "bullion pack footer v1";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PackedFrame {
     pub(crate) id: FrameId,
-    pub(crate) codec: Codec,
+    pub(crate) coding: Coding,
     pub(crate) blocks: u8,
     pub(crate) offset: u64,
     pub(crate) len: u32,
@@ -77,7 +78,7 @@ impl PackBuilder {
         }
         self.frames.push(PackedFrame {
             id: frame.id,
-            codec: frame.codec,
+            coding: frame.coding,
             blocks: frame.blocks,
             offset: self.bytes.len() as u64,
             len: frame.stored.len() as u32,
@@ -99,7 +100,7 @@ impl PackBuilder {
         for frame in &frames {
             bytes.extend_from_slice(&frame.id.0);
             bytes.extend_from_slice(&frame.len.to_le_bytes());
-            bytes.extend_from_slice(&[frame.blocks, frame.codec.to_byte(), 0, 0]);
+            bytes.extend_from_slice(&[frame.blocks, frame.coding.to_byte()]);
             bytes.extend_from_slice(frame.fingerprints.as_flattened());
         }
         let footer_len = (bytes.len() - start) as u32;
@@ -225,18 +226,16 @@ impl PackFooter {
 fn read_frame(reader: &mut Reader<'_>, offset: u64) -> Result<PackedFrame, &'static str> {
     let id = FrameId(reader.array()?);
     let len = reader.u32()?;
-    let (blocks, codec) = (reader.u8()?, reader.u8()?);
-    let codec = Codec::from_byte(codec).ok_or("a frame has an unknown codec")?;
-    if reader.u16()? != 0 || !(1..=FRAME_BLOCKS).contains(&usize::from(blocks)) {
-        return Err("a frame has an impossible shape");
-    }
-    if len == 0 || len as usize > FRAME_BYTES {
+    let (blocks, coding) = (reader.u8()?, reader.u8()?);
+    let coding = Coding::from_byte(coding).ok_or("a frame has an unknown coding")?;
+    if !is_possible(blocks, len as usize) {
         return Err("a frame has an impossible length");
     }
-    let (fingerprints, _) = reader.take(usize::from(blocks) * 16)?.as_chunks();
+    let fingerprints = reader.take(usize::from(blocks) * size_of::<Fingerprint>())?;
+    let (fingerprints, _) = fingerprints.as_chunks();
     Ok(PackedFrame {
         id,
-        codec,
+        coding,
         blocks,
         offset,
         len,

@@ -10,21 +10,24 @@
 //! key is its own. What an interrupted copy has moved stays and is not moved again; until the
 //! manifest is there, the disk is not.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use disk::{BLOCK_SIZE, DiskDigest, LeafHash, leaf_hashes};
 
 use crate::bulk::{Batch, Buffers, batches};
+use crate::domain::Domain;
 use crate::error::StoreError;
 use crate::frame::{FRAME_BLOCKS, Frame};
 use crate::index::{Fingerprint, Location, Precedence};
-use crate::manifest::{Manifest, Piece};
+use crate::manifest::Manifest;
+use crate::outline::{Draft, Outline};
 use crate::pack::Pack;
 use crate::parallel;
+use crate::section::{Piece, SECTION_BLOCKS};
 use crate::session::{FrameRef, Session, write_packs};
-use crate::store::{Inner, Store};
+use crate::store::{Inner, Store, Writer};
+use crate::walk::Stretch;
 
 /// Reads of up to 1 MiB that each thread has in memory at a time.
 const BATCHES_PER_THREAD: usize = 8;
@@ -61,63 +64,173 @@ impl Store {
         digest: &DiskDigest,
         progress: &dyn Fn(Progress),
     ) -> Result<Moved, StoreError> {
-        let manifest = from.manifest(digest)?;
-        let frames = from.0.locate(&manifest)?;
-        let writer = (!Arc::ptr_eq(&from.0, &to.0)).then(|| to.0.writer());
-        if writer.is_none() || to.has(digest) {
+        if Arc::ptr_eq(&from.0, &to.0) || to.has(digest) {
+            let outside = from.0.outside(digest)?;
+            let mut frames_present = 0;
+            from.0.each_frame(&outside, &mut |used| {
+                frames_present += u64::from(used.blocks > 0);
+                Ok(true)
+            })?;
             return Ok(Moved {
-                frames_present: frames.len() as u64,
+                frames_present,
                 ..Moved::default()
             });
         }
-        let plan = Plan::new(&to.0, &manifest, &frames);
-        let missing = plan.missing.len() as u64;
-        let mut session = Session::new(&to.0);
-        copy(&from.0, &mut session, &plan, progress)?;
-        let mut moved = Moved {
-            frames: session.stored_frames,
-            frame_bytes: session.stored_bytes,
-            manifest_bytes: 0,
-            frames_present: frames.len() as u64 - missing,
+        let writer = to.0.writer();
+        let manifest = from.0.manifest(digest)?;
+        let session = Session::new(&to.0, Outline::new(manifest.size))?;
+        let copy = Copy {
+            from: &from.0,
+            same_domain: from.0.domain()?.is_same(&session.domain),
+            manifest: &manifest,
+            progress,
         };
-        let manifest = session.manifest(plan.base, manifest.size, manifest.chunks);
-        to.0.publish(&manifest)?;
-        moved.manifest_bytes = manifest.encode().len() as u64;
-        Ok(moved)
+        copy.run(session, &writer)
     }
 }
 
-/// What is to be done for one disk.
+/// One disk on its way.
+struct Copy<'a> {
+    from: &'a Inner,
+    /// Frames mean the same at both ends.
+    same_domain: bool,
+    manifest: &'a Manifest,
+    progress: &'a dyn Fn(Progress),
+}
+
+impl Copy<'_> {
+    fn run(&self, mut session: Session<'_>, _: &Writer<'_>) -> Result<Moved, StoreError> {
+        let to = session.inner;
+        let mut state = Progress::default();
+        let mut present = 0;
+        let mut plans = Vec::new();
+        // What there is to do is known before the first byte moves, for those who watch.
+        self.from.each_stretch(self.manifest, |stretch| {
+            let plan = Plan::new(self, &session, stretch)?;
+            state.frames_total += plan.missing.len() as u64;
+            let bytes = plan.missing.iter().map(|(_, at)| u64::from(at.len));
+            state.bytes_total += bytes.sum::<u64>();
+            plans.push(plan.stretch.branch);
+            Ok(())
+        })?;
+        (self.progress)(state);
+        let manifest = write_packs(to, Precedence::Known, |packs| {
+            for branch in &plans {
+                let stretch = self.from.stretch(self.manifest, branch)?;
+                let plan = Plan::new(self, &session, stretch)?;
+                present += (plan.stretch.frames.len() - plan.missing.len()) as u64;
+                let mut done = |received: &Received| {
+                    state.frames_done += 1;
+                    state.bytes_done += received.frame.stored.len() as u64;
+                    (self.progress)(state);
+                };
+                self.move_stretch(&plan, &mut session, packs, &mut done)?;
+                give_sections(&mut session, plan);
+                session.compress(packs)?;
+            }
+            session.finish(packs)
+        })?;
+        let root = manifest.encode(&session.domain)?;
+        if manifest.digest != self.manifest.digest {
+            return Err(StoreError::WrongContent {
+                expected: self.manifest.digest,
+                found: manifest.digest,
+            });
+        }
+        to.publish(&manifest.digest, &root)?;
+        Ok(Moved {
+            frames: session.stored_frames,
+            frame_bytes: session.stored_bytes,
+            manifest_bytes: session.table_bytes + root.len() as u64,
+            frames_present: present,
+        })
+    }
+
+    fn move_stretch(
+        &self,
+        plan: &Plan,
+        session: &mut Session<'_>,
+        packs: &SyncSender<Pack>,
+        done: &mut dyn FnMut(&Received),
+    ) -> Result<(), StoreError> {
+        let to = session.inner;
+        let (whole, mut parts): (Vec<_>, Vec<_>) = plan
+            .missing
+            .iter()
+            .partition(|(number, at)| self.same_domain && plan.moves_whole(*number, at));
+        receive(
+            self.from,
+            &whole,
+            packs,
+            session,
+            &mut |session, received| {
+                let used = plan.pieces_of(received.number);
+                let frame = received.frame.clone();
+                let index = to.index();
+                match session.adopt(&index, frame, &received.fingerprints, used) {
+                    true => done(received),
+                    // The receiver has a part of it in other frames.
+                    false => parts.extend(whole_entry(plan, received.number)),
+                }
+            },
+        )?;
+        receive(
+            self.from,
+            &parts,
+            packs,
+            session,
+            &mut |session, received| {
+                let index = to.index();
+                for piece in plan.pieces_of(received.number) {
+                    for step in 0..piece.count {
+                        let slot = usize::from(piece.slot + step);
+                        let bytes = &received.raw[slot * BLOCK_SIZE..][..BLOCK_SIZE];
+                        let block = piece.block + u32::from(step);
+                        session.block(&index, block, &received.leaves[slot], bytes);
+                    }
+                }
+                done(received);
+            },
+        )
+    }
+}
+
+/// What is to be done for 512 MiB of a disk.
 struct Plan {
+    stretch: Stretch,
     /// Pieces in frames that the receiver has.
     base: Vec<Piece<FrameRef>>,
-    /// Frames that it has not, by their number in the sender's manifest.
+    /// Frames that it has not, by their number in the stretch.
     missing: Vec<(u32, Location)>,
     /// The pieces in them, by frame.
     pieces: Vec<Piece>,
 }
 
 impl Plan {
-    fn new(to: &Inner, manifest: &Manifest, frames: &[Location]) -> Plan {
-        let index = to.index();
-        let there: HashMap<u32, u32> = (0u32..)
-            .zip(frames)
-            .filter_map(|(number, at)| Some((number, index.number(&at.id)?)))
+    fn new(copy: &Copy<'_>, session: &Session<'_>, stretch: Stretch) -> Result<Plan, StoreError> {
+        let at = copy
+            .from
+            .locate_all(&stretch.frames, &copy.manifest.digest)?;
+        let index = session.inner.index();
+        let there: Vec<Option<FrameRef>> = at
+            .iter()
+            .map(|at| session.frame(&index, &at.id))
             .collect();
         let mut plan = Plan {
             base: Vec::new(),
             missing: (0u32..)
-                .zip(frames.iter().copied())
-                .filter(|(number, _)| !there.contains_key(number))
+                .zip(at)
+                .filter(|(number, _)| there[*number as usize].is_none())
                 .collect(),
             pieces: Vec::new(),
+            stretch,
         };
-        for piece in &manifest.pieces {
-            match there.get(&piece.frame) {
+        for piece in &plan.stretch.pieces {
+            match there[piece.frame as usize] {
                 None => plan.pieces.push(*piece),
-                Some(stored) => plan.base.push(Piece {
+                Some(frame) => plan.base.push(Piece {
                     block: piece.block,
-                    frame: FrameRef::Stored(*stored),
+                    frame,
                     slot: piece.slot,
                     count: piece.count,
                 }),
@@ -125,7 +238,7 @@ impl Plan {
         }
         plan.pieces
             .sort_unstable_by_key(|piece| (piece.frame, piece.slot));
-        plan
+        Ok(plan)
     }
 
     fn pieces_of(&self, frame: u32) -> &[Piece] {
@@ -139,6 +252,24 @@ impl Plan {
             used | ((1 << piece.count) - 1) << piece.slot
         });
         used.count_ones() * 4 >= u32::from(at.blocks) * USED_QUARTERS
+    }
+}
+
+/// Hands the session every section of a stretch, with what was found and made for it.
+fn give_sections(session: &mut Session<'_>, plan: Plan) {
+    let mut pieces = plan.base;
+    pieces.extend(session.take_pieces());
+    pieces.sort_unstable_by_key(|piece| piece.block);
+    let mut rest = pieces.as_slice();
+    for section in &plan.stretch.sections {
+        let end = (u64::from(section.index) + 1) * u64::from(SECTION_BLOCKS);
+        let (own, after) = rest.split_at(rest.partition_point(|piece| u64::from(piece.block) < end));
+        rest = after;
+        session.section(Draft {
+            index: section.index,
+            chunks: section.chunks,
+            pieces: own.to_vec(),
+        });
     }
 }
 
@@ -157,69 +288,6 @@ struct Received {
     fingerprints: Vec<Fingerprint>,
 }
 
-fn copy(
-    from: &Inner,
-    session: &mut Session<'_>,
-    plan: &Plan,
-    progress: &dyn Fn(Progress),
-) -> Result<(), StoreError> {
-    let mut state = Progress {
-        frames_total: plan.missing.len() as u64,
-        bytes_total: plan.missing.iter().map(|(_, at)| u64::from(at.len)).sum(),
-        ..Progress::default()
-    };
-    progress(state);
-    let mut done = |received: &Received| {
-        state.frames_done += 1;
-        state.bytes_done += received.frame.stored.len() as u64;
-        progress(state);
-    };
-    let (whole, mut parts): (Vec<_>, Vec<_>) = plan
-        .missing
-        .iter()
-        .partition(|(number, at)| plan.moves_whole(*number, at));
-    write_packs(session.inner, Precedence::Known, |packs| {
-        let to = session.inner;
-        receive(
-            from,
-            to,
-            &whole,
-            packs,
-            session,
-            &mut |session, received| {
-                let used = plan.pieces_of(received.number);
-                let frame = received.frame.clone();
-                let index = to.index();
-                match session.adopt(&index, frame, &received.fingerprints, used) {
-                    true => done(received),
-                    // The receiver has a part of it in other frames.
-                    false => parts.extend(whole_entry(plan, received.number)),
-                }
-            },
-        )?;
-        receive(
-            from,
-            to,
-            &parts,
-            packs,
-            session,
-            &mut |session, received| {
-                let index = to.index();
-                for piece in plan.pieces_of(received.number) {
-                    for step in 0..piece.count {
-                        let slot = usize::from(piece.slot + step);
-                        let bytes = &received.raw[slot * BLOCK_SIZE..][..BLOCK_SIZE];
-                        let block = piece.block + u32::from(step);
-                        session.block(&index, block, &received.leaves[slot], bytes);
-                    }
-                }
-                done(received);
-            },
-        )?;
-        session.finish(packs)
-    })
-}
-
 fn whole_entry(plan: &Plan, number: u32) -> Option<(u32, Location)> {
     let at = plan.missing.binary_search_by_key(&number, |(n, _)| *n);
     at.ok().map(|at| plan.missing[at])
@@ -228,7 +296,6 @@ fn whole_entry(plan: &Plan, number: u32) -> Option<(u32, Location)> {
 /// Reads frames in groups, checks them on all threads, and hands them out in order.
 fn receive(
     from: &Inner,
-    to: &Inner,
     frames: &[(u32, Location)],
     packs: &SyncSender<Pack>,
     session: &mut Session<'_>,
@@ -241,9 +308,11 @@ fn receive(
             received: Vec::new(),
         })
         .collect();
-    for group in work.chunks_mut(to.threads() * BATCHES_PER_THREAD) {
-        parallel::for_each(to.threads(), group, Buffers::new, |buffers, work| {
-            check(from, to, buffers, work)
+    let threads = session.inner.threads();
+    for group in work.chunks_mut(threads * BATCHES_PER_THREAD) {
+        let domain = session.domain.clone();
+        parallel::for_each(threads, group, Buffers::new, |buffers, work| {
+            check(from, &domain, buffers, work)
         })?;
         for received in group.iter_mut().flat_map(|work| work.received.drain(..)) {
             take(session, &received);
@@ -255,7 +324,7 @@ fn receive(
 
 fn check(
     from: &Inner,
-    to: &Inner,
+    to: &Domain,
     buffers: &mut Buffers,
     work: &mut Work,
 ) -> Result<(), StoreError> {
@@ -264,10 +333,10 @@ fn check(
         let mut leaves = [[0; 32]; FRAME_BLOCKS];
         let leaves = &mut leaves[..raw.len() / BLOCK_SIZE];
         leaf_hashes(raw, leaves);
-        let fingerprints = leaves.iter().map(|leaf| to.key.fingerprint(leaf)).collect();
+        let fingerprints = leaves.iter().map(|leaf| to.fingerprint(leaf)).collect();
         let frame = Frame {
             id: at.id,
-            codec: at.codec,
+            coding: at.coding,
             blocks: at.blocks,
             stored: stored.to_vec(),
         };

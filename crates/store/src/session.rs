@@ -3,18 +3,21 @@
 //! Nothing is visible until the caller publishes the manifest. The writer's lock is the caller's
 //! to hold.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
-use disk::{ChunkHash, LeafHash, digest_of_chunks};
+use disk::LeafHash;
 
+use crate::domain::Domain;
 use crate::error::StoreError;
-use crate::frame::{FRAME_BYTES, Frame, Packer};
+use crate::frame::{FRAME_BYTES, Frame, FrameId, Packer};
 use crate::index::{ByFingerprint, Fingerprint, Index, Precedence};
-use crate::manifest::{Manifest, Piece, UsedFrame, push_piece};
+use crate::manifest::Manifest;
+use crate::outline::{Draft, Outline};
 use crate::pack::{Pack, PackBuilder};
 use crate::parallel;
+use crate::section::{Piece, UsedFrame, push_piece};
 use crate::store::Inner;
 
 /// The level at which frames are compressed: measured as the best bytes for the time.
@@ -25,11 +28,11 @@ const QUEUED_PACKS: usize = 1;
 
 /// Writes packs that `make` sends, beside it: waiting for a device to take a pack would otherwise
 /// leave the processor idle. When this returns, all of them are written or there is an error.
-pub(crate) fn write_packs(
+pub(crate) fn write_packs<T>(
     inner: &Inner,
     precedence: Precedence,
-    make: impl FnOnce(&SyncSender<Pack>) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
+    make: impl FnOnce(&SyncSender<Pack>) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
     let (send, receive) = sync_channel::<Pack>(QUEUED_PACKS);
     thread::scope(|scope| {
         let writer = scope.spawn(move || {
@@ -53,9 +56,14 @@ pub(crate) enum FrameRef {
     New(u32),
 }
 
+/// Packs whose blocks a session still knows by itself: one being written, one that waits, and the
+/// one just handed on. The index knows those before them.
+const UNCOMMITTED_PACKS: usize = QUEUED_PACKS + 2;
+
 /// Blocks that will be compressed together.
 #[derive(Default)]
 struct Raw {
+    number: u32,
     bytes: Vec<u8>,
     fingerprints: Vec<Fingerprint>,
     frame: Option<Frame>,
@@ -64,45 +72,63 @@ struct Raw {
 /// What was found and made so far for one disk.
 pub(crate) struct Session<'a> {
     pub(crate) inner: &'a Inner,
+    pub(crate) domain: Domain,
+    /// Of blocks and frames that were looked up since the caller last took them.
     pieces: Vec<Piece<FrameRef>>,
-    /// Blocks of this session, which the index does not know yet.
+    /// Blocks of this session that the index may not know yet.
     pending: ByFingerprint<(u32, u8)>,
-    /// Frames of this session that are compressed.
-    frames: Vec<UsedFrame>,
+    /// The same for frames and tables.
+    pending_ids: HashMap<FrameId, Option<u32>>,
+    /// What of the two is in each pack that was handed on, and in the one being filled.
+    handed_on: VecDeque<(Vec<Fingerprint>, Vec<FrameId>)>,
+    filling: (Vec<Fingerprint>, Vec<FrameId>),
+    /// Frames of this session by number, once they are compressed.
+    frames: Vec<Option<UsedFrame>>,
     open: Raw,
     full: Vec<Raw>,
     pack: PackBuilder,
+    outline: Outline,
     pub(crate) new_blocks: u64,
     pub(crate) stored_bytes: u64,
     pub(crate) stored_frames: u64,
+    /// Tables of the manifest that the store did not have.
+    pub(crate) table_bytes: u64,
 }
 
 impl<'a> Session<'a> {
-    pub(crate) fn new(inner: &'a Inner) -> Self {
-        Session {
+    pub(crate) fn new(inner: &'a Inner, outline: Outline) -> Result<Self, StoreError> {
+        Ok(Session {
             inner,
+            domain: inner.domain()?,
             pieces: Vec::new(),
             pending: ByFingerprint::default(),
+            pending_ids: HashMap::new(),
+            handed_on: VecDeque::new(),
+            filling: Default::default(),
             frames: Vec::new(),
             open: Raw::default(),
             full: Vec::new(),
             pack: PackBuilder::default(),
+            outline,
             new_blocks: 0,
             stored_bytes: 0,
             stored_frames: 0,
-        }
+            table_bytes: 0,
+        })
     }
 
     /// One block of the disk, which is stored if it is not yet.
     pub(crate) fn block(&mut self, index: &Index, block: u32, leaf: &LeafHash, bytes: &[u8]) {
-        let fingerprint = self.inner.key.fingerprint(leaf);
+        let fingerprint = self.domain.fingerprint(leaf);
         let (frame, slot) = if let Some((number, slot)) = self.pending.get(&fingerprint) {
             (FrameRef::New(*number), *slot)
         } else if let Some(at) = index.block(&fingerprint) {
             (FrameRef::Stored(at.frame), at.slot)
         } else {
-            let number = (self.frames.len() + self.full.len()) as u32;
-            let slot = self.open.fingerprints.len() as u8;
+            if self.open.fingerprints.is_empty() {
+                self.open.number = self.new_number();
+            }
+            let (number, slot) = (self.open.number, self.open.fingerprints.len() as u8);
             self.pending.insert(fingerprint, (number, slot));
             self.append(fingerprint, bytes);
             (FrameRef::New(number), slot)
@@ -118,9 +144,16 @@ impl<'a> Session<'a> {
         );
     }
 
-    /// Takes a frame as it is, if the store has none of its blocks. Frames must come before the
-    /// first single block, because those fill a frame whose number is given already. `used` are
-    /// the pieces of the disk that lie in it, by their place in the frame.
+    /// A frame by its name, be it stored or of this session.
+    pub(crate) fn frame(&self, index: &Index, id: &FrameId) -> Option<FrameRef> {
+        match self.pending_ids.get(id) {
+            Some(number) => number.map(FrameRef::New),
+            None => index.number(id).map(FrameRef::Stored),
+        }
+    }
+
+    /// Takes a frame as it is, if the store has none of its blocks. `used` are the pieces of the
+    /// disk that lie in it.
     pub(crate) fn adopt(
         &mut self,
         index: &Index,
@@ -128,18 +161,19 @@ impl<'a> Session<'a> {
         fingerprints: &[Fingerprint],
         used: &[Piece],
     ) -> bool {
-        assert!(self.open.bytes.is_empty(), "frames come before blocks");
         let is_known =
             |block: &Fingerprint| index.block(block).is_some() || self.pending.contains_key(block);
         if fingerprints.iter().any(is_known) {
             return false;
         }
-        let number = (self.frames.len() + self.full.len()) as u32;
+        let number = self.new_number();
         for (fingerprint, slot) in fingerprints.iter().zip(0u8..) {
             self.pending.insert(*fingerprint, (number, slot));
         }
         self.new_blocks += u64::from(frame.blocks);
+        self.pending_ids.insert(frame.id, Some(number));
         self.full.push(Raw {
+            number,
             bytes: Vec::new(),
             fingerprints: fingerprints.to_vec(),
             frame: Some(frame),
@@ -151,6 +185,21 @@ impl<'a> Session<'a> {
             count: piece.count,
         }));
         true
+    }
+
+    /// The pieces of all blocks since the last call, in the order in which they came.
+    pub(crate) fn take_pieces(&mut self) -> Vec<Piece<FrameRef>> {
+        std::mem::take(&mut self.pieces)
+    }
+
+    /// A section all of whose blocks were looked up.
+    pub(crate) fn section(&mut self, draft: Draft) {
+        self.outline.give(draft);
+    }
+
+    fn new_number(&mut self) -> u32 {
+        self.frames.push(None);
+        self.frames.len() as u32 - 1
     }
 
     fn append(&mut self, fingerprint: Fingerprint, bytes: &[u8]) {
@@ -165,9 +214,11 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Compresses what is full and hands on packs that became full by it.
+    /// Compresses what is full, makes tables of what is complete, and hands on packs that became
+    /// full by it.
     pub(crate) fn compress(&mut self, packs: &SyncSender<Pack>) -> Result<(), StoreError> {
         let threads = self.inner.threads();
+        let domain = &self.domain;
         parallel::for_each(
             threads,
             &mut self.full,
@@ -178,85 +229,104 @@ impl<'a> Session<'a> {
                 }
                 let packer = match packer {
                     Some(packer) => packer,
-                    none => none.insert(Packer::new(ZSTD_LEVEL)?),
+                    none => none.insert(Packer::new(ZSTD_LEVEL, domain)?),
                 };
                 raw.frame = Some(packer.pack(&raw.bytes)?);
-                Ok(())
+                Ok::<(), StoreError>(())
             },
         )?;
-        for raw in self.full.drain(..) {
+        for raw in std::mem::take(&mut self.full) {
             let Some(frame) = raw.frame else { continue };
-            self.frames.push(UsedFrame {
+            self.frames[raw.number as usize] = Some(UsedFrame {
                 id: frame.id,
                 blocks: frame.blocks,
             });
             self.stored_bytes += frame.stored.len() as u64;
             self.stored_frames += 1;
-            if let Some(pack) = self.pack.push(&frame, raw.fingerprints) {
-                packs.send(pack).map_err(|_| StoreError::WriterStopped)?;
+            self.push(&frame, raw.fingerprints, packs)?;
+        }
+        self.settle(packs)
+    }
+
+    fn push(
+        &mut self,
+        frame: &Frame,
+        fingerprints: Vec<Fingerprint>,
+        packs: &SyncSender<Pack>,
+    ) -> Result<(), StoreError> {
+        self.filling.0.extend_from_slice(&fingerprints);
+        self.filling.1.push(frame.id);
+        match self.pack.push(frame, fingerprints) {
+            Some(pack) => self.hand_on(pack, packs),
+            None => Ok(()),
+        }
+    }
+
+    fn hand_on(&mut self, pack: Pack, packs: &SyncSender<Pack>) -> Result<(), StoreError> {
+        packs.send(pack).map_err(|_| StoreError::WriterStopped)?;
+        self.handed_on.push_back(std::mem::take(&mut self.filling));
+        if self.handed_on.len() > UNCOMMITTED_PACKS
+            && let Some((fingerprints, ids)) = self.handed_on.pop_front()
+        {
+            for fingerprint in fingerprints {
+                self.pending.remove(&fingerprint);
+            }
+            for id in ids {
+                self.pending_ids.remove(&id);
             }
         }
         Ok(())
     }
 
-    pub(crate) fn finish(&mut self, packs: &SyncSender<Pack>) -> Result<(), StoreError> {
+    fn settle(&mut self, packs: &SyncSender<Pack>) -> Result<(), StoreError> {
+        let mut tables = Vec::new();
+        {
+            let (inner, frames) = (self.inner, &self.frames);
+            let name = |frame: FrameRef| match frame {
+                FrameRef::New(number) => frames[number as usize],
+                FrameRef::Stored(number) => Some(inner.index().frame(number).used()),
+            };
+            self.outline.settle(inner, &self.domain, &name, &mut |table| {
+                tables.push(table);
+                Ok(())
+            })?;
+        }
+        tables
+            .into_iter()
+            .try_for_each(|table| self.table(table, packs))
+    }
+
+    /// A table of the manifest, which is stored if it is not yet.
+    fn table(&mut self, table: Frame, packs: &SyncSender<Pack>) -> Result<(), StoreError> {
+        let known = self.pending_ids.contains_key(&table.id)
+            || self.inner.index().number(&table.id).is_some();
+        if known {
+            return Ok(());
+        }
+        self.pending_ids.insert(table.id, None);
+        self.table_bytes += table.stored.len() as u64;
+        self.push(&table, Vec::new(), packs)
+    }
+
+    /// Everything that is left is packed; the disk that all sections make.
+    pub(crate) fn finish(&mut self, packs: &SyncSender<Pack>) -> Result<Manifest, StoreError> {
         if !self.open.bytes.is_empty() {
             self.full.push(std::mem::take(&mut self.open));
         }
         self.compress(packs)?;
+        let outline = std::mem::replace(&mut self.outline, Outline::new(0));
+        let mut tables = Vec::new();
+        let manifest = outline.finish(&self.domain, &mut |table| {
+            tables.push(table);
+            Ok(())
+        })?;
+        for table in tables {
+            self.table(table, packs)?;
+        }
         match self.pack.finish() {
-            Some(pack) => packs.send(pack).map_err(|_| StoreError::WriterStopped),
-            None => Ok(()),
+            Some(pack) => self.hand_on(pack, packs)?,
+            None => {}
         }
-    }
-    /// The disk that all pieces make: those of this session, and `base` from before.
-    pub(crate) fn manifest(
-        &self,
-        base: Vec<Piece<FrameRef>>,
-        size: u64,
-        chunks: Vec<ChunkHash>,
-    ) -> Manifest {
-        let mut pieces = base;
-        pieces.extend_from_slice(&self.pieces);
-        pieces.sort_unstable_by_key(|piece| piece.block);
-        let index = self.inner.index();
-        let mut numbers = HashMap::new();
-        let mut frames = Vec::new();
-        let mut numbered = Vec::with_capacity(pieces.len());
-        for piece in pieces {
-            let frame = *numbers.entry(piece.frame).or_insert_with(|| {
-                frames.push(match piece.frame {
-                    FrameRef::New(number) => self.frames[number as usize],
-                    FrameRef::Stored(number) => {
-                        let at = index.frame(number);
-                        UsedFrame {
-                            id: at.id,
-                            blocks: at.blocks,
-                        }
-                    }
-                });
-                frames.len() as u32 - 1
-            });
-            let Piece {
-                block, slot, count, ..
-            } = piece;
-            push_piece(
-                &mut numbered,
-                Piece {
-                    block,
-                    frame,
-                    slot,
-                    count,
-                },
-            );
-        }
-        let digest = digest_of_chunks(size, &chunks);
-        Manifest {
-            size,
-            digest,
-            chunks,
-            frames,
-            pieces: numbered,
-        }
+        Ok(manifest)
     }
 }

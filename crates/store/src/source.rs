@@ -10,17 +10,29 @@ use crate::bulk::{Buffers, batches};
 use crate::error::StoreError;
 use crate::frame::Unpacker;
 use crate::index::Location;
-use crate::manifest::{Manifest, UsedFrame};
+use crate::manifest::{BranchRef, Manifest};
+use crate::section::{Section, SectionRef, UsedFrame};
 use crate::serve::Trace;
-use crate::store::{Inner, Store};
-
-/// How often a frame is looked for again that was moved to another pack at this moment.
-const MOVES: usize = 3;
+use crate::store::Store;
 
 /// A reader of disks goes through this alone.
 pub trait FrameSource: Send + Sync {
     /// A disk's manifest, checked. A frame of it that is known to be missing is an error.
     fn manifest(&self, digest: &DiskDigest) -> Result<Manifest, StoreError>;
+
+    /// The sections of a part of the disk, checked.
+    fn branch(
+        &self,
+        manifest: &Manifest,
+        branch: &BranchRef,
+    ) -> Result<Vec<SectionRef>, StoreError>;
+
+    /// What sections are made of, checked, in the order asked for.
+    fn sections(
+        &self,
+        manifest: &Manifest,
+        wanted: &[SectionRef],
+    ) -> Result<Vec<Section>, StoreError>;
 
     /// The blocks of a frame, checked and decoded, into `into`, which is cleared first. Returns
     /// the stored bytes that were read for it.
@@ -52,12 +64,30 @@ thread_local! {
 impl FrameSource for Store {
     fn manifest(&self, digest: &DiskDigest) -> Result<Manifest, StoreError> {
         let manifest = self.0.manifest(digest)?;
-        self.0.locate(&manifest)?;
+        self.0.check_complete(&self.0.outside(digest)?)?;
         Ok(manifest)
     }
 
+    fn branch(
+        &self,
+        manifest: &Manifest,
+        branch: &BranchRef,
+    ) -> Result<Vec<SectionRef>, StoreError> {
+        self.0.branch(manifest, branch)
+    }
+
+    fn sections(
+        &self,
+        manifest: &Manifest,
+        wanted: &[SectionRef],
+    ) -> Result<Vec<Section>, StoreError> {
+        self.0.sections(manifest, wanted)
+    }
+
     fn read_frame(&self, frame: &UsedFrame, into: &mut Vec<u8>) -> Result<u64, StoreError> {
-        let (at, stored) = self.0.stored_frame(frame)?;
+        let at = self.0.index().readable(&frame.id);
+        let at = at.ok_or(StoreError::LostFrame { frame: frame.id })?;
+        let (at, stored) = self.0.stored(at)?;
         UNPACKER.with_borrow_mut(|unpacker| self.0.unpack(&at, &stored, unpacker, into))?;
         Ok(stored.len() as u64)
     }
@@ -84,23 +114,5 @@ impl FrameSource for Store {
                 tracing::debug!(%error, "frames were not read ahead");
             }
         }
-    }
-}
-
-impl Inner {
-    /// A frame as it is stored, and where. It may have moved since it was looked up.
-    fn stored_frame(&self, frame: &UsedFrame) -> Result<(Location, Vec<u8>), StoreError> {
-        let mut gone = None;
-        for _ in 0..MOVES {
-            let Some(at) = self.index().readable(&frame.id) else {
-                break;
-            };
-            match self.pack_range(at.pack, at.offset, at.len) {
-                Ok(stored) => return Ok((at, stored)),
-                Err(error) if error.is_not_found() => gone = Some(error),
-                Err(error) => return Err(error),
-            }
-        }
-        Err(gone.unwrap_or(StoreError::LostFrame { frame: frame.id }))
     }
 }

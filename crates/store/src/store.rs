@@ -12,21 +12,18 @@ use std::thread;
 use disk::DiskDigest;
 
 use crate::cache::FrameCache;
-use crate::codec::{MANIFESTS, PACKS, Reader, manifest_digest, manifest_name};
+use crate::codec::{MANIFESTS, PACKS, manifest_digest, manifest_name};
 use crate::collect::read_note;
+use crate::domain::Domain;
 use crate::error::StoreError;
 use crate::frame::{FRAME_BYTES, Unpacker};
-use crate::index::{DomainKey, Index, Location, Precedence};
-use crate::manifest::{MAX_MANIFEST_BYTES, Manifest};
+use crate::header::{HEADER, Header, Lock, open_header};
+use crate::index::{Index, Location, Precedence};
+use crate::keys::Keys;
+use crate::manifest::{MAX_MANIFEST_BYTES, Manifest, Outside};
 use crate::pack::{HEADER_LEN, Pack, PackFooter, TRAILER_LEN, Trailer, check_header};
 use crate::place::{Entry, Folder, Place};
 use crate::view::StoredDisk;
-
-const HEADER: &str = "store.bullion";
-const HEADER_MAGIC: &[u8; 8] = b"BULSTOR\0";
-const HEADER_VERSION: u32 = 1;
-const HEADER_CONTEXT: &str = "bullion store header v1";
-const HEADER_BYTES: u64 = 80;
 
 /// Threads that one call uses unless told otherwise, at most.
 const MAX_THREADS: usize = 16;
@@ -38,6 +35,10 @@ pub struct StoreOptions {
     pub threads: NonZero<usize>,
     /// Decompressed frames of 64 KiB that a disk keeps that is opened without a shared cache.
     pub cached_frames: usize,
+    /// Who keeps the secret of the store's domain.
+    pub keys: Keys,
+    /// The domain that a new encrypted store belongs to; one of its own unless given.
+    pub domain: Option<Domain>,
 }
 
 impl Default for StoreOptions {
@@ -46,6 +47,8 @@ impl Default for StoreOptions {
         StoreOptions {
             threads: threads.min(NonZero::new(MAX_THREADS).unwrap_or(NonZero::<usize>::MIN)),
             cached_frames: 256,
+            keys: Keys::default(),
+            domain: None,
         }
     }
 }
@@ -56,8 +59,9 @@ pub struct Store(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
     pub(crate) place: Box<dyn Place>,
-    pub(crate) key: DomainKey,
     pub(crate) options: StoreOptions,
+    pub(crate) header: Header,
+    pub(crate) lock: RwLock<Lock>,
     index: RwLock<Index>,
     writer: Mutex<()>,
 }
@@ -129,7 +133,7 @@ impl Store {
 
     /// Opens a store in any place. The caller sees to it that no one else writes there.
     pub fn open_place(place: Box<dyn Place>, options: StoreOptions) -> Result<Store, StoreError> {
-        let key = open_header(&*place)?;
+        let (header, lock) = open_header(&*place, &options)?;
         let mut index = Index::default();
         // Where a frame is in two packs, the one that stays counts.
         let retired = read_note(&*place)?;
@@ -152,8 +156,9 @@ impl Store {
         let index = RwLock::new(index);
         Ok(Store(Arc::new(Inner {
             place,
-            key,
             options,
+            header,
+            lock: RwLock::new(lock),
             index,
             writer: Mutex::new(()),
         })))
@@ -161,14 +166,13 @@ impl Store {
 
     /// Whether a disk is here with all its frames.
     pub fn has(&self, digest: &DiskDigest) -> bool {
-        self.disk(digest).is_ok()
+        let outside = self.0.outside(digest);
+        outside.is_ok_and(|outside| self.0.check_complete(&outside).is_ok())
     }
 
     /// A disk, to be read like any other.
     pub fn disk(&self, digest: &DiskDigest) -> Result<StoredDisk, StoreError> {
-        let frames = self.0.options.cached_frames as u64;
-        let cache = Arc::new(FrameCache::new(frames * FRAME_BYTES as u64));
-        self.disk_in(digest, &cache)
+        self.disk_in(digest, &self.0.own_cache())
     }
 
     /// The same, with frames in a cache that other disks share.
@@ -203,7 +207,8 @@ impl Store {
         let totals = index.totals();
         Ok(Usage {
             disks: disks.len() as u64,
-            manifest_bytes: disks.iter().map(|disk| disk.manifest_bytes).sum(),
+            manifest_bytes: totals.table_bytes
+                + disks.iter().map(|disk| disk.manifest_bytes).sum::<u64>(),
             packs: totals.packs,
             pack_bytes: totals.pack_bytes,
             frames: totals.frames,
@@ -218,6 +223,12 @@ impl Store {
 pub(crate) type Writer<'a> = MutexGuard<'a, ()>;
 
 impl Inner {
+    /// For a disk that is read by itself.
+    pub(crate) fn own_cache(&self) -> Arc<FrameCache> {
+        let frames = self.options.cached_frames as u64;
+        Arc::new(FrameCache::new(frames * FRAME_BYTES as u64))
+    }
+
     pub(crate) fn threads(&self) -> usize {
         self.options.threads.get()
     }
@@ -261,49 +272,63 @@ impl Inner {
             })
     }
 
-    /// Where the frames of a manifest are, in the order of its table.
-    pub(crate) fn locate(&self, manifest: &Manifest) -> Result<Vec<Location>, StoreError> {
-        let index = self.index();
-        let locate = |used: &crate::manifest::UsedFrame| {
-            let found = index.number(&used.id).map(|number| *index.frame(number));
-            found
-                .filter(|location| location.blocks == used.blocks)
-                .ok_or(StoreError::MissingFrame {
-                    frame: used.id,
-                    disk: manifest.digest,
-                })
-        };
-        manifest.frames.iter().map(locate).collect()
-    }
-
     /// Makes a disk visible, which needs all its frames.
-    pub(crate) fn publish(&self, manifest: &Manifest) -> Result<(), StoreError> {
-        self.locate(manifest)?;
-        let name = manifest_name(&manifest.digest);
+    pub(crate) fn publish(&self, digest: &DiskDigest, bytes: &[u8]) -> Result<(), StoreError> {
+        let name = manifest_name(digest);
+        let damaged = |what| StoreError::Damaged {
+            name: name.clone(),
+            what,
+        };
+        self.check_complete(&Manifest::outside(bytes).map_err(damaged)?)?;
         // What is there may be damaged; then this is the repair.
-        match self.manifest(&manifest.digest) {
-            Ok(found) if self.locate(&found).is_ok() => Ok(()),
+        match self.outside(digest) {
+            Ok(found) if self.check_complete(&found).is_ok() => Ok(()),
             Ok(_) | Err(StoreError::UnknownDisk(_) | StoreError::Damaged { .. }) => {
-                self.put(&name, &manifest.encode())
+                self.put(&name, bytes)
             }
             Err(error) => Err(error),
         }
     }
 
-    pub(crate) fn manifest(&self, digest: &DiskDigest) -> Result<Manifest, StoreError> {
+    /// The bytes of a manifest, which may be wrong.
+    pub(crate) fn manifest_bytes(&self, digest: &DiskDigest) -> Result<Vec<u8>, StoreError> {
         let name = manifest_name(digest);
-        let bytes = match self.place.get(&name, MAX_MANIFEST_BYTES) {
-            Ok(bytes) => bytes.ok_or(StoreError::UnknownDisk(*digest))?,
-            Err(source) => return Err(StoreError::Get { name, source }),
-        };
-        match Manifest::decode(&bytes) {
-            Ok(manifest) if manifest.digest == *digest => Ok(manifest),
-            Ok(_) => Err(StoreError::Damaged {
+        match self.place.get(&name, MAX_MANIFEST_BYTES) {
+            Ok(bytes) => bytes.ok_or(StoreError::UnknownDisk(*digest)),
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Err(StoreError::Damaged {
                 name,
-                what: "it is another disk's",
+                what: "it is too long",
             }),
-            Err(what) => Err(StoreError::Damaged { name, what }),
+            Err(source) => Err(StoreError::Get { name, source }),
         }
+    }
+
+    pub(crate) fn manifest(&self, digest: &DiskDigest) -> Result<Manifest, StoreError> {
+        let bytes = self.manifest_bytes(digest)?;
+        let decoded = Manifest::decode(&bytes, &self.domain()?);
+        let decoded = decoded.and_then(|manifest| match manifest.digest == *digest {
+            true => Ok(manifest),
+            false => Err("it is another disk's"),
+        });
+        decoded.map_err(|what| StoreError::Damaged {
+            name: manifest_name(digest),
+            what,
+        })
+    }
+
+    /// What of a manifest can be read without a key.
+    pub(crate) fn outside(&self, digest: &DiskDigest) -> Result<Outside, StoreError> {
+        let bytes = self.manifest_bytes(digest)?;
+        let read = Manifest::outside(&bytes).and_then(|outside| {
+            match outside.digest == *digest {
+                true => Ok(outside),
+                false => Err("it is another disk's"),
+            }
+        });
+        read.map_err(|what| StoreError::Damaged {
+            name: manifest_name(digest),
+            what,
+        })
     }
 
     /// Bytes of a pack, by the pack's number.
@@ -336,8 +361,9 @@ impl Inner {
         unpacker: &mut Unpacker,
         into: &mut Vec<u8>,
     ) -> Result<(), StoreError> {
+        let domain = self.domain()?;
         unpacker
-            .unpack(at.id, at.codec, at.blocks, stored, into)
+            .unpack(&domain, (at.id, at.coding, at.blocks), stored, into)
             .map_err(|what| self.damaged_frame(at, what))
     }
 
@@ -368,64 +394,6 @@ pub(crate) fn list(place: &dyn Place, prefix: &str) -> Result<Vec<Entry>, StoreE
         prefix: prefix.to_owned(),
         source,
     })
-}
-
-/// The key of the store; a new one if there is no store here yet.
-fn open_header(place: &dyn Place) -> Result<DomainKey, StoreError> {
-    let get = |source| StoreError::Get {
-        name: HEADER.to_owned(),
-        source,
-    };
-    let what = match place.get(HEADER, HEADER_BYTES) {
-        Ok(Some(bytes)) => match read_header(&bytes) {
-            Ok(key) => return Ok(key),
-            Err(what) => what,
-        },
-        Ok(None) => "it is gone, and the packs depend on it",
-        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => "it is too long",
-        Err(error) => return Err(get(error)),
-    };
-    // An interrupted start may leave anything, but never a pack.
-    if !list(place, PACKS)?.is_empty() {
-        return Err(StoreError::Damaged {
-            name: HEADER.to_owned(),
-            what,
-        });
-    }
-    let key = DomainKey(rand::random());
-    place
-        .put(HEADER, &header_bytes(&key))
-        .map_err(|source| StoreError::Put {
-            name: HEADER.to_owned(),
-            source,
-        })?;
-    Ok(key)
-}
-
-fn header_bytes(key: &DomainKey) -> Vec<u8> {
-    let mut bytes = HEADER_MAGIC.to_vec();
-    bytes.extend_from_slice(&HEADER_VERSION.to_le_bytes());
-    bytes.extend_from_slice(&0u32.to_le_bytes());
-    bytes.extend_from_slice(&key.0);
-    let check = blake3::derive_key(HEADER_CONTEXT, &bytes);
-    bytes.extend_from_slice(&check);
-    bytes
-}
-
-fn read_header(bytes: &[u8]) -> Result<DomainKey, &'static str> {
-    let mut reader = Reader::new(bytes);
-    if reader.take(8)? != HEADER_MAGIC {
-        return Err("it is not a store's header");
-    }
-    if (reader.u32()?, reader.u32()?) != (HEADER_VERSION, 0) {
-        return Err("the store has an unknown version");
-    }
-    let key = DomainKey(reader.array()?);
-    if header_bytes(&key) == bytes {
-        Ok(key)
-    } else {
-        Err("its checksum is wrong")
-    }
 }
 
 /// The outer error is of the place and may pass; the inner one is of the pack and will not.

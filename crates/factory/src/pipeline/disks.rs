@@ -114,14 +114,20 @@ impl Drop for WorkDisk {
 #[cfg(test)]
 mod tests {
     use disk::MemDisk;
-    use store::StoreOptions;
+    use store::{Keys, StoreOptions};
 
     use super::*;
 
     #[tokio::test]
     async fn a_disk_comes_back_in_the_file_that_held_it() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("s"), StoreOptions::default()).unwrap();
+        let store = Store::open(
+            &folder.path().join("s"),
+            StoreOptions {
+                keys: Keys::Off,
+                ..StoreOptions::default()
+            },
+        ).unwrap();
         let store = Arc::new(store);
         let mut digests = Vec::new();
         for byte in [1u8, 2] {

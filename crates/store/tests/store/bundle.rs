@@ -2,13 +2,22 @@
 
 use disk::DiskDigest;
 use proptest::prelude::*;
-use store::{Bundled, Store, StoreError, is_bundle};
+use store::{Bundled, Domain, Store, StoreError, Unbundled, is_bundle};
 
-use crate::{changes_of, disk_of, memory_store, seeds, whole};
+use crate::{changes_of, disk_of, memory_store, seeds, stranger, whole};
+
+fn key() -> Domain {
+    Domain::from_secret([7; 32])
+}
+
+fn unbundle(store: &Store, mut bytes: &[u8]) -> Result<Unbundled, StoreError> {
+    store.unbundle(&mut bytes, Some(&key()))
+}
 
 fn bundle(store: &Store, digest: &DiskDigest, without: Option<&DiskDigest>) -> (Vec<u8>, Bundled) {
     let mut bytes = Vec::new();
-    let made = store.bundle(digest, without, &mut bytes).expect("bundle");
+    let made = store.bundle(digest, without, &key(), &mut bytes);
+    let made = made.expect("bundle");
     assert_eq!(made.bytes, bytes.len() as u64);
     assert!(is_bundle(&bytes));
     (bytes, made)
@@ -19,18 +28,18 @@ proptest! {
 
     #[test]
     fn what_comes_out_is_the_disk(content in seeds(), there in seeds(), tail in 0..4096usize) {
-        let (from, to) = (memory_store(), memory_store());
+        let (from, to) = (memory_store(), stranger());
         to.ingest(&disk_of(&there, 0)).expect("ingest");
         let disk = disk_of(&content, tail);
         let digest = from.ingest(&disk).expect("ingest").digest;
         let (bytes, made) = bundle(&from, &digest, None);
-        let taken = to.unbundle(&mut bytes.as_slice()).expect("unbundle");
+        let taken = unbundle(&to, &bytes).expect("unbundle");
         prop_assert_eq!(taken.digest, digest);
         prop_assert_eq!(taken.bytes, made.bytes);
         prop_assert_eq!(&whole(&to.disk(&digest).expect("disk")), disk.as_bytes());
         prop_assert!(to.verify(&digest).expect("verify").is_sound());
         // Once more brings nothing.
-        let again = to.unbundle(&mut bytes.as_slice()).expect("unbundle again");
+        let again = unbundle(&to, &bytes).expect("unbundle again");
         prop_assert_eq!((again.frames, again.stored_bytes), (0, 0));
         // What came in a bundle is known to the next ingest.
         prop_assert_eq!(to.ingest(&disk).expect("ingest").new_bytes, 0);
@@ -50,15 +59,15 @@ fn a_bundle_can_leave_out_what_is_there() {
     assert_eq!(made.frames, 1);
     assert!(part.len() < all.len() / 10);
 
-    let missing = to.unbundle(&mut part.as_slice());
+    let missing = unbundle(&to, &part);
     assert!(
-        matches!(missing, Err(StoreError::MissingFrame { .. })),
+        matches!(missing, Err(StoreError::UnknownDisk(_))),
         "{missing:?}"
     );
     assert!(!to.has(&child.digest));
     let (first, _) = bundle(&from, &parent, None);
-    to.unbundle(&mut first.as_slice()).expect("the parent");
-    to.unbundle(&mut part.as_slice()).expect("the child");
+    unbundle(&to, &first).expect("the parent");
+    unbundle(&to, &part).expect("the child");
     assert!(to.verify(&child.digest).expect("verify").is_sound());
 }
 
@@ -75,7 +84,7 @@ fn a_damaged_bundle_is_an_error_and_no_disk() {
         changed[at] ^= 1 << (at % 8);
         for broken in [changed.as_slice(), &bytes[..at]] {
             let to = memory_store();
-            to.unbundle(&mut &*broken).expect_err("refused");
+            unbundle(&to, broken).expect_err("refused");
             assert!(to.list().expect("list").is_empty(), "byte {at}");
         }
     }

@@ -13,18 +13,52 @@ mod serve;
 mod s3;
 
 use std::num::NonZero;
+use std::sync::Arc;
 
 use disk::{BLOCK_SIZE, Changes, MemDisk, ReadAt, WriteAt};
 use proptest::prelude::*;
 use store::place::{MemoryPlace, Place};
-use store::{Store, StoreOptions};
+use store::{Domain, DomainId, KeyError, KeyService, Keys, Store, StoreOptions};
 
+/// Wraps a secret by turning it round, so that tests need no files.
+#[derive(Debug)]
+pub struct Turned;
+
+impl KeyService for Turned {
+    fn name(&self) -> String {
+        "turned".to_owned()
+    }
+
+    fn wrap(&self, _: &DomainId, secret: &[u8; 32]) -> Result<Vec<u8>, KeyError> {
+        Ok(secret.iter().map(|byte| !byte).collect())
+    }
+
+    fn unwrap(&self, _: &DomainId, wrapped: &[u8]) -> Result<[u8; 32], KeyError> {
+        let turned: Vec<u8> = wrapped.iter().map(|byte| !byte).collect();
+        turned.try_into().map_err(|_| KeyError::WrongKey {
+            service: self.name(),
+        })
+    }
+}
+
+/// Encrypted, in one domain for all stores of a test.
 fn options() -> StoreOptions {
     // Few cached frames, so that tests evict some.
     StoreOptions {
         threads: NonZero::new(2).expect("two"),
         cached_frames: 3,
+        keys: Keys::Service(Arc::new(Turned)),
+        domain: Some(Domain::from_secret([42; 32])),
     }
+}
+
+/// A domain of the store's own.
+fn stranger() -> Store {
+    let options = StoreOptions {
+        domain: None,
+        ..options()
+    };
+    Store::open_place(Box::new(MemoryPlace::new()), options).expect("open a store")
 }
 
 fn store_in(place: impl Place + 'static) -> Store {
