@@ -76,6 +76,11 @@ impl Domain {
         Domain::new(rand::random(), AtRest::Sealed)
     }
 
+    /// A new domain in which nothing is encrypted, for bundles that need no key.
+    pub fn unsealed() -> Domain {
+        Domain::new(rand::random(), AtRest::Plain)
+    }
+
     /// The domain of a secret that was kept elsewhere.
     pub fn from_secret(secret: [u8; 32]) -> Domain {
         Domain::new(secret, AtRest::Sealed)

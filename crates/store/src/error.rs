@@ -77,6 +77,8 @@ pub enum StoreError {
     Keys(#[from] KeyError),
     #[error("a new store is encrypted and has no key")]
     NoKeys,
+    #[error("the secret is another domain's")]
+    WrongSecret,
     #[error("the store is not encrypted and has no keys")]
     NotEncrypted,
     #[error("compress a frame")]

@@ -4,7 +4,10 @@
 //! replaces and erasing empties; nothing else of a store depends on who wraps the secret.
 
 use std::error::Error as _;
-use std::io;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
 use std::sync::{PoisonError, RwLockReadGuard};
 
 use crate::codec::{PACKS, Reader, hex};
@@ -22,13 +25,57 @@ const MAGIC: &[u8; 8] = b"BULSTOR\0";
 const VERSION: u32 = 1;
 const CONTEXT: &str = "bullion store header v1";
 const SEALED: u32 = 1;
+const ERASED: &str = "its keys were erased";
 const HEADER_BYTES: u64 = 112;
 const KEYS_BYTES: u64 = MAX_WRAPPED_BYTES as u64 + 512;
+
+/// A store's own name, which stays with it wherever it is moved. As text, 32 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StoreId([u8; 16]);
+
+impl StoreId {
+    pub fn random() -> StoreId {
+        StoreId(rand::random())
+    }
+
+    /// The name of the store in a folder, which may be open elsewhere; none if there is no store.
+    pub fn of_folder(folder: &Path) -> Result<Option<StoreId>, StoreError> {
+        let mut bytes = Vec::new();
+        let read = File::open(folder.join(HEADER))
+            .and_then(|file| file.take(HEADER_BYTES + 1).read_to_end(&mut bytes));
+        match read {
+            Ok(_) => match Header::decode(&bytes) {
+                Ok(header) => Ok(Some(header.store)),
+                Err(what) => Err(StoreError::Damaged {
+                    name: HEADER.to_owned(),
+                    what,
+                }),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(StoreError::Open {
+                folder: folder.to_owned(),
+                source,
+            }),
+        }
+    }
+}
+
+impl fmt::Display for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex(&self.0))
+    }
+}
+
+impl fmt::Debug for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
 
 /// What the header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
-    pub(crate) store: [u8; 16],
+    pub(crate) store: StoreId,
     pub(crate) domain: DomainId,
     /// In the open, where the store is not encrypted.
     secret: Option<[u8; 32]>,
@@ -55,8 +102,7 @@ pub enum KeyState {
 /// What there is to say about a store's secret without telling it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyInfo {
-    /// 32 hexadecimal digits; the store's own name.
-    pub store: String,
+    pub store: StoreId,
     pub domain: DomainId,
     pub state: KeyState,
     /// How often it was wrapped.
@@ -74,7 +120,7 @@ impl Header {
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&VERSION.to_le_bytes());
         bytes.extend_from_slice(&flags.to_le_bytes());
-        bytes.extend_from_slice(&self.store);
+        bytes.extend_from_slice(&self.store.0);
         bytes.extend_from_slice(self.domain.as_bytes());
         bytes.extend_from_slice(&self.secret.unwrap_or_default());
         let check = blake3::derive_key(CONTEXT, &bytes);
@@ -91,7 +137,7 @@ impl Header {
         if version != VERSION || flags & !SEALED != 0 {
             return Err("the store has an unknown version");
         }
-        let (store, domain) = (reader.array()?, DomainId(reader.array()?));
+        let (store, domain) = (StoreId(reader.array()?), DomainId(reader.array()?));
         let secret: [u8; 32] = reader.array()?;
         let header = Header {
             store,
@@ -114,7 +160,7 @@ impl Header {
         let (_, state) = read_keys(place)?;
         let locked = |why: &str| Ok(Lock::Locked { why: why.into() });
         let wrapped = match state {
-            State::Erased => return locked("its keys were erased"),
+            State::Erased => return locked(ERASED),
             State::Wrapped { wrapped, .. } => wrapped,
         };
         if let Some(given) = given.filter(|given| given.at_rest() == AtRest::Sealed) {
@@ -183,7 +229,7 @@ fn create(place: &dyn Place, options: &StoreOptions) -> Result<(Header, Lock), S
         }
     };
     let header = Header {
-        store: rand::random(),
+        store: options.id.unwrap_or_else(StoreId::random),
         domain: domain.id(),
         secret,
     };
@@ -254,9 +300,8 @@ impl Store {
         self.0.domain().ok()
     }
 
-    /// The store's own name, 32 hexadecimal digits. It stays with the store wherever it is moved.
-    pub fn id(&self) -> String {
-        hex(&self.0.header.store)
+    pub fn id(&self) -> StoreId {
+        self.0.header.store
     }
 
     pub fn key_info(&self) -> Result<KeyInfo, StoreError> {
@@ -298,6 +343,28 @@ impl Store {
         )
     }
 
+    /// Reads the store with a secret that was exported before, and has a service keep it from now
+    /// on: for a store whose key is lost, but not for one that was erased.
+    pub fn restore(&self, domain: &Domain, service: &dyn KeyService) -> Result<(), StoreError> {
+        let _writer = self.0.writer();
+        if self.0.header.secret.is_some() {
+            return Err(StoreError::NotEncrypted);
+        }
+        if domain.id() != self.0.header.domain {
+            return Err(StoreError::WrongSecret);
+        }
+        let (generation, state) = read_keys(&*self.0.place)?;
+        if state == State::Erased {
+            return Err(StoreError::Locked {
+                why: ERASED.to_owned(),
+            });
+        }
+        let wrapped = wrapped_by(service, domain)?;
+        write_keys(&*self.0.place, generation + 1, &wrapped)?;
+        self.0.set_lock(Lock::Open(domain.clone()));
+        Ok(())
+    }
+
     /// Asks for the secret again, for instance when a key service is back. Whether it is known now.
     pub fn unlock(&self) -> Result<bool, StoreError> {
         if self.0.domain().is_ok() {
@@ -320,7 +387,7 @@ impl Store {
         let (generation, _) = read_keys(&*self.0.place)?;
         write_keys(&*self.0.place, generation + 1, &State::Erased)?;
         self.0.set_lock(Lock::Locked {
-            why: "its keys were erased".into(),
+            why: ERASED.to_owned(),
         });
         Ok(())
     }

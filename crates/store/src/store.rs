@@ -17,7 +17,7 @@ use crate::collect::read_note;
 use crate::domain::Domain;
 use crate::error::StoreError;
 use crate::frame::{FRAME_BYTES, Unpacker};
-use crate::header::{HEADER, Header, Lock, open_header};
+use crate::header::{HEADER, Header, Lock, StoreId, open_header};
 use crate::index::{Index, Location, Precedence};
 use crate::keys::Keys;
 use crate::manifest::{MAX_MANIFEST_BYTES, Manifest, Outside};
@@ -39,6 +39,8 @@ pub struct StoreOptions {
     pub keys: Keys,
     /// The domain that a new encrypted store belongs to; one of its own unless given.
     pub domain: Option<Domain>,
+    /// The name of a new store; a random one unless given.
+    pub id: Option<StoreId>,
 }
 
 impl Default for StoreOptions {
@@ -49,6 +51,7 @@ impl Default for StoreOptions {
             cached_frames: 256,
             keys: Keys::default(),
             domain: None,
+            id: None,
         }
     }
 }
@@ -71,6 +74,14 @@ pub(crate) struct Inner {
 pub struct DiskInfo {
     pub digest: DiskDigest,
     pub manifest_bytes: u64,
+}
+
+/// How large a disk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskSizes {
+    pub logical_bytes: u64,
+    /// Blocks that are not zero.
+    pub data_bytes: u64,
 }
 
 /// What a store holds in all.
@@ -186,6 +197,15 @@ impl Store {
 
     pub fn manifest(&self, digest: &DiskDigest) -> Result<Manifest, StoreError> {
         self.0.manifest(digest)
+    }
+
+    /// How large a disk is. No key is needed.
+    pub fn sizes(&self, digest: &DiskDigest) -> Result<DiskSizes, StoreError> {
+        let outside = self.0.outside(digest)?;
+        Ok(DiskSizes {
+            logical_bytes: outside.size,
+            data_bytes: outside.data_bytes,
+        })
     }
 
     /// Disks that have a manifest, by digest.

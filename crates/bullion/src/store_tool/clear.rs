@@ -6,7 +6,7 @@ use cli::io::{Format, Io};
 use serde_json::json;
 use store::{Collect, StoreError};
 
-use super::{At, find, open, short};
+use super::{At, find, open_maybe_locked, short};
 use crate::offline::Failure;
 
 const SECONDS_PER_HOUR: u64 = 3600;
@@ -31,7 +31,7 @@ pub struct Gc {
 }
 
 pub(super) fn delete(args: &Delete, io: &mut Io) -> Result<(), Failure> {
-    let store = open(&args.at)?;
+    let store = open_maybe_locked(&args.at, io)?;
     let digest = find(&store, &args.id)?;
     store
         .delete(&digest)
@@ -51,7 +51,7 @@ pub(super) fn delete(args: &Delete, io: &mut Io) -> Result<(), Failure> {
 }
 
 pub(super) fn gc(args: &Gc, io: &mut Io) -> Result<(), Failure> {
-    let store = open(&args.at)?;
+    let store = open_maybe_locked(&args.at, io)?;
     let when = Collect {
         now: seconds_now()?,
         grace: args.grace_hours.saturating_mul(SECONDS_PER_HOUR),

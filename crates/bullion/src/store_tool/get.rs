@@ -9,9 +9,11 @@ use disk::export::{ExportError, Exported, Options, Sink, Stream, export};
 use disk::image::{Format, Image, Limits};
 use disk::{DiskDigest, ReadAt, Window, digest_of};
 use serde_json::json;
-use store::{FileDisk, ImageFile, Moved, Store, StoreError};
+use store::keys::{read_secret, write_secret};
+use store::{Domain, FileDisk, ImageFile, Moved, Store, StoreError};
 use uuid::Uuid;
 
+use super::put::bundle_key_path;
 use super::watch::{Watch, cpu_seconds};
 use super::{At, Output, Whole, find, open, open_folder, short, stdout};
 use crate::offline::Failure;
@@ -53,10 +55,22 @@ pub struct Push {
     /// Leave out of the bundle what this disk has, which must be in this store and in the other
     #[arg(long, value_name = "ID")]
     without: Option<String>,
+
+    /// The key of the other store, if it is not where `init` puts it
+    #[arg(long, value_name = "FILE")]
+    to_key_file: Option<PathBuf>,
+
+    /// Where the key of the bundle is written, or read if it is there; BUNDLE.key unless given
+    #[arg(long, value_name = "FILE")]
+    bundle_key: Option<PathBuf>,
+
+    /// Write a bundle that anyone can read
+    #[arg(long, conflicts_with = "bundle_key")]
+    no_encryption: bool,
 }
 
 pub(super) fn get(args: &Get, io: &mut Io) -> Result<(), Failure> {
-    let store = open(&args.at)?;
+    let store = open(&args.at, io)?;
     let digest = find(&store, &args.id)?;
     let to_stdout = args.out == Path::new("-");
     if to_stdout && args.verify {
@@ -191,10 +205,10 @@ fn verify(path: &Path, digest: &DiskDigest, size: u64, format: Format) -> Result
 }
 
 pub(super) fn push(args: &Push, io: &mut Io) -> Result<(), Failure> {
-    let store = open(&args.at)?;
+    let store = open(&args.at, io)?;
     let digest = find(&store, &args.id)?;
     let (moved, frames, present) = if args.to.extension().is_some_and(|end| end == BUNDLE) {
-        bundle(args, &store, &digest)?
+        bundle(args, &store, &digest, io)?
     } else {
         if args.without.is_some() {
             return Err(Failure::usage(
@@ -225,7 +239,7 @@ pub(super) fn push(args: &Push, io: &mut Io) -> Result<(), Failure> {
 }
 
 fn replicate(args: &Push, from: &Store, digest: &DiskDigest, io: &Io) -> Result<Moved, Failure> {
-    let to = open_folder(&args.to)?;
+    let to = open_folder(&args.to, args.to_key_file.as_deref(), io)?;
     let progress = cli::progress::Progress::start(io);
     Store::replicate(from, &to, digest, &|state| {
         let (done, total) = (state.bytes_done >> 20, state.bytes_total >> 20);
@@ -234,14 +248,41 @@ fn replicate(args: &Push, from: &Store, digest: &DiskDigest, io: &Io) -> Result<
     .map_err(|error| Failure::new(format!("cannot copy to `{}`", args.to.display()), error))
 }
 
-fn bundle(args: &Push, store: &Store, digest: &DiskDigest) -> Result<(u64, u64, u64), Failure> {
+/// The bundle's own key: it opens this bundle and nothing else.
+fn bundle_key(args: &Push, io: &mut Io) -> Result<Domain, Failure> {
+    if args.no_encryption {
+        return Ok(Domain::unsealed());
+    }
+    let beside = bundle_key_path(&args.to);
+    let path = args.bundle_key.as_ref().unwrap_or(&beside);
+    if args.bundle_key.is_some() && path.exists() {
+        return read_secret(path)
+            .map_err(|error| Failure::new("cannot read the bundle's key", error));
+    }
+    let key = Domain::random();
+    write_secret(path, &key)
+        .map_err(|error| Failure::new("cannot write the bundle's key", error))?;
+    io.say(format!(
+        "The key of the bundle is `{}`: bring it to the receiver by another way than the bundle.",
+        path.display()
+    ));
+    Ok(key)
+}
+
+fn bundle(
+    args: &Push,
+    store: &Store,
+    digest: &DiskDigest,
+    io: &mut Io,
+) -> Result<(u64, u64, u64), Failure> {
     let without = args.without.as_deref().map(|id| find(store, id));
     let without = without.transpose()?;
     let whole = Whole::new(&args.to)?;
     let file = File::create_new(whole.partial()).map_err(|error| whole.failed(error))?;
     let mut file = BufWriter::with_capacity(1 << 20, file);
+    let key = bundle_key(args, io)?;
     let made = store
-        .bundle(digest, without.as_ref(), &mut file)
+        .bundle(digest, without.as_ref(), &key, &mut file)
         .map_err(|error| whole.failed(error))?;
     file.into_inner()
         .map_err(|error| error.into_error())

@@ -5,6 +5,7 @@
 
 mod clear;
 mod get;
+mod keys;
 mod put;
 mod show;
 mod watch;
@@ -16,7 +17,7 @@ use clap::{Subcommand, ValueEnum};
 use cli::io::Io;
 use disk::DiskDigest;
 use disk::image::Format;
-use store::{Store, StoreError, StoreOptions};
+use store::{KeyState, Store, StoreError, StoreOptions};
 
 use crate::offline::Failure;
 
@@ -28,9 +29,18 @@ const MIN_ID: usize = 4;
 #[derive(Debug, Subcommand)]
 pub enum StoreCommand {
     /// Make a store in an empty or new folder
-    #[command(after_help = "Example:
-  bullion store init --at /srv/images")]
-    Init(At),
+    #[command(
+        long_about = "Make a store in an empty or new folder
+
+What it holds is encrypted. Its key is a file in the configuration folder of the user, bullion/keys/ID.key,
+or the one that `--key-file` or BULLION_STORE_KEY_FILE names. Keep a copy of it: without it the store
+cannot be read.",
+        after_help = "Examples:
+  bullion store init --at /srv/images
+  bullion store init --at /srv/images --key-file /media/keys/images.key
+  bullion store init --at /tmp/scratch --no-encryption"
+    )]
+    Init(put::Init),
 
     /// Take in a disk image, or a bundle that `push` has written
     #[command(
@@ -99,6 +109,10 @@ written anew.",
   bullion store gc --grace-hours 0 --at /srv/images   # nobody reads from this store now"
     )]
     Gc(clear::Gc),
+
+    /// Look after the key of a store: show, rotate, export, import, erase
+    #[command(subcommand)]
+    Key(keys::KeyCommand),
 }
 
 /// Which store.
@@ -107,6 +121,10 @@ pub struct At {
     /// Folder of the store; a server's are DATA/regions/REGION/ZONE
     #[arg(long = "at", value_name = "PATH", env = "BULLION_STORE")]
     folder: PathBuf,
+
+    /// The key of the store, if it is not where `init` puts it
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
 }
 
 /// A format that images are written in.
@@ -137,24 +155,53 @@ impl Output {
 
 pub fn run(command: StoreCommand, io: &mut Io) -> Result<(), Failure> {
     match command {
-        StoreCommand::Init(at) => put::init(&at, io),
+        StoreCommand::Init(args) => put::init(&args, io),
         StoreCommand::Put(args) => put::put(&args, io),
         StoreCommand::Get(args) => get::get(&args, io),
-        StoreCommand::List(at) => show::list(&open(&at)?, io),
+        StoreCommand::List(at) => show::list(&open_maybe_locked(&at, io)?, io),
         StoreCommand::Push(args) => get::push(&args, io),
-        StoreCommand::Status(at) => show::status(&open(&at)?, io),
+        StoreCommand::Status(at) => show::status(&open_maybe_locked(&at, io)?, io),
         StoreCommand::Scrub(args) => show::scrub(&args, io),
         StoreCommand::Delete(args) => clear::delete(&args, io),
         StoreCommand::Gc(args) => clear::gc(&args, io),
+        StoreCommand::Key(command) => keys::run(command, io),
     }
 }
 
-fn open(at: &At) -> Result<Store, Failure> {
-    open_folder(&at.folder)
+/// A store whose content can be read.
+fn open(at: &At, io: &Io) -> Result<Store, Failure> {
+    readable(open_maybe_locked(at, io)?, at, io)
 }
 
-fn open_folder(folder: &Path) -> Result<Store, Failure> {
-    Store::open_existing(folder, StoreOptions::default()).map_err(|error| {
+/// A store for what needs no key.
+fn open_maybe_locked(at: &At, io: &Io) -> Result<Store, Failure> {
+    open_folder(&at.folder, at.key_file.as_deref(), io)
+}
+
+fn readable(store: Store, at: &At, io: &Io) -> Result<Store, Failure> {
+    let info = store.key_info();
+    let info = info.map_err(|error| Failure::new("cannot read the store's keys", error))?;
+    let Some(why) = info.locked else {
+        return Ok(store);
+    };
+    let folder = at.folder.display();
+    let failure = Failure::plain(format!("the store `{folder}` cannot be read: {why}"));
+    if info.state == KeyState::Erased {
+        return Err(failure);
+    }
+    let path = keys::path(store.id(), &at.folder, at.key_file.as_deref(), io);
+    Err(failure.hint(format!(
+        "its key is looked for in `{}`; name another one with `--key-file`",
+        path.display()
+    )))
+}
+
+fn open_folder(folder: &Path, key_file: Option<&Path>, io: &Io) -> Result<Store, Failure> {
+    let options = StoreOptions {
+        keys: keys::of_store(folder, key_file, io)?,
+        ..StoreOptions::default()
+    };
+    Store::open_existing(folder, options).map_err(|error| {
         let hint = match error {
             StoreError::InUse { .. } => Some("stop the server that uses it, then run this again"),
             StoreError::NoStore { .. } => Some(

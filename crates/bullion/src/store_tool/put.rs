@@ -11,11 +11,22 @@ use cli::io::{Format as Shown, Io};
 use disk::image::{Format, Image, Layer, Limits};
 use disk::{DiskDigest, ReadAt};
 use serde_json::{Value, json};
-use store::{FileDisk, Ingested, Store, StoreError, StoreOptions};
+use store::keys::read_secret;
+use store::{FileDisk, Ingested, Keys, Store, StoreError, StoreId, StoreOptions};
 
 use super::watch::{Counted, Watch, cpu_seconds};
-use super::{At, find, open, short};
+use super::{At, find, keys, open, short};
 use crate::offline::Failure;
+
+#[derive(Debug, clap::Args)]
+pub struct Init {
+    #[command(flatten)]
+    at: At,
+
+    /// Store what it holds as it is
+    #[arg(long, conflicts_with = "key_file")]
+    no_encryption: bool,
+}
 
 #[derive(Debug, clap::Args)]
 pub struct Put {
@@ -32,6 +43,10 @@ pub struct Put {
     /// Take the file for this, whatever it looks like
     #[arg(long, value_name = "FORMAT", conflicts_with = "parent")]
     format: Option<Input>,
+
+    /// The key of a bundle, if it is not beside it as BUNDLE.key
+    #[arg(long, value_name = "FILE")]
+    bundle_key: Option<PathBuf>,
 
     /// Refuse disks that are larger than this many GiB
     #[arg(long, value_name = "GIB", default_value_t = 2048)]
@@ -62,21 +77,46 @@ impl Input {
     }
 }
 
-pub(super) fn init(at: &At, io: &mut Io) -> Result<(), Failure> {
+pub(super) fn init(args: &Init, io: &mut Io) -> Result<(), Failure> {
+    let at = &args.at;
     let folder = at.folder.display();
-    Store::create(&at.folder, StoreOptions::default())
+    if StoreId::of_folder(&at.folder).ok().flatten().is_some() {
+        return Err(Failure::plain(format!("there is a store in {folder} already")));
+    }
+    let (options, key) = match args.no_encryption {
+        true => {
+            let keys = Keys::Off;
+            (StoreOptions { keys, ..StoreOptions::default() }, None)
+        }
+        false => {
+            let (options, key) = keys::of_new_store(&at.folder, at.key_file.as_deref(), io)?;
+            (options, Some(key))
+        }
+    };
+    let store = Store::create(&at.folder, options)
         .map_err(|error| Failure::new(format!("cannot make a store in `{folder}`"), error))?;
     match io.format {
-        Shown::Json => Ok(io.json(&json!({ "store": at.folder }))?),
+        Shown::Json => Ok(io.json(&json!({
+            "store": at.folder,
+            "id": store.id().to_string(),
+            "encrypted": !args.no_encryption,
+            "keyFile": key,
+        }))?),
         Shown::Table => {
             io.say(format!("Made a store in `{folder}`."));
+            if let Some(key) = key {
+                io.say(format!(
+                    "Its key is `{}`: without it the store cannot be read, so keep a copy elsewhere.",
+                    key.display()
+                ));
+            }
             Ok(())
         }
     }
 }
 
 pub(super) fn put(args: &Put, io: &mut Io) -> Result<(), Failure> {
-    let store = open(&args.at)?;
+    let store = open(&args.at, io)?;
     if is_bundle(&args.disk)? {
         return unbundle(args, &store, io);
     }
@@ -157,6 +197,13 @@ fn is_bundle(path: &Path) -> Result<bool, Failure> {
     Ok(store::is_bundle(&head))
 }
 
+/// Where `push` puts the key of a bundle, unless told otherwise.
+pub(super) fn bundle_key_path(bundle: &Path) -> PathBuf {
+    let mut path = bundle.as_os_str().to_owned();
+    path.push(".key");
+    path.into()
+}
+
 fn unbundle(args: &Put, store: &Store, io: &mut Io) -> Result<(), Failure> {
     if args.parent.is_some() || args.format.is_some() {
         return Err(Failure::usage(
@@ -164,14 +211,30 @@ fn unbundle(args: &Put, store: &Store, io: &mut Io) -> Result<(), Failure> {
         ));
     }
     let file = File::open(&args.disk).map_err(|error| unreadable(&args.disk, error))?;
+    let beside = bundle_key_path(&args.disk);
+    let key = args.bundle_key.as_ref().unwrap_or(&beside);
+    let key = match args.bundle_key.is_some() || key.exists() {
+        true => Some(
+            read_secret(key).map_err(|error| Failure::new("cannot read the bundle's key", error))?,
+        ),
+        false => None,
+    };
     let taken = store
-        .unbundle(&mut BufReader::with_capacity(1 << 20, file))
+        .unbundle(&mut BufReader::with_capacity(1 << 20, file), key.as_ref())
         .map_err(|error| {
-            let incomplete = matches!(error, StoreError::MissingFrame { .. });
+            let hint = match error {
+                StoreError::UnknownDisk(_) => {
+                    Some("the bundle was made `--without` a disk: put that disk first")
+                }
+                StoreError::BundleKey { .. } => {
+                    Some("name the key that `push` wrote for this bundle with `--bundle-key`")
+                }
+                _ => None,
+            };
             let failure = not_taken(args, error);
-            match incomplete {
-                true => failure.hint("the bundle was made `--without` a disk: put that disk first"),
-                false => failure,
+            match hint {
+                Some(hint) => failure.hint(hint),
+                None => failure,
             }
         })?;
     let shown = json!({
@@ -199,6 +262,7 @@ fn shown(taken: &Ingested, format: Format, read: &Arc<AtomicU64>) -> Value {
         "dataBytes": taken.data_bytes,
         "newBytes": taken.new_bytes,
         "storedBytes": taken.stored_bytes,
+        "manifestBytes": taken.manifest_bytes,
         "cpuSeconds": cpu_seconds(),
     })
 }

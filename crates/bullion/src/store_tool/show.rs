@@ -21,19 +21,19 @@ pub(super) fn list(store: &Store, io: &mut Io) -> Result<(), Failure> {
     let mut disks = Vec::new();
     for disk in store.list().map_err(failed)? {
         // What is damaged is listed too; `scrub` says what is wrong with it.
-        let manifest = store.manifest(&disk.digest).ok();
-        disks.push((disk, manifest));
+        let sizes = store.sizes(&disk.digest).ok();
+        disks.push((disk, sizes));
     }
     match io.format {
         Format::Json => {
             let disks: Vec<Value> = disks
                 .iter()
-                .map(|(disk, manifest)| {
+                .map(|(disk, sizes)| {
                     json!({
                         "id": short(&disk.digest),
                         "digest": disk.digest.to_string(),
-                        "logicalBytes": manifest.as_ref().map(|manifest| manifest.size()),
-                        "dataBytes": manifest.as_ref().map(|manifest| manifest.data_bytes()),
+                        "logicalBytes": sizes.map(|sizes| sizes.logical_bytes),
+                        "dataBytes": sizes.map(|sizes| sizes.data_bytes),
                         "manifestBytes": disk.manifest_bytes,
                     })
                 })
@@ -44,12 +44,11 @@ pub(super) fn list(store: &Store, io: &mut Io) -> Result<(), Failure> {
             let number = |value: Option<u64>| value.map_or("damaged".into(), |n| n.to_string());
             let rows: Vec<Vec<String>> = disks
                 .iter()
-                .map(|(disk, manifest)| {
-                    let manifest = manifest.as_ref();
+                .map(|(disk, sizes)| {
                     vec![
                         short(&disk.digest),
-                        number(manifest.map(|manifest| manifest.size())),
-                        number(manifest.map(|manifest| manifest.data_bytes())),
+                        number(sizes.map(|sizes| sizes.logical_bytes)),
+                        number(sizes.map(|sizes| sizes.data_bytes)),
                         disk.digest.to_string(),
                     ]
                 })
@@ -82,7 +81,7 @@ pub(super) fn status(store: &Store, io: &mut Io) -> Result<(), Failure> {
 }
 
 pub(super) fn scrub(args: &Scrub, io: &mut Io) -> Result<(), Failure> {
-    let store = open(&args.at)?;
+    let store = open(&args.at, io)?;
     let digests = match &args.id {
         Some(id) => vec![find(&store, id)?],
         None => {

@@ -23,6 +23,7 @@ impl Place {
             .arg("store")
             .args(args)
             .current_dir(self.0.path())
+            .env("XDG_CONFIG_HOME", self.0.path().join("config"))
             .output();
         Said::from(output.expect("cannot start the program"))
     }
@@ -141,7 +142,7 @@ fn disks_travel_by_folder_and_by_bundle() {
         &["put", "part.bundle", "--at", "three"],
         1,
         &[
-            "is in no intact pack",
+            "the store holds no disk",
             "hint: the bundle was made `--without` a disk",
         ],
     );

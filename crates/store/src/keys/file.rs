@@ -14,9 +14,10 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
 use super::{KeyError, KeyService};
 use crate::codec::{hex, unhex};
-use crate::domain::DomainId;
+use crate::domain::{Domain, DomainId};
 
 const MARK: &str = "bullion-key-1";
+const SECRET_MARK: &str = "bullion-secret-1";
 const ID_CONTEXT: &str = "bullion key file key id v1";
 const ID_LEN: usize = 8;
 const NONCE_LEN: usize = 12;
@@ -126,6 +127,38 @@ impl KeyFile {
             .and_then(|()| sync_folder(&self.path))
             .map_err(file_error("write", &self.path))
     }
+}
+
+/// Writes a domain's secret into a new file that only its owner reads: the key of a bundle, or what
+/// a store is restored with. Whoever has it can read everything of the domain.
+pub fn write_secret(path: &Path, domain: &Domain) -> Result<(), KeyError> {
+    let mut options = OpenOptions::new();
+    let line = format!("{SECRET_MARK} {}\n", hex(domain.secret()));
+    options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| {
+            file.write_all(line.as_bytes())?;
+            file.sync_all()
+        })
+        .map_err(file_error("write", path))
+}
+
+/// Reads what [`write_secret`] wrote.
+pub fn read_secret(path: &Path) -> Result<Domain, KeyError> {
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_FILE_BYTES).read_to_string(&mut text))
+        .map_err(file_error("read", path))?;
+    let secret = text.trim().strip_prefix(SECRET_MARK);
+    let secret = secret.and_then(|digits| unhex(digits.trim()));
+    let secret = secret.ok_or(KeyError::DamagedFile {
+        path: path.to_owned(),
+        what: "it does not hold a secret",
+    })?;
+    Ok(Domain::from_secret(secret))
 }
 
 impl KeyService for KeyFile {

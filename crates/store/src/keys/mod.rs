@@ -11,7 +11,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use file::KeyFile;
+pub use file::{KeyFile, read_secret, write_secret};
 pub(crate) use record::{KEYS, State, read_record, write_record};
 
 use crate::domain::DomainId;
