@@ -7,7 +7,8 @@ use disk::{DiskDigest, ReadAt};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use store::region::{Kind, Member, Position, Region, Unlimited, Want};
-use store::{Collect, FrameCache, Store, StoreOptions};
+use store::keys::FakeKeys;
+use store::{Collect, Domain, FrameCache, Keys, Store, StoreOptions};
 
 use crate::chaos::Chaos;
 use crate::model::{Model, random_disk};
@@ -82,6 +83,9 @@ pub fn run(seed: u64) -> Report {
 fn options() -> StoreOptions {
     StoreOptions {
         threads: NonZero::<usize>::MIN,
+        keys: Keys::Service(Arc::new(FakeKeys::default())),
+        // All stores of the world trust each other.
+        domain: Some(Domain::from_secret([7; 32])),
         ..StoreOptions::default()
     }
 }

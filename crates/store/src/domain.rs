@@ -118,9 +118,13 @@ impl Domain {
         self.0.at_rest
     }
 
-    /// Whether bytes of one may lie in a store of the other as they are.
-    pub(crate) fn is_same(&self, other: &Domain) -> bool {
-        self.0.id == other.0.id && self.0.at_rest == other.0.at_rest
+    /// Whether frames of one may lie in a store of the other as they are.
+    pub(crate) fn shares_frames(&self, other: &Domain) -> bool {
+        match (self.0.at_rest, other.0.at_rest) {
+            (AtRest::Plain, AtRest::Plain) => true,
+            (AtRest::Sealed, AtRest::Sealed) => self.0.id == other.0.id,
+            _ => false,
+        }
     }
 
     /// What seals frames, if anything does.

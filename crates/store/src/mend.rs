@@ -139,7 +139,9 @@ impl Store {
         for at in &frames {
             let kept = read.sound(at).and_then(|frame| {
                 let known = fingerprints.get(&at.id).cloned();
-                let known = known.or_else(|| fingerprints_anew(inner, &frame, &mut unpacker))?;
+                let known = known.or_else(|| {
+                    fingerprints_here(inner, &frame, (inner, pack), &mut unpacker)
+                })?;
                 Some((frame, known))
             });
             if let Some(kept) = kept {
@@ -212,9 +214,9 @@ impl Read {
     fn sound(&self, at: &Location) -> Option<Frame> {
         let from = (at.offset - self.start) as usize;
         let stored = self.bytes.get(from..from + at.len as usize)?;
-        (frame_id(at.codec, at.blocks, stored) == at.id).then(|| Frame {
+        (frame_id(at.coding, at.blocks, stored) == at.id).then(|| Frame {
             id: at.id,
-            codec: at.codec,
+            coding: at.coding,
             blocks: at.blocks,
             stored: stored.to_vec(),
         })
@@ -240,17 +242,25 @@ fn fingerprints_of(inner: &Inner, pack: u32) -> Result<Option<Fingerprints>, Sto
     Ok(Some(known.collect()))
 }
 
-/// What this store knows the blocks of a frame by.
-fn fingerprints_anew(
+/// What this store knows the blocks of a frame by. A table has none. A locked store takes them from
+/// the other one, if that is of its domain.
+fn fingerprints_here(
     inner: &Inner,
     frame: &Frame,
+    (other, pack): (&Inner, u32),
     unpacker: &mut Unpacker,
 ) -> Option<Vec<Fingerprint>> {
+    if frame.blocks == 0 {
+        return Some(Vec::new());
+    }
+    let Ok(domain) = inner.domain() else {
+        let same = inner.header.domain == other.header.domain;
+        let known = same.then(|| fingerprints_of(other, pack).ok()?)?;
+        return known.and_then(|mut known| known.remove(&frame.id));
+    };
     let mut raw = Vec::new();
-    let Frame {
-        id, codec, blocks, ..
-    } = *frame;
-    let unpacked = unpacker.unpack(id, codec, blocks, &frame.stored, &mut raw);
+    let shape = (frame.id, frame.coding, frame.blocks);
+    let unpacked = unpacker.unpack(&domain, shape, &frame.stored, &mut raw);
     unpacked.ok()?;
     let mut leaves = [[0; 32]; FRAME_BLOCKS];
     let leaves = &mut leaves[..raw.len() / BLOCK_SIZE];
@@ -258,7 +268,7 @@ fn fingerprints_anew(
     Some(
         leaves
             .iter()
-            .map(|leaf| inner.key.fingerprint(leaf))
+            .map(|leaf| domain.fingerprint(leaf))
             .collect(),
     )
 }
@@ -269,16 +279,16 @@ fn from_others(inner: &Inner, id: &FrameId, others: &[Store]) -> Option<(Frame, 
     others.iter().find_map(|other| {
         let at = other.0.index().readable(id)?;
         let stored = other.0.pack_range(at.pack, at.offset, at.len).ok()?;
-        if frame_id(at.codec, at.blocks, &stored) != *id {
+        if frame_id(at.coding, at.blocks, &stored) != *id {
             return None;
         }
         let frame = Frame {
             id: at.id,
-            codec: at.codec,
+            coding: at.coding,
             blocks: at.blocks,
             stored,
         };
-        let fingerprints = fingerprints_anew(inner, &frame, &mut unpacker)?;
+        let fingerprints = fingerprints_here(inner, &frame, (&other.0, at.pack), &mut unpacker)?;
         Some((frame, fingerprints))
     })
 }

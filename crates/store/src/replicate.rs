@@ -81,7 +81,7 @@ impl Store {
         let session = Session::new(&to.0, Outline::new(manifest.size))?;
         let copy = Copy {
             from: &from.0,
-            same_domain: from.0.domain()?.is_same(&session.domain),
+            as_they_are: from.0.domain()?.shares_frames(&session.domain),
             manifest: &manifest,
             progress,
         };
@@ -93,7 +93,7 @@ impl Store {
 struct Copy<'a> {
     from: &'a Inner,
     /// Frames mean the same at both ends.
-    same_domain: bool,
+    as_they_are: bool,
     manifest: &'a Manifest,
     progress: &'a dyn Fn(Progress),
 }
@@ -157,7 +157,7 @@ impl Copy<'_> {
         let (whole, mut parts): (Vec<_>, Vec<_>) = plan
             .missing
             .iter()
-            .partition(|(number, at)| self.same_domain && plan.moves_whole(*number, at));
+            .partition(|(number, at)| self.as_they_are && plan.moves_whole(*number, at));
         receive(
             self.from,
             &whole,

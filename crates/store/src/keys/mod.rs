@@ -4,6 +4,7 @@
 //!
 //! A service sees one small secret for each domain and never a block of a disk.
 
+mod fake;
 mod file;
 mod record;
 
@@ -11,6 +12,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use fake::FakeKeys;
 pub use file::{KeyFile, read_secret, write_secret};
 pub(crate) use record::{KEYS, State, read_record, write_record};
 

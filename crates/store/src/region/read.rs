@@ -13,7 +13,8 @@ use crate::cache::FrameCache;
 use crate::checkout::Checkout;
 use crate::error::StoreError;
 use crate::frame::FrameId;
-use crate::manifest::{Manifest, UsedFrame};
+use crate::manifest::{BranchRef, Manifest};
+use crate::section::{Section, SectionRef, UsedFrame};
 use crate::source::FrameSource;
 use crate::store::Store;
 use crate::view::StoredDisk;
@@ -130,6 +131,22 @@ impl Readers {
 impl FrameSource for Readers {
     fn manifest(&self, digest: &DiskDigest) -> Result<Manifest, StoreError> {
         self.read(|store| FrameSource::manifest(store, digest))
+    }
+
+    fn branch(
+        &self,
+        manifest: &Manifest,
+        branch: &BranchRef,
+    ) -> Result<Vec<SectionRef>, StoreError> {
+        self.read(|store| FrameSource::branch(store, manifest, branch))
+    }
+
+    fn sections(
+        &self,
+        manifest: &Manifest,
+        wanted: &[SectionRef],
+    ) -> Result<Vec<Section>, StoreError> {
+        self.read(|store| FrameSource::sections(store, manifest, wanted))
     }
 
     fn read_frame(&self, frame: &UsedFrame, into: &mut Vec<u8>) -> Result<u64, StoreError> {

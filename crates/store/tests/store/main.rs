@@ -18,28 +18,8 @@ use std::sync::Arc;
 use disk::{BLOCK_SIZE, Changes, MemDisk, ReadAt, WriteAt};
 use proptest::prelude::*;
 use store::place::{MemoryPlace, Place};
-use store::{Domain, DomainId, KeyError, KeyService, Keys, Store, StoreOptions};
-
-/// Wraps a secret by turning it round, so that tests need no files.
-#[derive(Debug)]
-pub struct Turned;
-
-impl KeyService for Turned {
-    fn name(&self) -> String {
-        "turned".to_owned()
-    }
-
-    fn wrap(&self, _: &DomainId, secret: &[u8; 32]) -> Result<Vec<u8>, KeyError> {
-        Ok(secret.iter().map(|byte| !byte).collect())
-    }
-
-    fn unwrap(&self, _: &DomainId, wrapped: &[u8]) -> Result<[u8; 32], KeyError> {
-        let turned: Vec<u8> = wrapped.iter().map(|byte| !byte).collect();
-        turned.try_into().map_err(|_| KeyError::WrongKey {
-            service: self.name(),
-        })
-    }
-}
+use store::keys::FakeKeys;
+use store::{Domain, Keys, Store, StoreOptions};
 
 /// Encrypted, in one domain for all stores of a test.
 fn options() -> StoreOptions {
@@ -47,8 +27,9 @@ fn options() -> StoreOptions {
     StoreOptions {
         threads: NonZero::new(2).expect("two"),
         cached_frames: 3,
-        keys: Keys::Service(Arc::new(Turned)),
+        keys: Keys::Service(Arc::new(FakeKeys::default())),
         domain: Some(Domain::from_secret([42; 32])),
+        ..StoreOptions::default()
     }
 }
 
