@@ -8,12 +8,14 @@ use std::error::Error;
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use disk::export::{Options, export};
 use disk::image::{Format, Image, Limits};
 use disk::{BLOCK_SIZE, CowDisk, DiskDigest, MemDisk, ReadAt, WriteAt, digest_of};
-use store::{FileDisk, ImageFile, Store, StoreOptions};
+use store::keys::FakeKeys;
+use store::{Domain, FileDisk, ImageFile, Keys, Store, StoreOptions};
 use uuid::Uuid;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -119,7 +121,13 @@ fn measure(
     next: Option<&dyn ReadAt>,
 ) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let open = |name: &str| Store::open(&folder.path().join(name), StoreOptions::default());
+    // As a server has its regions: encrypted, in one domain.
+    let options = StoreOptions {
+        keys: Keys::Service(Arc::new(FakeKeys::default())),
+        domain: Some(Domain::random()),
+        ..StoreOptions::default()
+    };
+    let open = |name: &str| Store::open(&folder.path().join(name), options.clone());
     let (one, two) = (open("one")?, open("two")?);
     let file = folder.path().join("disk.raw");
     let changes = change(disk)?;
@@ -160,8 +168,8 @@ fn measure(
         let second = report.time("ingest next", || Ok(one.ingest(next)?))?;
         writeln!(
             report.out,
-            "next: new {} B, stored {} B",
-            second.new_bytes, second.stored_bytes
+            "next: new {} B, stored {} B, manifest {} B",
+            second.new_bytes, second.stored_bytes, second.manifest_bytes
         )?;
     }
     report.time("open", || {
@@ -170,10 +178,12 @@ fn measure(
     })?;
     writeln!(
         report.out,
-        "new {} B, stored {} B, child {} B, morph {} B, moved {} + {} B, then {} + {} B",
+        "new {} B, stored {} + {} B, child {} + {} B, morph {} B, moved {} + {} B, then {} + {} B",
         first.new_bytes,
         first.stored_bytes,
+        first.manifest_bytes,
         child.stored_bytes,
+        child.manifest_bytes,
         morph.written_bytes,
         moved.frame_bytes,
         moved.manifest_bytes,

@@ -8,6 +8,7 @@ use crate::frame::{Coding, Packing};
 use crate::header::check_headers;
 use crate::manifest::{MAX_DISK_BYTES, Manifest, read_outside};
 use crate::pack::PackFooter;
+use crate::seal::Sealer;
 use crate::section::{Section, Shape, decode_branch, read_refs};
 
 /// A manifest, as it is and behind its checksum and seal, with the body cut off at any place.
@@ -57,4 +58,43 @@ pub fn bundle(data: &[u8], branch: u32, size: u64) {
 /// The small files of a store: its header and its wrapped keys.
 pub fn headers(data: &[u8]) {
     check_headers(data);
+}
+
+/// A key, and a hash of what it sealed.
+pub type Sealed = ([u8; 32], [u8; 32]);
+
+/// Everything that is sealed in a pack of this domain, for tests that no key meets two plaintexts.
+pub fn seals_of_pack(name: &str, pack: &[u8], domain: &Domain) -> Result<Vec<Sealed>, &'static str> {
+    let footer = PackFooter::parse_file(name, pack)?;
+    let mut found = Vec::new();
+    for frame in footer.frames.iter().filter(|frame| frame.coding.sealed) {
+        let from = frame.offset as usize;
+        let stored = &pack[from..from + frame.len as usize];
+        let (sealer, head) = match frame.blocks {
+            0 => (domain.tables(), read_refs(stored)?.1),
+            _ => (domain.frames(), 0),
+        };
+        let about = match frame.blocks {
+            0 => stored[..head].to_vec(),
+            blocks => vec![frame.coding.to_byte(), blocks],
+        };
+        found.push(seal(sealer, &about, &stored[head..])?);
+    }
+    Ok(found)
+}
+
+/// The same of a root.
+pub fn seal_of_root(root: &[u8], domain: &Domain) -> Result<Sealed, &'static str> {
+    let (about, sealed) = Manifest::sealed_part(root)?;
+    seal(domain.tables(), about, sealed)
+}
+
+fn seal(sealer: Option<&Sealer>, about: &[u8], sealed: &[u8]) -> Result<Sealed, &'static str> {
+    let sealer = sealer.ok_or("the domain seals nothing")?;
+    let key = sealer.key_of(sealed).ok_or("it ends too early")?;
+    let mut plain = Vec::new();
+    sealer
+        .open(about, sealed, &mut plain)
+        .map_err(|_| "it does not open")?;
+    Ok((key, *blake3::hash(&plain).as_bytes()))
 }

@@ -130,6 +130,15 @@ impl Manifest {
         parse(bytes).map(|parsed| parsed.outside)
     }
 
+    /// What is readable beside the sealed part, and that part.
+    pub(crate) fn sealed_part(bytes: &[u8]) -> Result<(&[u8], &[u8]), &'static str> {
+        let parsed = parse(bytes)?;
+        match parsed.sealed {
+            true => Ok((parsed.head, parsed.body)),
+            false => Err("it is not sealed"),
+        }
+    }
+
     /// Reads a manifest and checks everything that it says about itself.
     pub(crate) fn decode(bytes: &[u8], domain: &Domain) -> Result<Manifest, &'static str> {
         let parsed = parse(bytes)?;

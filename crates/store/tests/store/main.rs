@@ -7,6 +7,7 @@ mod collect;
 mod corruption;
 mod faults;
 mod ingest;
+mod keys;
 mod places;
 mod replicate;
 mod serve;
