@@ -9,7 +9,6 @@ use std::sync::{Arc, OnceLock};
 use catalog::{AuthStore, Catalog, Clock, JobStore};
 use jobs::{Jobs, RunnerBuilder};
 use machine::{Acceleration, Hypervisor, Qemu};
-use store::{KeyError, KeyFile, Keys};
 use tokio::sync::OnceCell;
 
 use crate::build::{BuildError, SandboxProgram, TreeExecutor};
@@ -23,9 +22,6 @@ use crate::source::{DebianArchive, Provider};
 
 /// Folders hold keys of machines and other people's disks.
 const FOLDER_MODE: u32 = 0o700;
-
-/// The key file of the stores, in the folder `keys`.
-const STORES_KEY: &str = "stores.key";
 
 /// Where a factory works and what it keeps its resources in.
 #[derive(Clone)]
@@ -60,8 +56,6 @@ pub enum FactoryError {
     },
     #[error("open the regions")]
     Regions(#[from] RegionError),
-    #[error("open the key file of the stores")]
-    Keys(#[from] KeyError),
     #[error("prepare the build environment")]
     Build(#[from] BuildError),
     #[error("read or write the catalog")]
@@ -100,13 +94,6 @@ impl std::fmt::Debug for Factory {
     }
 }
 
-/// What the stores of a data folder are encrypted with: a key of its own, which must be kept, and
-/// kept apart from copies of the stores.
-fn keys(data: &Path) -> Result<Keys, KeyError> {
-    let keys = KeyFile::load_or_create(&data.join("keys").join(STORES_KEY))?;
-    Ok(Keys::Service(Arc::new(keys)))
-}
-
 impl Factory {
     /// A factory with the real tools. They are looked for when they are needed.
     pub fn open(options: FactoryOptions) -> Result<Arc<Factory>, FactoryError> {
@@ -125,7 +112,7 @@ impl Factory {
     /// A factory some of whose tools are given.
     pub fn with_parts(options: FactoryOptions, parts: Parts) -> Result<Arc<Factory>, FactoryError> {
         let data = options.data;
-        for name in ["cache", "cache/work", "cache/disks", "machines", "regions", "keys"] {
+        for name in ["cache", "cache/work", "cache/disks", "machines", "regions"] {
             make_folder(&data.join(name))?;
         }
         // What a killed process left there belongs to nobody.
@@ -140,7 +127,7 @@ impl Factory {
         }
         let regions = match parts.regions {
             Some(regions) => regions,
-            None => Arc::new(Regions::open(&data.join("regions"), keys(&data)?)?),
+            None => Arc::new(Regions::open(&data.join("regions"))?),
         };
         Ok(Arc::new(Factory {
             regions,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use disk::DiskDigest;
-use store::{Domain, Keys, Store, StoreError, StoreOptions};
+use store::{Domain, KeyError, KeyFile, Keys, Store, StoreError, StoreOptions};
 use wire::Location;
 
 /// Zones of one region; Azure has three.
@@ -14,6 +14,10 @@ const MAX_ZONES: usize = 16;
 /// Regions of one installation.
 const MAX_REGIONS: usize = 256;
 const MAX_NAME: usize = 64;
+
+/// Where the key of all stores is. It belongs elsewhere than copies of the stores.
+const KEYS_FOLDER: &str = "keys";
+const STORES_KEY: &str = "stores.key";
 
 /// A storage account type that keeps a copy in every zone of a region.
 const ZONE_REDUNDANT: &str = "Standard_ZRS";
@@ -34,6 +38,8 @@ pub enum RegionError {
         #[source]
         source: StoreError,
     },
+    #[error("open the key file of the stores")]
+    Keys(#[source] KeyError),
     #[error("list the regions in `{}`", folder.display())]
     List {
         folder: PathBuf,
@@ -73,7 +79,11 @@ pub struct Regions {
 impl Regions {
     /// Opens every store that is there. One that cannot be opened keeps the others from nothing: it is left out, and
     /// tried again by [`Regions::rescan`]; but where another process has it, so has that process everything else.
-    pub fn open(folder: &Path, keys: Keys) -> Result<Regions, RegionError> {
+    /// New stores are encrypted; their key is in the folder `keys` beside this one, and is made if there is none.
+    pub fn open(folder: &Path) -> Result<Regions, RegionError> {
+        let path = folder.with_file_name(KEYS_FOLDER).join(STORES_KEY);
+        let keys = KeyFile::load_or_create(&path).map_err(RegionError::Keys)?;
+        let keys = Keys::Service(Arc::new(keys));
         std::fs::create_dir_all(folder).map_err(|source| RegionError::List {
             folder: folder.to_owned(),
             source,
@@ -260,7 +270,7 @@ mod tests {
     fn reopened(folder: &Path) -> Regions {
         const TRIES: u32 = 1_000_000;
         for _ in 0..TRIES {
-            match Regions::open(folder, Keys::Off) {
+            match Regions::open(folder) {
                 Err(RegionError::Open {
                     source: StoreError::InUse { .. },
                     ..
@@ -275,12 +285,15 @@ mod tests {
     fn a_region_that_is_away_keeps_no_other_from_being_served() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["north", "south"] {
-            let zone = folder.path().join(name).join("1");
+            let zone = folder.path().join("regions").join(name).join("1");
             std::fs::create_dir_all(&zone).unwrap();
         }
-        let (zone, aside) = (folder.path().join("south/1"), folder.path().join("aside"));
+        let (zone, aside) = (
+            folder.path().join("regions/south/1"),
+            folder.path().join("aside"),
+        );
         std::fs::create_dir(zone.join(".lock")).unwrap();
-        let regions = Regions::open(folder.path(), Keys::Off).unwrap();
+        let regions = Regions::open(&folder.path().join("regions")).unwrap();
         assert!(regions.store(&Location::new("north")).is_ok());
         assert!(regions.store(&Location::new("south")).is_err());
         assert_eq!(regions.rescan().unwrap().len(), 1, "it is still away");
@@ -293,7 +306,7 @@ mod tests {
     fn regions_are_found_again_and_zones_are_added() {
         let folder = tempfile::tempdir().unwrap();
         {
-            let regions = Regions::open(folder.path(), Keys::Off).unwrap();
+            let regions = Regions::open(&folder.path().join("regions")).unwrap();
             regions
                 .define(&Location::new("West Europe"), &zones(&["1"]))
                 .unwrap();
@@ -301,7 +314,7 @@ mod tests {
                 .define(&Location::new("westeurope"), &zones(&["1", "2"]))
                 .unwrap();
         }
-        let regions = reopened(folder.path());
+        let regions = reopened(&folder.path().join("regions"));
         assert_eq!(regions.names(), [Location::new("westeurope")]);
         assert_eq!(regions.zones(&Location::new("westeurope")), ["1", "2"]);
         let region = Location::new("westeurope");
@@ -323,7 +336,7 @@ mod tests {
     #[test]
     fn names_cannot_leave_the_folder() {
         let folder = tempfile::tempdir().unwrap();
-        let regions = Regions::open(folder.path(), Keys::Off).unwrap();
+        let regions = Regions::open(&folder.path().join("regions")).unwrap();
         let check = |region: &str, zone: &str| {
             let made = regions.define(&Location::new(region), &zones(&[zone]));
             assert!(

@@ -156,7 +156,7 @@ impl World {
         let template =
             group.extension("Microsoft.VirtualMachineImages", "imageTemplates", "golden");
         let folder = tempfile::tempdir().expect("a folder");
-        let known = Regions::open(&folder.path().join("regions"), store::Keys::Off).expect("regions");
+        let known = Regions::open(&folder.path().join("regions")).expect("regions");
         let check_fails = Arc::new(AtomicBool::new(false));
         let world = World {
             provider: Arc::new(FakeProvider::default()),
@@ -284,9 +284,9 @@ impl World {
             .map(|name| (self.regions.zones(&name), name))
             .collect();
         self.regions =
-            Arc::new(Regions::open(&self.folder.path().join("no-regions"), store::Keys::Off).expect("none"));
+            Arc::new(Regions::open(&self.folder.path().join("no-regions")).expect("none"));
         std::fs::remove_dir_all(&folder).expect("remove the stores");
-        let regions = Regions::open(&folder, store::Keys::Off).expect("regions");
+        let regions = Regions::open(&folder).expect("regions");
         for (zones, name) in zones {
             regions.define(&name, &zones).expect("a region");
         }

@@ -185,7 +185,7 @@ mod tests {
 
     fn place(folder: &Path) -> (Regions, Location) {
         let region = Location::new("north");
-        let regions = Regions::open(&folder.join("regions"), store::Keys::Off).unwrap();
+        let regions = Regions::open(&folder.join("regions")).unwrap();
         regions
             .define(&region, &["1".to_owned(), "2".to_owned()])
             .unwrap();
