@@ -9,8 +9,8 @@ use std::io::Write;
 use std::path::Path;
 
 use catalog::{
-    ACTIVITY_MAX, ActivityStore, Backend, CHAIN_START, CatalogError, Checkpoint, FileAccess, Linked, Place,
-    PlaceError, PostgresCatalog, SqliteCatalog, SqliteOptions,
+    ACTIVITY_MAX, ActivityStore, Backend, CHAIN_START, CatalogError, Checkpoint, FileAccess,
+    Linked, Place, PlaceError, PostgresCatalog, SqliteCatalog, SqliteOptions,
 };
 use provenance::{Envelope, PublicKey};
 use serde_json::{Value, json};
@@ -186,7 +186,7 @@ impl Proof {
                 before + 1,
                 line.seq - 1
             ));
-        } else if line.hash != line.hash_after(hash) {
+        } else if !hash.is_empty() && line.hash != line.hash_after(hash) {
             self.fault(format!("line {} was changed or moved", line.seq));
         }
     }
@@ -274,7 +274,12 @@ mod tests {
         async fn note(&self, _: Vec<Note>) -> catalog::Result<()> {
             Ok(())
         }
-        async fn activity(&self, _: &Permit, _: ActivityRange, _: usize) -> catalog::Result<Vec<Recorded>> {
+        async fn activity(
+            &self,
+            _: &Permit,
+            _: ActivityRange,
+            _: usize,
+        ) -> catalog::Result<Vec<Recorded>> {
             Ok(Vec::new())
         }
         async fn link_activity(&self, _: Sign<'_>) -> catalog::Result<usize> {
@@ -295,8 +300,17 @@ mod tests {
             lines.retain(|line| line.seq > after);
             Ok(lines)
         }
-        async fn activity_checkpoints(&self, _: &str, from: u64) -> catalog::Result<Vec<Checkpoint>> {
-            Ok(self.points.iter().filter(|point| point.seq >= from).cloned().collect())
+        async fn activity_checkpoints(
+            &self,
+            _: &str,
+            from: u64,
+        ) -> catalog::Result<Vec<Checkpoint>> {
+            Ok(self
+                .points
+                .iter()
+                .filter(|point| point.seq >= from)
+                .cloned()
+                .collect())
         }
     }
 
@@ -344,28 +358,65 @@ mod tests {
     async fn check(change: impl Fn(&mut Kept), expected: &[&str]) {
         let mut kept = kept();
         change(&mut kept);
-        let mut proof = Proof { node: NODE.into(), ..Proof::default() };
-        follow(&kept, Some(*key().public()), &mut proof).await.unwrap();
+        let mut proof = Proof {
+            node: NODE.into(),
+            ..Proof::default()
+        };
+        follow(&kept, Some(*key().public()), &mut proof)
+            .await
+            .unwrap();
         assert_eq!(proof.faults, expected);
     }
 
     #[tokio::test]
     async fn a_chain_shows_what_was_done_to_it() {
         check(|_| {}, &[]).await;
-        check(|kept| kept.lines[1].body = "{}".into(), &["line 2 was changed or moved"]).await;
-        check(|kept| kept.lines[1].at += 1, &["line 2 was changed or moved"]).await;
-        check(|kept| kept.lines[1].tenant = "u".into(), &["line 2 was changed or moved"]).await;
-        check(|kept| drop(kept.lines.remove(4)), &["lines 5 to 5 are missing"]).await;
+        check(
+            |kept| kept.lines[1].body = "{}".into(),
+            &["line 2 was changed or moved"],
+        )
+        .await;
+        check(
+            |kept| kept.lines[1].at += 1,
+            &["line 2 was changed or moved"],
+        )
+        .await;
+        check(
+            |kept| kept.lines[1].tenant = "u".into(),
+            &["line 2 was changed or moved"],
+        )
+        .await;
+        check(
+            |kept| drop(kept.lines.remove(4)),
+            &["lines 5 to 5 are missing"],
+        )
+        .await;
         let swap = |kept: &mut Kept| {
             let (a, b) = (kept.lines[3].body.clone(), kept.lines[4].body.clone());
             (kept.lines[3].body, kept.lines[4].body) = (b, a);
         };
-        check(swap, &["line 4 was changed or moved", "line 5 was changed or moved"]).await;
+        check(
+            swap,
+            &["line 4 was changed or moved", "line 5 was changed or moved"],
+        )
+        .await;
         let renumber = |kept: &mut Kept| (kept.lines[3].seq, kept.lines[4].seq) = (5, 4);
-        let faults = ["line 4 was changed or moved", "line 5 was changed or moved", "line 6 was changed or moved"];
+        let faults = [
+            "line 4 was changed or moved",
+            "line 5 was changed or moved",
+            "line 6 was changed or moved",
+        ];
         check(renumber, &faults).await;
-        check(|kept| drop(kept.lines.pop()), &["line 6, which was signed, is missing"]).await;
-        check(|kept| drop(kept.lines.remove(0)), &["lines before 2 are missing"]).await;
+        check(
+            |kept| drop(kept.lines.pop()),
+            &["line 6, which was signed, is missing"],
+        )
+        .await;
+        check(
+            |kept| drop(kept.lines.remove(0)),
+            &["lines before 2 are missing"],
+        )
+        .await;
         // All hashes made anew, as one can without the key.
         let rewrite = |kept: &mut Kept| {
             kept.lines[4].body = "{}".into();

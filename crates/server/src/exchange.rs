@@ -319,7 +319,9 @@ impl<'de> Visitor<'de> for StrictVisitor {
         while let Some((name, Strict(value))) = members.next_entry::<String, Strict>()? {
             if found.contains_key(&name) {
                 let shown: String = name.chars().take(80).collect();
-                return Err(serde::de::Error::custom(format!("the member '{shown}' is given twice")));
+                return Err(serde::de::Error::custom(format!(
+                    "the member '{shown}' is given twice"
+                )));
             }
             found.insert(name, value);
         }
@@ -381,7 +383,10 @@ mod tests {
         check(b"\xef\xbb\xbf{}", true);
         check(b"{", false);
         check(b"{}{}", false);
-        check(b"{\"a\":1,\"b\":[{\"c\":null,\"d\":-1.5e3,\"e\":18446744073709551615}]}", true);
+        check(
+            b"{\"a\":1,\"b\":[{\"c\":null,\"d\":-1.5e3,\"e\":18446744073709551615}]}",
+            true,
+        );
         check(b"{\"a\":1,\"a\":1}", false);
         check(b"[{\"a\":{\"b\":1,\"b\":2}}]", false);
         check(b"\xff", false);

@@ -23,7 +23,9 @@ pub fn document() -> Value {
         for place in row.places {
             for (method, row) in methods(row) {
                 let path = path_of(row, *place);
-                let item = paths.entry(path.clone()).or_insert_with(|| json!({ "parameters": parameters(&path) }));
+                let item = paths
+                    .entry(path.clone())
+                    .or_insert_with(|| json!({ "parameters": parameters(&path) }));
                 let name = method.as_str().to_ascii_lowercase();
                 let known = item.get(&name).is_some();
                 if !known {
@@ -100,13 +102,17 @@ fn name_of(kind: &str) -> String {
 
 fn parameters(path: &str) -> Vec<Value> {
     let mut seen = BTreeSet::new();
-    let names = path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+    let names = path
+        .split('/')
+        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
     let mut parameters: Vec<Value> = names
         .filter(|name| seen.insert(*name))
         .map(|name| {
             let schema = match name {
                 "subscriptionId" => json!({ "type": "string", "format": "uuid" }),
-                "versionsName" => json!({ "type": "string", "pattern": "^[0-9]{1,9}\\.[0-9]{1,9}\\.[0-9]{1,9}$" }),
+                "versionsName" => {
+                    json!({ "type": "string", "pattern": "^[0-9]{1,9}\\.[0-9]{1,9}\\.[0-9]{1,9}$" })
+                }
                 _ => json!({ "type": "string", "pattern": "^[A-Za-z0-9_.-]{1,80}$" }),
             };
             json!({ "name": name, "in": "path", "required": true, "schema": schema })
@@ -153,7 +159,10 @@ fn operation(row: &Operation, method: &Method, place: Place) -> Value {
             responses.insert("204".into(), empty("Done, and nothing to tell."));
         }
     }
-    responses.insert("default".into(), json!({ "$ref": "#/components/responses/Error" }));
+    responses.insert(
+        "default".into(),
+        json!({ "$ref": "#/components/responses/Error" }),
+    );
     let mut operation = json!({
         "operationId": format!("{verb}_{kind}_{place:?}"),
         "tags": [row.kind.split('/').next().unwrap_or_default()],
@@ -195,7 +204,10 @@ mod tests {
             std::fs::write(path, &text).unwrap();
         }
         let committed = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(committed == text, "docs/openapi.json is not what the operation table says; run with BULLION_UPDATE=1");
+        assert!(
+            committed == text,
+            "docs/openapi.json is not what the operation table says; run with BULLION_UPDATE=1"
+        );
     }
 
     #[test]
@@ -205,15 +217,32 @@ mod tests {
         for row in table::all() {
             for place in row.places {
                 let item = &paths[&path_of(row, *place)];
-                assert!(item[row.method.as_str().to_ascii_lowercase()].is_object(), "{} {}", row.method, row.kind);
+                assert!(
+                    item[row.method.as_str().to_ascii_lowercase()].is_object(),
+                    "{} {}",
+                    row.method,
+                    row.kind
+                );
             }
         }
         let mut ids = BTreeSet::new();
         for (path, item) in paths {
             let names = path.matches('{').count();
-            assert!(item["parameters"].as_array().unwrap().len() <= names + 1, "{path}");
-            for (_, operation) in item.as_object().unwrap().iter().filter(|(name, _)| *name != "parameters") {
-                assert!(ids.insert(operation["operationId"].to_string()), "{path}: {}", operation["operationId"]);
+            assert!(
+                item["parameters"].as_array().unwrap().len() <= names + 1,
+                "{path}"
+            );
+            for (_, operation) in item
+                .as_object()
+                .unwrap()
+                .iter()
+                .filter(|(name, _)| *name != "parameters")
+            {
+                assert!(
+                    ids.insert(operation["operationId"].to_string()),
+                    "{path}: {}",
+                    operation["operationId"]
+                );
             }
         }
     }

@@ -147,6 +147,8 @@ async fn connection(
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
+        // Who has said all that it wanted to say may still listen.
+        .half_close(true)
         .header_read_timeout(HEADER_TIMEOUT)
         .max_headers(HEADERS_MAX)
         .max_header_size(HEADER_BYTES_MAX)

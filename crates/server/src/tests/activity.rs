@@ -12,7 +12,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn events(site: &Site, token: &str, filter: &str) -> Vec<Value> {
     let filter: String = url::form_urlencoded::byte_serialize(filter.as_bytes()).collect();
-    let path = format!("/subscriptions/{SUBSCRIPTION}/{VALUES}?api-version=2015-04-01&$filter={filter}");
+    let path =
+        format!("/subscriptions/{SUBSCRIPTION}/{VALUES}?api-version=2015-04-01&$filter={filter}");
     let answer = site.ask_as(token, "GET", &path, None).await;
     assert_eq!(answer.status, 200, "{:?}", answer.body);
     answer.body["value"].as_array().unwrap().clone()
@@ -42,11 +43,17 @@ async fn who_did_what_from_where_by_which_right() {
     let correlation = made.header("x-ms-correlation-request-id").to_string();
     let written = until(&site, &format!("correlationId eq '{correlation}'"), 1).await;
     let event = &written[0];
-    assert_eq!(event["authorization"]["action"], "Microsoft.Compute/galleries/write");
+    assert_eq!(
+        event["authorization"]["action"],
+        "Microsoft.Compute/galleries/write"
+    );
     assert_eq!(event["resourceId"], gallery);
     assert_eq!(event["status"]["value"], "Succeeded");
     assert_eq!(event["httpRequest"]["clientIpAddress"], "127.0.0.1");
-    assert_eq!(event["httpRequest"]["clientRequestId"], made.header("x-ms-request-id"));
+    assert_eq!(
+        event["httpRequest"]["clientRequestId"],
+        made.header("x-ms-request-id")
+    );
     let right = event["properties"]["rights"][0].as_str().unwrap();
     assert!(right.contains("/roleAssignments/"), "{right}");
 
@@ -59,26 +66,58 @@ async fn who_did_what_from_where_by_which_right() {
     let by_stranger = until(&site, &format!("caller eq '{principal}'"), 1).await;
     assert_eq!(by_stranger[0]["properties"]["outcome"], "Refused");
     assert_eq!(by_stranger[0]["subStatus"]["value"], "AuthorizationFailed");
-    assert_eq!(by_stranger[0]["operationName"]["value"], "Microsoft.Compute/galleries/delete");
-    let both = until(&site, &format!("resourceId eq '{gallery}' and status eq 'Failed'"), 2).await;
+    assert_eq!(
+        by_stranger[0]["operationName"]["value"],
+        "Microsoft.Compute/galleries/delete"
+    );
+    let both = until(
+        &site,
+        &format!("resourceId eq '{gallery}' and status eq 'Failed'"),
+        2,
+    )
+    .await;
     assert_eq!(both.len(), 2, "{both:?}");
 
     // What clients filter by.
     for (filter, some) in [
-        ("resourceGroupName eq 'FACTORY' and eventTimestamp ge 2020-01-01T00:00:00Z", true),
+        (
+            "resourceGroupName eq 'FACTORY' and eventTimestamp ge 2020-01-01T00:00:00Z",
+            true,
+        ),
         ("resourceGroupName eq 'other'", false),
-        ("eventTimestamp ge 2020-01-01T00:00:00Z and eventTimestamp le 2020-01-02T00:00:00Z", false),
-        ("resourceProvider eq 'microsoft.compute' and eventChannels eq 'Admin, Operation'", true),
+        (
+            "eventTimestamp ge 2020-01-01T00:00:00Z and eventTimestamp le 2020-01-02T00:00:00Z",
+            false,
+        ),
+        (
+            "resourceProvider eq 'microsoft.compute' and eventChannels eq 'Admin, Operation'",
+            true,
+        ),
         ("status eq 'Succeeded'", true),
     ] {
-        assert_eq!(!events(&site, &site.token, filter).await.is_empty(), some, "{filter}");
+        assert_eq!(
+            !events(&site, &site.token, filter).await.is_empty(),
+            some,
+            "{filter}"
+        );
     }
-    let path = format!("/subscriptions/{SUBSCRIPTION}/{VALUES}?api-version=2015-04-01&$select=eventName,id&$filter=");
+    let path = format!(
+        "/subscriptions/{SUBSCRIPTION}/{VALUES}?api-version=2015-04-01&$select=eventName,id&$filter="
+    );
     let bare = site.get(&path).await;
-    assert_eq!(bare.body["value"][0].as_object().unwrap().len(), 2, "{:?}", bare.body);
+    assert_eq!(
+        bare.body["value"][0].as_object().unwrap().len(),
+        2,
+        "{:?}",
+        bare.body
+    );
     for bad in ["size eq '1'", "eventTimestamp ge 'soon'", "caller"] {
         let answer = site.get(&format!("{path}{bad}")).await;
-        assert_eq!((answer.status, answer.code()), (400, "InvalidParameter"), "{bad}");
+        assert_eq!(
+            (answer.status, answer.code()),
+            (400, "InvalidParameter"),
+            "{bad}"
+        );
     }
     // Whoever has no right here sees nothing of it.
     let path = format!("/subscriptions/{SUBSCRIPTION}/{VALUES}?api-version=2015-04-01");
@@ -90,12 +129,19 @@ async fn who_did_what_from_where_by_which_right() {
     assert_eq!(proofs.len(), 1);
     let proof = &proofs[0];
     assert_eq!(proof.faults, Vec::<String>::new());
-    assert_eq!((proof.first, proof.signed_to), (1, proof.last), "everything is linked and signed at the stop");
+    assert_eq!(
+        (proof.first, proof.signed_to),
+        (1, proof.last),
+        "everything is linked and signed at the stop"
+    );
     let mut out = Vec::new();
     let lines = audit::export(&data, None, &mut out).await.unwrap();
     assert_eq!(lines, proof.lines);
     let text = String::from_utf8(out).unwrap();
-    assert!(text.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
+    assert!(
+        text.lines()
+            .all(|line| serde_json::from_str::<Value>(line).is_ok())
+    );
     assert!(text.contains("AuthorizationFailed"));
 }
 

@@ -145,10 +145,27 @@ async fn bad_requests_are_the_clients_fault() {
             400,
             "InvalidApiVersionParameter",
         ),
-        ("GET", format!("{sub}/%2e%2e/{GROUP}?{v}"), "", 400, "BadRequest"),
-        ("GET", format!("{sub}/resourceGroups/a%5cb?{v}"), "", 400, "BadRequest"),
-        ("GET", format!("{sub}/resourceGroups/a%0d%0ab?{v}"), "", 400, "BadRequest"),
-        ("GET", format!("{sub}/resourceGroups/%252e%252e?{v}"), "", 400, "BadRequest"),
+        (
+            "GET",
+            format!("{sub}/resourceGroups/a%5cb?{v}"),
+            "",
+            400,
+            "BadRequest",
+        ),
+        (
+            "GET",
+            format!("{sub}/resourceGroups/a%0d%0ab?{v}"),
+            "",
+            400,
+            "BadRequest",
+        ),
+        (
+            "GET",
+            format!("{sub}/resourceGroups/%252e%252e?{v}"),
+            "",
+            400,
+            "BadRequest",
+        ),
         (
             "PUT",
             format!("{GROUP}/providers/Microsoft.Compute/galleries/bad-name?{v}"),
@@ -380,16 +397,25 @@ async fn slow_and_half_closed_clients_hold_up_nobody() {
     let mut config = rustls::RootCertStore::empty();
     let ca = rustls::pki_types::pem::PemObject::from_pem_slice(site.running.ca.as_bytes());
     config.add(ca.unwrap()).unwrap();
-    let config = rustls::ClientConfig::builder().with_root_certificates(config).with_no_client_auth();
+    let config = rustls::ClientConfig::builder()
+        .with_root_certificates(config)
+        .with_no_client_auth();
     let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
     let connect = async || {
-        let stream = tokio::net::TcpStream::connect(site.running.address).await.unwrap();
+        let stream = tokio::net::TcpStream::connect(site.running.address)
+            .await
+            .unwrap();
         let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
         connector.connect(name, stream).await.unwrap()
     };
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let mut held = Vec::new();
-    for part in ["", "G", "GET / HTTP/1.1\r\nHost: x\r\n", "PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"] {
+    for part in [
+        "",
+        "G",
+        "GET / HTTP/1.1\r\nHost: x\r\n",
+        "PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
+    ] {
         for _ in 0..20 {
             let mut stream = connect().await;
             stream.write_all(part.as_bytes()).await.unwrap();
@@ -400,11 +426,18 @@ async fn slow_and_half_closed_clients_hold_up_nobody() {
     assert_eq!(site.get(GROUP).await.status, 200);
     // The whole request, then the end of what the client sends: it is answered all the same.
     let mut stream = connect().await;
-    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .await
+        .unwrap();
     stream.shutdown().await.unwrap();
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer).await;
-    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    assert!(
+        answer.starts_with(b"HTTP/1.1 200"),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
     drop(held);
     assert_eq!(site.get(GROUP).await.status, 200);
 }
