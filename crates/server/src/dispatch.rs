@@ -193,7 +193,7 @@ fn api_version(query: &Query) -> Result<ApiVersion, ArmError> {
     })
 }
 
-fn subject(row: &Operation, id: &ResourceId) -> Result<ResourceId, ArmError> {
+pub fn subject(row: &Operation, id: &ResourceId) -> Result<ResourceId, ArmError> {
     let subject = match row.subject {
         Subject::Path => Some(id.clone()),
         Subject::Parent => id.parent(),
@@ -271,7 +271,7 @@ async fn grants(server: &Server, identity: &Identity) -> Result<Grants, ArmError
         .map_err(errors::catalog)
 }
 
-fn authorize(
+pub fn authorize(
     row: &Operation,
     caller: &Caller,
     grants: &Grants,

@@ -4,7 +4,9 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use access::{Identity, KeyError, LIFETIME_SECONDS, NewToken, SigningKey, TokenError, TokenVerifier};
+use access::{
+    Identity, KeyError, LIFETIME_SECONDS, NewToken, SigningKey, TokenError, TokenVerifier,
+};
 use catalog::{AuthStore, CatalogError, StoredKey};
 use jiff::{Timestamp, ToSpan as _};
 use serde_json::{Value, json};

@@ -86,6 +86,22 @@ impl Site {
         answer(self.request(Method::PUT, path).json(&body)).await
     }
 
+    async fn post(&self, path: &str) -> Answer {
+        answer(self.request(Method::POST, path)).await
+    }
+
+    async fn delete(&self, path: &str) -> Answer {
+        answer(self.request(Method::DELETE, path)).await
+    }
+
+    /// The same server, for somebody else.
+    fn with_token(&self, token: &str) -> Site {
+        Site {
+            token: token.to_owned(),
+            ..self.clone()
+        }
+    }
+
     async fn put_if(&self, etag: &str, path: &str, body: Value) -> Answer {
         let request = self.request(Method::PUT, path).header(IF_MATCH, etag);
         answer(request.json(&body)).await
@@ -233,6 +249,65 @@ async fn two_servers_serve_the_same_tenants_under_concurrent_writes() {
             .await;
         let list = list.body["value"].as_array().expect("a list").len();
         assert_eq!(list, CLIENTS * WRITES + 1);
+    }
+    for running in pair.running {
+        running.stop().await;
+    }
+}
+
+/// Rights are kept in memory by each server, and yet nobody has one that was taken away on the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_right_that_one_server_takes_away_is_refused_by_the_other_at_once() {
+    let pair = Pair::start().await.with_group().await;
+    let [one, two] = &pair.sites;
+    let path = "/providers/Bullion.Factory/applications/ci";
+    let made = one.put(path, json!({})).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    let text = |of: &Answer, at: &str| {
+        of.body
+            .pointer(at)
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+    };
+    let principal = text(&made, "/properties/principalId").expect("a principal");
+    let secret = one.post(&format!("{path}/addPassword")).await;
+    let admin = pair
+        .folders
+        .iter()
+        .find_map(|folder| std::fs::read(folder.path().join("admin.json")).ok())
+        .expect("an administrator");
+    let admin: Value = serde_json::from_slice(&admin).expect("JSON");
+    let credentials = json!({
+        "tenantId": admin["tenantId"],
+        "clientId": text(&made, "/properties/appId"),
+        "clientSecret": text(&secret, "/secretText"),
+    });
+    let token = two.sign_in(&credentials).await;
+    let as_ci = [one.with_token(&token), two.with_token(&token)];
+    let role =
+        "/providers/Microsoft.Authorization/roleDefinitions/acdd72a7-3385-48ef-bd42-f606fba81ae7";
+    let body = json!({ "properties": { "roleDefinitionId": role, "principalId": principal } });
+    for round in 0..WRITES {
+        let (writer, other) = (&pair.sites[round % 2], &as_ci[(round + 1) % 2]);
+        let given = format!(
+            "{GROUP}/providers/Microsoft.Authorization/roleAssignments/22222222-2222-4222-8222-{round:012}"
+        );
+        let made = writer.put(&given, body.clone()).await;
+        assert_eq!(made.status, 201, "{made:?}");
+        for site in &as_ci {
+            assert_eq!(site.get(GROUP).await.status, 200, "given");
+        }
+        assert_eq!(writer.delete(&given).await.status, 200);
+        assert_eq!(other.get(GROUP).await.status, 403, "taken away");
+    }
+    let rotated = one
+        .post("/providers/Bullion.Factory/rotateSigningKey")
+        .await;
+    assert_eq!(rotated.status, 200, "{rotated:?}");
+    let fresh = one.sign_in(&credentials).await;
+    for token in [&token, &fresh] {
+        let seen = two.with_token(token).get("/subscriptions").await;
+        assert_eq!(seen.status, 200, "a token of either key");
     }
     for running in pair.running {
         running.stop().await;

@@ -2,146 +2,87 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Codes that clients compare. The status of each is in [`ErrorCode::status`], nowhere else.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ErrorCode {
-    AuthenticationFailed,
-    AuthorizationFailed,
-    BadRequest,
-    Conflict,
-    DenyAssignmentAuthorizationFailed,
-    DenyAssignmentNotFound,
-    InternalServerError,
-    InvalidActionOrNotAction,
-    InvalidApiVersionParameter,
-    InvalidAuthenticationToken,
-    InvalidAuthenticationTokenTenant,
-    InvalidCreatePolicyAssignmentRequest,
-    InvalidCreatePolicyDefinitionRequest,
-    InvalidCreatePolicyExemptionRequest,
-    InvalidCreatePolicySetDefinitionRequest,
-    InvalidDeletePolicyDefinitionRequest,
-    InvalidDeletePolicySetDefinitionRequest,
-    InvalidFilterInQueryString,
-    InvalidParameter,
-    InvalidPolicyParameters,
-    InvalidPolicyRule,
-    InvalidRequestContent,
-    InvalidResourceType,
-    InvalidScope,
-    LinkedAuthorizationFailed,
-    MethodNotAllowed,
-    MissingApiVersionParameter,
-    MissingPolicyParameter,
-    NotFound,
-    OperationNotAllowed,
-    ParentResourceNotFound,
-    PlatformImageNotFound,
-    PolicyAssignmentNotFound,
-    PolicyDefinitionNotFound,
-    PolicyParameterValueNotAllowed,
-    PolicySetDefinitionNotFound,
-    PreconditionFailed,
-    PrincipalNotFound,
-    PropertyChangeNotAllowed,
-    RequestDisallowedByPolicy,
-    RequestEntityTooLarge,
-    ResourceGroupNotFound,
-    ResourceNotFound,
-    RoleAssignmentExists,
-    RoleAssignmentLimitExceeded,
-    RoleAssignmentUpdateNotPermitted,
-    RoleDefinitionDoesNotExist,
-    RoleDefinitionHasAssignments,
-    RoleDefinitionLimitExceeded,
-    RoleDefinitionUpdateNotPermitted,
-    RoleDefinitionWithSameNameExists,
-    ScopeLocked,
-    ServerTimeout,
-    SubscriptionNotFound,
-    TooManyRequests,
-    UndefinedPolicyParameter,
-    UnmatchedPrincipalType,
-    ValidationFailed,
+macro_rules! codes {
+    ($($code:ident $status:literal;)*) => {
+        /// Codes that clients compare, each with its HTTP status: the one place where both are.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum ErrorCode {
+            $($code,)*
+        }
+
+        impl ErrorCode {
+            /// HTTP status and the code as clients see it.
+            pub const fn wire(self) -> (u16, &'static str) {
+                match self {
+                    $(Self::$code => ($status, stringify!($code)),)*
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    AuthenticationFailed 401;
+    AuthorizationFailed 403;
+    BadRequest 400;
+    Conflict 409;
+    DenyAssignmentAuthorizationFailed 403;
+    DenyAssignmentNotFound 404;
+    InternalServerError 500;
+    InvalidActionOrNotAction 400;
+    InvalidApiVersionParameter 400;
+    InvalidAuthenticationToken 401;
+    InvalidAuthenticationTokenTenant 401;
+    InvalidCreatePolicyAssignmentRequest 400;
+    InvalidCreatePolicyDefinitionRequest 400;
+    InvalidCreatePolicyExemptionRequest 400;
+    InvalidCreatePolicySetDefinitionRequest 400;
+    InvalidDeletePolicyDefinitionRequest 400;
+    InvalidDeletePolicySetDefinitionRequest 400;
+    InvalidFilterInQueryString 400;
+    InvalidParameter 400;
+    InvalidPolicyParameters 400;
+    InvalidPolicyRule 400;
+    InvalidRequestContent 400;
+    InvalidResourceType 404;
+    InvalidScope 400;
+    LinkedAuthorizationFailed 403;
+    MethodNotAllowed 405;
+    MissingApiVersionParameter 400;
+    MissingPolicyParameter 400;
+    NotFound 404;
+    OperationNotAllowed 409;
+    ParentResourceNotFound 404;
+    PlatformImageNotFound 404;
+    PolicyAssignmentNotFound 404;
+    PolicyDefinitionNotFound 404;
+    PolicyParameterValueNotAllowed 400;
+    PolicySetDefinitionNotFound 404;
+    PreconditionFailed 412;
+    PrincipalNotFound 400;
+    PropertyChangeNotAllowed 409;
+    RequestDisallowedByPolicy 403;
+    RequestEntityTooLarge 413;
+    ResourceGroupNotFound 404;
+    ResourceNotFound 404;
+    RoleAssignmentExists 409;
+    RoleAssignmentLimitExceeded 400;
+    RoleAssignmentUpdateNotPermitted 400;
+    RoleDefinitionDoesNotExist 404;
+    RoleDefinitionHasAssignments 400;
+    RoleDefinitionLimitExceeded 400;
+    RoleDefinitionUpdateNotPermitted 409;
+    RoleDefinitionWithSameNameExists 409;
+    ScopeLocked 409;
+    ServerTimeout 503;
+    SubscriptionNotFound 404;
+    TooManyRequests 429;
+    UndefinedPolicyParameter 400;
+    UnmatchedPrincipalType 400;
+    ValidationFailed 400;
 }
 
 impl ErrorCode {
-    /// HTTP status and the code as clients see it.
-    pub const fn wire(self) -> (u16, &'static str) {
-        match self {
-            Self::AuthenticationFailed => (401, "AuthenticationFailed"),
-            Self::AuthorizationFailed => (403, "AuthorizationFailed"),
-            Self::BadRequest => (400, "BadRequest"),
-            Self::Conflict => (409, "Conflict"),
-            Self::InternalServerError => (500, "InternalServerError"),
-            Self::InvalidApiVersionParameter => (400, "InvalidApiVersionParameter"),
-            Self::InvalidAuthenticationToken => (401, "InvalidAuthenticationToken"),
-            Self::InvalidAuthenticationTokenTenant => (401, "InvalidAuthenticationTokenTenant"),
-            Self::InvalidCreatePolicyAssignmentRequest => {
-                (400, "InvalidCreatePolicyAssignmentRequest")
-            }
-            Self::InvalidCreatePolicyDefinitionRequest => {
-                (400, "InvalidCreatePolicyDefinitionRequest")
-            }
-            Self::InvalidCreatePolicyExemptionRequest => {
-                (400, "InvalidCreatePolicyExemptionRequest")
-            }
-            Self::InvalidCreatePolicySetDefinitionRequest => {
-                (400, "InvalidCreatePolicySetDefinitionRequest")
-            }
-            Self::InvalidDeletePolicyDefinitionRequest => {
-                (400, "InvalidDeletePolicyDefinitionRequest")
-            }
-            Self::InvalidDeletePolicySetDefinitionRequest => {
-                (400, "InvalidDeletePolicySetDefinitionRequest")
-            }
-            Self::InvalidFilterInQueryString => (400, "InvalidFilterInQueryString"),
-            Self::InvalidParameter => (400, "InvalidParameter"),
-            Self::InvalidPolicyParameters => (400, "InvalidPolicyParameters"),
-            Self::InvalidPolicyRule => (400, "InvalidPolicyRule"),
-            Self::InvalidRequestContent => (400, "InvalidRequestContent"),
-            Self::InvalidResourceType => (404, "InvalidResourceType"),
-            Self::LinkedAuthorizationFailed => (403, "LinkedAuthorizationFailed"),
-            Self::MethodNotAllowed => (405, "MethodNotAllowed"),
-            Self::MissingApiVersionParameter => (400, "MissingApiVersionParameter"),
-            Self::MissingPolicyParameter => (400, "MissingPolicyParameter"),
-            Self::NotFound => (404, "NotFound"),
-            Self::OperationNotAllowed => (409, "OperationNotAllowed"),
-            Self::ParentResourceNotFound => (404, "ParentResourceNotFound"),
-            Self::PlatformImageNotFound => (404, "PlatformImageNotFound"),
-            Self::PolicyAssignmentNotFound => (404, "PolicyAssignmentNotFound"),
-            Self::PolicyDefinitionNotFound => (404, "PolicyDefinitionNotFound"),
-            Self::PolicyParameterValueNotAllowed => (400, "PolicyParameterValueNotAllowed"),
-            Self::PolicySetDefinitionNotFound => (404, "PolicySetDefinitionNotFound"),
-            Self::PreconditionFailed => (412, "PreconditionFailed"),
-            Self::PropertyChangeNotAllowed => (409, "PropertyChangeNotAllowed"),
-            Self::RequestDisallowedByPolicy => (403, "RequestDisallowedByPolicy"),
-            Self::RequestEntityTooLarge => (413, "RequestEntityTooLarge"),
-            Self::ResourceGroupNotFound => (404, "ResourceGroupNotFound"),
-            Self::ResourceNotFound => (404, "ResourceNotFound"),
-            Self::ServerTimeout => (503, "ServerTimeout"),
-            Self::SubscriptionNotFound => (404, "SubscriptionNotFound"),
-            Self::TooManyRequests => (429, "TooManyRequests"),
-            Self::UndefinedPolicyParameter => (400, "UndefinedPolicyParameter"),
-            Self::ValidationFailed => (400, "ValidationFailed"),
-            Self::DenyAssignmentAuthorizationFailed => (403, "DenyAssignmentAuthorizationFailed"),
-            Self::DenyAssignmentNotFound => (404, "DenyAssignmentNotFound"),
-            Self::InvalidActionOrNotAction => (400, "InvalidActionOrNotAction"),
-            Self::InvalidScope => (400, "InvalidScope"),
-            Self::PrincipalNotFound => (400, "PrincipalNotFound"),
-            Self::RoleAssignmentExists => (409, "RoleAssignmentExists"),
-            Self::RoleAssignmentLimitExceeded => (400, "RoleAssignmentLimitExceeded"),
-            Self::RoleAssignmentUpdateNotPermitted => (400, "RoleAssignmentUpdateNotPermitted"),
-            Self::RoleDefinitionDoesNotExist => (404, "RoleDefinitionDoesNotExist"),
-            Self::RoleDefinitionHasAssignments => (400, "RoleDefinitionHasAssignments"),
-            Self::RoleDefinitionLimitExceeded => (400, "RoleDefinitionLimitExceeded"),
-            Self::RoleDefinitionUpdateNotPermitted => (409, "RoleDefinitionUpdateNotPermitted"),
-            Self::RoleDefinitionWithSameNameExists => (409, "RoleDefinitionWithSameNameExists"),
-            Self::ScopeLocked => (409, "ScopeLocked"),
-            Self::UnmatchedPrincipalType => (400, "UnmatchedPrincipalType"),
-        }
-    }
-
     pub const fn status(self) -> u16 {
         self.wire().0
     }

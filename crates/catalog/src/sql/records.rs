@@ -187,43 +187,7 @@ impl<E: Engine> SqlCatalog<E> {
                 write_consent(tx, permit, row, *app, *principal).await
             }
             Record::Credential(credential) => write_credential(tx, permit, row, credential).await,
-            Record::RoleAssignment(assignment) => write_assignment(tx, row, assignment).await,
-            Record::RoleDefinition { role, permissions } => {
-                let body = rows::to_json("permissions", permissions, BODY_BYTES_MAX)?;
-                write_definition(tx, permit.tenant(), row, role, &body).await
-            }
-            Record::DenyAssignment(denial) => {
-                let body = rows::to_json("deny assignment", denial, BODY_BYTES_MAX)?;
-                write_denial(tx, permit.tenant(), row, &body).await
-            }
-            Record::Lock(level) => write_lock(tx, permit, row, *level).await,
-            Record::ManagementGroup { parent } => {
-                write_management_group(tx, permit, row, parent.as_deref()).await
-            }
-            Record::Placement { group } => write_placement(tx, row, group.as_deref()).await,
-            Record::User {
-                principal,
-                name,
-                password,
-                enabled,
-            } => {
-                let user = directory::NewUser {
-                    principal: *principal,
-                    name,
-                    password: password.as_ref(),
-                    enabled: *enabled,
-                };
-                directory::write_user(tx, permit, row, &user).await
-            }
-            Record::Group { principal } => {
-                directory::write_group(tx, permit, row, *principal).await
-            }
-            Record::Member { principal } => {
-                directory::write_member(tx, permit, row, *principal).await
-            }
-            Record::ManagedIdentity(identity) => {
-                directory::write_identity(tx, permit, row, identity.as_ref()).await
-            }
+            right => write_right(tx, permit, row, right).await,
         }
     }
 
@@ -308,6 +272,54 @@ impl<E: Engine> SqlCatalog<E> {
             },
         )
         .await
+    }
+}
+
+/// What decides who may do what, and who there is.
+async fn write_right(
+    tx: &mut impl Connection,
+    permit: &Permit,
+    row: i64,
+    record: &Record,
+) -> Result<()> {
+    match record {
+        Record::RoleAssignment(assignment) => write_assignment(tx, row, assignment).await,
+        Record::RoleDefinition { role, permissions } => {
+            let body = rows::to_json("permissions", permissions, BODY_BYTES_MAX)?;
+            write_definition(tx, permit.tenant(), row, role, &body).await
+        }
+        Record::DenyAssignment(denial) => {
+            let body = rows::to_json("deny assignment", denial, BODY_BYTES_MAX)?;
+            write_denial(tx, permit.tenant(), row, &body).await
+        }
+        Record::Lock(level) => write_lock(tx, permit, row, *level).await,
+        Record::ManagementGroup { parent } => {
+            write_management_group(tx, permit, row, parent.as_deref()).await
+        }
+        Record::Placement { group } => write_placement(tx, row, group.as_deref()).await,
+        Record::User {
+            principal,
+            name,
+            password,
+            enabled,
+        } => {
+            let user = directory::NewUser {
+                principal: *principal,
+                name,
+                password: password.as_ref(),
+                enabled: *enabled,
+            };
+            directory::write_user(tx, permit, row, &user).await
+        }
+        Record::Group { principal } => directory::write_group(tx, permit, row, *principal).await,
+        Record::Member { principal } => directory::write_member(tx, permit, row, *principal).await,
+        Record::ManagedIdentity(identity) => {
+            directory::write_identity(tx, permit, row, identity.as_ref()).await
+        }
+        other => Err(mismatch(format!(
+            "{} has no place for {other:?}",
+            permit.scope()
+        ))),
     }
 }
 

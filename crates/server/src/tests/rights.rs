@@ -1,15 +1,20 @@
 //! Who may do what: every row of the operation table refuses a caller without rights, and the table itself is
 //! compared with its committed listing.
 
+use std::sync::Arc;
+
+use access::{Around, Caller, Grants, Held, Identity, Locks, Tree, built_in_ready, built_in_roles};
 use serde_json::json;
-use wire::ResourceId;
+use wire::{AppId, PrincipalId, ResourceId, SubscriptionId, TenantId};
 
 use super::site::{GROUP, SUBSCRIPTION, Site};
+use crate::dispatch;
 use crate::operation::{Operation, Subject, Tenancy};
 use crate::path::{self, Place, Shape};
 use crate::table;
 
 const LISTING: &str = include_str!("operations.txt");
+const ROLES: &str = include_str!("roles.txt");
 
 /// A path that the row answers, at one of its places.
 fn path_of(row: &Operation, place: Place) -> String {
@@ -22,7 +27,7 @@ fn path_of(row: &Operation, place: Place) -> String {
     };
     let (namespace, types) = row.kind.split_once('/').unwrap();
     let mut path = match namespace {
-        "Microsoft.Resources" => base,
+        "Microsoft.Resources" if !types.starts_with("tags") => base,
         _ => format!("{base}/providers/{namespace}"),
     };
     let types: Vec<&str> = types.split('/').collect();
@@ -85,6 +90,101 @@ fn the_table_is_as_it_was_committed() {
     assert_eq!(
         listing, LISTING,
         "the operation table has changed; if that is meant, BULLION_UPDATE=1 writes the listing anew"
+    );
+}
+
+/// Where a role can be given, from the top, each with its letter in the committed table.
+fn scopes() -> [(char, Place, String); 5] {
+    let machine = format!("{GROUP}/providers/Microsoft.Compute/virtualMachines/m");
+    [
+        ('R', Place::Root, "/".to_string()),
+        (
+            'M',
+            Place::ManagementGroup,
+            "/providers/Microsoft.Management/managementGroups/m".to_string(),
+        ),
+        (
+            'S',
+            Place::Subscription,
+            format!("/subscriptions/{SUBSCRIPTION}"),
+        ),
+        ('G', Place::Group, GROUP.to_string()),
+        ('X', Place::Resource, machine),
+    ]
+}
+
+/// Of a principal with one role at one scope, in a tenant whose subscription is in the management group `m`.
+fn grants_of(identity: &Identity, role: &access::RoleDefinition, scope: &str) -> Grants {
+    let tenant = identity.tenant;
+    let subscription: SubscriptionId = SUBSCRIPTION.parse().unwrap();
+    let tree = Tree::new(
+        tenant,
+        [("m".to_string(), None)],
+        [(subscription, "m".to_string())],
+    );
+    let held = Held {
+        scope: ResourceId::parse(scope).unwrap(),
+        role: built_in_ready(&role.id()).unwrap(),
+        assignment: None,
+    };
+    let around = Arc::new(Around {
+        tree,
+        locks: Locks::default(),
+    });
+    Grants::of(
+        tenant,
+        identity.principal,
+        Vec::new(),
+        [held],
+        Vec::new(),
+        around,
+    )
+}
+
+/// Role × operation × scope: for each operation at each place the letters of the scopes at which a role lets it be
+/// done. A change of a right is a diff of `roles.txt`.
+#[test]
+fn what_roles_allow_is_as_it_was_committed() {
+    let identity = Identity {
+        tenant: TenantId::random(),
+        principal: PrincipalId::random(),
+        app: AppId::random(),
+    };
+    let caller = Caller::new(identity);
+    let mut lines: Vec<String> = Vec::new();
+    for row in table::all() {
+        for place in row.places {
+            let path = path::parse(&path_of(row, *place)).unwrap();
+            let id = ResourceId::parse(&path.scope).unwrap();
+            let subject = dispatch::subject(row, &id).unwrap();
+            let may = |role: &access::RoleDefinition, scope: &str| {
+                let grants = grants_of(&identity, role, scope);
+                dispatch::authorize(row, &caller, &grants, &subject, identity.tenant).is_ok()
+            };
+            let mut line = format!("{:6} {}", row.method, pattern(row, *place));
+            for role in built_in_roles() {
+                let at: String = scopes()
+                    .iter()
+                    .filter(|(_, _, scope)| may(role, scope))
+                    .map(|(letter, _, _)| *letter)
+                    .collect();
+                if !at.is_empty() {
+                    line.push_str(&format!("  {}={at}", role.name.replace(' ', "")));
+                }
+            }
+            lines.push(line);
+        }
+    }
+    lines.sort();
+    let listing = lines.join("\n") + "\n";
+    if std::env::var_os("BULLION_UPDATE").is_some() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/tests/roles.txt");
+        std::fs::write(file, &listing).unwrap();
+        return;
+    }
+    assert_eq!(
+        listing, ROLES,
+        "what roles allow has changed; if that is meant, BULLION_UPDATE=1 writes the table anew"
     );
 }
 
