@@ -11,11 +11,14 @@ from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.identity import ClientSecretCredential
 from azure.mgmt.authorization import AuthorizationManagementClient
 from azure.mgmt.compute import ComputeManagementClient
-from azure.mgmt.resource import ResourceManagementClient
+from azure.mgmt.resource.resources import ResourceManagementClient
 
 URL = os.environ["BULLION_URL"]
 LOCATION = os.environ["BULLION_LOCATION"]
 os.environ["REQUESTS_CA_BUNDLE"] = os.environ["BULLION_CA"]
+DEFINITION = {"location": LOCATION, "properties": {
+    "osType": "Linux", "osState": "Generalized", "hyperVGeneration": "V2",
+    "identifier": {"publisher": "p", "offer": "o", "sku": "s"}}}
 SCOPES = ["https://management.core.windows.net//.default"]
 
 
@@ -66,16 +69,15 @@ gallery = compute.galleries.begin_create_or_update("sdk", "gal", {"location": LO
 check("gallery", "gal", gallery.name)
 definition = compute.gallery_images.begin_create_or_update(
     "sdk", "gal", "def",
-    {"location": LOCATION, "os_type": "Linux", "os_state": "Generalized", "hyper_v_generation": "V2",
-     "identifier": {"publisher": "p", "offer": "o", "sku": "s"}},
+    DEFINITION,
 ).result()
 check("definition", "o", definition.identifier.offer)
 for number in ["1.0.0", "1.9.0", "1.10.0"]:
     version = compute.gallery_image_versions.begin_create_or_update(
         "sdk", "gal", "def", number,
-        {"location": LOCATION,
-         "storage_profile": {"source": {"id": os.environ["BULLION_IMAGE_1"]}},
-         "publishing_profile": {"target_regions": [{"name": LOCATION, "regional_replica_count": 2}]}},
+        {"location": LOCATION, "properties": {
+            "storageProfile": {"source": {"id": os.environ["BULLION_IMAGE_1"]}},
+            "publishingProfile": {"targetRegions": [{"name": LOCATION, "regionalReplicaCount": 2}]}}},
     ).result()
     check(f"version {number}", "Succeeded", version.provisioning_state)
 check("versions in order", ["1.0.0", "1.9.0", "1.10.0"],
@@ -107,16 +109,22 @@ check("role", "Reader", reader.role_name)
 me = next(iter(roles.role_assignments.list_for_subscription())).principal_id
 name = str(uuid.uuid4())
 made = roles.role_assignments.create(
-    scope, name, {"role_definition_id": reader.id, "principal_id": me, "principal_type": "ServicePrincipal"})
+    scope, name, {"properties": {"roleDefinitionId": reader.id, "principalId": me, "principalType": "ServicePrincipal"}})
 check("assignment", me, made.principal_id)
 check("assignment deleted", name, roles.role_assignments.delete(scope, name).name)
 
 other = client(ComputeManagementClient, 2)
+other.galleries.begin_create_or_update("dev", "py", {"location": LOCATION}).result()
+other.gallery_images.begin_create_or_update(
+    "dev", "py", "def", DEFINITION).result()
+body = {"location": LOCATION, "properties": {"storageProfile": {"source": {"id": os.environ["BULLION_IMAGE_1"]}}}}
 refused("another tenant's image without its token", "LinkedAuthorizationFailed",
-        lambda: other.images.begin_create_or_update(
-            "dev", "stolen", {"location": LOCATION, "source_virtual_machine": None,
-                              "storage_profile": {"os_disk": {"os_type": "Linux", "os_state": "Generalized",
-                                                              "snapshot": {"id": os.environ["BULLION_IMAGE_1"].replace("/images/", "/snapshots/")}}}}).result())
+        lambda: other.gallery_image_versions.begin_create_or_update("dev", "py", "def", "1.0.0", body).result())
+token = credential(1).get_token(*SCOPES).token
+made = other.gallery_image_versions.begin_create_or_update(
+    "dev", "py", "def", "1.0.0", body, headers={"x-ms-authorization-auxiliary": f"Bearer {token}"}).result()
+check("with its token", "Succeeded", made.provisioning_state)
+
 for number in ["1.0.0", "1.9.0", "1.10.0"]:
     compute.gallery_image_versions.begin_delete("sdk", "gal", "def", number).result()
 resources.resource_groups.begin_delete("sdk").result()

@@ -1,4 +1,5 @@
-//! Real clients of others that the tests drive: az, in an environment of its own, with every version written down.
+//! Real clients of others that the tests drive: az, the Python SDK and the npm SDK, each in an environment of its own, with
+//! its versions written down.
 
 use std::path::{Path, PathBuf};
 
@@ -10,49 +11,107 @@ use crate::workspace;
 
 /// All packages with their versions; a change of it makes a new environment.
 const AZ: &str = include_str!("../clients/az.txt");
+const SDK: &str = include_str!("../clients/sdk.txt");
+/// The packages for node.
+const NPM: [&str; 2] = ["@azure/arm-compute@24.1.0", "@azure/identity@4.13.1"];
 const PYTHON: &str = "/usr/bin/python3";
 
 /// The programs of the part `az`, or why they cannot be run.
 pub fn az(log: &Path, step: &Step) -> Result<Result<Vec<Program>, String>> {
     let folder = workspace::target_folder()?.join("test-clients/az");
-    if !is_current(&folder) && !install(&folder, log, step)? {
+    if !python(&folder, AZ, "az.txt", log, step)? {
         let why = "cannot install az; xtask/clients/az.txt says which";
         return Ok(Err(why.to_owned()));
     }
-    let bullion = workspace::target_folder()?.join("debug/bullion");
     let path = std::env::var("PATH").unwrap_or_default();
     let path = format!("{}:{path}", folder.join("bin").display());
     let run = |tenants: &str, script: &str| {
-        Program::new(&bullion)
-            .args(["dev", "--tenants", tenants, "--"])
-            .arg(workspace::root().join(script).as_os_str())
-            .env("PATH", &path)
-            .in_folder(workspace::root())
+        let script = workspace::root().join(script);
+        let program = below_dev(tenants)?.arg(script.as_os_str());
+        Ok(program.env("PATH", &path))
     };
-    Ok(Ok(vec![
+    let programs: Result<Vec<Program>> = [
         run("2", "xtask/clients/az-commands.sh"),
+        run("2", "xtask/clients/az-generic.sh"),
         run("3", "examples/promote-with-az/promote.sh"),
-    ]))
+    ]
+    .into_iter()
+    .collect();
+    programs.map(Ok)
+}
+
+/// The programs of the part `sdk`, or why they cannot be run.
+pub fn sdk(log: &Path, step: &Step) -> Result<Result<Vec<Program>, String>> {
+    let clients = workspace::target_folder()?.join("test-clients");
+    let (python_home, node_home) = (clients.join("sdk"), clients.join("npm"));
+    if !python(&python_home, SDK, "sdk.txt", log, step)? {
+        let why = "cannot install the Python SDK; xtask/clients/sdk.txt says which";
+        return Ok(Err(why.to_owned()));
+    }
+    if !npm(&node_home, log, step)? {
+        let why = format!("cannot install {} for node", NPM.join(" and "));
+        return Ok(Err(why));
+    }
+    let script = workspace::root().join("xtask/clients/sdk.py");
+    let with_python = below_dev("2")?
+        .arg(python_home.join("bin/python").as_os_str())
+        .arg(script.as_os_str());
+    // node finds its packages beside the script, and reads the CA that it trusts when it starts.
+    let with_node = below_dev("2")?
+        .args(["sh", "-c", "NODE_EXTRA_CA_CERTS=$BULLION_CA exec node \"$0\""])
+        .arg(node_home.join("sdk.mjs").as_os_str());
+    Ok(Ok(vec![with_python, with_node]))
+}
+
+fn below_dev(tenants: &str) -> Result<Program> {
+    let bullion = workspace::target_folder()?.join("debug/bullion");
+    Ok(Program::new(&bullion)
+        .args(["dev", "--tenants", tenants, "--"])
+        .in_folder(workspace::root()))
 }
 
 fn marker(folder: &Path) -> PathBuf {
     folder.join("installed.txt")
 }
 
-fn is_current(folder: &Path) -> bool {
-    std::fs::read_to_string(marker(folder)).is_ok_and(|installed| installed == AZ)
+fn is_current(folder: &Path, wanted: &str) -> bool {
+    std::fs::read_to_string(marker(folder)).is_ok_and(|installed| installed == wanted)
 }
 
-/// Makes the environment anew. pip's own settings say where packages come from.
-fn install(folder: &Path, log: &Path, step: &Step) -> Result<bool> {
+fn emptied(folder: &Path) -> Result<()> {
     if folder.exists() {
         std::fs::remove_dir_all(folder)
             .with_context(|| format!("cannot remove {}", folder.display()))?;
     }
+    Ok(())
+}
+
+fn all_run(programs: Vec<Program>, log: &Path, step: &Step) -> Result<bool> {
+    for program in programs {
+        let detail = step.detail();
+        let status = program.run_into(log, move |line| detail.set(line))?;
+        if !status.success() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn mark(folder: &Path, installed: &str) -> Result<()> {
+    let marker = marker(folder);
+    std::fs::write(&marker, installed).with_context(|| format!("cannot write {}", marker.display()))
+}
+
+/// Makes the environment anew unless it is of that list. pip's own settings say where packages come from.
+fn python(folder: &Path, wanted: &str, list: &str, log: &Path, step: &Step) -> Result<bool> {
+    if is_current(folder, wanted) {
+        return Ok(true);
+    }
+    emptied(folder)?;
     let make = Program::new(PYTHON)
         .args(["-m", "venv"])
         .arg(folder.as_os_str());
-    let list = workspace::root().join("xtask/clients/az.txt");
+    let list = workspace::root().join("xtask/clients").join(list);
     let fill = Program::new(folder.join("bin/pip"))
         .args([
             "install",
@@ -62,14 +121,31 @@ fn install(folder: &Path, log: &Path, step: &Step) -> Result<bool> {
         ])
         .arg("--requirement")
         .arg(list.as_os_str());
-    for program in [make, fill] {
-        let detail = step.detail();
-        let status = program.run_into(log, move |line| detail.set(line))?;
-        if !status.success() {
+    let done = all_run(vec![make, fill], log, step)?;
+    if done {
+        mark(folder, wanted)?;
+    }
+    Ok(done)
+}
+
+/// The same for node, with the script beside the packages. npm's own settings say where packages come from.
+fn npm(folder: &Path, log: &Path, step: &Step) -> Result<bool> {
+    let wanted = NPM.join(" ");
+    if !is_current(folder, &wanted) {
+        emptied(folder)?;
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make {}", folder.display()))?;
+        let install = Program::new("npm")
+            .args(["install", "--no-audit", "--no-fund", "--no-package-lock"])
+            .args(NPM)
+            .in_folder(folder);
+        if !all_run(vec![install], log, step)? {
             return Ok(false);
         }
+        mark(folder, &wanted)?;
     }
-    let marker = marker(folder);
-    std::fs::write(&marker, AZ).with_context(|| format!("cannot write {}", marker.display()))?;
+    let script = workspace::root().join("xtask/clients/sdk.mjs");
+    std::fs::copy(&script, folder.join("sdk.mjs"))
+        .with_context(|| format!("cannot copy {}", script.display()))?;
     Ok(true)
 }

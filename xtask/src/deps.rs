@@ -150,6 +150,16 @@ const PACKAGES: &[Package] = &[
         "makes the certificate that az signs in with",
     ),
     package(
+        "nodejs",
+        Purpose::Test,
+        "runs the npm SDK, which the tests drive",
+    ),
+    package(
+        "npm",
+        Purpose::Test,
+        "installs the npm SDK, which the tests drive",
+    ),
+    package(
         "postgresql",
         Purpose::Test,
         "the database that servers share, in tests of that",

@@ -47,12 +47,13 @@ enum Part {
     Unit,
     Postgres,
     Az,
+    Sdk,
     Boot,
     Quickstart,
 }
 
 impl Part {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Format,
         Self::Tidy,
         Self::Lints,
@@ -61,6 +62,7 @@ impl Part {
         Self::Unit,
         Self::Postgres,
         Self::Az,
+        Self::Sdk,
         Self::Boot,
         Self::Quickstart,
     ];
@@ -75,6 +77,7 @@ impl Part {
             Self::Unit => "unit",
             Self::Postgres => "postgres",
             Self::Az => "az",
+            Self::Sdk => "sdk",
             Self::Boot => "boot",
             Self::Quickstart => "quickstart",
         }
@@ -90,6 +93,7 @@ impl Part {
             Self::Unit => "unit and integration tests",
             Self::Postgres => "servers that share a database",
             Self::Az => "the real az, against `bullion dev`",
+            Self::Sdk => "the SDKs for Python and node, against `bullion dev`",
             Self::Boot => "real images and machines",
             Self::Quickstart => "the first hour of a user, twice",
         }
@@ -99,7 +103,7 @@ impl Part {
     fn is_for_later(self) -> bool {
         matches!(
             self,
-            Self::Postgres | Self::Az | Self::Boot | Self::Quickstart
+            Self::Postgres | Self::Az | Self::Sdk | Self::Boot | Self::Quickstart
         )
     }
 }
@@ -258,6 +262,10 @@ fn execute(part: Part, options: &Options, log: &Path, step: &Step) -> Result<End
         Part::Unit => unit_tests()?,
         Part::Postgres => return postgres_tests(log, step),
         Part::Az => match clients::az(log, step)? {
+            Ok(programs) => programs,
+            Err(why) => return Ok(Ended::Failed(why)),
+        },
+        Part::Sdk => match clients::sdk(log, step)? {
             Ok(programs) => programs,
             Err(why) => return Ok(Ended::Failed(why)),
         },
