@@ -58,7 +58,11 @@ pub fn sdk(log: &Path, step: &Step) -> Result<Result<Vec<Program>, String>> {
         .arg(script.as_os_str());
     // node finds its packages beside the script, and reads the CA that it trusts when it starts.
     let with_node = below_dev("2")?
-        .args(["sh", "-c", "NODE_EXTRA_CA_CERTS=$BULLION_CA exec node \"$0\""])
+        .args([
+            "sh",
+            "-c",
+            "NODE_EXTRA_CA_CERTS=$BULLION_CA exec node \"$0\"",
+        ])
         .arg(node_home.join("sdk.mjs").as_os_str());
     Ok(Ok(vec![with_python, with_node]))
 }
