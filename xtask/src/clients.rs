@@ -107,7 +107,7 @@ fn mark(folder: &Path, installed: &str) -> Result<()> {
 }
 
 /// Makes the environment anew unless it is of that list. pip's own settings say where packages come from.
-fn python(folder: &Path, wanted: &str, list: &str, log: &Path, step: &Step) -> Result<bool> {
+pub fn python(folder: &Path, wanted: &str, list: &str, log: &Path, step: &Step) -> Result<bool> {
     if is_current(folder, wanted) {
         return Ok(true);
     }

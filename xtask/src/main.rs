@@ -6,6 +6,7 @@ mod clients;
 mod deps;
 mod generate;
 mod interrupt;
+mod objects;
 mod postgres;
 mod program;
 mod progress;

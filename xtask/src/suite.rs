@@ -11,7 +11,7 @@ use crate::deps::{self, Purpose};
 use crate::program::{self, Program};
 use crate::progress::{Step, seconds};
 use crate::workspace::{self, Needs, cargo};
-use crate::{clients, interrupt, postgres, quickstart};
+use crate::{clients, interrupt, objects, postgres, quickstart};
 
 const HELP: &str = "\
 Install what the tests need and run all of them
@@ -20,8 +20,8 @@ Usage: cargo xtask test [--quick] [--part NAME]...
 
 Options:
   --quick      leave out what boots machines, drives az or needs a database, and what must be installed for that
-  --part NAME  only this part; may be repeated. Parts: format tidy lints licences build unit postgres az boot
-               quickstart
+  --part NAME  only this part; may be repeated. Parts: format tidy lints licences build unit postgres s3 az
+               boot quickstart
 
 The time of each part is printed as it ends; its output is in target/test-logs. CI runs this without options.
 
@@ -34,6 +34,7 @@ Examples:
 const DENY_VERSION: &str = "0.20.2";
 /// Where tests look for the server that they are given.
 const POSTGRES: &str = "BULLION_TEST_POSTGRES";
+const S3: &str = "BULLION_TEST_S3";
 /// Lines of a failed part's log that are shown; the rest is in the file.
 const SHOWN_LINES: usize = 200;
 
@@ -46,6 +47,7 @@ enum Part {
     Build,
     Unit,
     Postgres,
+    S3,
     Az,
     Sdk,
     Boot,
@@ -53,7 +55,7 @@ enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Format,
         Self::Tidy,
         Self::Lints,
@@ -61,6 +63,7 @@ impl Part {
         Self::Build,
         Self::Unit,
         Self::Postgres,
+        Self::S3,
         Self::Az,
         Self::Sdk,
         Self::Boot,
@@ -76,6 +79,7 @@ impl Part {
             Self::Build => "build",
             Self::Unit => "unit",
             Self::Postgres => "postgres",
+            Self::S3 => "s3",
             Self::Az => "az",
             Self::Sdk => "sdk",
             Self::Boot => "boot",
@@ -92,6 +96,7 @@ impl Part {
             Self::Build => "all crates and their tests",
             Self::Unit => "unit and integration tests",
             Self::Postgres => "servers that share a database",
+            Self::S3 => "stores in a real S3-compatible server",
             Self::Az => "the real az, against `bullion dev`",
             Self::Sdk => "the SDKs for Python and node, against `bullion dev`",
             Self::Boot => "real images and machines",
@@ -103,7 +108,7 @@ impl Part {
     fn is_for_later(self) -> bool {
         matches!(
             self,
-            Self::Postgres | Self::Az | Self::Sdk | Self::Boot | Self::Quickstart
+            Self::Postgres | Self::S3 | Self::Az | Self::Sdk | Self::Boot | Self::Quickstart
         )
     }
 }
@@ -261,6 +266,7 @@ fn execute(part: Part, options: &Options, log: &Path, step: &Step) -> Result<End
         }
         Part::Unit => unit_tests()?,
         Part::Postgres => return postgres_tests(log, step),
+        Part::S3 => return s3_tests(log, step),
         Part::Az => match clients::az(log, step)? {
             Ok(programs) => programs,
             Err(why) => return Ok(Ended::Failed(why)),
@@ -352,6 +358,20 @@ fn postgres_tests(log: &Path, step: &Step) -> Result<Ended> {
     };
     let server = postgres::Server::start(&log.with_extension("server.log"))?;
     run_all(vec![test.env(POSTGRES, server.url())], log, step)
+}
+
+/// The same tests as everywhere, and one that runs only where there is a server.
+fn s3_tests(log: &Path, step: &Step) -> Result<Ended> {
+    let server = match objects::Server::start(&log.with_extension("server.log"), log, step)? {
+        Ok(server) => server,
+        Err(why) => return Ok(Ended::Failed(why)),
+    };
+    let test = cargo()
+        .args(["test", "--workspace", "--locked", "--test", "store"])
+        .args(features()?)
+        .args(["--", "s3::"])
+        .env(S3, server.url());
+    run_all(vec![test], log, step)
 }
 
 fn tests_that_need(needs: Needs) -> Result<Option<Program>> {
