@@ -1,6 +1,6 @@
 //! Repair: a pack in which frames are no longer what they were is written anew, with those frames
 //! from other stores. What no other store has is given up, so that whole disks that need it are seen
-//! to be incomplete and can be copied again.
+//! to be incomplete and can be copied again, and so that no new disk builds on it.
 //!
 //! Nothing here needs a key where frames are moved as they are stored: a frame is named by a hash of
 //! its stored bytes, whoever has them.
@@ -159,6 +159,14 @@ impl Store {
             return Ok(mended);
         }
         inner.index_mut().retire(&[pack]);
+        if mended.lost > 0 {
+            // The next opening would find the lost frames in it, and new disks would build on them.
+            let name = name.to_owned();
+            let removed = inner.place.delete(&name);
+            removed.map_err(|source| StoreError::Delete { name, source })?;
+            inner.index_mut().forget(pack);
+            return Ok(mended);
+        }
         let mut note = read_note(&*inner.place)?;
         note.insert(name.to_owned(), now);
         write_note(inner, &note)?;

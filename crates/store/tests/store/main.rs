@@ -9,6 +9,7 @@ mod faults;
 mod ingest;
 mod keys;
 mod places;
+mod region;
 mod replicate;
 mod serve;
 mod s3;
