@@ -154,6 +154,33 @@ fn disks_travel_by_folder_and_by_bundle() {
 }
 
 #[test]
+fn a_damaged_store_is_repaired_from_another() {
+    let place = Place::new();
+    place.write("disk.raw", &disk(9));
+    let taken = place.json(&["put", "disk.raw", "--at", "one"]);
+    place.ok(&["init", "--at", "two"]);
+    place.ok(&["push", text(&taken, "id"), "--to", "two", "--at", "one"]);
+    let packs = place.0.path().join("two/packs");
+    let pack = std::fs::read_dir(&packs)
+        .expect("the packs")
+        .next()
+        .expect("a pack")
+        .expect("a pack")
+        .path();
+    let mut bytes = std::fs::read(&pack).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x40;
+    std::fs::write(&pack, bytes).expect("write");
+    assert_eq!(place.run(&["scrub", "--at", "two"]).code, Some(1));
+    let done = place.json(&["repair", "--at", "two", "--from", "one"]);
+    assert_eq!(done["damagedFrames"], 1, "{done}");
+    assert_eq!(done["disksIncomplete"], 0, "{done}");
+    place.ok(&["scrub", "--at", "two"]);
+    place.ok(&["get", text(&taken, "id"), "back.raw", "--at", "two", "--verify"]);
+    assert_eq!(place.read("back.raw"), place.read("disk.raw"));
+}
+
+#[test]
 fn what_is_deleted_gives_its_room_back() {
     let place = Place::new();
     place.write("disk", &disk(7));
