@@ -13,9 +13,7 @@ use std::sync::{PoisonError, RwLockReadGuard};
 use crate::codec::{PACKS, Reader, hex};
 use crate::domain::{AtRest, Domain, DomainId};
 use crate::error::StoreError;
-use crate::keys::{
-    KEYS, KeyService, Keys, MAX_WRAPPED_BYTES, State, read_record, write_record,
-};
+use crate::keys::{KEYS, KeyService, Keys, MAX_WRAPPED_BYTES, State, read_record, write_record};
 use crate::place::Place;
 use crate::store::{Inner, Store, StoreOptions, list};
 
@@ -54,6 +52,22 @@ impl StoreId {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(StoreError::Open {
                 folder: folder.to_owned(),
+                source,
+            }),
+        }
+    }
+
+    /// The store in a place, if there is one.
+    pub fn of_place(place: &dyn Place) -> Result<Option<StoreId>, StoreError> {
+        let name = || HEADER.to_owned();
+        match place.get(HEADER, HEADER_BYTES) {
+            Ok(None) => Ok(None),
+            Ok(Some(bytes)) => match Header::decode(&bytes) {
+                Ok(header) => Ok(Some(header.store)),
+                Err(what) => Err(StoreError::Damaged { name: name(), what }),
+            },
+            Err(source) => Err(StoreError::Get {
+                name: name(),
                 source,
             }),
         }
@@ -256,7 +270,9 @@ fn read_keys(place: &dyn Place) -> Result<(u64, State), StoreError> {
     };
     match place.get(KEYS, KEYS_BYTES) {
         Ok(Some(bytes)) => read_record(&bytes).map_err(damaged),
-        Ok(None) => Err(damaged("it is gone, and without it the store cannot be read")),
+        Ok(None) => Err(damaged(
+            "it is gone, and without it the store cannot be read",
+        )),
         Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Err(damaged("it is too long")),
         Err(source) => Err(StoreError::Get {
             name: KEYS.to_owned(),

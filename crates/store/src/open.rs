@@ -71,7 +71,8 @@ fn shown(at: &At) -> PathBuf {
     PathBuf::from(at.to_string())
 }
 
-fn taken(at: &At) -> Result<Box<dyn Place>, StoreError> {
+/// Takes a place for this process.
+pub fn taken(at: &At) -> Result<Box<dyn Place>, StoreError> {
     at.open().map_err(|source| {
         let folder = shown(at);
         match source.kind() {

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::put::bundle_key_path;
 use super::watch::{Watch, cpu_seconds};
-use super::{At, Output, Whole, find, open, open_folder, short, stdout};
+use super::{At, Output, Whole, find, open, open_place, short, stdout};
 use crate::offline::Failure;
 
 /// How a bundle is told from the folder of a store.
@@ -48,8 +48,8 @@ pub struct Push {
     #[command(flatten)]
     at: At,
 
-    /// Folder of another store, or a file to write whose name ends in `.bundle`
-    #[arg(long, value_name = "PATH")]
+    /// Place of another store, or a file to write whose name ends in `.bundle`
+    #[arg(long, value_name = "PLACE")]
     to: PathBuf,
 
     /// Leave out of the bundle what this disk has, which must be in this store and in the other
@@ -239,7 +239,11 @@ pub(super) fn push(args: &Push, io: &mut Io) -> Result<(), Failure> {
 }
 
 fn replicate(args: &Push, from: &Store, digest: &DiskDigest, io: &Io) -> Result<Moved, Failure> {
-    let to = open_folder(&args.to, args.to_key_file.as_deref(), io)?;
+    let to = args.to.to_str().unwrap_or_default();
+    let to = to
+        .parse()
+        .map_err(|error| Failure::new(format!("`{to}` is no place of a store"), error));
+    let to = open_place(&to?, args.to_key_file.as_deref(), io)?;
     let progress = cli::progress::Progress::start(io);
     Store::replicate(from, &to, digest, &|state| {
         let (done, total) = (state.bytes_done >> 20, state.bytes_total >> 20);

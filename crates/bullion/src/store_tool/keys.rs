@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use store::keys::{read_secret, write_secret};
 use store::{KeyFile, KeyState, Keys, Store, StoreId, StoreOptions};
 
-use super::{At, open_folder};
+use super::{At, open_place};
 use crate::offline::Failure;
 
 /// Names a key file for every command.
@@ -97,18 +97,18 @@ pub struct Erase {
 }
 
 /// Where the key of this store is, whether or not it is there.
-pub(super) fn path(id: StoreId, folder: &Path, given: Option<&Path>, io: &Io) -> PathBuf {
+pub(super) fn path(id: StoreId, folder: Option<&Path>, given: Option<&Path>, io: &Io) -> PathBuf {
     if let Some(given) = given {
         return given.to_owned();
     }
     if let Some(named) = io.variable(VARIABLE) {
         return named.into();
     }
-    let server = folder.join(OF_SERVER);
+    let server = folder.map(|folder| folder.join(OF_SERVER));
     let own = own(id, io);
-    match !own.exists() && server.exists() {
-        true => server,
-        false => own,
+    match server.filter(|server| !own.exists() && server.exists()) {
+        Some(server) => server,
+        None => own,
     }
 }
 
@@ -122,8 +122,12 @@ fn own(id: StoreId, io: &Io) -> PathBuf {
 }
 
 /// The key of a store that is there. Without its file the store opens locked.
-pub(super) fn of_store(folder: &Path, given: Option<&Path>, io: &Io) -> Result<Keys, Failure> {
-    let id = StoreId::of_folder(folder).map_err(|error| Failure::new("cannot read the store", error))?;
+pub(super) fn of_store(
+    id: Option<StoreId>,
+    folder: Option<&Path>,
+    given: Option<&Path>,
+    io: &Io,
+) -> Result<Keys, Failure> {
     let Some(id) = id else {
         return Ok(Keys::Unknown);
     };
@@ -140,7 +144,7 @@ fn load(path: &Path) -> Result<KeyFile, Failure> {
 
 /// What a new store is made with, and where its key is.
 pub(super) fn of_new_store(
-    folder: &Path,
+    folder: Option<&Path>,
     given: Option<&Path>,
     io: &Io,
 ) -> Result<(StoreOptions, PathBuf), Failure> {
@@ -167,11 +171,11 @@ pub(super) fn run(command: KeyCommand, io: &mut Io) -> Result<(), Failure> {
 }
 
 fn key_path(store: &Store, at: &At, io: &Io) -> PathBuf {
-    path(store.id(), &at.folder, at.key_file.as_deref(), io)
+    path(store.id(), at.place.folder(), at.key_file.as_deref(), io)
 }
 
 fn show(at: &At, io: &mut Io) -> Result<(), Failure> {
-    let store = open_folder(&at.folder, at.key_file.as_deref(), io)?;
+    let store = open_place(&at.place, at.key_file.as_deref(), io)?;
     let info = store
         .key_info()
         .map_err(|error| Failure::new("cannot read the store's keys", error))?;
@@ -219,7 +223,10 @@ fn rotate(args: &Rotate, io: &mut Io) -> Result<(), Failure> {
     if args.drop_old {
         keys.drop_old().map_err(failed)?;
     }
-    io.say(format!("The store's key is a new one in `{}`.", path.display()));
+    io.say(format!(
+        "The store's key is a new one in `{}`.",
+        path.display()
+    ));
     Ok(())
 }
 
@@ -242,7 +249,7 @@ fn export(args: &Secret, io: &mut Io) -> Result<(), Failure> {
 fn import(args: &Secret, io: &mut Io) -> Result<(), Failure> {
     let failed = |error| Failure::new("cannot read the secret", error);
     let domain = read_secret(&args.file).map_err(failed)?;
-    let store = open_folder(&args.at.folder, None, io)?;
+    let store = open_place(&args.at.place, None, io)?;
     let path = key_path(&store, &args.at, io);
     let keys = KeyFile::load_or_create(&path)
         .map_err(|error| Failure::new("cannot make the key of the store", error))?;
@@ -255,10 +262,12 @@ fn import(args: &Secret, io: &mut Io) -> Result<(), Failure> {
 
 fn erase(args: &Erase, io: &mut Io) -> Result<(), Failure> {
     if !args.yes {
-        return Err(Failure::usage("nothing in the store can be read afterwards")
-            .hint("if that is what you want, add `--yes`"));
+        return Err(
+            Failure::usage("nothing in the store can be read afterwards")
+                .hint("if that is what you want, add `--yes`"),
+        );
     }
-    let store = open_folder(&args.at.folder, args.at.key_file.as_deref(), io)?;
+    let store = open_place(&args.at.place, args.at.key_file.as_deref(), io)?;
     store
         .erase()
         .map_err(|error| Failure::new("cannot erase the store's secret", error))?;

@@ -1,4 +1,4 @@
-//! `store`: disks kept in a folder, without a server.
+//! `store`: disks kept in a folder or an object store, without a server.
 //!
 //! A store belongs to one process at a time, so a running server answers for its own stores and
 //! these commands say that it must be stopped.
@@ -7,6 +7,7 @@ mod clear;
 mod get;
 mod keys;
 mod put;
+mod repair;
 mod show;
 mod watch;
 
@@ -17,7 +18,8 @@ use clap::{Subcommand, ValueEnum};
 use cli::io::Io;
 use disk::DiskDigest;
 use disk::image::Format;
-use store::{KeyState, Store, StoreError, StoreOptions};
+use store::place::At as Address;
+use store::{KeyState, Store, StoreError, StoreId, StoreOptions};
 
 use crate::offline::Failure;
 
@@ -76,6 +78,7 @@ Only frames that the other store lacks are copied. A bundle cannot ask the other
 `--without` leaves out what a disk that is known to be there has.",
         after_help = "Examples:
   bullion store push 1f0c55a0e4d2 --to /mnt/other --at /srv/images
+  bullion store push 1f0c55a0e4d2 --to 's3://golden/archive?endpoint=https://s3.example' --at /srv/images
   bullion store push 1f0c55a0e4d2 --to golden.bundle --at /srv/images
   bullion store push 77ab03c9d511 --to update.bundle --without 1f0c55a0e4d2 --at /srv/images"
     )]
@@ -91,6 +94,19 @@ Only frames that the other store lacks are copied. A bundle cannot ask the other
   bullion store scrub --at /var/lib/bullion/regions/north/1
   bullion store scrub 1f0c55a0e4d2 --at /srv/images")]
     Scrub(show::Scrub),
+
+    /// Take what is damaged or missing from other stores
+    #[command(
+        long_about = "Take what is damaged or missing from other stores
+
+The whole store is read. Frames that are damaged come from a store that has them; disks that still lack
+something are copied again. What no store has is told.",
+        after_help = "Examples:
+  bullion store repair --at /srv/images --from /mnt/other
+  bullion store repair --at /var/lib/bullion/regions/north/1 --from /var/lib/bullion/regions/south/1
+  bullion store repair --at 's3://golden/north?region=eu' --from /srv/images --from /mnt/other"
+    )]
+    Repair(repair::Repair),
 
     /// Delete a disk; `gc` gives its room back
     #[command(after_help = "Example:
@@ -118,9 +134,9 @@ written anew.",
 /// Which store.
 #[derive(Debug, clap::Args)]
 pub struct At {
-    /// Folder of the store; a server's are DATA/regions/REGION/ZONE
-    #[arg(long = "at", value_name = "PATH", env = "BULLION_STORE")]
-    folder: PathBuf,
+    /// Folder of the store, or s3://, az://, gs://; a server's are DATA/regions/REGION/ZONE
+    #[arg(long = "at", value_name = "PLACE", env = "BULLION_STORE")]
+    place: Address,
 
     /// The key of the store, if it is not where `init` puts it
     #[arg(long, value_name = "FILE")]
@@ -162,6 +178,7 @@ pub fn run(command: StoreCommand, io: &mut Io) -> Result<(), Failure> {
         StoreCommand::Push(args) => get::push(&args, io),
         StoreCommand::Status(at) => show::status(&open_maybe_locked(&at, io)?, io),
         StoreCommand::Scrub(args) => show::scrub(&args, io),
+        StoreCommand::Repair(args) => repair::repair(&args, io),
         StoreCommand::Delete(args) => clear::delete(&args, io),
         StoreCommand::Gc(args) => clear::gc(&args, io),
         StoreCommand::Key(command) => keys::run(command, io),
@@ -175,7 +192,7 @@ fn open(at: &At, io: &Io) -> Result<Store, Failure> {
 
 /// A store for what needs no key.
 fn open_maybe_locked(at: &At, io: &Io) -> Result<Store, Failure> {
-    open_folder(&at.folder, at.key_file.as_deref(), io)
+    open_place(&at.place, at.key_file.as_deref(), io)
 }
 
 fn readable(store: Store, at: &At, io: &Io) -> Result<Store, Failure> {
@@ -184,40 +201,54 @@ fn readable(store: Store, at: &At, io: &Io) -> Result<Store, Failure> {
     let Some(why) = info.locked else {
         return Ok(store);
     };
-    let folder = at.folder.display();
-    let failure = Failure::plain(format!("the store `{folder}` cannot be read: {why}"));
+    let place = &at.place;
+    let failure = Failure::plain(format!("the store `{place}` cannot be read: {why}"));
     if info.state == KeyState::Erased {
         return Err(failure);
     }
-    let path = keys::path(store.id(), &at.folder, at.key_file.as_deref(), io);
+    let path = keys::path(store.id(), at.place.folder(), at.key_file.as_deref(), io);
     Err(failure.hint(format!(
         "its key is looked for in `{}`; name another one with `--key-file`",
         path.display()
     )))
 }
 
-fn open_folder(folder: &Path, key_file: Option<&Path>, io: &Io) -> Result<Store, Failure> {
+/// A store that is there, wherever that is.
+fn open_place(at: &Address, key_file: Option<&Path>, io: &Io) -> Result<Store, Failure> {
+    let failed = |error| not_opened(at, error);
+    let Some(folder) = at.folder() else {
+        let place = store::taken(at).map_err(failed)?;
+        let Some(id) = StoreId::of_place(&*place).map_err(failed)? else {
+            let folder = PathBuf::from(at.to_string());
+            return Err(failed(StoreError::NoStore { folder }));
+        };
+        let options = StoreOptions {
+            keys: keys::of_store(Some(id), None, key_file, io)?,
+            ..StoreOptions::default()
+        };
+        return Store::open_place(place, options).map_err(failed);
+    };
+    let id = StoreId::of_folder(folder).map_err(failed)?;
     let options = StoreOptions {
-        keys: keys::of_store(folder, key_file, io)?,
+        keys: keys::of_store(id, Some(folder), key_file, io)?,
         ..StoreOptions::default()
     };
-    Store::open_existing(folder, options).map_err(|error| {
-        let hint = match error {
-            StoreError::InUse { .. } => Some("stop the server that uses it, then run this again"),
-            StoreError::NoStore { .. } => Some(
-                "a server's stores are DATA/regions/REGION/ZONE; `bullion store init` makes a new one",
-            ),
-            _ => None,
-        };
-        let failure = Failure::new(
-            format!("cannot open the store `{}`", folder.display()),
-            error,
-        );
-        match hint {
-            Some(hint) => failure.hint(hint),
-            None => failure,
-        }
-    })
+    Store::open_existing(folder, options).map_err(failed)
+}
+
+fn not_opened(at: &Address, error: StoreError) -> Failure {
+    let hint = match error {
+        StoreError::InUse { .. } => Some("stop the server that uses it, then run this again"),
+        StoreError::NoStore { .. } => Some(
+            "a server's stores are DATA/regions/REGION/ZONE; `bullion store init` makes a new one",
+        ),
+        _ => None,
+    };
+    let failure = Failure::new(format!("cannot open the store `{at}`"), error);
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
 }
 
 /// The disk that an id or the beginning of one stands for.

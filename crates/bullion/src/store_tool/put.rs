@@ -79,31 +79,40 @@ impl Input {
 
 pub(super) fn init(args: &Init, io: &mut Io) -> Result<(), Failure> {
     let at = &args.at;
-    let folder = at.folder.display();
-    if StoreId::of_folder(&at.folder).ok().flatten().is_some() {
-        return Err(Failure::plain(format!("there is a store in {folder} already")));
+    let place = &at.place;
+    let known = place.folder().map(StoreId::of_folder);
+    if known.is_some_and(|known| known.ok().flatten().is_some()) {
+        return Err(Failure::plain(format!(
+            "there is a store in {place} already"
+        )));
     }
     let (options, key) = match args.no_encryption {
         true => {
             let keys = Keys::Off;
-            (StoreOptions { keys, ..StoreOptions::default() }, None)
+            (
+                StoreOptions {
+                    keys,
+                    ..StoreOptions::default()
+                },
+                None,
+            )
         }
         false => {
-            let (options, key) = keys::of_new_store(&at.folder, at.key_file.as_deref(), io)?;
+            let (options, key) = keys::of_new_store(place.folder(), at.key_file.as_deref(), io)?;
             (options, Some(key))
         }
     };
-    let store = Store::create(&at.folder, options)
-        .map_err(|error| Failure::new(format!("cannot make a store in `{folder}`"), error))?;
+    let store = Store::create_at(place, options)
+        .map_err(|error| Failure::new(format!("cannot make a store in `{place}`"), error))?;
     match io.format {
         Shown::Json => Ok(io.json(&json!({
-            "store": at.folder,
+            "store": place.to_string(),
             "id": store.id().to_string(),
             "encrypted": !args.no_encryption,
             "keyFile": key,
         }))?),
         Shown::Table => {
-            io.say(format!("Made a store in `{folder}`."));
+            io.say(format!("Made a store in `{place}`."));
             if let Some(key) = key {
                 io.say(format!(
                     "Its key is `{}`: without it the store cannot be read, so keep a copy elsewhere.",
@@ -215,7 +224,8 @@ fn unbundle(args: &Put, store: &Store, io: &mut Io) -> Result<(), Failure> {
     let key = args.bundle_key.as_ref().unwrap_or(&beside);
     let key = match args.bundle_key.is_some() || key.exists() {
         true => Some(
-            read_secret(key).map_err(|error| Failure::new("cannot read the bundle's key", error))?,
+            read_secret(key)
+                .map_err(|error| Failure::new("cannot read the bundle's key", error))?,
         ),
         false => None,
     };

@@ -3,9 +3,10 @@
 use cli::io::{Format, Io};
 use serde_json::json;
 use store::Store;
+use store::place::At as Address;
 use store::region::{Member, Position, Region, Scrubbed};
 
-use super::{At, open, short};
+use super::{At, open, open_place, short};
 use crate::offline::Failure;
 
 /// More packs than a store has, so that a fault cannot keep this running.
@@ -18,14 +19,14 @@ pub struct Repair {
 
     /// A store that may have what is missing; may be repeated
     #[arg(long, value_name = "PLACE", required = true)]
-    from: Vec<String>,
+    from: Vec<Address>,
 }
 
 pub(super) fn repair(args: &Repair, io: &mut Io) -> Result<(), Failure> {
     let store = open(&args.at, io)?;
     let mut others = Vec::new();
     for from in &args.from {
-        others.push(super::open_place(from, None, io)?);
+        others.push(open_place(from, None, io)?);
     }
     let before = incomplete(&store)?;
     let region = Region::new("store");

@@ -176,7 +176,14 @@ fn a_damaged_store_is_repaired_from_another() {
     assert_eq!(done["damagedFrames"], 1, "{done}");
     assert_eq!(done["disksIncomplete"], 0, "{done}");
     place.ok(&["scrub", "--at", "two"]);
-    place.ok(&["get", text(&taken, "id"), "back.raw", "--at", "two", "--verify"]);
+    place.ok(&[
+        "get",
+        text(&taken, "id"),
+        "back.raw",
+        "--at",
+        "two",
+        "--verify",
+    ]);
     assert_eq!(place.read("back.raw"), place.read("disk.raw"));
 }
 
