@@ -135,13 +135,16 @@ impl StoreError {
         }
     }
 
-    /// Whether the file that was to be read is not there, or shorter than it was.
+    /// Whether the file that was to be read is not there, shorter than it was, or not what it was.
     pub(crate) fn is_gone(&self) -> bool {
-        matches!(
-            self,
-            StoreError::Get { source, .. }
-                if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof)
-        )
+        match self {
+            StoreError::Get { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof
+            ),
+            StoreError::Damaged { .. } => true,
+            _ => false,
+        }
     }
 
     /// Whether the file that was to be read is not there.

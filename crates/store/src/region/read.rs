@@ -79,8 +79,10 @@ impl Readers {
                     Ok(done) => return Ok(done),
                     Err(error) => error,
                 };
+                let lost = frame.filter(|_| error.is_gone());
                 let repaired = error
                     .bad_frame()
+                    .or(lost)
                     .is_some_and(|frame| repairs < REPAIRS && self.repair(name, store, &frame));
                 repairs += 1;
                 if !repaired {
@@ -150,7 +152,7 @@ impl FrameSource for Readers {
     }
 
     fn read_frame(&self, frame: &UsedFrame, into: &mut Vec<u8>) -> Result<u64, StoreError> {
-        let read = self.read(|store| {
+        let read = self.read_for(Some(frame.id), |store| {
             let mut raw = Vec::new();
             let stored = store.read_frame(frame, &mut raw)?;
             Ok((stored, raw))
