@@ -71,6 +71,15 @@ const REPAIRS: usize = 64;
 impl Readers {
     /// Does something with a store that has what is needed; after an error with the next one.
     pub fn read<T>(&self, work: impl Fn(&Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.read_for(None, work)
+    }
+
+    /// The same for one frame, which is what is missing where a file of the store is.
+    fn read_for<T>(
+        &self,
+        frame: Option<FrameId>,
+        work: impl Fn(&Store) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let mut first = None;
         for (name, store) in &self.stores {
             let mut repairs = 0;
