@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use disk::DiskDigest;
 
+use crate::codec::PACKS;
 use crate::frame::FrameId;
 use crate::keys::KeyError;
 use crate::seal::CipherError;
@@ -135,16 +136,24 @@ impl StoreError {
         }
     }
 
-    /// Whether the file that was to be read is not there, shorter than it was, or not what it was.
-    pub(crate) fn is_gone(&self) -> bool {
+    /// The pack that is not there, shorter than it was, or not what it was.
+    pub fn bad_pack(&self) -> Option<&str> {
         match self {
-            StoreError::Get { source, .. } => matches!(
-                source.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof
-            ),
-            StoreError::Damaged { .. } => true,
-            _ => false,
+            StoreError::Get { name, .. } if self.is_gone() => Some(name),
+            StoreError::Damaged { name, .. } => Some(name),
+            _ => None,
         }
+        .map(String::as_str)
+        .filter(|name| name.starts_with(PACKS))
+    }
+
+    /// Whether the file that was to be read is not there, or shorter than it was.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(
+            self,
+            StoreError::Get { source, .. }
+                if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof)
+        )
     }
 
     /// Whether the file that was to be read is not there.

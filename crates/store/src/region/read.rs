@@ -12,7 +12,6 @@ use super::{Member, Region, seconds_now};
 use crate::cache::FrameCache;
 use crate::checkout::Checkout;
 use crate::error::StoreError;
-use crate::frame::FrameId;
 use crate::manifest::{BranchRef, Manifest};
 use crate::section::{Section, SectionRef, UsedFrame};
 use crate::source::FrameSource;
@@ -71,15 +70,6 @@ const REPAIRS: usize = 64;
 impl Readers {
     /// Does something with a store that has what is needed; after an error with the next one.
     pub fn read<T>(&self, work: impl Fn(&Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        self.read_for(None, work)
-    }
-
-    /// The same for one frame, which is what is missing where a file of the store is.
-    fn read_for<T>(
-        &self,
-        frame: Option<FrameId>,
-        work: impl Fn(&Store) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
         let mut first = None;
         for (name, store) in &self.stores {
             let mut repairs = 0;
@@ -88,11 +78,7 @@ impl Readers {
                     Ok(done) => return Ok(done),
                     Err(error) => error,
                 };
-                let lost = frame.filter(|_| error.is_gone());
-                let repaired = error
-                    .bad_frame()
-                    .or(lost)
-                    .is_some_and(|frame| repairs < REPAIRS && self.repair(name, store, &frame));
+                let repaired = repairs < REPAIRS && self.repair(name, store, &error);
                 repairs += 1;
                 if !repaired {
                     break error;
@@ -114,25 +100,31 @@ impl Readers {
         }))
     }
 
-    /// Whether the frame is sound again.
-    fn repair(&self, name: &str, store: &Store, frame: &FrameId) -> bool {
+    /// Whether what could not be read is sound again.
+    fn repair(&self, name: &str, store: &Store, error: &StoreError) -> bool {
         let same = |other: &Store| Arc::ptr_eq(&other.0, &store.0);
         let near = self.stores.iter().map(|(_, other)| other);
         let all = near.chain(&self.others).filter(|other| !same(other));
         let others: Vec<Store> = all.cloned().collect();
-        match store.mend_frame(frame, &others, seconds_now()) {
+        let now = seconds_now();
+        let mended = match (error.bad_frame(), error.bad_pack()) {
+            (Some(frame), _) => store.mend_frame(&frame, &others, now),
+            (None, Some(pack)) => store.mend_pack(pack, &others, now),
+            (None, None) => return false,
+        };
+        match mended {
             Ok(mended) => {
                 tracing::warn!(
                     store = name,
-                    %frame,
+                    %error,
                     frames = mended.frames,
                     lost = mended.lost,
                     "frames were damaged, and repaired from other stores"
                 );
                 mended.frames > 0 && mended.lost == 0
             }
-            Err(error) => {
-                tracing::warn!(store = name, %frame, %error, "a frame cannot be repaired");
+            Err(failed) => {
+                tracing::warn!(store = name, %error, %failed, "what is damaged cannot be repaired");
                 false
             }
         }
@@ -161,7 +153,7 @@ impl FrameSource for Readers {
     }
 
     fn read_frame(&self, frame: &UsedFrame, into: &mut Vec<u8>) -> Result<u64, StoreError> {
-        let read = self.read_for(Some(frame.id), |store| {
+        let read = self.read(|store| {
             let mut raw = Vec::new();
             let stored = store.read_frame(frame, &mut raw)?;
             Ok((stored, raw))
