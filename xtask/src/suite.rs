@@ -20,8 +20,8 @@ Usage: cargo xtask test [--quick] [--part NAME]...
 
 Options:
   --quick      leave out what boots machines, drives az or needs a database, and what must be installed for that
-  --part NAME  only this part; may be repeated. Parts: format tidy lints licences build unit postgres s3 az
-               boot quickstart
+  --part NAME  only this part; may be repeated. Parts: format tidy lints licences build unit postgres s3
+               az sdk boot quickstart
 
 The time of each part is printed as it ends; its output is in target/test-logs. CI runs this without options.
 
