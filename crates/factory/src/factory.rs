@@ -7,18 +7,21 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use catalog::{AuthStore, Catalog, Clock, JobStore};
-use jobs::{Jobs, RunnerBuilder};
+use jobs::{Jobs, RunnerBuilder, StepError};
 use machine::{Acceleration, Hypervisor, Qemu};
 use tokio::sync::OnceCell;
 
 use crate::build::{BuildError, SandboxProgram, TreeExecutor};
+use crate::build::{SecretValue, Secrets};
 use crate::deploy::{DeleteMachine, Deploy, Machines};
+use crate::fetch::{Fetch, Web};
 use crate::pipeline::{BuildRun, Builder, WorkDisks};
 use crate::promote::{Promote, Promotions};
 use crate::publish::Ask;
 use crate::regions::{RegionError, Regions};
 use crate::replicate::{RECONCILER, Replicate};
-use crate::source::{DebianArchive, Provider};
+use crate::source::{LATEST, Marketplace, PlatformImage, Product, Provider};
+use crate::trigger::Triggers;
 
 /// Folders hold keys of machines and other people's disks.
 const FOLDER_MODE: u32 = 0o700;
@@ -32,6 +35,70 @@ pub struct FactoryOptions {
     pub jobs: Arc<dyn JobStore>,
     /// Before a version is written.
     pub ask: Arc<dyn Ask>,
+    /// Where VHDs by URI are read and written; without it there are none.
+    pub blobs: Option<BlobPlace>,
+    /// Hosts in networks of the server's own that contents may be fetched from.
+    pub fetch_hosts: Vec<String>,
+}
+
+/// The folder of files that the server shows below `{url}/blobs/`.
+#[derive(Debug, Clone)]
+pub struct BlobPlace {
+    pub folder: PathBuf,
+    /// `https://host:port` of the server.
+    pub url: String,
+}
+
+impl BlobPlace {
+    /// The name of the blob that a URI means. Whether the URI is this server's was decided when it was written down.
+    pub fn name_of(&self, uri: &str) -> Option<String> {
+        let url = reqwest::Url::parse(uri).ok()?;
+        let name = url.path().strip_prefix("/blobs/")?;
+        is_blob_name(name).then(|| name.to_owned())
+    }
+
+    pub fn uri_of(&self, name: &str) -> String {
+        format!("{}/blobs/{name}", self.url.trim_end_matches('/'))
+    }
+
+    /// The file of a blob that is there. A link that leads out of the folder names nothing.
+    pub fn existing(&self, name: &str) -> Option<PathBuf> {
+        if !is_blob_name(name) {
+            return None;
+        }
+        let folder = fs::canonicalize(&self.folder).ok()?;
+        let path = fs::canonicalize(folder.join(name)).ok()?;
+        (path.starts_with(&folder) && path.is_file()).then_some(path)
+    }
+
+    /// Where a blob of this name is to be written: inside the folder, whatever links are in it.
+    pub fn writable(&self, name: &str) -> Option<PathBuf> {
+        if !is_blob_name(name) {
+            return None;
+        }
+        let folder = fs::canonicalize(&self.folder).ok()?;
+        let mut path = folder.clone();
+        for part in name.split('/') {
+            path.push(part);
+            if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_symlink()) {
+                return None;
+            }
+        }
+        Some(path)
+    }
+}
+
+/// Plain names of files and folders; none that begins with a dot, which are our own.
+fn is_blob_name(name: &str) -> bool {
+    let part = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.len() <= 200
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"._-+ ".contains(&byte))
+    };
+    name.len() <= 1000 && name.split('/').all(part)
 }
 
 /// What may be a fake.
@@ -43,6 +110,8 @@ pub struct Parts {
     pub regions: Option<Arc<Regions>>,
     /// Without one, QEMU with whatever acceleration works here.
     pub hypervisor: Option<Arc<dyn Hypervisor>>,
+    /// Without one, contents are fetched by HTTP.
+    pub fetch: Option<Arc<dyn Fetch>>,
 }
 
 /// Why there is no factory.
@@ -64,6 +133,8 @@ pub enum FactoryError {
     Template(String),
     #[error("`{0}` has no resource group")]
     NoGroup(wire::ResourceId),
+    #[error("read or make the installation's own key for marks")]
+    Key(#[source] std::io::Error),
     #[error("the name of a run cannot be made")]
     RunName(#[source] wire::IdError),
     #[error("{0}")]
@@ -82,6 +153,9 @@ pub struct Factory {
     pub(crate) ask: Arc<dyn Ask>,
     pub(crate) disks: WorkDisks,
     pub(crate) machines: Machines,
+    pub(crate) blobs: Option<BlobPlace>,
+    pub(crate) fetch: Arc<dyn Fetch>,
+    pub(crate) web: Arc<Web>,
     hypervisor: OnceCell<Arc<dyn Hypervisor>>,
     jobs: OnceLock<Jobs>,
 }
@@ -101,10 +175,11 @@ impl Factory {
         make_folder(&cache)?;
         let executor = TreeExecutor::new(&cache.join("build"), SandboxProgram::this_executable())?;
         let parts = Parts {
-            provider: Arc::new(DebianArchive::new(&cache)),
+            provider: Arc::new(Marketplace::new(&options.data)),
             builder: Arc::new(executor),
             regions: None,
             hypervisor: None,
+            fetch: None,
         };
         Factory::with_parts(options, parts)
     }
@@ -129,7 +204,12 @@ impl Factory {
             Some(regions) => regions,
             None => Arc::new(Regions::open(&data.join("regions"))?),
         };
+        let web = Arc::new(Web::new(options.fetch_hosts));
+        let fetch = parts.fetch.unwrap_or_else(|| web.clone());
         Ok(Arc::new(Factory {
+            blobs: options.blobs,
+            fetch,
+            web,
             regions,
             disks: WorkDisks::new(data.join("cache/disks")),
             machines: Machines::default(),
@@ -153,6 +233,7 @@ impl Factory {
         runner.register(Promote(Arc::clone(self)));
         runner.reconcile(Arc::new(Replicate(Arc::clone(self))));
         runner.reconcile(Arc::new(Promotions(Arc::clone(self))));
+        runner.reconcile(Arc::new(Triggers(Arc::clone(self))));
         // A second registration keeps the first runner's signals.
         let _ = self.jobs.set(runner.jobs());
     }
@@ -178,6 +259,33 @@ impl Factory {
                 );
             }
             Err(error) => tracing::warn!(%error, "no region is looked for"),
+        }
+    }
+
+    /// The platform images that are offered.
+    pub fn products(&self) -> Vec<Product> {
+        self.provider.products()
+    }
+
+    /// The versions of one of them. Where no state was pinned yet it is pinned now, so that there is a version to name;
+    /// where that cannot be done, there is none.
+    pub async fn versions_of(&self, product: &Product) -> Vec<String> {
+        if !product.versions.is_empty() {
+            return product.versions.clone();
+        }
+        let image = PlatformImage {
+            publisher: product.publisher.clone(),
+            offer: product.offer.clone(),
+            sku: product.sku.clone(),
+            version: LATEST.to_owned(),
+        };
+        match self.provider.resolve(&image, &[]).await {
+            Ok(pin) => vec![pin.image.version],
+            Err(error) => {
+                let error = crate::pipeline::chain(&error);
+                tracing::debug!(error, %image, "a platform image has no version");
+                Vec::new()
+            }
         }
     }
 
@@ -207,11 +315,82 @@ impl Factory {
         self.hypervisor.get_or_init(make).await
     }
 
+    /// Where contents that templates name by URI are kept.
+    pub(crate) fn contents_folder(&self) -> PathBuf {
+        self.data.join("cache/contents")
+    }
+
+    /// Where builds that failed are kept, one folder for each run.
+    pub(crate) fn kept_folder(&self) -> PathBuf {
+        self.data.join("kept")
+    }
+
+    /// Where builds find secrets.
+    pub(crate) async fn secrets(&self) -> Result<Secrets, StepError> {
+        let installation = self.auth.installation().await?;
+        let operator = installation.map(|installation| installation.tenant);
+        Ok(Secrets::new(self.data.join("secrets"), operator))
+    }
+
+    /// What changes when one of the values does, and tells nothing of them to whoever lacks this installation's key.
+    pub(crate) fn secret_marks(&self, secrets: &[SecretValue]) -> Result<Vec<String>, StepError> {
+        let marks = secrets
+            .iter()
+            .map(|secret| self.mark(&[secret.name(), secret.reveal()]));
+        marks.collect()
+    }
+
+    /// A text that follows from the parts and this installation's key, and cannot be guessed.
+    pub(crate) fn mark(&self, parts: &[&str]) -> Result<String, StepError> {
+        let key = mark_key(&self.data.join("cache/mark.key"));
+        let key = key.map_err(|error| {
+            StepError::failed("InternalServerError", FactoryError::Key(error).to_string())
+        })?;
+        let mut hasher = blake3::Hasher::new_keyed(&key);
+        for part in parts {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
+        }
+        Ok(hasher.finalize().to_hex()[..32].to_owned())
+    }
+
     /// A folder that goes away with its handle.
     pub(crate) fn work_folder(&self) -> std::io::Result<tempfile::TempDir> {
         tempfile::Builder::new()
             .prefix("step-")
             .tempdir_in(self.data.join("cache/work"))
+    }
+}
+
+/// The key of marks; made on its first use.
+fn mark_key(path: &Path) -> std::io::Result<[u8; 32]> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let read = |path: &Path| -> std::io::Result<[u8; 32]> {
+        let bytes = fs::read(path)?;
+        bytes
+            .try_into()
+            .map_err(|_| std::io::ErrorKind::InvalidData.into())
+    };
+    match read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        known => return known,
+    }
+    let mut key = [0u8; 32];
+    for half in key.chunks_mut(16) {
+        half.copy_from_slice(uuid::Uuid::new_v4().as_bytes());
+    }
+    let mut options = fs::File::options();
+    let made = options.write(true).create_new(true).mode(0o600).open(path);
+    match made {
+        Ok(mut file) => {
+            file.write_all(&key)?;
+            file.sync_all()?;
+            Ok(key)
+        }
+        // Another step was faster.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => read(path),
+        Err(error) => Err(error),
     }
 }
 

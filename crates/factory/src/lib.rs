@@ -7,17 +7,20 @@
 pub mod build;
 pub mod deploy;
 mod factory;
+pub mod fetch;
 pub mod import;
 pub mod pipeline;
 pub mod promote;
 pub mod publish;
 mod regions;
 pub mod replicate;
+pub mod scan;
 pub mod source;
 pub mod tattoo;
 pub mod test;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod trigger;
 
-pub use factory::{Factory, FactoryError, FactoryOptions, Parts};
+pub use factory::{BlobPlace, Factory, FactoryError, FactoryOptions, Parts};
 pub use regions::{RegionError, Regions, Spread};

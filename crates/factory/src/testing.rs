@@ -21,7 +21,7 @@ use wire::{AppId, ArmError, ErrorCode, Location, PrincipalId, ResourceId, Tenant
 use crate::pipeline::{Begun, BuildRun, FakeBuilder};
 use crate::publish::Ask;
 use crate::source::testing::FakeProvider;
-use crate::{Factory, FactoryOptions, Parts, Regions};
+use crate::{BlobPlace, Factory, FactoryOptions, Parts, Regions};
 
 const OWNER: &str = "8e3af657-a8ff-443c-a75c-2fe8c4bcb635";
 /// The same in every world, so that equal recipes get equal tattoos.
@@ -300,6 +300,7 @@ impl World {
             builder: self.builder.clone(),
             regions: Some(Arc::clone(&self.regions)),
             hypervisor: Some(Arc::new(self.machines.clone())),
+            fetch: None,
         })
     }
 
@@ -311,6 +312,11 @@ impl World {
             auth: self.catalog.clone(),
             jobs: self.catalog.clone(),
             ask: self.ask.clone(),
+            blobs: Some(BlobPlace {
+                folder: self.folder.path().to_owned(),
+                url: "https://localhost:1".to_owned(),
+            }),
+            fetch_hosts: vec!["127.0.0.1".to_owned()],
         };
         Factory::with_parts(options, parts).expect("a factory")
     }

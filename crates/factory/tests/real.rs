@@ -92,6 +92,7 @@ fn real(world: &World, hypervisor: Option<Arc<dyn Hypervisor>>) -> Arc<Factory> 
         builder: Arc::new(executor),
         regions: Some(Arc::clone(&world.regions)),
         hypervisor,
+        fetch: None,
     })
 }
 
@@ -202,6 +203,7 @@ async fn one_real_image() {
     assert_eq!(disks(&record), disks(&failed));
 
     same_again(&world, &record).await;
+    foreign(&world, &factory, &record).await;
     deploy(&world, factory).await;
 }
 
@@ -234,8 +236,87 @@ async fn same_again(world: &World, record: &RunProperties) {
     );
     assert_eq!(how(&again, Stage::Source, "base"), Some(How::Run));
     let made = disks(&again);
-    assert_eq!(made.len(), 6, "{made:?}");
+    assert_eq!(made.len(), 7, "{made:?}");
     assert_eq!(made, disks(record));
+}
+
+/// The same disk as something that nobody here built: customised in a machine, proved, and written as a VHD.
+async fn foreign(world: &World, factory: &Arc<Factory>, record: &RunProperties) {
+    let image = world
+        .group
+        .extension("Microsoft.Compute", "images", "foreign")
+        .expect("an id");
+    let digest = record
+        .outputs
+        .as_ref()
+        .and_then(|outputs| outputs.disk_digest.clone());
+    let body = json!({
+        "storageProfile": { "osDisk": { "osType": "Linux", "osState": "Generalized" } },
+        "bullion": { "diskDigest": digest },
+    });
+    world.put(&image, Draft::new(body).location("north")).await;
+    let secrets = world
+        .folder
+        .path()
+        .join("secrets")
+        .join(world.clerk.tenant.to_string());
+    std::fs::create_dir_all(&secrets).expect("a folder");
+    std::fs::write(secrets.join("ci"), "hunter22-and-more").expect("a secret");
+    let template = |last: &str| {
+        json!({
+            "source": { "type": "ManagedImage", "imageId": image.to_string() },
+            "customize": [
+                { "type": "File", "name": "note", "destination": "/etc/foreign/note", "sourceUri": "data:;base64,V2VsY29tZS4K" },
+                { "type": "Shell", "name": "script", "inline": ["echo used $TOKEN", last],
+                  "secrets": [{ "name": "TOKEN", "file": "ci" }] },
+                { "type": "Bullion.KernelCommandLine", "name": "words", "add": ["bullion.test=1"], "remove": ["console=tty0"] },
+            ],
+            "optimize": { "vmBoot": { "state": "Enabled" } },
+            "validate": { "inVMValidations": [
+                { "type": "Bullion.Tattoo", "name": "tattoo" },
+                { "type": "Shell", "name": "content", "inline": [
+                    "grep -q Welcome /etc/foreign/note",
+                    "test -f /etc/done",
+                    "grep -q bullion.test=1 /proc/cmdline",
+                    "! grep -q console=tty0 /proc/cmdline",
+                    "! grep -rqs hunter22-and-more /etc /root /home /var/log",
+                ] },
+            ] },
+            "distribute": [{ "type": "VHD", "runOutputName": "vhd" }],
+            "buildTimeoutInMinutes": 60,
+        })
+    };
+    world
+        .set_template(template("echo $TOKEN > /etc/leaked; touch /etc/done"))
+        .await;
+    let started = Instant::now();
+    let (begun, job) = world.run(factory).await;
+    let leaked = world.record(&begun.run).await;
+    show(
+        &format!("a secret left, {:.1} s", started.elapsed().as_secs_f64()),
+        &leaked,
+    );
+    assert_eq!(job.state, JobState::Failed);
+    assert!(
+        leaked.message.contains("left the secret `TOKEN`"),
+        "{}",
+        leaked.message
+    );
+
+    world.set_template(template("touch /etc/done")).await;
+    let started = Instant::now();
+    let (begun, job) = world.run(factory).await;
+    let record = world.record(&begun.run).await;
+    show(
+        &format!("foreign, {:.1} s", started.elapsed().as_secs_f64()),
+        &record,
+    );
+    assert_eq!(job.state, JobState::Succeeded, "{}", record.message);
+    assert_eq!(how(&record, Stage::Build, "machine"), Some(How::Run));
+    let uri = record.outputs.expect("outputs").artifacts["vhd"].clone();
+    let name = uri.split_once("/blobs/").expect("a blob").1;
+    let vhd = std::fs::metadata(world.folder.path().join(name)).expect("the VHD");
+    assert_eq!(vhd.len() % (1 << 20), 512);
 }
 
 /// A machine in the second region from `latest`, through a restart of the server, to its end.

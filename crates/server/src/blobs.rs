@@ -69,6 +69,10 @@ impl Blobs {
         })
     }
 
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The name of the blob that a URI means, if it is one of this server's and is there.
     pub fn name_of(&self, uri: &str, base: &Base, server: &str) -> Result<String, BlobError> {
         let name = self.own_name(uri, base, server)?;

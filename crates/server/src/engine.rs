@@ -23,6 +23,9 @@ pub struct EngineParts {
     pub catalog: Arc<dyn Backend>,
     pub installation: Installation,
     pub blobs: Option<Arc<Blobs>>,
+    /// Of this server, which shows the blobs below it.
+    pub url: String,
+    pub fetch_hosts: Vec<String>,
     pub jobs: JobsRun,
     /// Policies, which are asked about what jobs write on their own.
     pub comply: Arc<Comply>,

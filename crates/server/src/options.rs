@@ -75,6 +75,9 @@ pub struct ConfigFile {
     pub rates: RatesConfig,
     /// How long lines of the activity log are kept.
     pub activity_days: Option<u32>,
+    /// Hosts in the server's own networks that builds may fetch contents from, and send them to.
+    #[serde(default)]
+    pub fetch_hosts: Vec<String>,
 }
 
 /// The options, resolved.
@@ -88,6 +91,7 @@ pub struct Settings {
     pub issuer_ca: Option<PathBuf>,
     pub rates: RatesConfig,
     pub activity_days: u32,
+    pub fetch_hosts: Vec<String>,
 }
 
 impl ServeOptions {
@@ -119,6 +123,7 @@ impl ServeOptions {
             issuer_ca: self.issuer_ca.clone().or(file.issuer_ca),
             rates: file.rates,
             activity_days: file.activity_days.unwrap_or(ACTIVITY_DAYS),
+            fetch_hosts: file.fetch_hosts,
         })
     }
 }

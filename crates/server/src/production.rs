@@ -15,7 +15,8 @@ use factory::pipeline::{self, BuildRun, TemplateProblem};
 
 use factory::promote::{self, Promote, PromoteInput};
 use factory::replicate::{Copy, RegionResult, replication_status};
-use factory::{Factory, FactoryError, FactoryOptions, Spread};
+use factory::source::Product;
+use factory::{BlobPlace, Factory, FactoryError, FactoryOptions, Spread};
 use jobs::{JobKind, Jobs, Runner, RunnerBuilder, StepError, StepHandle};
 use serde_json::{Map, Value};
 use tokio::task::JoinSet;
@@ -61,6 +62,8 @@ pub async fn engine(parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> 
         catalog,
         installation,
         blobs,
+        url,
+        fetch_hosts,
         jobs,
         comply,
     } = parts;
@@ -70,6 +73,11 @@ pub async fn engine(parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> 
         auth: catalog.clone(),
         jobs: catalog.clone(),
         ask: Arc::new(Policies(comply)),
+        blobs: blobs.as_ref().map(|blobs| BlobPlace {
+            folder: blobs.folder().to_owned(),
+            url,
+        }),
+        fetch_hosts,
     })
     .map_err(|error| fault("open the factory")(error.into()))?;
     let work = Arc::new(FactoryWork {
@@ -321,6 +329,14 @@ impl Work for FactoryWork {
             ArmError::new(code, error.to_string())
         })?;
         serde_json::to_value(verified).map_err(|error| errors::internal("showing a proof", &error))
+    }
+
+    fn products(&self) -> Vec<Product> {
+        self.factory.products()
+    }
+
+    async fn versions_of(&self, product: &Product) -> Vec<String> {
+        self.factory.versions_of(product).await
     }
 
     fn nudge_replication(&self) {

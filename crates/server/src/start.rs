@@ -164,6 +164,8 @@ pub async fn start_with(
         catalog: Arc::clone(&catalog),
         installation,
         blobs: blobs.clone(),
+        url: url.clone(),
+        fetch_hosts: settings.fetch_hosts.clone(),
         jobs: settings.jobs,
         comply: Arc::clone(&comply),
     })

@@ -12,7 +12,10 @@ use crate::operation::{Operation, Subject, Tenancy, no_links};
 use crate::path::{ArmPath, Place, Shape};
 use crate::resources::templates::triggers;
 use crate::resources::{
-    activity_log, applications, consents, credentials, disks, everything, galleries, groups, identities, images, locks, machines, managed_images, management_groups, operations, people, pipelines, policies, promotions, roles, runs, signing_keys, subscriptions, tags, templates, tenancy, versions,
+    activity_log, applications, consents, credentials, disks, everything, galleries, groups,
+    identities, images, locks, machines, managed_images, management_groups, marketplace,
+    operations, people, pipelines, policies, promotions, roles, runs, signing_keys, subscriptions,
+    tags, templates, tenancy, versions,
 };
 use crate::{machine_tokens, managed};
 
@@ -234,6 +237,18 @@ fn disks_and_images() -> Vec<Operation> {
     ]
 }
 
+/// Platform images, as `az vm image` asks for them.
+fn marketplace() -> Vec<Operation> {
+    const READ: &str = "Microsoft.Compute/locations/publishers/read";
+    vec![
+        row!(GET Collection marketplace::PUBLISHERS, SUBSCRIPTION, READ, marketplace::publishers),
+        row!(GET Collection marketplace::OFFERS, SUBSCRIPTION, READ, marketplace::offers),
+        row!(GET Collection marketplace::SKUS, SUBSCRIPTION, READ, marketplace::skus),
+        row!(GET Collection marketplace::VERSIONS, SUBSCRIPTION, READ, marketplace::versions),
+        row!(GET Named marketplace::VERSIONS, SUBSCRIPTION, READ, marketplace::version),
+    ]
+}
+
 /// Templates, runs, and where operations are polled.
 fn factory() -> Vec<Operation> {
     vec![
@@ -372,6 +387,7 @@ static TABLE: LazyLock<Vec<Operation>> = LazyLock::new(|| {
     rows.extend(rights());
     rows.extend(compute());
     rows.extend(disks_and_images());
+    rows.extend(marketplace());
     rows.extend(factory());
     rows.extend(promotion());
     rows.extend(management());

@@ -7,6 +7,7 @@ use access::Permit;
 use async_trait::async_trait;
 use catalog::{NewJob, Resource};
 use factory::import::{ImportSource, Imported};
+use factory::source::Product;
 use jobs::{StepError, StepHandle};
 use serde_json::{Map, Value};
 use wire::promotion::PromotionProperties;
@@ -42,6 +43,10 @@ pub trait Work: Send + Sync {
     fn promote(&self, promotion: &ResourceId) -> NewJob;
     /// Compares the disks of both stages, read anew.
     async fn verify_promotion(&self, promotion: &PromotionProperties) -> Result<Value, ArmError>;
+    /// The platform images that are offered.
+    fn products(&self) -> Vec<Product>;
+    /// The versions of one of them; the first question may have to ask the archive.
+    async fn versions_of(&self, product: &Product) -> Vec<String>;
     /// Replicas of a version have changed; do not wait for the next round.
     fn nudge_replication(&self);
     /// Azure's `replicationStatus`.

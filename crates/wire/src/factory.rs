@@ -103,6 +103,7 @@ pub struct RunProperties {
 pub enum Stage {
     Source,
     Build,
+    Optimize,
     Tattoo,
     Test,
     Publish,
@@ -115,6 +116,7 @@ impl Stage {
         match self {
             Self::Source => "source",
             Self::Build => "build",
+            Self::Optimize => "optimize",
             Self::Tattoo => "tattoo",
             Self::Test => "test",
             Self::Publish => "publish",
@@ -174,6 +176,9 @@ pub struct RunOutputs {
     pub disk_digest: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot_seconds: Option<f64>,
+    /// What each distribution made: a resource's id or a URI, by run output.
+    #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub artifacts: std::collections::BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]

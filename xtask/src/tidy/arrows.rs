@@ -73,7 +73,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("hyper-util", &["server"]),
     ("indicatif", &["cli"]),
     ("jsonwebtoken", &["access"]),
-    ("reqwest", &["cli", "server"]),
+    ("reqwest", &["cli", "factory", "server"]),
     ("russh", &["machine"]),
     ("sqlx", &["catalog"]),
     // `store` compresses frames with it, `disk` reads and writes the clusters of qcow2.
@@ -179,7 +179,7 @@ mod tests {
         check_arrow("jobs", "sqlx", Some("dev"), &["one-home"]);
         check_arrow("server", "reqwest", Some("dev"), &[]);
         check_arrow("cli", "hyper", Some("dev"), &[]);
-        check_arrow("factory", "reqwest", None, &["one-home"]);
+        check_arrow("store", "reqwest", None, &["one-home"]);
     }
 
     #[test]

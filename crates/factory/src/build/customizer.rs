@@ -1,6 +1,9 @@
 //! What a recipe can ask for, checked before anything runs. It knows nothing of how it is done.
 
 use std::fmt;
+use std::path::PathBuf;
+
+use wire::template::SecretReference;
 
 /// Raised whenever the executor would make something else of the same customizer.
 const EXECUTOR_FORMAT: u32 = 1;
@@ -9,6 +12,8 @@ const NAME_BYTES_MAX: usize = 128;
 const PACKAGES_MAX: usize = 2000;
 const PACKAGE_BYTES_MAX: usize = 200;
 const FILE_BYTES_MAX: usize = 64 << 20;
+const SECRETS_MAX: usize = 50;
+const PLAYBOOK_BYTES_MAX: usize = 1 << 20;
 const SCRIPT_BYTES_MAX: usize = 1 << 20;
 const CERTIFICATE_BYTES_MAX: usize = 1 << 20;
 const PATH_BYTES_MAX: usize = 4000;
@@ -85,6 +90,76 @@ impl fmt::Display for ImagePath {
     }
 }
 
+/// The bytes of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileContent {
+    Bytes(Vec<u8>),
+    /// A file of the host that is named by what is in it, and only read.
+    Kept {
+        path: PathBuf,
+        sha256: String,
+    },
+}
+
+impl FileContent {
+    fn key(&self) -> String {
+        match self {
+            FileContent::Bytes(bytes) => blake3::hash(bytes).to_hex().to_string(),
+            FileContent::Kept { sha256, .. } => format!("sha256:{sha256}"),
+        }
+    }
+}
+
+/// Where a secret is kept. Its value is looked up when it is needed, and is in nothing that is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretPlace {
+    Environment(String),
+    File(String),
+    Vault { path: String, field: String },
+}
+
+/// A secret that a script finds in its environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Secret {
+    /// The variable.
+    pub name: String,
+    pub place: SecretPlace,
+}
+
+impl Secret {
+    pub fn parse(wire: &SecretReference) -> Result<Secret, String> {
+        let word = |text: &str, more: &[u8]| {
+            (1..=NAME_BYTES_MAX).contains(&text.len())
+                && !text.contains("..")
+                && text
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || more.contains(&byte))
+        };
+        let variable = |text: &str| word(text, b"_") && !text.as_bytes()[0].is_ascii_digit();
+        if !variable(&wire.name) {
+            return Err(format!("`{}` is not the name of a variable", wire.name));
+        }
+        let place = match (&wire.environment, &wire.file, &wire.vault) {
+            (Some(name), None, None) if variable(name) => SecretPlace::Environment(name.clone()),
+            (None, Some(name), None) if word(name, b"_-.") => SecretPlace::File(name.clone()),
+            (None, None, Some(path)) if word(path, b"_-./") => SecretPlace::Vault {
+                path: path.trim_matches('/').to_owned(),
+                field: wire.field.clone().unwrap_or_else(|| "value".to_owned()),
+            },
+            _ => {
+                return Err(format!(
+                    "the secret `{}` needs exactly one of `environment`, `file` and `vault`, and a plain name in it",
+                    wire.name
+                ));
+            }
+        };
+        Ok(Secret {
+            name: wire.name.clone(),
+            place,
+        })
+    }
+}
+
 /// What is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
@@ -92,16 +167,32 @@ pub enum Action {
     Packages { packages: Vec<PackageName> },
     /// Writes one file; directories above it that are missing become root's, 0755.
     File {
-        bytes: Vec<u8>,
+        content: FileContent,
         destination: ImagePath,
         mode: u32,
         uid: u32,
         gid: u32,
     },
     /// Runs the lines as one script, as root, without a network: by what its `#!` line names, else by `sh -eu`.
-    Shell { lines: Vec<String> },
+    Shell {
+        lines: Vec<String>,
+        secrets: Vec<Secret>,
+    },
     /// Makes the image trust a certificate authority.
     CaCertificate { pem: String },
+    /// Applies a playbook to the image by the `ansible-playbook` in it. `variables` is JSON.
+    Ansible { playbook: String, variables: String },
+    /// What every machine of the image does at its first start.
+    CloudInit { user_data: String },
+    /// Changes the kernel's command line in the boot loader's configuration.
+    KernelCommandLine {
+        add: Vec<String>,
+        remove: Vec<String>,
+    },
+    /// Whether machines grow the root partition to their disk.
+    PartitionGrowth { enabled: bool },
+    /// Something that only a Windows guest can do.
+    Windows { kind: String },
 }
 
 /// One customizer of a recipe. Its name is for people, except that a certificate is stored under it.
@@ -156,7 +247,7 @@ impl Customizer {
                 }
             }
             Action::File {
-                bytes,
+                content,
                 destination,
                 mode,
                 uid,
@@ -166,14 +257,41 @@ impl Customizer {
                 add("destination", destination.to_string());
                 add("mode", format!("{mode:04o}"));
                 add("owner", format!("{uid}:{gid}"));
-                add("content", blake3::hash(bytes).to_hex().to_string());
+                add("content", content.key());
             }
-            Action::Shell { lines } => {
+            Action::Shell { lines, secrets } => {
                 add("kind", "shell".to_owned());
                 for line in lines {
                     add("line", line.clone());
                 }
+                // Which secrets, never their values.
+                for secret in secrets {
+                    add("secret", format!("{} {:?}", secret.name, secret.place));
+                }
             }
+            Action::Ansible {
+                playbook,
+                variables,
+            } => {
+                add("kind", "ansible".to_owned());
+                add("playbook", playbook.clone());
+                add("variables", variables.clone());
+            }
+            Action::CloudInit { user_data } => {
+                add("kind", "cloud-init".to_owned());
+                add("file", self.cloud_file());
+                add("user-data", user_data.clone());
+            }
+            Action::KernelCommandLine { add: new, remove } => {
+                add("kind", "kernel-command-line".to_owned());
+                add("add", new.join(" "));
+                add("remove", remove.join(" "));
+            }
+            Action::PartitionGrowth { enabled } => {
+                add("kind", "partition-growth".to_owned());
+                add("enabled", enabled.to_string());
+            }
+            Action::Windows { kind } => add("kind", kind.clone()),
             Action::CaCertificate { pem } => {
                 add("kind", "ca-certificate".to_owned());
                 add("file", self.certificate_file());
@@ -183,15 +301,32 @@ impl Customizer {
         material
     }
 
-    /// The name a certificate is stored under: the customizer's, reduced to what is safe in one.
+    /// The secrets that it needs.
+    #[must_use]
+    pub fn secrets(&self) -> &[Secret] {
+        match &self.action {
+            Action::Shell { secrets, .. } => secrets,
+            _ => &[],
+        }
+    }
+
+    /// The file of cloud-init's configuration that holds the user data.
+    pub(super) fn cloud_file(&self) -> String {
+        format!("/etc/cloud/cloud.cfg.d/50_{}.cfg", self.safe_name())
+    }
+
+    /// The name a certificate is stored under.
     pub(super) fn certificate_file(&self) -> String {
+        format!("{}.crt", self.safe_name())
+    }
+
+    /// The customizer's name, reduced to what is safe in the name of a file.
+    fn safe_name(&self) -> String {
         let safe = |character: char| character.is_ascii_alphanumeric() || "-_".contains(character);
-        let stem: String = self
-            .name
+        self.name
             .chars()
             .map(|character| if safe(character) { character } else { '-' })
-            .collect();
-        format!("{stem}.crt")
+            .collect()
     }
 }
 
@@ -208,21 +343,35 @@ fn reason_against(name: &str, action: &Action) -> Option<String> {
         Action::Packages { packages } if packages.len() > PACKAGES_MAX => {
             Some(format!("it names more than {PACKAGES_MAX} packages"))
         }
-        Action::File { bytes, .. } if bytes.len() > FILE_BYTES_MAX => {
+        Action::File {
+            content: FileContent::Bytes(bytes),
+            ..
+        } if bytes.len() > FILE_BYTES_MAX => {
             Some(format!("its file is larger than {FILE_BYTES_MAX} bytes"))
+        }
+        Action::Ansible { playbook, .. }
+            if playbook.trim().is_empty() || playbook.len() > PLAYBOOK_BYTES_MAX =>
+        {
+            Some(format!("its playbook has 1 to {PLAYBOOK_BYTES_MAX} bytes"))
+        }
+        Action::KernelCommandLine { add, remove } if add.is_empty() && remove.is_empty() => {
+            Some("it changes nothing of the command line".to_owned())
         }
         Action::File { mode, .. } if *mode > 0o7777 => {
             Some(format!("its mode {mode:o} is not a file mode"))
         }
-        Action::Shell { lines } if lines.is_empty() => Some("it has no line to run".to_owned()),
-        Action::Shell { lines }
+        Action::Shell { lines, .. } if lines.is_empty() => Some("it has no line to run".to_owned()),
+        Action::Shell { secrets, .. } if secrets.len() > SECRETS_MAX => {
+            Some(format!("it names more than {SECRETS_MAX} secrets"))
+        }
+        Action::Shell { lines, .. }
             if lines.iter().map(String::len).sum::<usize>() > SCRIPT_BYTES_MAX =>
         {
             Some(format!(
                 "its script is larger than {SCRIPT_BYTES_MAX} bytes"
             ))
         }
-        Action::Shell { lines } if lines.iter().any(|line| line.contains('\0')) => {
+        Action::Shell { lines, .. } if lines.iter().any(|line| line.contains('\0')) => {
             Some("its script holds a zero byte".to_owned())
         }
         Action::CaCertificate { pem } => reason_against_certificate(pem),
@@ -299,7 +448,11 @@ mod tests {
         };
         let pem = "-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n";
         check(Action::Packages { packages: vec![] }, "it names no package");
-        check(Action::Shell { lines: vec![] }, "it has no line to run");
+        let shell = Action::Shell {
+            lines: vec![],
+            secrets: vec![],
+        };
+        check(shell, "it has no line to run");
         check(
             Action::CaCertificate { pem: "MII".into() },
             "its certificate is not in PEM form (-----BEGIN CERTIFICATE-----)",
@@ -321,6 +474,7 @@ mod tests {
         let key = |name: &str, action| Customizer::new(name, action).unwrap().key_material();
         let shell = |line: &str| Action::Shell {
             lines: vec![line.to_owned()],
+            secrets: vec![],
         };
         assert_eq!(key("a", shell("true")), key("b", shell("true")));
         assert_ne!(key("a", shell("true")), key("a", shell("false")));

@@ -9,11 +9,11 @@ use super::error::BuildError;
 const LINKS_FOLLOWED_MAX: usize = 40;
 const DIRECTORY_MODE: u32 = 0o755;
 
-/// A file to be written, by anyone: its owner, mode and bytes.
+/// A file to be written, by anyone: its owner, mode and content.
 #[derive(Debug)]
 pub(crate) struct NewFile<'a> {
     pub(crate) destination: &'a ImagePath,
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) content: Content,
     pub(crate) mode: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -64,7 +64,7 @@ pub(crate) fn write_file(
             mode: file.mode,
             mtime,
         },
-        content: Content::Bytes(file.bytes),
+        content: file.content,
         links: Links::Break,
     });
     Ok(records)

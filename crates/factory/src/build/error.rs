@@ -54,6 +54,26 @@ pub enum BuildError {
     #[error("the pinned archive state in `{}` has no package list that is not compressed", folder.display())]
     NoLists { folder: PathBuf },
 
+    #[error(
+        "customizer `{customizer}` wrote more than the {limit} bytes that the image has room for, and was killed; \
+         make the disk larger, or write less"
+    )]
+    TooMuchWritten { customizer: String, limit: u64 },
+
+    #[error(
+        "customizer `{customizer}` left the secret `{secret}` in the image; use it without writing it to a file"
+    )]
+    SecretLeft { customizer: String, secret: String },
+
+    #[error("a {kind} customizer needs a Windows guest, and this image is none")]
+    NeedsWindows { kind: String },
+
+    #[error("the build machine")]
+    Machine(#[from] machine::MachineError),
+
+    #[error("read the disk that the build machine wrote")]
+    ReadWritten(#[source] io::Error),
+
     #[error("the parent image cannot be built on: {reason}")]
     BadParent { reason: String },
 

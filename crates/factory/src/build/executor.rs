@@ -6,29 +6,34 @@
 use std::collections::{HashSet, VecDeque};
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use disk::Changes;
-use ext4::{Change, Tree};
-use sha2::{Digest, Sha256};
+use ext4::{Change, Content, Tree};
 
 use super::block::ParentDisk;
-use super::customizer::{Action, Customizer, PackageName};
+use super::boot_loader::{self, CONFIG, CONFIG_BYTES_MAX};
+use super::customizer::{Action, Customizer, FileContent, ImagePath, PackageName};
 use super::delta::delta;
 use super::direct::{NewFile, write_file};
 use super::error::BuildError;
 use super::normalise::normalise;
 use super::sandbox::{Bind, Job, Network, SandboxProgram, Verdict};
+use super::secrets::{Redacted, SecretValue};
 
 /// Lines of output kept for the error and the outcome.
 const TAIL_LINES_MAX: usize = 40;
 const STEP_PREFIX: &str = "step-";
 const CERTIFICATE_FOLDER: &str = "usr/local/share/ca-certificates";
 const CERTIFICATE_MODE: u32 = 0o644;
+const PLAIN_MODE: u32 = 0o644;
+const PLAYBOOK_PROGRAM: &str = "usr/bin/ansible-playbook";
+/// Between two looks at how much a customizer has written.
+const QUOTA_PERIOD: Duration = Duration::from_millis(500);
 
 /// Where lines of output go as they come.
 pub type LineSink = Arc<dyn Fn(&str) + Send + Sync>;
@@ -54,8 +59,12 @@ pub struct BuildContext {
     /// `SOURCE_DATE_EPOCH`: seconds since 1970 that no file is younger than.
     pub epoch: i64,
     pub apt: Option<AptState>,
+    /// The values of the customizer's secrets.
+    pub secrets: Vec<SecretValue>,
     pub deadline: Duration,
     pub on_line: LineSink,
+    /// Where what a failed customizer left is kept, for people to look into.
+    pub keep: Option<PathBuf>,
 }
 
 /// Where the time went.
@@ -126,35 +135,9 @@ impl TreeExecutor {
         context: &BuildContext,
     ) -> Result<StepOutcome, BuildError> {
         let name = customizer.name();
-        if let Action::File {
-            bytes,
-            destination,
-            mode,
-            uid,
-            gid,
-        } = customizer.action()
-        {
-            let (bytes, destination) = (bytes.clone(), destination.clone());
-            let (mode, uid, gid, epoch) = (*mode, *uid, *gid, context.epoch);
-            let records = move |tree: &mut Tree<'_>| {
-                let file = NewFile {
-                    destination: &destination,
-                    bytes,
-                    mode,
-                    uid,
-                    gid,
-                };
-                write_file(tree, file, epoch)
-            };
-            return finish(
-                parent,
-                name,
-                epoch,
-                records,
-                StepTimes::default(),
-                Vec::new(),
-            )
-            .await;
+        if let Some(records) = direct(customizer, context.epoch)? {
+            let (epoch, times) = (context.epoch, StepTimes::default());
+            return finish(parent, name, epoch, records, times, Vec::new()).await;
         }
         self.check()?;
         let started = Instant::now();
@@ -169,11 +152,26 @@ impl TreeExecutor {
             context,
             folder: folder.path(),
         };
-        let tail = match customizer.action() {
-            Action::Packages { packages } => step.packages(packages).await?,
-            Action::Shell { lines } => step.shell(lines).await?,
-            Action::CaCertificate { pem } => step.certificate(pem).await?,
-            Action::File { .. } => Vec::new(),
+        let done = match customizer.action() {
+            Action::Packages { packages } => step.packages(packages).await,
+            Action::Shell { lines, .. } => step.shell(lines).await,
+            Action::CaCertificate { pem } => step.certificate(pem).await,
+            Action::Ansible {
+                playbook,
+                variables,
+            } => step.playbook(playbook, variables).await,
+            Action::Windows { kind } => Err(BuildError::NeedsWindows { kind: kind.clone() }),
+            Action::File { .. }
+            | Action::CloudInit { .. }
+            | Action::KernelCommandLine { .. }
+            | Action::PartitionGrowth { .. } => Ok(Vec::new()),
+        };
+        let tail = match done {
+            Ok(tail) => tail,
+            Err(error) => {
+                keep(folder, context.keep.as_deref());
+                return Err(error);
+            }
         };
         let times = StepTimes {
             customise: started.elapsed(),
@@ -184,10 +182,117 @@ impl TreeExecutor {
             normalise(&upper, epoch)?;
             delta(&upper, tree, epoch)
         };
-        let outcome = finish(parent, name, epoch, records, times, tail).await;
+        let outcome = finish(parent, name, epoch, records, times, tail).await?;
         drop(folder);
-        outcome
+        for secret in &context.secrets {
+            if secret.is_in(&outcome.changes) {
+                return Err(BuildError::SecretLeft {
+                    customizer: name.to_owned(),
+                    secret: secret.name().to_owned(),
+                });
+            }
+        }
+        Ok(outcome)
     }
+}
+
+/// Moves the folder of a step to where it is kept. That it cannot be moved must not hide why the step failed.
+fn keep(folder: tempfile::TempDir, target: Option<&Path>) {
+    let Some(target) = target else {
+        return;
+    };
+    let from = folder.keep();
+    let moved = fs::create_dir_all(target).and_then(|()| fs::rename(&from, target.join("layer")));
+    if let Err(error) = moved {
+        tracing::warn!(%error, "a failed step's layer cannot be kept");
+        let _ = fs::remove_dir_all(&from);
+    }
+}
+
+/// How records are made of a tree.
+type Records = Box<dyn FnOnce(&mut Tree<'_>) -> Result<Vec<Change>, BuildError> + Send>;
+
+/// What needs no process: its records are made at once.
+fn direct(customizer: &Customizer, epoch: i64) -> Result<Option<Records>, BuildError> {
+    let text = |path: &str, text: String| {
+        let destination = ImagePath::parse(path).ok_or_else(|| BuildError::BadEntry {
+            path: path.to_owned(),
+            reason: "it is not a path of a file",
+        })?;
+        Ok::<_, BuildError>(one_file(
+            destination,
+            Content::Bytes(text.into_bytes()),
+            epoch,
+        ))
+    };
+    Ok(Some(match customizer.action() {
+        Action::File {
+            content,
+            destination,
+            mode,
+            uid,
+            gid,
+        } => {
+            let content = match content {
+                FileContent::Bytes(bytes) => Content::Bytes(bytes.clone()),
+                FileContent::Kept { path, .. } => Content::File(path.clone()),
+            };
+            let (destination, mode, uid, gid) = (destination.clone(), *mode, *uid, *gid);
+            Box::new(move |tree: &mut Tree<'_>| {
+                let file = NewFile {
+                    destination: &destination,
+                    content,
+                    mode,
+                    uid,
+                    gid,
+                };
+                write_file(tree, file, epoch)
+            })
+        }
+        Action::CloudInit { user_data } => text(&customizer.cloud_file(), user_data.clone())?,
+        Action::PartitionGrowth { enabled } => {
+            let mode = if *enabled { "auto" } else { "off" };
+            let config = format!(
+                "#cloud-config\ngrowpart: {{mode: \"{mode}\"}}\nresize_rootfs: {enabled}\n"
+            );
+            text("/etc/cloud/cloud.cfg.d/91_growth.cfg", config)?
+        }
+        Action::KernelCommandLine { add, remove } => {
+            let (add, remove) = (add.clone(), remove.clone());
+            Box::new(move |tree: &mut Tree<'_>| command_line(tree, &add, &remove, epoch))
+        }
+        _ => return Ok(None),
+    }))
+}
+
+fn one_file(destination: ImagePath, content: Content, epoch: i64) -> Records {
+    Box::new(move |tree: &mut Tree<'_>| {
+        let file = NewFile {
+            destination: &destination,
+            content,
+            mode: PLAIN_MODE,
+            uid: 0,
+            gid: 0,
+        };
+        write_file(tree, file, epoch)
+    })
+}
+
+fn command_line(
+    tree: &mut Tree<'_>,
+    add: &[String],
+    remove: &[String],
+    epoch: i64,
+) -> Result<Vec<Change>, BuildError> {
+    let lacking = || BuildError::BadParent {
+        reason: format!("its boot loader has no `/{CONFIG}` with a line that starts a kernel"),
+    };
+    let config = tree.read(CONFIG.as_bytes(), CONFIG_BYTES_MAX)?;
+    let config = config.and_then(|bytes| String::from_utf8(bytes).ok());
+    let config = config.ok_or_else(lacking)?;
+    let changed = boot_loader::with_command_line(&config, add, remove).ok_or_else(lacking)?;
+    let destination = ImagePath::parse(&format!("/{CONFIG}")).ok_or_else(lacking)?;
+    one_file(destination, Content::Bytes(changed.into_bytes()), epoch)(tree)
 }
 
 /// The layer that a customizer writes, in the folder of its step.
@@ -242,24 +347,53 @@ impl Step<'_> {
         let mut command = interpreter(lines);
         command.push("/run/bullion/script");
         let job = self.job(&command, Network::None)?;
+        let job = self.context.secrets.iter().fold(job, |job, secret| {
+            job.variable(secret.name(), secret.reveal())
+        });
         self.sandbox(job.file("script", lines.join("\n") + "\n"), UPPER)
             .await
     }
 
+    /// The image's own Ansible, on the image itself, without a network.
+    async fn playbook(&self, playbook: &str, variables: &str) -> Result<Vec<String>, BuildError> {
+        self.need(PLAYBOOK_PROGRAM, "ansible-core")?;
+        let arguments = [
+            "/usr/bin/ansible-playbook",
+            "--inventory=localhost,",
+            "--connection=local",
+            "--extra-vars=@/run/bullion/variables.json",
+            "/run/bullion/playbook.yml",
+        ];
+        let job = self
+            .job(&arguments, Network::None)?
+            .variable("ANSIBLE_LOCAL_TEMP", "/tmp")
+            .variable("ANSIBLE_REMOTE_TEMP", "/tmp")
+            .variable("ANSIBLE_NOCOLOR", "1")
+            .variable("ANSIBLE_PYTHON_INTERPRETER", "/usr/bin/python3")
+            .variable("PYTHONDONTWRITEBYTECODE", "1")
+            .file("playbook.yml", playbook)
+            .file("variables.json", variables);
+        self.sandbox(job, UPPER).await
+    }
+
+    /// Refuses a parent that has no such program.
+    fn need(&self, program: &str, package: &str) -> Result<(), BuildError> {
+        let root = self.parent.root();
+        let found = root.read(self.parent.disk(), |tree| tree.entry(program.as_bytes()));
+        if found?.is_some() {
+            return Ok(());
+        }
+        Err(BuildError::BadParent {
+            reason: format!(
+                "customizer `{}` needs `/{program}`; install the package `{package}` before it",
+                self.customizer.name()
+            ),
+        })
+    }
+
     async fn certificate(&self, pem: &str) -> Result<Vec<String>, BuildError> {
         const PROGRAM: &str = "usr/sbin/update-ca-certificates";
-        let present = self
-            .parent
-            .root()
-            .read(self.parent.disk(), |tree| tree.entry(PROGRAM.as_bytes()));
-        if present?.is_none() {
-            return Err(BuildError::BadParent {
-                reason: format!(
-                    "customizer `{}` needs `/{PROGRAM}`; install the package `ca-certificates` before it",
-                    self.customizer.name()
-                ),
-            });
-        }
+        self.need(PROGRAM, "ca-certificates")?;
         let file = format!(
             "/{CERTIFICATE_FOLDER}/{}",
             self.customizer.certificate_file()
@@ -336,7 +470,9 @@ impl Step<'_> {
         let known = known_hashes(&apt.lists)?;
         for name in debs {
             let path = fetched.join(&name);
-            if !known.contains(&sha256_of(&path).map_err(BuildError::file("read", &path))?) {
+            if !known
+                .contains(&crate::fetch::sha256_of(&path).map_err(BuildError::file("read", &path))?)
+            {
                 return Err(BuildError::UnknownPackage {
                     customizer: self.customizer.name().to_owned(),
                     file: name.to_string_lossy().into_owned(),
@@ -368,7 +504,9 @@ impl Step<'_> {
         let tail = Arc::new(Mutex::new(VecDeque::new()));
         let sink = {
             let (tail, on_line) = (Arc::clone(&tail), Arc::clone(&self.context.on_line));
+            let redacted = Redacted::new(&self.context.secrets);
             move |line: &str| {
+                let line = &*redacted.line(line);
                 on_line(line);
                 let mut tail = tail
                     .lock()
@@ -379,15 +517,22 @@ impl Step<'_> {
                 }
             }
         };
-        let verdict = job
-            .run(
-                &self.executor.program,
-                self.folder,
-                upper,
-                self.context.deadline,
-                sink,
-            )
-            .await?;
+        let layer = self.folder.join(upper);
+        let limit = self.parent.root().length();
+        let run = job.run(
+            &self.executor.program,
+            self.folder,
+            upper,
+            self.context.deadline,
+            sink,
+        );
+        // What runs is killed when its future is dropped.
+        let verdict = tokio::select! {
+            verdict = run => verdict?,
+            () = outgrown(layer, limit) => {
+                return Err(BuildError::TooMuchWritten { customizer, limit });
+            }
+        };
         let tail: Vec<String> = tail
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -408,6 +553,36 @@ impl Step<'_> {
             }),
         }
     }
+}
+
+/// Ends when the layer holds more than the image has room for, which the kernel does not look after.
+async fn outgrown(layer: PathBuf, limit: u64) {
+    loop {
+        tokio::time::sleep(QUOTA_PERIOD).await;
+        let layer = layer.clone();
+        let written = tokio::task::spawn_blocking(move || written_below(&layer)).await;
+        if written.is_ok_and(|written| written > limit) {
+            return;
+        }
+    }
+}
+
+/// Bytes that the files below a folder take. What vanishes meanwhile takes none.
+fn written_below(folder: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let (mut pending, mut total) = (vec![folder.to_owned()], 0u64);
+    while let Some(folder) = pending.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let Ok(meta) = entry.metadata() else {
+                continue;
+            };
+            total = total.saturating_add(meta.blocks() * 512);
+            if meta.is_dir() {
+                pending.push(entry.path());
+            }
+        }
+    }
+    total
 }
 
 fn packages_in(folder: &Path) -> Result<Vec<OsString>, BuildError> {
@@ -450,24 +625,6 @@ fn known_hashes(lists: &Path) -> Result<HashSet<String>, BuildError> {
     Ok(known)
 }
 
-fn sha256_of(path: &Path) -> io::Result<String> {
-    let mut hasher = Sha256::new();
-    let mut file = File::open(path)?;
-    let mut piece = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut piece)? {
-            0 => {
-                return Ok(hasher
-                    .finalize()
-                    .iter()
-                    .map(|byte| format!("{byte:02x}"))
-                    .collect());
-            }
-            length => hasher.update(&piece[..length]),
-        }
-    }
-}
-
 /// Keeps apt's own state out of the image, and its answers out of the hands of the image's settings.
 const APT_SETTINGS: &str = r#"Dir::Etc::sourcelist "/run/bullion/sources.list";
 Dir::Etc::sourceparts "/dev/null";
@@ -487,7 +644,7 @@ Dpkg::Options { "--force-confdef"; "--force-confold"; "--force-unsafe-io"; };
 
 /// What runs a script: its `#!` line, read as the kernel reads it (a program and at most one argument), or
 /// `sh` that stops at the first failure. Started by us because `/run` is mounted without execution.
-fn interpreter(lines: &[String]) -> Vec<&str> {
+pub(super) fn interpreter(lines: &[String]) -> Vec<&str> {
     let named = lines.first().and_then(|line| line.strip_prefix("#!"));
     match named.map(str::trim).filter(|named| !named.is_empty()) {
         Some(named) => {

@@ -9,17 +9,29 @@
 //! result goes.
 
 mod block;
+mod boot_loader;
 mod customizer;
 mod delta;
 mod direct;
 mod error;
 mod executor;
+mod generalise;
 mod keystore;
+mod machine;
 mod normalise;
+mod optimise;
 pub mod sandbox;
+mod secrets;
 
 pub use block::{ParentDisk, RootFs};
-pub use customizer::{Action, Customizer, ImagePath, InvalidCustomizer, KeyMaterial, PackageName};
+pub use customizer::{
+    Action, Customizer, FileContent, ImagePath, InvalidCustomizer, KeyMaterial, PackageName,
+    Secret, SecretPlace,
+};
 pub use error::BuildError;
 pub use executor::{AptState, BuildContext, LineSink, StepOutcome, StepTimes, TreeExecutor};
+pub(crate) use generalise::{GENERALISE_FORMAT, records as generalise};
+pub use machine::MachineBuild;
+pub(crate) use optimise::{OPTIMISE_FORMAT, zero_free_space};
 pub use sandbox::SandboxProgram;
+pub use secrets::{Redacted, SecretError, SecretValue, Secrets};

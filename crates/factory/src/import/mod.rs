@@ -165,6 +165,47 @@ impl ReadAt for Zeros {
     }
 }
 
+/// A disk with zeros behind it.
+pub(crate) struct Padded<'a> {
+    disk: &'a dyn ReadAt,
+    size: u64,
+}
+
+impl<'a> Padded<'a> {
+    /// `size` is that of the disk or more.
+    pub(crate) fn new(disk: &'a dyn ReadAt, size: u64) -> Self {
+        Padded {
+            disk,
+            size: size.max(disk.size()),
+        }
+    }
+}
+
+impl ReadAt for Padded<'_> {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        check_range(self.size, offset, buf.len())?;
+        let inside = self.disk.size().saturating_sub(offset);
+        let inside = usize::try_from(inside).map_or(buf.len(), |inside| inside.min(buf.len()));
+        let (data, zeros) = buf.split_at_mut(inside);
+        zeros.fill(0);
+        match data {
+            [] => Ok(()),
+            data => self.disk.read_at(offset, data),
+        }
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<std::ops::Range<u64>>> {
+        match offset < self.disk.size() {
+            true => self.disk.next_data(offset),
+            false => Ok(None),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -75,7 +75,7 @@ impl Builder for FakeBuilder {
         let path = format!("/etc/built-{name}");
         let text = format!("{:?}\n", customizer.key_material());
         let action = crate::build::Action::File {
-            bytes: text.into_bytes(),
+            content: crate::build::FileContent::Bytes(text.into_bytes()),
             destination: crate::build::ImagePath::parse(&path).ok_or_else(|| {
                 BuildError::BadEntry {
                     path,

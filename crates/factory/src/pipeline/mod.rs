@@ -3,11 +3,16 @@
 
 mod builder;
 mod disks;
+mod distribute;
+mod origin;
+mod prove;
 mod recipe;
 mod record;
 mod run;
 mod stages;
 mod steps;
+#[cfg(test)]
+mod targets_tests;
 #[cfg(test)]
 mod tests;
 
@@ -15,9 +20,14 @@ pub use builder::Builder;
 #[cfg(any(test, feature = "testing"))]
 pub use builder::FakeBuilder;
 pub use disks::{CheckoutError, WorkDisk, WorkDisks};
+pub(crate) use origin::newest;
 pub(crate) use recipe::firmware;
-pub use recipe::{Distribution, Numbering, Recipe, TemplateProblem, check_template};
+pub use recipe::{
+    Distribution, Executor, FileTarget, ImageTarget, Numbering, Recipe, RecipeSource, Reference,
+    RegistryTarget, SecretScan, Target, TemplateProblem, check_template,
+};
 pub use record::RUN_TYPE;
 pub(crate) use record::change;
 pub use run::{Begun, BuildRun, BuildRunInput, RunUndo, exclusive};
+pub(crate) use stages::bring as replicate_to;
 pub(crate) use steps::{blocking, chain, failed, store_failed};

@@ -1,16 +1,21 @@
 //! The record of a run that people read while it runs: a resource of its own, written by the job.
 //! It explains; nothing is decided by it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use access::{Action, Permit, SystemReason};
 use catalog::{Catalog, CatalogError, Draft, JobFailure, Outcome, Precondition, Resource, StepHow};
 use jiff::Timestamp;
 use jobs::{JobId, StepError};
+use serde::Deserialize;
 use serde_json::{Value, json};
+
 use wire::factory::{How, RunOutputs, RunProperties, RunStep, Stage, StepState};
 use wire::template::{LastRunStatus, RunState, RunSubState};
 use wire::{ArmErrorBody, ProvisioningState, ResourceId, TenantId};
+
+use crate::publish::Artifact;
 
 pub const RUN_TYPE: &str = "Bullion.Factory/runs";
 const RUN_WRITE: &str = "Bullion.Factory/runs/write";
@@ -29,6 +34,7 @@ fn sub_state(stage: Stage) -> RunSubState {
     match stage {
         Stage::Source => RunSubState::Building,
         Stage::Build | Stage::Tattoo => RunSubState::Customizing,
+        Stage::Optimize => RunSubState::Optimizing,
         Stage::Test => RunSubState::Validating,
         Stage::Publish | Stage::Replicate | Stage::Deploy => RunSubState::Distributing,
     }
@@ -141,8 +147,12 @@ impl RunRecord {
         step.start_time = Some(now.to_string());
         step.end_time = None;
         step.message.clear();
-        self.properties.run_sub_state = Some(sub_state(stage));
-        self.write().await
+        let before = self.properties.run_sub_state.replace(sub_state(stage));
+        self.write().await?;
+        match before == self.properties.run_sub_state {
+            true => Ok(()),
+            false => self.tell_template().await,
+        }
     }
 
     pub async fn end(
@@ -195,7 +205,24 @@ impl RunRecord {
         .await
     }
 
-    /// Tells the template that this run is its last one.
+    /// Tells the template what `latest` came to.
+    pub async fn tell_exact(&self, version: &str) -> Result<(), StepError> {
+        let changed = change(&self.catalog, &self.template, |draft| {
+            if let Some(source) = draft
+                .properties
+                .get_mut("source")
+                .and_then(Value::as_object_mut)
+            {
+                source.insert("exactVersion".to_owned(), version.into());
+            }
+        });
+        match changed.await {
+            Ok(()) | Err(CatalogError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Tells the template that this run is its last one, and how far it is.
     pub async fn tell_template(&self) -> Result<(), StepError> {
         put_last_run(&self.catalog, &self.template, &self.properties).await
     }
@@ -323,13 +350,7 @@ pub(super) async fn settle(
     let failed = |properties: &mut RunProperties, failure: &JobFailure, state: RunState| {
         properties.run_state = state;
         properties.message = failure.message.clone();
-        properties.error = Some(ArmErrorBody {
-            code: failure.code.clone(),
-            message: failure.message.clone(),
-            target: None,
-            details: Vec::new(),
-            additional_info: Vec::new(),
-        });
+        properties.error = Some(error_body(failure.code.clone(), failure.message.clone()));
         for step in properties
             .steps
             .iter_mut()
@@ -350,6 +371,13 @@ pub(super) async fn settle(
             properties.message = message.to_owned();
             properties.outputs =
                 serde_json::from_value::<RunOutputs>(value["outputs"].clone()).ok();
+            // It was distributed as it was asked to be; that does not make it good.
+            let unproven = serde_json::from_value::<Option<Unproven>>(value["failure"].clone());
+            if let Some(unproven) = unproven.ok().flatten() {
+                properties.run_state = RunState::Failed;
+                properties.message = unproven.message.clone();
+                properties.error = Some(error_body(unproven.code, unproven.message));
+            }
         }
         Outcome::Failed(failure) => failed(&mut properties, failure, RunState::Failed),
         Outcome::Canceled(failure) => failed(&mut properties, failure, RunState::Canceled),
@@ -358,27 +386,49 @@ pub(super) async fn settle(
     let template_permit = record_permit(TEMPLATE_WRITE, template, tenant);
     put_last_run(catalog, &template_permit, &properties).await?;
     if let Outcome::Succeeded(value) = outcome {
-        put_run_output(catalog, template, tenant, value).await?;
+        let outputs = serde_json::from_value(value["runOutputs"].clone());
+        let outputs: BTreeMap<String, Artifact> = outputs.unwrap_or_default();
+        for (name, artifact) in outputs {
+            put_run_output(catalog, template, tenant, &name, &artifact).await?;
+        }
     }
     Ok(())
+}
+
+/// Checks that failed in a run that distributed nevertheless.
+#[derive(Deserialize)]
+struct Unproven {
+    code: String,
+    message: String,
+}
+
+fn error_body(code: String, message: String) -> ArmErrorBody {
+    ArmErrorBody {
+        code,
+        message,
+        target: None,
+        details: Vec::new(),
+        additional_info: Vec::new(),
+    }
 }
 
 async fn put_run_output(
     catalog: &Arc<dyn Catalog>,
     template: &ResourceId,
     tenant: TenantId,
-    value: &Value,
+    name: &str,
+    artifact: &Artifact,
 ) -> Result<(), StepError> {
-    let Some(name) = value["runOutput"].as_str().filter(|name| !name.is_empty()) else {
-        return Ok(());
-    };
     let Ok(id) = template.child("runOutputs", name) else {
         return Ok(());
     };
-    let properties = json!({
-        "artifactId": value["outputs"]["versionId"],
-        "provisioningState": ProvisioningState::Succeeded.as_str(),
-    });
+    let mut properties = json!({ "provisioningState": ProvisioningState::Succeeded.as_str() });
+    if let Some(id) = &artifact.id {
+        properties["artifactId"] = id.clone().into();
+    }
+    if let Some(uri) = &artifact.uri {
+        properties["artifactUri"] = uri.clone().into();
+    }
     let permit = record_permit(OUTPUT_WRITE, &id, tenant);
     match catalog
         .put(&permit, Draft::new(properties), Precondition::None)

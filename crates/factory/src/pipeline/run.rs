@@ -1,6 +1,7 @@
 //! A run of a template as a job: which steps there are and what each hands to the next. Every key
 //! is the hash of what goes in; what is found is not done again.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use access::{Action, Permit, SystemReason};
@@ -12,13 +13,19 @@ use serde_json::{Value, json};
 use wire::factory::Stage;
 use wire::{ProvisioningState, ResourceId, TenantId};
 
-use super::Recipe;
+use super::distribute::{Finished, region_step};
+use super::prove::{Allocated, Tattooed, gallery_step};
+use super::recipe::{Executor, Recipe, RecipeSource};
 use super::record::{self, RUN_TYPE, RunRecord, journal_name};
+use super::stages::{MACHINE_STEP, Resolved};
+use super::steps::StepDisk;
 use super::steps::{self, Guard, Shown};
 use crate::factory::{Factory, FactoryError};
 use crate::publish;
 
 pub(super) const RUN_ACTION: &str = "Microsoft.VirtualMachineImages/imageTemplates/run/action";
+/// The code of a run whose checks failed.
+pub(super) const VALIDATION_FAILED: &str = "ValidationFailed";
 const RUN_NAMESPACE: &str = "Bullion.Factory";
 
 /// A run that was asked for.
@@ -29,6 +36,9 @@ pub struct BuildRunInput {
     pub run: ResourceId,
     /// The template's properties when the run was asked for: a later change is for the next run.
     pub properties: Value,
+    /// The template's region.
+    #[serde(default)]
+    pub location: String,
 }
 
 /// What two runs of a template cannot hold at a time.
@@ -100,6 +110,7 @@ impl Factory {
             template: template.id.clone(),
             run: run.clone(),
             properties: template.properties.clone(),
+            location: template.location.clone().unwrap_or_default(),
         };
         Ok(Begun { run, input })
     }
@@ -182,7 +193,7 @@ impl JobKind for BuildRun {
 /// One run under way.
 pub(super) struct Run {
     pub(super) factory: Arc<Factory>,
-    record: RunRecord,
+    pub(super) record: RunRecord,
     pub(super) recipe: Recipe,
     pub(super) input: BuildRunInput,
     guard: Guard,
@@ -217,45 +228,136 @@ impl Run {
         let home = self.factory.regions.store(&resolved.home());
         let home = home.map_err(|error| steps::failed("RegionNotFound", &error))?;
         let base = self.base(cx, &resolved, &home).await?;
+        if self.recipe.source_only {
+            return self.prove_source(cx, &resolved, &home, base).await;
+        }
         let built = self.build(cx, &resolved, &home, base).await?;
+        let built = self.finish(cx, &resolved, &home, built).await?;
         let allocated = self.allocate(cx, &resolved, &built).await?;
         let tattooed = self
             .tattoo(cx, &resolved, &home, &built, &allocated)
             .await?;
-        let boot_seconds = self.test(cx, &home, &tattooed).await?;
-        let version = self
-            .publish(cx, &resolved, &home, &tattooed, &allocated, boot_seconds)
-            .await?;
-        let message = self.replicate(cx, &resolved, &tattooed, &version).await?;
+        self.scan(cx, &resolved, &home, &tattooed).await?;
+        let (boot_seconds, unproven) = match self.test(cx, &home, &tattooed).await {
+            Ok(seconds) => (seconds, None),
+            Err(JobError::Failed { failure, .. })
+                if self.recipe.distribute_unproven && failure.code == VALIDATION_FAILED =>
+            {
+                (0.0, Some(failure))
+            }
+            Err(error) => return Err(error),
+        };
+        let finished = Finished {
+            resolved: &resolved,
+            home: &home,
+            tattooed: &tattooed,
+            allocated: &allocated,
+            boot_seconds,
+        };
+        let delivered = self.distribute(cx, &finished).await?;
+        if let (true, Some(error)) = (delivered.artifacts.is_empty(), delivered.first_failure) {
+            return Err(error);
+        }
+        let names = delivered.artifacts.iter();
+        let names: BTreeMap<&String, &str> = names
+            .map(|(output, artifact)| (output, artifact.name()))
+            .collect();
         Ok(json!({
-            "message": message,
-            "runOutput": self.recipe.distribution.run_output,
+            "message": delivered.failures.join("; "),
+            "failure": unproven.map(|failure| json!({ "code": failure.code, "message": failure.message })),
+            "runOutputs": delivered.artifacts,
             "outputs": {
-                "versionId": version.to_string(),
+                "versionId": delivered.version.as_ref().map(ResourceId::to_string),
+                "diskDigest": tattooed.disk.digest.to_string(),
+                "bootSeconds": boot_seconds,
+                "artifacts": names,
+            },
+        }))
+    }
+
+    /// The source as it is: booted and checked, and nothing else.
+    async fn prove_source(
+        &mut self,
+        cx: &mut JobContext<RunUndo>,
+        resolved: &Resolved,
+        home: &Arc<store::Store>,
+        base: StepDisk,
+    ) -> Result<Value, JobError> {
+        let nothing = Allocated {
+            numbers: Vec::new(),
+            date: String::new(),
+        };
+        let tattooed = Tattooed {
+            tattoo: self.record_of(resolved, &base, &nothing),
+            disk: base,
+        };
+        let boot_seconds = self.test(cx, home, &tattooed).await?;
+        Ok(json!({
+            "message": "",
+            "outputs": {
                 "diskDigest": tattooed.disk.digest.to_string(),
                 "bootSeconds": boot_seconds,
             },
         }))
     }
 
-    /// The steps that there will be, so that a reader sees what is still to come.
+    /// The steps that there will be, so that a reader sees what is still to come. Which executor it is going to be may
+    /// depend on the source, so a machine's one step is not foreseen unless it is asked for.
     fn plan(&self) -> Vec<(Stage, String)> {
+        let recipe = &self.recipe;
         let mut plan = vec![
             (Stage::Source, "resolve".to_owned()),
             (Stage::Source, "base".to_owned()),
         ];
-        let customizers = self.recipe.customizers.iter();
-        plan.extend(customizers.map(|customizer| (Stage::Build, customizer.name().to_owned())));
-        plan.extend(["version", "write"].map(|name| (Stage::Tattoo, name.to_owned())));
-        plan.extend(
-            self.recipe
-                .firmwares
-                .iter()
-                .map(|firmware| (Stage::Test, steps::test_name(*firmware))),
-        );
-        plan.push((Stage::Publish, "version".to_owned()));
-        let regions = self.recipe.distribution.regions.iter();
-        plan.extend(regions.map(|region| (Stage::Replicate, region.name.to_string())));
+        let tests = recipe.firmwares.iter();
+        let tests = tests.map(|firmware| (Stage::Test, steps::test_name(*firmware)));
+        if recipe.source_only {
+            plan.extend(tests);
+            return plan;
+        }
+        let platform = matches!(recipe.source, RecipeSource::Platform(_));
+        match recipe.executor {
+            Some(Executor::Machine) => plan.push((Stage::Build, MACHINE_STEP.to_owned())),
+            None if !platform => {}
+            _ => {
+                let customizers = recipe.customizers.iter();
+                plan.extend(customizers.map(|one| (Stage::Build, one.name().to_owned())));
+            }
+        }
+        if recipe.generalize {
+            plan.push((Stage::Build, "generalize".to_owned()));
+        }
+        if recipe.optimize {
+            plan.push((Stage::Optimize, "free-space".to_owned()));
+        }
+        let galleries: Vec<_> = recipe
+            .targets
+            .iter()
+            .filter(|one| one.gallery().is_some())
+            .collect();
+        let numbers = galleries.iter().enumerate();
+        plan.extend(numbers.map(|(index, one)| (Stage::Tattoo, gallery_step(one, index == 0))));
+        if galleries.is_empty() {
+            plan.push((Stage::Tattoo, "date".to_owned()));
+        }
+        plan.push((Stage::Tattoo, "write".to_owned()));
+        if recipe.scan.enabled {
+            plan.push((Stage::Build, "secrets".to_owned()));
+        }
+        plan.extend(tests);
+        let mut first = true;
+        for target in &recipe.targets {
+            let Some(gallery) = target.gallery() else {
+                plan.push((Stage::Publish, target.run_output().to_owned()));
+                continue;
+            };
+            plan.push((Stage::Publish, gallery_step(target, first)));
+            let regions = gallery.regions.iter();
+            plan.extend(
+                regions.map(|region| (Stage::Replicate, region_step(gallery, &region.name, first))),
+            );
+            first = false;
+        }
         plan
     }
 

@@ -1,66 +1,67 @@
-//! The stages as steps: which inputs make each key, and what each does when it is not found.
+//! From a source to a finished disk, as steps: which inputs make each key, and what each does when it is not found.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use access::Action;
-use disk::DiskDigest;
+use disk::{DiskDigest, ReadAt};
 use jobs::{JobContext, JobError, OnUndo, StepError, StepHandle, step_key};
-use machine::Firmware;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use store::{FileDisk, Store};
+use wire::Location;
 use wire::factory::Stage;
-use wire::{Location, ResourceId};
+use wire::template::OnBuildError;
 
 use super::disks::CheckoutError;
+use super::origin::{self, Ancestry, Origin, Sourced, sourced};
+use super::recipe::{DEFAULT_DISK_GIB, Executor, Recipe};
 use super::run::{Named, Run, RunUndo};
-use super::steps::{Shown, StepDisk, blocking, failed, log_lines, store_failed, test_name};
-use crate::build::{AptState, BuildContext, Customizer, ParentDisk};
-use crate::publish::{self, Allocation, Publication, Published};
-use crate::regions::Spread;
-use crate::replicate::{self, RegionResult};
-use crate::source::{BaseRequest, Pin};
-use crate::tattoo::{self, Tattoo};
-use crate::test::{TEST_FORMAT, TestReport, TestSubject};
+use super::steps::{Shown, StepDisk, blocking, failed, log_lines, store_failed};
+use crate::build::{
+    self, AptState, BuildContext, BuildError, Customizer, MachineBuild, ParentDisk, RootFs,
+    SecretValue,
+};
+use crate::factory::Factory;
+use crate::fetch::{self, Fetched};
+use crate::import::{DISK_BYTES_MAX, Padded};
+use crate::source::BaseRequest;
 
 const DEFINITION_READ: &str = "Microsoft.Compute/galleries/images/read";
-const VERSION_READ: &str = "Microsoft.Compute/galleries/images/versions/read";
-const VERSION_WRITE: &str = "Microsoft.Compute/galleries/images/versions/write";
-type Cx = JobContext<RunUndo>;
+/// Raised whenever a machine would make something else of the same customizers.
+const MACHINE_FORMAT: u32 = 1;
+const GIB: u64 = 1 << 30;
+pub(super) type Cx = JobContext<RunUndo>;
+pub(super) type BoxFuture<T> = std::pin::Pin<Box<dyn Future<Output = Result<T, StepError>> + Send>>;
 
 /// What moves, as it was when the run began.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Resolved {
-    pin: Pin,
-    /// The region of the image definition: the build's disks live there.
+    pub source: Sourced,
+    /// The image definitions of the run's galleries and their regions, in order.
+    pub homes: Vec<(wire::ResourceId, String)>,
+    /// The region whose store the build's disks live in.
     home: String,
-    /// `publisher:offer:sku:version`, with the version dated.
-    image: String,
-    state: String,
+    pub fetched: Fetched,
 }
 
 impl Resolved {
     pub fn home(&self) -> Location {
         Location::new(&self.home)
     }
-}
 
-/// The disk of a version, with the record that is in it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Tattooed {
-    #[serde(flatten)]
-    pub disk: StepDisk,
-    pub tattoo: Tattoo,
+    /// Whether the disk's root file system is one that can be read and written here for sure.
+    pub fn is_built(&self) -> bool {
+        self.source.ancestry == Ancestry::Built
+    }
 }
 
 impl Run {
-    /// Pins everything that moves: what `latest` is, and where the gallery is at home.
+    /// Pins everything that moves: what `latest` is, what lies at addresses, and where galleries are at home.
     pub(super) async fn resolve(&mut self, cx: &mut Cx) -> Result<Resolved, JobError> {
-        let factory = Arc::clone(&self.factory);
-        let (image, mirrors) = (self.recipe.image.clone(), self.recipe.mirrors.clone());
-        let distribution = self.recipe.distribution.clone();
+        let (factory, recipe) = (Arc::clone(&self.factory), self.recipe.clone());
+        let own = self.input.location.clone();
         let named = Named {
             stage: Stage::Source,
             name: "resolve",
@@ -68,87 +69,116 @@ impl Run {
             undo: OnUndo::Nothing("a pin is only read"),
         };
         let action = move |handle: StepHandle, shown: Shown| async move {
-            let permit = handle
-                .permit(&Action::new(DEFINITION_READ), &distribution.definition)
-                .await?;
-            let definition = factory.catalog.get(&permit).await.map_err(|error| {
-                let message = format!("the image definition {}: {error}", distribution.definition);
-                StepError::failed("GalleryImageNotFound", message)
-            })?;
-            let home = definition.location.unwrap_or_default();
-            let regions = distribution
+            let homes = homes(&factory, &handle, &recipe).await?;
+            let home = origin::home_of(&homes, &own);
+            factory
                 .regions
-                .iter()
-                .map(|region| region.name.clone());
-            for region in regions.chain([Location::new(&home)]) {
-                factory
-                    .regions
-                    .store(&region)
-                    .map_err(|error| failed("RegionNotFound", &error))?;
-            }
-            let pin = factory.provider.resolve(&image, &mirrors).await;
-            let pin = pin.map_err(|error| failed("SourceFailed", &error))?;
+                .store(&home)
+                .map_err(|error| failed("RegionNotFound", &error))?;
+            let source = sourced(&factory, &handle, &recipe).await?;
+            let facts = &source.facts;
             handle.log(format!(
-                "{} is {}, archive state {}",
-                image, pin.image, pin.state
+                "the source is {}:{}:{}:{}, {}",
+                facts.publisher, facts.offer, facts.sku, facts.version, facts.digest
             ));
             shown.set(json!({
-                "image": pin.image.to_string(),
-                "state": pin.state.as_str(),
-                "osVersion": pin.os_version,
+                "image": format!("{}:{}:{}:{}", facts.publisher, facts.offer, facts.sku, facts.version),
+                "state": facts.digest,
+                "osVersion": facts.os_version,
+                "executor": source.executor,
             }));
-            let (image, state) = (pin.image.to_string(), pin.state.to_string());
+            let (folder, log) = (factory.contents_folder(), |line: &str| handle.log(line));
+            let fetched = fetch::fetch_all(&*factory.fetch, &folder, &recipe.remote, &log).await;
+            let fetched = fetched.map_err(|error| failed("SourceFailed", &error))?;
             Ok(Resolved {
-                pin,
-                home,
-                image,
-                state,
+                source,
+                homes,
+                home: home.as_str().to_owned(),
+                fetched,
             })
         };
-        self.step(cx, named, |_| true, action).await
+        let mut resolved: Resolved = self.step(cx, named, |_| true, action).await?;
+        resolved.fetched.folder = self.factory.contents_folder();
+        self.recipe =
+            Recipe::with(&self.input.properties, &resolved.fetched).map_err(|problems| {
+                let texts = problems
+                    .iter()
+                    .map(|problem| format!("{}: {}", problem.path, problem.message));
+                StepError::failed("SourceFailed", texts.collect::<Vec<_>>().join("; "))
+            })?;
+        if let Some(exact) = &resolved.source.exact {
+            self.record.tell_exact(exact).await?;
+        }
+        Ok(resolved)
     }
 
-    /// The platform image's disk.
+    /// The source's disk, as large as the recipe wants it.
     pub(super) async fn base(
         &mut self,
         cx: &mut Cx,
         resolved: &Resolved,
         home: &Arc<Store>,
     ) -> Result<StepDisk, JobError> {
-        let request = BaseRequest {
-            disk_gib: self.recipe.disk_gib,
-        };
-        let inputs = self.factory.provider.inputs(&resolved.pin, &request).await;
-        let inputs = inputs.map_err(|error| failed("SourceFailed", &error))?;
-        let named = Named::pure(Stage::Source, "base", step_key("base", 1, &inputs));
-        let (factory, store, pin) = (
-            Arc::clone(&self.factory),
-            Arc::clone(home),
-            resolved.pin.clone(),
-        );
-        let action = move |handle: StepHandle, _: Shown| async move {
-            let work = factory
-                .work_folder()
-                .map_err(|error| failed("SourceFailed", &error))?;
-            let raw = factory
-                .provider
-                .bootstrap(&pin, &request, work.path(), log_lines(&handle))
-                .await;
-            let raw = raw.map_err(|error| failed("SourceFailed", &error))?;
-            handle.log("keeping the base disk");
-            blocking(move || {
-                let disk = FileDisk::open(&raw).map_err(|error| failed("SourceFailed", &error))?;
-                let kept = store.ingest(&disk).map_err(|error| store_failed(&error))?;
-                drop(work);
-                Ok(StepDisk::of(kept, kept.data_bytes))
-            })
-            .await
-        };
-        self.step(cx, named, present(home), action).await
+        match (&resolved.source.origin, &resolved.source.pin) {
+            (Origin::Platform, Some(pin)) => {
+                let request = BaseRequest {
+                    disk_gib: self.recipe.disk_gib.unwrap_or(DEFAULT_DISK_GIB),
+                };
+                let inputs = self.factory.provider.inputs(pin, &request).await;
+                let inputs = inputs.map_err(|error| failed("SourceFailed", &error))?;
+                let named = Named::pure(Stage::Source, "base", step_key("base", 1, &inputs));
+                let (factory, store, pin) =
+                    (Arc::clone(&self.factory), Arc::clone(home), pin.clone());
+                let action = move |handle: StepHandle, _: Shown| async move {
+                    let work = factory
+                        .work_folder()
+                        .map_err(|error| failed("SourceFailed", &error))?;
+                    let lines = log_lines(&handle);
+                    let made = factory
+                        .provider
+                        .bootstrap(&pin, &request, work.path(), lines);
+                    let raw = made.await.map_err(|error| failed("SourceFailed", &error))?;
+                    handle.log("keeping the base disk");
+                    blocking(move || {
+                        let disk =
+                            FileDisk::open(&raw).map_err(|error| failed("SourceFailed", &error))?;
+                        let kept = store.ingest(&disk).map_err(|error| store_failed(&error))?;
+                        drop(work);
+                        Ok(StepDisk::of(kept, kept.data_bytes))
+                    })
+                    .await
+                };
+                self.step(cx, named, present(home), action).await
+            }
+            (origin, _) => {
+                let inputs = (origin, self.recipe.disk_gib);
+                let named = Named::pure(Stage::Source, "base", step_key("base-disk", 1, &inputs));
+                let (factory, store) = (Arc::clone(&self.factory), Arc::clone(home));
+                let (origin, wanted) = (origin.clone(), self.recipe.disk_gib);
+                let place = resolved.home();
+                let action = move |_: StepHandle, _: Shown| async move {
+                    blocking(move || taken_in(&factory, &store, &place, &origin, wanted)).await
+                };
+                self.step(cx, named, present(home), action).await
+            }
+        }
     }
 
-    /// One step for each customizer, each on what the one before made.
+    /// The customizers on the base: one step for each in the tree, one for all in a machine.
     pub(super) async fn build(
+        &mut self,
+        cx: &mut Cx,
+        resolved: &Resolved,
+        home: &Arc<Store>,
+        base: StepDisk,
+    ) -> Result<StepDisk, JobError> {
+        match resolved.source.executor {
+            Executor::Machine => self.build_in_machine(cx, resolved, home, base).await,
+            Executor::Tree => self.build_in_tree(cx, resolved, home, base).await,
+        }
+    }
+
+    async fn build_in_tree(
         &mut self,
         cx: &mut Cx,
         resolved: &Resolved,
@@ -157,313 +187,295 @@ impl Run {
     ) -> Result<StepDisk, JobError> {
         let mut parent = base;
         for customizer in self.recipe.customizers.clone() {
-            let pin = &resolved.pin;
-            let archive = customizer
-                .needs_archive()
-                .then(|| (pin.state.to_string(), pin.sources_list()));
-            let inputs = (parent.digest, customizer.key_material(), pin.epoch, archive);
+            let secrets = self.secrets(customizer.secrets()).await?;
+            let pin = resolved.source.pin.as_ref();
+            let archive = pin
+                .filter(|_| customizer.needs_archive())
+                .map(|pin| (pin.state.to_string(), pin.sources_list()));
+            let epoch = resolved.source.epoch;
+            let inputs = (
+                parent.digest,
+                customizer.key_material(),
+                epoch,
+                archive,
+                self.factory.secret_marks(&secrets)?,
+            );
             let named = Named::pure(
                 Stage::Build,
                 customizer.name(),
-                step_key("customize", 1, &inputs),
+                step_key("customize", 2, &inputs),
             );
             let work = Customize {
-                run: self,
-                pin: resolved.pin.clone(),
+                factory: Arc::clone(&self.factory),
+                resolved: resolved.clone(),
                 store: Arc::clone(home),
                 parent: parent.digest,
                 customizer: customizer.clone(),
+                secrets,
+                keep: self.kept_place(self.recipe.on_customizer_error),
+                deadline: self.time_left(cx.clock().now()),
             };
-            let action = work.action(cx.clock().now());
+            let action = move |handle: StepHandle, _: Shown| work.run(handle);
             parent = self.step(cx, named, present(home), action).await?;
         }
         Ok(parent)
     }
 
-    /// The version's number and date: chosen once for the same content of the same definition.
-    pub(super) async fn allocate(
-        &mut self,
-        cx: &mut Cx,
-        resolved: &Resolved,
-        built: &StepDisk,
-    ) -> Result<Allocation, JobError> {
-        let definition = self.recipe.distribution.definition.clone();
-        let permit = cx.permit(&Action::new(VERSION_READ), &definition).await?;
-        let taken = publish::taken(&self.factory.catalog, &permit).await?;
-        let numbering = self.recipe.distribution.numbering;
-        let source = resolved.pin.image.version.clone();
-        let inputs = (
-            definition.folded(),
-            built.digest,
-            self.recipe.digest(),
-            &resolved.state,
-            &source,
-            numbering,
-        );
-        let key = step_key("allocate", 1, &inputs);
-        let named = Named::pure(Stage::Tattoo, "version", key);
-        let (owner, used) = (key.to_string(), taken.clone());
-        let good = |found: &Allocation| publish::is_ours(&taken, found);
-        let action = move |handle: StepHandle, _: Shown| async move {
-            let version = publish::next_number(numbering, &used, &source)?;
-            handle.log(format!("the new version is {version}"));
-            let published_date = handle
-                .clock()
-                .now()
-                .strftime("%Y-%m-%dT%H:%M:%SZ")
-                .to_string();
-            Ok(Allocation {
-                version,
-                published_date,
-                owner,
-            })
-        };
-        self.step(cx, named, good, action).await
-    }
-
-    /// Writes the record of identity and origin into the disk.
-    pub(super) async fn tattoo(
+    async fn build_in_machine(
         &mut self,
         cx: &mut Cx,
         resolved: &Resolved,
         home: &Arc<Store>,
-        built: &StepDisk,
-        allocated: &Allocation,
-    ) -> Result<Tattooed, JobError> {
-        let record = self.record_of(resolved, built, allocated);
-        let epoch = resolved.pin.epoch;
-        let inputs = (built.digest, &record, epoch, ext4::writer_version());
-        let named = Named::pure(Stage::Tattoo, "write", step_key("tattoo", 1, &inputs));
-        let (store, parent, written) = (Arc::clone(home), built.digest, record.clone());
-        let action = move |_: StepHandle, _: Shown| async move {
-            blocking(move || {
-                let disk = store.disk(&parent).map_err(|error| store_failed(&error))?;
-                let changes = tattoo::apply(&disk, &written, epoch);
-                let changes = changes.map_err(|error| failed("TattooFailed", &error))?;
-                let kept = store.ingest_child(&parent, &changes);
-                let kept = kept.map_err(|error| store_failed(&error))?;
-                Ok(Tattooed {
-                    disk: StepDisk::of(kept, changes.bytes()),
-                    tattoo: written,
-                })
-            })
-            .await
-        };
-        let here = present(home);
-        self.step(cx, named, move |found: &Tattooed| here(&found.disk), action)
-            .await
-    }
-
-    fn record_of(&self, resolved: &Resolved, built: &StepDisk, allocated: &Allocation) -> Tattoo {
-        let (image, pin) = (&resolved.pin.image, &resolved.pin);
-        let mut tattoo = Tattoo {
-            source_publisher: image.publisher.clone(),
-            source_offer: image.offer.clone(),
-            source_sku: image.sku.clone(),
-            source_version: image.version.clone(),
-            source_digest: pin.state.to_string(),
-            os_version: pin.os_version.clone(),
-            image_definition: self.recipe.distribution.definition.to_string(),
-            image_version: allocated.version.to_string(),
-            publish_date: allocated.published_date.clone(),
-            recipe_digest: self.recipe.digest(),
-            build_id: String::new(),
-            parent_digest: built.digest.to_string(),
-        };
-        // The build's id is the hash of everything else that is recorded, so it adds no input.
-        tattoo.build_id = step_key("build-id", 1, &tattoo).to_string();
-        tattoo
-    }
-
-    /// Boots the disk with each firmware and runs the checks. Answers the first boot's seconds.
-    pub(super) async fn test(
-        &mut self,
-        cx: &mut Cx,
-        home: &Arc<Store>,
-        tattooed: &Tattooed,
-    ) -> Result<f64, JobError> {
-        let mut seconds = Vec::new();
-        for firmware in self.recipe.firmwares.clone() {
-            let inputs = (tattooed.disk.digest, &self.recipe.validators, firmware);
-            let key = step_key("test", TEST_FORMAT, &inputs);
-            let name = test_name(firmware);
-            let action = self.boot(home, tattooed, firmware);
-            let report: TestReport = self
-                .step(
-                    cx,
-                    Named::pure(Stage::Test, &name, key),
-                    TestReport::passed,
-                    action,
-                )
-                .await?;
-            seconds.push(report.boot_seconds);
+        base: StepDisk,
+    ) -> Result<StepDisk, JobError> {
+        if self.recipe.customizers.is_empty() {
+            return Ok(base);
         }
-        Ok(seconds.first().copied().unwrap_or_default())
-    }
-
-    fn boot(
-        &self,
-        home: &Arc<Store>,
-        tattooed: &Tattooed,
-        firmware: Firmware,
-    ) -> impl FnOnce(StepHandle, Shown) -> BoxFuture<TestReport> + Send + use<> {
-        let (factory, store) = (Arc::clone(&self.factory), Arc::clone(home));
-        let (digest, tattoo) = (tattooed.disk.digest, tattooed.tattoo.clone());
-        let validators = self.recipe.validators.clone();
-        move |handle, shown| {
-            Box::pin(async move {
-                let hypervisor = factory.hypervisor().await;
-                let why = hypervisor.acceleration();
-                handle.log(format!("machines run on {}: {}", why.accel, why.why));
-                let disk = factory.disks.checkout(&store, digest).await;
-                let disk = disk.map_err(|error| checkout_failed(&error))?;
-                let work = factory
-                    .work_folder()
-                    .map_err(|error| failed("TestFailed", &error))?;
-                let subject = TestSubject {
-                    disk: disk.path().to_owned(),
-                    work: work.path().join("machine"),
-                    firmware,
-                    validators,
-                    tattoo,
-                };
-                let log = |line: &str| handle.log(line);
-                let report = crate::test::run(&**hypervisor, &subject, &log).await;
-                let report = report.map_err(|error| failed("BootFailed", &error))?;
-                shown.set(serde_json::to_value(&report).unwrap_or_default());
-                if report.passed() {
-                    return Ok(report);
-                }
-                Err(StepError::failed("ValidationFailed", report.failures()))
-            })
-        }
-    }
-
-    /// Makes the version a resource, under the right of whoever asked for the run.
-    pub(super) async fn publish(
-        &mut self,
-        cx: &mut Cx,
-        resolved: &Resolved,
-        home: &Arc<Store>,
-        tattooed: &Tattooed,
-        allocated: &Allocation,
-        boot_seconds: f64,
-    ) -> Result<ResourceId, JobError> {
-        let number = allocated.version.to_string();
-        let version = self
+        let named: Vec<_> = self
             .recipe
-            .distribution
-            .definition
-            .child("versions", &number);
-        let version = version.map_err(|error| failed("BadRequest", &error))?;
-        let publication = Publication {
-            version: version.clone(),
-            run: self.input.run.clone(),
-            template: self.input.template.clone(),
-            home: resolved.home(),
-            distribution: self.recipe.distribution.clone(),
-            allocation: allocated.clone(),
-            digest: tattooed.disk.digest,
-            logical_bytes: tattooed.disk.logical_bytes,
-            tattoo: tattooed.tattoo.clone(),
-            boot_seconds,
+            .customizers
+            .iter()
+            .flat_map(Customizer::secrets)
+            .cloned()
+            .collect();
+        let secrets = self.secrets(&named).await?;
+        let materials: Vec<_> = self
+            .recipe
+            .customizers
+            .iter()
+            .map(Customizer::key_material)
+            .collect();
+        let firmware = self.recipe.firmwares.first().copied();
+        let inputs = (
+            base.digest,
+            materials,
+            firmware,
+            self.recipe.generalize,
+            self.factory.secret_marks(&secrets)?,
+        );
+        let key = step_key("customize-machine", MACHINE_FORMAT, &inputs);
+        let (factory, store) = (Arc::clone(&self.factory), Arc::clone(home));
+        let (recipe, parent) = (self.recipe.clone(), base.digest);
+        let keep = self.kept_place(self.recipe.on_customizer_error);
+        let (epoch, deadline) = (resolved.source.epoch, self.time_left(cx.clock().now()));
+        let action = move |handle: StepHandle, _: Shown| async move {
+            let context = BuildContext {
+                epoch,
+                apt: None,
+                secrets,
+                deadline,
+                on_line: log_lines(&handle),
+                keep,
+            };
+            in_machine(&factory, &store, parent, &recipe, context).await
         };
-        let (catalog, store) = (Arc::clone(&self.factory.catalog), Arc::clone(home));
-        let whom = Arc::clone(&self.factory.ask);
-        let undo = RunUndo::Unpublish {
-            version: version.clone(),
-            run: self.input.run.clone(),
-        };
-        let named = Named {
-            stage: Stage::Publish,
-            name: "version",
-            key: None,
-            undo: OnUndo::Call(undo),
-        };
-        let action = move |handle: StepHandle, shown: Shown| async move {
-            let digest = publication.digest;
-            let whole = blocking(move || Ok(store.has(&digest))).await?;
-            if !whole {
-                let message = format!("the disk {digest} is not whole in its home region");
-                return Err(StepError::failed("StoreFailed", message));
-            }
-            let permit = handle
-                .permit(&Action::new(VERSION_WRITE), &publication.version)
-                .await?;
-            let published = publish::publish(&catalog, &*whom, &permit, &publication).await?;
-            if published.existed {
-                shown.found();
-            }
-            handle.log(match &published {
-                Published { existed: true, .. } => format!("{version} was published before"),
-                Published { .. } => format!("published {version}"),
-            });
-            Ok(published)
-        };
-        let published: Published = self.step(cx, named, |_| true, action).await?;
-        Ok(published.version_id)
+        self.step(
+            cx,
+            Named::pure(Stage::Build, MACHINE_STEP, key),
+            present(home),
+            action,
+        )
+        .await
     }
 
-    /// Copies the disk to every target region. A region that fails does not hold up the others; the
-    /// reconciler goes on with it. Answers what went wrong.
-    pub(super) async fn replicate(
+    /// Takes away what belongs to one machine, and from free space what was there once.
+    pub(super) async fn finish(
         &mut self,
         cx: &mut Cx,
         resolved: &Resolved,
-        tattooed: &Tattooed,
-        version: &ResourceId,
-    ) -> Result<String, JobError> {
-        let mut failures = Vec::new();
-        for region in self.recipe.distribution.regions.clone() {
-            let spread = Spread::of(region.storage_account_type.as_deref());
-            let inputs = (
-                tattooed.disk.digest,
-                region.name.folded(),
-                region.storage_account_type,
-            );
-            let key = step_key("replicate", 1, &inputs);
-            let copy = replicate::Copy {
-                version: version.clone(),
-                tenant: self.tenant,
-                digest: tattooed.disk.digest,
-                home: resolved.home(),
-                region: region.name.clone(),
-                spread,
+        home: &Arc<Store>,
+        built: StepDisk,
+    ) -> Result<StepDisk, JobError> {
+        let mut disk = built;
+        if self.recipe.generalize {
+            let epoch = resolved.source.epoch;
+            let inputs = (disk.digest, build::GENERALISE_FORMAT, epoch);
+            let key = step_key("generalize", 1, &inputs);
+            let work = Finish {
+                store: Arc::clone(home),
+                disk: disk.clone(),
+                must: resolved.is_built(),
             };
-            let (regions, wanted) = (Arc::clone(&self.factory.regions), copy.clone());
-            let good = move |found: &RegionResult| found.is_complete() && wanted.is_there(&regions);
-            let factory = Arc::clone(&self.factory);
             let action = move |handle: StepHandle, _: Shown| async move {
-                let progress = handle.clone();
-                let result = copy
-                    .run(&factory, &move |percent| {
-                        progress.progress(format!("{percent} %"))
-                    })
-                    .await?;
-                if let RegionResult::Failed { reason } = &result {
-                    handle.log(format!("region {}: {reason}", copy.region));
-                }
-                Ok(result)
+                work.run(handle, move |disk| {
+                    let root = RootFs::find(disk)?;
+                    let records = root.read(disk, |tree| build::generalise(tree, epoch))?;
+                    if records.is_empty() {
+                        return Ok(disk::Changes::new());
+                    }
+                    root.apply(disk, records, epoch)
+                        .map_err(BuildError::ReadParent)
+                })
+                .await
             };
-            let name = region.name.to_string();
-            let named = Named::pure(Stage::Replicate, &name, key);
-            let result: RegionResult = self.step(cx, named, good, action).await?;
-            if let RegionResult::Failed { reason } = result {
-                failures.push(format!(
-                    "region {name} does not hold the image yet: {reason}"
-                ));
-            }
+            let named = Named::pure(Stage::Build, "generalize", key);
+            disk = self.step(cx, named, present(home), action).await?;
         }
-        if !failures.is_empty() {
-            self.factory.nudge_replication();
+        if self.recipe.optimize {
+            let key = step_key("optimize", build::OPTIMISE_FORMAT, &disk.digest);
+            let work = Finish {
+                store: Arc::clone(home),
+                disk: disk.clone(),
+                must: false,
+            };
+            let before = disk.data_bytes;
+            let action = move |handle: StepHandle, shown: Shown| async move {
+                let done = work
+                    .run(handle.clone(), |disk| build::zero_free_space(disk))
+                    .await?;
+                let saved = before.saturating_sub(done.data_bytes);
+                handle.log(format!("free space: {saved} bytes of old data are gone"));
+                shown.set(json!({ "zeroedBytes": done.changed_bytes, "savedBytes": saved }));
+                Ok(done)
+            };
+            let named = Named::pure(Stage::Optimize, "free-space", key);
+            disk = self.step(cx, named, present(home), action).await?;
         }
-        Ok(failures.join("; "))
+        Ok(disk)
+    }
+
+    /// The values of a step's secrets, for as long as it takes.
+    async fn secrets(&self, secrets: &[build::Secret]) -> Result<Vec<SecretValue>, JobError> {
+        let found = self
+            .factory
+            .secrets()
+            .await?
+            .look_up(secrets, self.tenant)
+            .await;
+        Ok(found.map_err(|error| failed("SecretNotFound", &error))?)
+    }
+
+    /// Where a failed build of this run is kept, if it is.
+    fn kept_place(&self, on_error: OnBuildError) -> Option<PathBuf> {
+        let name = self.input.run.name();
+        (on_error == OnBuildError::Abort).then(|| self.factory.kept_folder().join(name))
     }
 }
 
-type BoxFuture<T> = std::pin::Pin<Box<dyn Future<Output = Result<T, StepError>> + Send>>;
+/// The step that carries out all customizers in a machine.
+pub(super) const MACHINE_STEP: &str = "machine";
 
-fn checkout_failed(error: &CheckoutError) -> StepError {
+async fn homes(
+    factory: &Arc<Factory>,
+    handle: &StepHandle,
+    recipe: &Recipe,
+) -> Result<Vec<(wire::ResourceId, String)>, StepError> {
+    let mut homes = Vec::new();
+    for gallery in recipe.targets.iter().filter_map(|target| target.gallery()) {
+        let permit = handle
+            .permit(&Action::new(DEFINITION_READ), &gallery.definition)
+            .await?;
+        let definition = factory.catalog.get(&permit).await.map_err(|error| {
+            let message = format!("the image definition {}: {error}", gallery.definition);
+            StepError::failed("GalleryImageNotFound", message)
+        })?;
+        let home = definition.location.unwrap_or_default();
+        let regions = gallery.regions.iter().map(|region| region.name.clone());
+        for region in regions.chain([Location::new(&home)]) {
+            factory
+                .regions
+                .store(&region)
+                .map_err(|error| failed("RegionNotFound", &error))?;
+        }
+        homes.push((gallery.definition.clone(), home));
+    }
+    Ok(homes)
+}
+
+/// Has a store hold a disk that is in any region. Blocks.
+pub(crate) fn bring(
+    factory: &Factory,
+    store: &Arc<Store>,
+    near: &Location,
+    digest: &DiskDigest,
+) -> Result<(), StepError> {
+    if store.has(digest) {
+        return Ok(());
+    }
+    let regions = &factory.regions;
+    let elsewhere = || {
+        let mut names = regions.names().into_iter();
+        names.find_map(|region| regions.holder(&region, digest))
+    };
+    let holder = regions.holder(near, digest).or_else(elsewhere);
+    let holder = holder.ok_or_else(|| {
+        StepError::failed("SourceFailed", format!("no region holds the disk {digest}"))
+    })?;
+    let moved = Store::replicate(&holder, store, digest, &|_| {});
+    moved.map(drop).map_err(|error| store_failed(&error))
+}
+
+/// The disk of a source that is there already, in the home region's store. Blocks.
+fn taken_in(
+    factory: &Factory,
+    store: &Arc<Store>,
+    home: &Location,
+    origin: &Origin,
+    wanted_gib: Option<u32>,
+) -> Result<StepDisk, StepError> {
+    let too_small = |size: u64| {
+        let message = format!(
+            "vmProfile.osDiskSizeGB is smaller than the source's disk of {size} bytes; disks only grow"
+        );
+        StepError::failed("SourceFailed", message)
+    };
+    let grown = |size: u64| match wanted_gib.map(|gib| u64::from(gib) * GIB) {
+        Some(wanted) if wanted < size => Err(too_small(size)),
+        Some(wanted) if wanted > size => Ok(Some(wanted)),
+        _ => Ok(None),
+    };
+    let ingest = |disk: &dyn ReadAt| {
+        let kept = match grown(disk.size())? {
+            Some(size) => store.ingest(&Padded::new(disk, size)),
+            None => store.ingest(disk),
+        };
+        let kept = kept.map_err(|error| store_failed(&error))?;
+        Ok(StepDisk::of(kept, kept.data_bytes))
+    };
+    match origin {
+        Origin::Platform => Err(StepError::failed("SourceFailed", "the source has no pin")),
+        Origin::Disk { digest } => {
+            bring(factory, store, home, digest)?;
+            let disk = store.disk(digest).map_err(|error| store_failed(&error))?;
+            if grown(disk.size())?.is_some() {
+                return ingest(&disk);
+            }
+            let kept = store
+                .manifest(digest)
+                .map_err(|error| store_failed(&error))?;
+            drop(kept);
+            Ok(StepDisk {
+                digest: *digest,
+                logical_bytes: disk.size(),
+                ..StepDisk::default_of(*digest)
+            })
+        }
+        Origin::Blob { name, sha256 } => {
+            let lost = || StepError::failed("SourceFailed", format!("the blob {name} is gone"));
+            let path = factory
+                .blobs
+                .as_ref()
+                .and_then(|place| place.existing(name));
+            let path = path.ok_or_else(lost)?;
+            let file = FileDisk::open(&path).map_err(|error| failed("SourceFailed", &error))?;
+            let limits = disk::image::Limits {
+                max_bytes: DISK_BYTES_MAX,
+            };
+            let image = disk::image::Image::open(file, limits);
+            let image = image.map_err(|error| failed("SourceFailed", &error))?;
+            let done = ingest(&image)?;
+            // Whoever may write the folder may have changed the file while it was read.
+            let after = fetch::sha256_of(&path).map_err(|error| failed("SourceFailed", &error))?;
+            if after != *sha256 {
+                let message = format!("the blob {name} was changed while it was read");
+                return Err(StepError::failed("SourceFailed", message));
+            }
+            Ok(done)
+        }
+    }
+}
+
+pub(super) fn checkout_failed(error: &CheckoutError) -> StepError {
     match error {
         CheckoutError::Store(error) => store_failed(error),
         other => failed("StoreFailed", other),
@@ -471,70 +483,170 @@ fn checkout_failed(error: &CheckoutError) -> StepError {
 }
 
 /// A found disk counts only while the store holds all of it.
-fn present(store: &Arc<Store>) -> impl Fn(&StepDisk) -> bool + Send + Sync + use<> {
+pub(super) fn present(store: &Arc<Store>) -> impl Fn(&StepDisk) -> bool + Send + Sync + use<> {
     let store = Arc::clone(store);
     move |found| store.has(&found.digest)
 }
 
-/// One customizer's work.
-struct Customize<'a> {
-    run: &'a Run,
-    pin: Pin,
+/// One customizer's work in the tree.
+struct Customize {
+    factory: Arc<Factory>,
+    resolved: Resolved,
     store: Arc<Store>,
     parent: DiskDigest,
     customizer: Customizer,
+    secrets: Vec<SecretValue>,
+    keep: Option<PathBuf>,
+    deadline: std::time::Duration,
 }
 
-impl Customize<'_> {
-    fn action(
-        self,
-        now: jiff::Timestamp,
-    ) -> impl FnOnce(StepHandle, Shown) -> BoxFuture<StepDisk> + Send + use<> {
-        let Customize {
-            run,
-            pin,
-            store,
-            parent,
-            customizer,
-        } = self;
-        let (factory, deadline) = (Arc::clone(&run.factory), run.time_left(now));
-        move |handle, _| {
-            Box::pin(async move {
-                let apt = match customizer.needs_archive() {
-                    true => factory.provider.archive(&pin).await,
-                    false => Ok(None),
-                };
-                let apt = apt.map_err(|error| failed("SourceFailed", &error))?;
-                let context = BuildContext {
-                    epoch: pin.epoch,
-                    apt: apt.map(|archive| AptState {
-                        lists: archive.lists,
-                        sources_list: archive.sources_list,
-                        debs: archive.debs,
-                        acquire: archive.acquire,
-                        environment: archive.environment,
-                    }),
-                    deadline,
-                    on_line: log_lines(&handle),
-                };
-                let disk = factory.disks.checkout(&store, parent).await;
-                let disk = disk.map_err(|error| checkout_failed(&error))?;
-                let opened = ParentDisk::open(disk.path());
-                let opened = Arc::new(opened.map_err(|error| failed("BuildFailed", &error))?);
-                let outcome = factory
-                    .builder
-                    .customize(opened, &customizer, &context)
-                    .await;
-                let outcome = outcome.map_err(|error| failed("CustomizationFailed", &error))?;
-                blocking(move || {
-                    let changed = outcome.changes.bytes();
-                    let kept = store.ingest_child(&parent, &outcome.changes);
-                    let kept = kept.map_err(|error| store_failed(&error))?;
-                    drop(disk);
-                    Ok(StepDisk::of(kept, changed))
-                })
-                .await
+impl Customize {
+    fn run(self, handle: StepHandle) -> BoxFuture<StepDisk> {
+        Box::pin(async move {
+            let Customize {
+                factory,
+                resolved,
+                store,
+                parent,
+                customizer,
+                secrets,
+                keep,
+                deadline,
+            } = self;
+            let apt = match (&resolved.source.pin, customizer.needs_archive()) {
+                (Some(pin), true) => factory.provider.archive(pin).await,
+                _ => Ok(None),
+            };
+            let apt = apt.map_err(|error| failed("SourceFailed", &error))?;
+            let context = BuildContext {
+                epoch: resolved.source.epoch,
+                apt: apt.map(|archive| AptState {
+                    lists: archive.lists,
+                    sources_list: archive.sources_list,
+                    debs: archive.debs,
+                    acquire: archive.acquire,
+                    environment: archive.environment,
+                }),
+                secrets,
+                deadline,
+                on_line: log_lines(&handle),
+                keep,
+            };
+            let disk = factory.disks.checkout(&store, parent).await;
+            let disk = disk.map_err(|error| checkout_failed(&error))?;
+            let opened = ParentDisk::open(disk.path());
+            let opened = Arc::new(opened.map_err(|error| failed("BuildFailed", &error))?);
+            let outcome = factory
+                .builder
+                .customize(opened, &customizer, &context)
+                .await;
+            let outcome = outcome.map_err(|error| failed("CustomizationFailed", &error))?;
+            blocking(move || {
+                let changed = outcome.changes.bytes();
+                let kept = store.ingest_child(&parent, &outcome.changes);
+                let kept = kept.map_err(|error| store_failed(&error))?;
+                drop(disk);
+                Ok(StepDisk::of(kept, changed))
             })
+            .await
+        })
+    }
+}
+
+/// All customizers in one machine, on a copy of the parent's disk.
+async fn in_machine(
+    factory: &Arc<Factory>,
+    store: &Arc<Store>,
+    parent: DiskDigest,
+    recipe: &Recipe,
+    context: BuildContext,
+) -> Result<StepDisk, StepError> {
+    let hypervisor = factory.hypervisor().await;
+    let original = factory.disks.checkout(store, parent).await;
+    let original = original.map_err(|error| checkout_failed(&error))?;
+    let work = factory
+        .work_folder()
+        .map_err(|error| failed("BuildFailed", &error))?;
+    let copy = work.path().join("disk.raw");
+    let (source, target) = (Arc::clone(store), copy.clone());
+    blocking(move || {
+        let laid_out = source.checkout(&parent, &target);
+        laid_out.map(drop).map_err(|error| store_failed(&error))
+    })
+    .await?;
+    let firmware = recipe.firmwares.first().copied();
+    let machine = MachineBuild {
+        hypervisor: &**hypervisor,
+        parent: original.path(),
+        disk: copy.clone(),
+        work: work.path().join("machine"),
+        firmware: firmware.unwrap_or(machine::Firmware::Bios),
+        customizers: &recipe.customizers,
+        generalize: recipe.generalize,
+        context: &context,
+    };
+    let outcome = match machine.run().await {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            if let Some(place) = &context.keep {
+                let kept = std::fs::create_dir_all(place)
+                    .and_then(|()| std::fs::rename(&copy, place.join("disk.raw")));
+                if let Err(error) = kept {
+                    tracing::warn!(%error, "a failed machine's disk cannot be kept");
+                }
+            }
+            return Err(failed("CustomizationFailed", &error));
         }
+    };
+    let store = Arc::clone(store);
+    blocking(move || {
+        let changed = outcome.changes.bytes();
+        let kept = store.ingest_child(&parent, &outcome.changes);
+        let kept = kept.map_err(|error| store_failed(&error))?;
+        drop((original, work));
+        Ok(StepDisk::of(kept, changed))
+    })
+    .await
+}
+
+/// A change of a whole disk that needs no process.
+struct Finish {
+    store: Arc<Store>,
+    disk: StepDisk,
+    /// Whether a file system that cannot be read is an error; a foreign disk may have any.
+    must: bool,
+}
+
+impl Finish {
+    async fn run(
+        self,
+        handle: StepHandle,
+        change: impl FnOnce(&dyn ReadAt) -> Result<disk::Changes, BuildError> + Send + 'static,
+    ) -> Result<StepDisk, StepError> {
+        let Finish { store, disk, must } = self;
+        blocking(move || {
+            let digest = disk.digest;
+            let parent = store.disk(&digest).map_err(|error| store_failed(&error))?;
+            let changes = match change(&parent) {
+                Ok(changes) => changes,
+                Err(error) if !must => {
+                    handle.log(format!("left as it is: {}", super::steps::chain(&error)));
+                    return Ok(disk);
+                }
+                Err(error) => return Err(failed("BuildFailed", &error)),
+            };
+            if changes.is_empty() {
+                return Ok(StepDisk {
+                    new_bytes: 0,
+                    stored_bytes: 0,
+                    changed_bytes: 0,
+                    ..disk
+                });
+            }
+            let kept = store.ingest_child(&digest, &changes);
+            let kept = kept.map_err(|error| store_failed(&error))?;
+            Ok(StepDisk::of(kept, changes.bytes()))
+        })
+        .await
     }
 }

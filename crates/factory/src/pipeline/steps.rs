@@ -153,6 +153,18 @@ pub(super) struct StepDisk {
 }
 
 impl StepDisk {
+    /// A disk that was there and took nothing.
+    pub fn default_of(digest: DiskDigest) -> StepDisk {
+        StepDisk {
+            digest,
+            logical_bytes: 0,
+            data_bytes: 0,
+            new_bytes: 0,
+            stored_bytes: 0,
+            changed_bytes: 0,
+        }
+    }
+
     pub fn of(ingested: Ingested, changed_bytes: u64) -> StepDisk {
         StepDisk {
             digest: ingested.digest,

@@ -3,6 +3,10 @@
 //! it and by no other.
 
 mod ask;
+mod file;
+mod image;
+mod registry;
+mod target;
 
 pub(crate) use ask::ask;
 pub use ask::{Ask, Nobody};
@@ -20,6 +24,9 @@ use wire::{Location, ProvisioningState, ResourceId, ResourceType, TenantId, Vers
 
 use crate::pipeline::{Distribution, Numbering};
 use crate::tattoo::Tattoo;
+
+pub(crate) use file::SparseFile;
+pub use target::{Artifact, Deliver, Subject};
 
 pub const VERSION_TYPE: &str = "Microsoft.Compute/galleries/images/versions";
 const VERSION_DELETE: &str = "Microsoft.Compute/galleries/images/versions/delete";
@@ -121,7 +128,11 @@ pub struct Publication {
     pub version: ResourceId,
     pub run: ResourceId,
     pub template: ResourceId,
+    /// Where the disk is.
     pub home: Location,
+    /// The image definition's own region, which is the version's.
+    pub location: Location,
+    pub ancestry: &'static str,
     pub distribution: Distribution,
     pub allocation: Allocation,
     pub digest: DiskDigest,
@@ -291,12 +302,13 @@ fn draft(publication: &Publication) -> Draft {
             "bootSeconds": publication.boot_seconds,
             "tattoo": tattoo_map(tattoo),
             "allocation": allocation.owner,
+            "ancestry": publication.ancestry,
             "home": publication.home,
             "replication": replication,
         },
     });
     Draft::new(properties)
-        .location(publication.home.as_str())
+        .location(publication.location.as_str())
         .tags(distribution.tags.clone())
         .state(ProvisioningState::Succeeded)
 }

@@ -12,16 +12,50 @@ use super::host_apt::{self, SourceLine};
 use super::pin::{PinFolder, hex};
 use super::release::{MAX_RELEASE_BYTES, Release};
 use super::{
-    Archive, BaseInputs, BaseRequest, LogLine, Pin, PlatformImage, Provider, SourceError,
+    Archive, BaseInputs, BaseRequest, LogLine, Pin, PlatformImage, Product, Provider, SourceError,
     SuiteState,
 };
 
 const PUBLISHER: &str = "Debian";
-const OFFER: &str = "debian-12";
-const SKU: &str = "12-gen2";
-const CODENAME: &str = "bookworm";
-/// The first one must be there.
-const SUITES: [&str; 3] = ["bookworm", "bookworm-updates", "bookworm-security"];
+/// The release whose sources a Debian host is likely to have; those of the others are read beside them.
+const HOST_CODENAME: &str = "bookworm";
+
+/// One release of Debian.
+#[derive(Debug)]
+pub(super) struct DebianRelease {
+    offer: &'static str,
+    sku: &'static str,
+    codename: &'static str,
+    /// What it is called where its archive gives no point release.
+    number: &'static str,
+    /// The first one must be there.
+    suites: [&'static str; 3],
+}
+
+/// Those that are offered.
+pub(super) const RELEASES: [DebianRelease; 3] = [
+    DebianRelease {
+        offer: "debian-12",
+        sku: "12-gen2",
+        codename: "bookworm",
+        number: "12",
+        suites: ["bookworm", "bookworm-updates", "bookworm-security"],
+    },
+    DebianRelease {
+        offer: "debian-13",
+        sku: "13-gen2",
+        codename: "trixie",
+        number: "13",
+        suites: ["trixie", "trixie-updates", "trixie-security"],
+    },
+    DebianRelease {
+        offer: "debian-11",
+        sku: "11-gen2",
+        codename: "bullseye",
+        number: "11",
+        suites: ["bullseye", "bullseye-updates", "bullseye-security"],
+    },
+];
 const COMPONENTS: [&str; 1] = ["main"];
 pub(crate) const ARCHITECTURE: &str = "amd64";
 const UPDATE_DEADLINE: Duration = Duration::from_secs(300);
@@ -37,9 +71,10 @@ pub(crate) const PROXY_VARIABLES: [&str; 8] = [
     "ALL_PROXY",
 ];
 
-/// The provider of `Debian:debian-12:12-gen2`.
+/// The provider of one release.
 #[derive(Debug)]
 pub struct DebianArchive {
+    release: &'static DebianRelease,
     /// `<data>/cache`
     cache: PathBuf,
     pins: PinFolder,
@@ -48,9 +83,14 @@ pub struct DebianArchive {
 }
 
 impl DebianArchive {
-    /// Keeps its state below `cache` (the data folder's cache). Touches nothing yet.
+    /// Debian 12. Keeps its state below `cache` (the data folder's cache). Touches nothing yet.
     pub fn new(cache: &Path) -> Self {
+        DebianArchive::of(cache, &RELEASES[0])
+    }
+
+    pub(super) fn of(cache: &Path, release: &'static DebianRelease) -> Self {
         DebianArchive {
+            release,
             cache: cache.to_owned(),
             pins: PinFolder::new(cache.join("archive")),
             updating: tokio::sync::Mutex::new(()),
@@ -58,16 +98,26 @@ impl DebianArchive {
     }
 
     fn apt_folder(&self) -> PathBuf {
-        self.cache.join("apt")
+        match self.release.codename {
+            HOST_CODENAME => self.cache.join("apt"),
+            other => self.cache.join(format!("apt-{other}")),
+        }
+    }
+
+    fn pins(&self) -> Vec<Pin> {
+        let DebianRelease { offer, sku, .. } = self.release;
+        let mut pins = self.pins.all();
+        pins.retain(|pin| pin.image.is_product(PUBLISHER, offer, sku));
+        pins
     }
 
     /// The newest pin of that version.
     fn pinned(&self, image: &PlatformImage) -> Result<Pin, SourceError> {
-        let mut pins = self.pins.all();
-        pins.retain(|pin| pin.image.is_product(PUBLISHER, OFFER, SKU));
+        let pins = self.pins();
+        let DebianRelease { offer, sku, .. } = self.release;
         let known: Vec<&str> = pins.iter().map(|pin| pin.image.version.as_str()).collect();
         let error = SourceError::NotPinned {
-            product: format!("{PUBLISHER}:{OFFER}:{SKU}"),
+            product: format!("{PUBLISHER}:{offer}:{sku}"),
             version: image.version.clone(),
             known: if known.is_empty() {
                 "none".to_owned()
@@ -108,7 +158,7 @@ impl DebianArchive {
                 source @ (process::ProcessError::Failed { .. }
                 | process::ProcessError::Deadline { .. }),
             ) => {
-                let known = self.pins.all().last().map(|pin| {
+                let known = self.pins().last().map(|pin| {
                     format!(
                         "or build from the last pinned state by asking for version {}",
                         pin.image.version
@@ -139,6 +189,7 @@ fn private_config(folder: &Path, acquire: &str) -> String {
 fn read_states(
     lists: &Path,
     sources: &[SourceLine],
+    codename: &str,
 ) -> Result<(Vec<SuiteState>, Option<String>), SourceError> {
     let entries = std::fs::read_dir(lists).map_err(SourceError::file("list", lists))?;
     let mut found = Vec::new();
@@ -185,20 +236,58 @@ fn read_states(
     }
     let main = found
         .into_iter()
-        .find(|(release, _)| release.codename == CODENAME);
+        .find(|(release, _)| release.codename == codename);
     Ok((states, main.and_then(|(release, _)| release.version)))
+}
+
+/// The host's sources, and the same of another release beside them: an archive holds all of them under one key ring.
+fn beside(host: Vec<SourceLine>, codename: &str) -> Vec<SourceLine> {
+    let mut sources = host.clone();
+    for line in host {
+        if let Some(rest) = line.suite.strip_prefix(HOST_CODENAME) {
+            let suite = format!("{codename}{rest}");
+            if !sources.iter().any(|known| known.suite == suite) {
+                sources.push(SourceLine { suite, ..line });
+            }
+        }
+    }
+    sources
 }
 
 #[async_trait::async_trait]
 impl Provider for DebianArchive {
+    fn products(&self) -> Vec<Product> {
+        let DebianRelease { offer, sku, .. } = self.release;
+        let mut versions: Vec<String> = self
+            .pins()
+            .into_iter()
+            .map(|pin| pin.image.version)
+            .collect();
+        versions.dedup();
+        vec![Product {
+            publisher: PUBLISHER.to_owned(),
+            offer: (*offer).to_owned(),
+            sku: (*sku).to_owned(),
+            versions,
+        }]
+    }
+
     async fn resolve(
         &self,
         image: &PlatformImage,
         mirrors: &[SourceLine],
     ) -> Result<Pin, SourceError> {
-        if !image.is_product(PUBLISHER, OFFER, SKU) {
+        let DebianRelease {
+            offer,
+            sku,
+            codename,
+            number,
+            suites,
+        } = self.release;
+        if !image.is_product(PUBLISHER, offer, sku) {
             return Err(SourceError::UnknownImage {
                 image: image.to_string(),
+                known: format!("{PUBLISHER}:{offer}:{sku}"),
             });
         }
         if !image.is_latest() {
@@ -207,14 +296,14 @@ impl Provider for DebianArchive {
             return Ok(pin);
         }
         let offered = match mirrors {
-            [] => host_apt::host_sources().await?,
+            [] => beside(host_apt::host_sources().await?, codename),
             named => named.to_vec(),
         };
-        let sources = host_apt::select(&offered, &SUITES, &COMPONENTS)?;
+        let sources = host_apt::select(&offered, suites, &COMPONENTS)?;
         let _one_at_a_time = self.updating.lock().await;
         let lists = self.update(&sources).await?;
-        let (states, version) = read_states(&lists, &sources)?;
-        let point = version.unwrap_or_else(|| "12".to_owned());
+        let (states, version) = read_states(&lists, &sources, codename)?;
+        let point = version.unwrap_or_else(|| (*number).to_owned());
         let newest = states
             .iter()
             .map(|state| state.date)
@@ -223,11 +312,11 @@ impl Provider for DebianArchive {
         let dated = format!("{point}.{}", newest.strftime("%Y%m%d"));
         let pinned = PlatformImage {
             publisher: PUBLISHER.to_owned(),
-            offer: OFFER.to_owned(),
-            sku: SKU.to_owned(),
+            offer: (*offer).to_owned(),
+            sku: (*sku).to_owned(),
             version: dated,
         };
-        let os_version = format!("Debian GNU/Linux {point} ({CODENAME})");
+        let os_version = format!("Debian GNU/Linux {point} ({codename})");
         let pin = Pin::new(pinned, os_version, states, sources);
         self.pins.keep(&pin, &lists)?;
         self.pins.check(&pin)?;

@@ -10,10 +10,12 @@ mod bootstrap;
 mod content;
 
 mod host_apt;
+mod marketplace;
 mod pin;
 mod release;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod vendor;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -24,8 +26,9 @@ use serde::{Deserialize, Serialize};
 
 pub use archive::DebianArchive;
 pub use host_apt::SourceLine;
+pub use marketplace::Marketplace;
 pub(crate) use pin::hex;
-pub use pin::{Pin, StateDigest, SuiteState};
+pub use pin::{FileState, Pin, StateDigest, SuiteState};
 
 /// A base operating system as it is asked for: `publisher:offer:sku:version`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,9 +103,22 @@ pub type BaseInputs = Vec<(String, String)>;
 /// Where progress lines go.
 pub type LogLine = Arc<dyn Fn(&str) + Send + Sync>;
 
+/// A platform image that is offered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Product {
+    pub publisher: String,
+    pub offer: String,
+    pub sku: String,
+    /// Those that can be built from, oldest first. `latest` may make a new one.
+    pub versions: Vec<String>,
+}
+
 /// Offers platform images. One provider knows one family of products.
 #[async_trait::async_trait]
 pub trait Provider: Send + Sync {
+    /// What is offered.
+    fn products(&self) -> Vec<Product>;
+
     /// Pins what `image` means now. `mirrors` are taken in place of the host's own when given.
     async fn resolve(
         &self,
@@ -145,9 +161,9 @@ pub struct Archive {
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     #[error(
-        "there is no platform image `{image}`; known is Debian:debian-12:12-gen2 (version `latest` or a pinned one)"
+        "there is no platform image `{image}`; known are {known} (version `latest` or a pinned one)"
     )]
-    UnknownImage { image: String },
+    UnknownImage { image: String, known: String },
     #[error(
         "version {version} of {product} was never pinned here; pinned are: {known}. Ask for `latest`, or for one of these"
     )]

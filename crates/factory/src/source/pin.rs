@@ -83,6 +83,18 @@ pub struct Pin {
     pub os_version: String,
     pub suites: Vec<SuiteState>,
     pub sources: Vec<SourceLine>,
+    /// The vendor's file that the disk is, where there is no archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<FileState>,
+}
+
+/// A vendor's disk image, named by what is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FileState {
+    pub sha256: String,
+    /// A file of the images' folder, or where it was fetched from.
+    pub from: String,
 }
 
 impl Pin {
@@ -103,6 +115,21 @@ impl Pin {
             os_version,
             suites,
             sources,
+            file: None,
+        }
+    }
+
+    /// The pin of a vendor's file. Its state is the file's hash; there is no archive to build more from.
+    pub fn of_file(image: PlatformImage, os_version: String, epoch: i64, file: FileState) -> Pin {
+        Pin {
+            format: PIN_FORMAT,
+            image,
+            state: StateDigest(file.sha256.clone()),
+            epoch,
+            os_version,
+            suites: Vec::new(),
+            sources: Vec::new(),
+            file: Some(file),
         }
     }
 

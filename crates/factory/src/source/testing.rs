@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use super::bootstrap::RawFile;
 use super::content::ImageIds;
 use super::{
-    Archive, BaseInputs, BaseRequest, LogLine, Pin, PlatformImage, Provider, SourceError,
+    Archive, BaseInputs, BaseRequest, LogLine, Pin, PlatformImage, Product, Provider, SourceError,
     SourceLine, SuiteState, boot,
 };
 
@@ -83,6 +83,15 @@ fn tree(pin: &Pin) -> Vec<Change> {
 
 #[async_trait::async_trait]
 impl Provider for FakeProvider {
+    fn products(&self) -> Vec<Product> {
+        vec![Product {
+            publisher: "Debian".to_owned(),
+            offer: "debian-12".to_owned(),
+            sku: "12-gen2".to_owned(),
+            versions: Vec::new(),
+        }]
+    }
+
     async fn resolve(
         &self,
         image: &PlatformImage,
@@ -92,6 +101,7 @@ impl Provider for FakeProvider {
         if !image.is_product("Debian", "debian-12", "12-gen2") {
             return Err(SourceError::UnknownImage {
                 image: image.to_string(),
+                known: "Debian:debian-12:12-gen2".to_owned(),
             });
         }
         let point = self.point.load(Ordering::SeqCst);

@@ -12,6 +12,7 @@ use machine::{Accel, Firmware, Guest, Hypervisor, MachineError, MachineSpec, Sys
 use serde::{Deserialize, Serialize};
 use wire::template::Validator;
 
+pub(crate) use checks::quoted;
 pub use checks::reason_against;
 
 use crate::tattoo::Tattoo;

@@ -17,6 +17,7 @@ pub mod locks;
 pub mod machines;
 pub mod managed_images;
 pub mod management_groups;
+pub mod marketplace;
 pub mod operations;
 pub mod people;
 pub mod pipelines;

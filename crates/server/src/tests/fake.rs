@@ -7,6 +7,7 @@ use access::{Action, Permit, SystemReason};
 use async_trait::async_trait;
 use catalog::{Backend, Draft, NewJob, Precondition, Resource};
 use factory::import::{ImportSource, Imported};
+use factory::source::Product;
 use jobs::{
     JobContext, JobError, JobKind, Jobs, NoUndo, OnUndo, Runner, RunnerBuilder, StepError,
     StepHandle,
@@ -253,6 +254,19 @@ impl Work for FakeWork {
 
     async fn verify_promotion(&self, _promotion: &PromotionProperties) -> Result<Value, ArmError> {
         Ok(json!({ "equal": true, "stages": [] }))
+    }
+
+    async fn versions_of(&self, product: &Product) -> Vec<String> {
+        product.versions.clone()
+    }
+
+    fn products(&self) -> Vec<Product> {
+        vec![Product {
+            publisher: "Debian".into(),
+            offer: "debian-12".into(),
+            sku: "12-gen2".into(),
+            versions: vec!["12.14.20260101".into(), "12.15.20261118".into()],
+        }]
     }
 
     fn nudge_replication(&self) {}

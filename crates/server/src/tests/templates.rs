@@ -249,3 +249,47 @@ async fn triggers_wait_for_what_moves() {
     assert_eq!(site.delete(&trigger("moves", "a")).await.status, 200);
     assert_eq!(site.delete(&trigger("moves", "a")).await.status, 204);
 }
+
+#[tokio::test]
+async fn platform_images_are_listed_as_az_reads_them() {
+    let site = Site::start().await;
+    let at = format!(
+        "/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Compute/locations/north/publishers"
+    );
+    let made = site.with_group().await;
+    let names = async |path: &str| {
+        let seen = made.get(path).await;
+        let list = seen
+            .body
+            .as_array()
+            .unwrap_or_else(|| panic!("{path}: {:?}", seen.body))
+            .clone();
+        let names = list
+            .iter()
+            .map(|one| one["name"].as_str().unwrap().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(names(&at).await, ["Debian"]);
+    let offers = format!("{at}/debian/artifacttypes/vmimage/offers");
+    assert_eq!(names(&offers).await, ["debian-12"]);
+    let skus = format!("{offers}/debian-12/skus");
+    assert_eq!(names(&skus).await, ["12-gen2"]);
+    let versions = format!("{skus}/12-gen2/versions");
+    assert_eq!(names(&versions).await, ["12.14.20260101", "12.15.20261118"]);
+    let last = format!("{versions}?api-version=2024-07-01&$top=1&$orderby=name%20desc");
+    assert_eq!(names(&last).await, ["12.15.20261118"]);
+    let one = made.get(&format!("{versions}/12.15.20261118")).await;
+    check(&one, 200, r#""operatingSystem":"Linux""#);
+    check(
+        &made.get(&format!("{versions}/1.0.0")).await,
+        404,
+        "was not found",
+    );
+    check(
+        &made
+            .get(&format!("{at}/acme/artifacttypes/vmimage/offers"))
+            .await,
+        404,
+        "was not found",
+    );
+}

@@ -103,6 +103,9 @@ pub enum Customizer {
         script_uri: Option<String>,
         #[serde(default, skip_serializing_if = "String::is_empty")]
         sha256_checksum: String,
+        /// Bullion's own member.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        secrets: Vec<SecretReference>,
     },
     #[serde(rename_all = "camelCase")]
     File {
@@ -210,6 +213,26 @@ pub enum Customizer {
         /// PEM.
         certificate: String,
     },
+}
+
+/// A secret that a script finds in a variable of its environment. Where it is kept is one of the three; its value is
+/// never part of a template.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SecretReference {
+    /// The variable in the script's environment.
+    pub name: String,
+    /// A variable of the server's environment, without its prefix.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment: Option<String>,
+    /// A file of the tenant's secrets on the server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// A path of a key-value store that answers like Vault's, with the `field` in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vault: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
 }
 
 impl Customizer {

@@ -124,8 +124,10 @@ impl Bench {
         let context = BuildContext {
             epoch: EPOCH,
             apt: None,
+            secrets: Vec::new(),
             deadline: Duration::from_secs(60),
             on_line: Arc::new(move |line: &str| sink.lock().unwrap().push(line.to_owned())),
+            keep: None,
         };
         Bench {
             folder,
@@ -287,6 +289,7 @@ fn left_over(folder: &str, epoch: i64) -> Vec<String> {
 pub fn shell(script: &str) -> Action {
     Action::Shell {
         lines: script.lines().map(str::to_owned).collect(),
+        secrets: Vec::new(),
     }
 }
 

@@ -3,14 +3,14 @@
 use std::fs;
 
 use ext4::{Change, EntryKind};
-use factory::build::{Action, AptState, BuildError, ImagePath, PackageName};
+use factory::build::{Action, AptState, BuildError, FileContent, ImagePath, PackageName};
 use factory::tattoo::{self, Tattoo};
 
 use crate::build::fixture::*;
 
 fn write(destination: &str, mode: u32) -> Action {
     Action::File {
-        bytes: b"content".to_vec(),
+        content: FileContent::Bytes(b"content".to_vec()),
         destination: ImagePath::parse(destination).unwrap(),
         mode,
         uid: 7,
@@ -79,6 +79,59 @@ async fn a_file_is_written_without_a_mount() {
             "{error}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_no_process_is_written_at_once() {
+    let bench = Bench::new();
+    let grub = "menuentry \"x\" {\n  linux /vmlinuz ro console=tty0\n}\n";
+    let folder = |path: &str| Change::Dir {
+        path: path.into(),
+        meta: meta(0o755),
+    };
+    let parent = bench.parent(vec![
+        folder("boot"),
+        folder("boot/grub"),
+        file("boot/grub/grub.cfg", 0o644, grub),
+    ]);
+    let words = Action::KernelCommandLine {
+        add: vec!["quiet".to_owned()],
+        remove: vec!["console".to_owned()],
+    };
+    let outcome = bench.run(&parent, words).await.unwrap();
+    let child = bench.child(&parent, &outcome.changes);
+    let changed = read(&child, "boot/grub/grub.cfg").unwrap();
+    assert_eq!(
+        changed,
+        b"menuentry \"x\" {\n  linux /vmlinuz ro quiet\n}\n"
+    );
+    let user_data = "#cloud-config\npackages: [nginx]\n".to_owned();
+    let outcome = bench
+        .run(&parent, Action::CloudInit { user_data })
+        .await
+        .unwrap();
+    let child = bench.child(&parent, &outcome.changes);
+    assert!(
+        read(&child, "etc/cloud/cloud.cfg.d/50_step.cfg")
+            .unwrap()
+            .starts_with(b"#cloud-config")
+    );
+    let outcome = bench
+        .run(&parent, Action::PartitionGrowth { enabled: false })
+        .await
+        .unwrap();
+    let child = bench.child(&parent, &outcome.changes);
+    let growth = read(&child, "etc/cloud/cloud.cfg.d/91_growth.cfg").unwrap();
+    assert!(String::from_utf8(growth).unwrap().contains("mode: \"off\""));
+    let playbook = Action::Ansible {
+        playbook: "[]".to_owned(),
+        variables: "{}".to_owned(),
+    };
+    let error = bench.run(&parent, playbook).await.unwrap_err().to_string();
+    assert!(
+        error.contains("install the package `ansible-core` before it"),
+        "{error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,290 @@
+//! A finished disk gets its number and its record, is looked through for secrets, booted and checked.
+
+use std::sync::Arc;
+
+use access::Action;
+use jobs::{JobError, StepError, StepHandle, step_key};
+use machine::Firmware;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use store::Store;
+use wire::factory::Stage;
+
+use super::recipe::Target;
+use super::run::{Named, Run};
+use super::stages::{BoxFuture, Cx, Resolved, checkout_failed, present};
+use super::steps::{Shown, StepDisk, blocking, failed, store_failed, test_name};
+use crate::publish::{self, Allocation};
+use crate::scan::{self, Finding};
+use crate::tattoo::{self, Tattoo};
+use crate::test::{TEST_FORMAT, TestReport, TestSubject};
+
+const VERSION_READ: &str = "Microsoft.Compute/galleries/images/versions/read";
+const DATE_FORMAT: &str = "%Y-%m-%dT%H:%M:%SZ";
+
+/// The disk of a version, with the record that is in it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Tattooed {
+    #[serde(flatten)]
+    pub disk: StepDisk,
+    pub tattoo: Tattoo,
+}
+
+/// The numbers that the image gets, one for each gallery in the order of the targets, and its date.
+#[derive(Debug, Clone)]
+pub(super) struct Allocated {
+    pub numbers: Vec<Allocation>,
+    pub date: String,
+}
+
+/// What a step about a gallery is called; the first one needs no name.
+pub(super) fn gallery_step(target: &Target, first: bool) -> String {
+    match first {
+        true => "version".to_owned(),
+        false => format!("version {}", target.run_output()),
+    }
+}
+
+impl Run {
+    /// The version's number and date: chosen once for the same content of the same definition.
+    pub(super) async fn allocate(
+        &mut self,
+        cx: &mut Cx,
+        resolved: &Resolved,
+        built: &StepDisk,
+    ) -> Result<Allocated, JobError> {
+        let mut numbers: Vec<Allocation> = Vec::new();
+        for target in self.recipe.targets.clone() {
+            let Some(gallery) = target.gallery() else {
+                continue;
+            };
+            let permit = cx
+                .permit(&Action::new(VERSION_READ), &gallery.definition)
+                .await?;
+            let taken = publish::taken(&self.factory.catalog, &permit).await?;
+            let (numbering, source) = (gallery.numbering, resolved.source.facts.version.clone());
+            let inputs = (
+                gallery.definition.folded(),
+                built.digest,
+                self.recipe.digest(),
+                &resolved.source.facts.digest,
+                &source,
+                numbering,
+            );
+            let key = step_key("allocate", 1, &inputs);
+            let name = gallery_step(&target, numbers.is_empty());
+            let named = Named::pure(Stage::Tattoo, &name, key);
+            let (owner, used) = (key.to_string(), taken.clone());
+            let good = |found: &Allocation| publish::is_ours(&taken, found);
+            let action = move |handle: StepHandle, _: Shown| async move {
+                let version = publish::next_number(numbering, &used, &source)?;
+                handle.log(format!("the new version is {version}"));
+                Ok(Allocation {
+                    version,
+                    published_date: handle.clock().now().strftime(DATE_FORMAT).to_string(),
+                    owner,
+                })
+            };
+            numbers.push(self.step(cx, named, good, action).await?);
+        }
+        let date = match numbers.first() {
+            Some(first) => first.published_date.clone(),
+            None => {
+                let key = step_key("date", 1, &(built.digest, self.recipe.digest()));
+                let action = |handle: StepHandle, _: Shown| async move {
+                    Ok(handle.clock().now().strftime(DATE_FORMAT).to_string())
+                };
+                let named = Named::pure(Stage::Tattoo, "date", key);
+                self.step(cx, named, |_: &String| true, action).await?
+            }
+        };
+        Ok(Allocated { numbers, date })
+    }
+
+    /// Writes the record of identity and origin into the disk.
+    pub(super) async fn tattoo(
+        &mut self,
+        cx: &mut Cx,
+        resolved: &Resolved,
+        home: &Arc<Store>,
+        built: &StepDisk,
+        allocated: &Allocated,
+    ) -> Result<Tattooed, JobError> {
+        let record = self.record_of(resolved, built, allocated);
+        let epoch = resolved.source.epoch;
+        let inputs = (built.digest, &record, epoch, ext4::writer_version());
+        let named = Named::pure(Stage::Tattoo, "write", step_key("tattoo", 1, &inputs));
+        let (store, parent, written) = (Arc::clone(home), built.clone(), record.clone());
+        let must = resolved.is_built();
+        let action = move |handle: StepHandle, _: Shown| async move {
+            blocking(move || {
+                let digest = parent.digest;
+                let disk = store.disk(&digest).map_err(|error| store_failed(&error))?;
+                let changes = match tattoo::apply(&disk, &written, epoch) {
+                    Ok(changes) => changes,
+                    Err(error) if !must => {
+                        let why = super::steps::chain(&error);
+                        handle.log(format!("the record is not written into the disk: {why}"));
+                        return Ok(Tattooed {
+                            disk: parent,
+                            tattoo: written,
+                        });
+                    }
+                    Err(error) => return Err(failed("TattooFailed", &error)),
+                };
+                let kept = store.ingest_child(&digest, &changes);
+                let kept = kept.map_err(|error| store_failed(&error))?;
+                Ok(Tattooed {
+                    disk: StepDisk::of(kept, changes.bytes()),
+                    tattoo: written,
+                })
+            })
+            .await
+        };
+        let here = present(home);
+        self.step(cx, named, move |found: &Tattooed| here(&found.disk), action)
+            .await
+    }
+
+    pub(super) fn record_of(
+        &self,
+        resolved: &Resolved,
+        built: &StepDisk,
+        allocated: &Allocated,
+    ) -> Tattoo {
+        let facts = &resolved.source.facts;
+        let gallery = self.recipe.first_gallery();
+        let number = allocated.numbers.first();
+        let mut tattoo = Tattoo {
+            source_publisher: facts.publisher.clone(),
+            source_offer: facts.offer.clone(),
+            source_sku: facts.sku.clone(),
+            source_version: facts.version.clone(),
+            source_digest: facts.digest.clone(),
+            os_version: facts.os_version.clone(),
+            image_definition: gallery.map_or_else(String::new, |one| one.definition.to_string()),
+            image_version: number.map_or_else(String::new, |one| one.version.to_string()),
+            publish_date: allocated.date.clone(),
+            recipe_digest: self.recipe.digest(),
+            build_id: String::new(),
+            parent_digest: built.digest.to_string(),
+        };
+        // The build's id is the hash of everything else that is recorded, so it adds no input.
+        tattoo.build_id = step_key("build-id", 1, &tattoo).to_string();
+        tattoo
+    }
+
+    /// Nothing that must not be in an image is in it.
+    pub(super) async fn scan(
+        &mut self,
+        cx: &mut Cx,
+        resolved: &Resolved,
+        home: &Arc<Store>,
+        tattooed: &Tattooed,
+    ) -> Result<(), JobError> {
+        if !self.recipe.scan.enabled {
+            return Ok(());
+        }
+        let (digest, rules) = (tattooed.disk.digest, self.recipe.scan.clone());
+        let (generalized, must) = (self.recipe.generalize, resolved.is_built());
+        let key = step_key("scan", scan::SCAN_FORMAT, &(digest, &rules, generalized));
+        let store = Arc::clone(home);
+        let action = move |handle: StepHandle, shown: Shown| async move {
+            let log = handle.clone();
+            let looked = blocking(move || {
+                let disk = store.disk(&digest).map_err(|error| store_failed(&error))?;
+                match scan::scan(&disk, &rules, generalized) {
+                    Err(error) if !must => {
+                        let why = super::steps::chain(&error);
+                        log.log(format!("the disk is not looked through for secrets: {why}"));
+                        Ok(Vec::new())
+                    }
+                    looked => looked.map_err(|error| failed("ScanFailed", &error)),
+                }
+            });
+            let findings = looked.await?;
+            shown.set(json!({ "findings": findings }));
+            if findings.is_empty() {
+                return Ok(findings);
+            }
+            let texts: Vec<String> = findings
+                .iter()
+                .map(|finding: &Finding| format!("\n  | {}: {}", finding.path, finding.rule))
+                .collect();
+            let message = format!(
+                "the image holds what must not be in one; take it out, or name the path in \
+                 validate.bullion.secrets.allow{}",
+                texts.concat()
+            );
+            Err(StepError::failed("SecretsFound", message))
+        };
+        let named = Named::pure(Stage::Build, "secrets", key);
+        let _: Vec<Finding> = self.step(cx, named, |_| true, action).await?;
+        Ok(())
+    }
+
+    /// Boots the disk with each firmware and runs the checks. Answers the first boot's seconds.
+    pub(super) async fn test(
+        &mut self,
+        cx: &mut Cx,
+        home: &Arc<Store>,
+        tattooed: &Tattooed,
+    ) -> Result<f64, JobError> {
+        let mut seconds = Vec::new();
+        for firmware in self.recipe.firmwares.clone() {
+            let inputs = (tattooed.disk.digest, &self.recipe.validators, firmware);
+            let key = step_key("test", TEST_FORMAT, &inputs);
+            let name = test_name(firmware);
+            let action = self.boot(home, tattooed, firmware);
+            let report: TestReport = self
+                .step(
+                    cx,
+                    Named::pure(Stage::Test, &name, key),
+                    TestReport::passed,
+                    action,
+                )
+                .await?;
+            seconds.push(report.boot_seconds);
+        }
+        Ok(seconds.first().copied().unwrap_or_default())
+    }
+
+    fn boot(
+        &self,
+        home: &Arc<Store>,
+        tattooed: &Tattooed,
+        firmware: Firmware,
+    ) -> impl FnOnce(StepHandle, Shown) -> BoxFuture<TestReport> + Send + use<> {
+        let (factory, store) = (Arc::clone(&self.factory), Arc::clone(home));
+        let (digest, tattoo) = (tattooed.disk.digest, tattooed.tattoo.clone());
+        let validators = self.recipe.validators.clone();
+        move |handle, shown| {
+            Box::pin(async move {
+                let hypervisor = factory.hypervisor().await;
+                let why = hypervisor.acceleration();
+                handle.log(format!("machines run on {}: {}", why.accel, why.why));
+                let disk = factory.disks.checkout(&store, digest).await;
+                let disk = disk.map_err(|error| checkout_failed(&error))?;
+                let work = factory
+                    .work_folder()
+                    .map_err(|error| failed("TestFailed", &error))?;
+                let subject = TestSubject {
+                    disk: disk.path().to_owned(),
+                    work: work.path().join("machine"),
+                    firmware,
+                    validators,
+                    tattoo,
+                };
+                let log = |line: &str| handle.log(line);
+                let report = crate::test::run(&**hypervisor, &subject, &log).await;
+                let report = report.map_err(|error| failed("BootFailed", &error))?;
+                shown.set(serde_json::to_value(&report).unwrap_or_default());
+                if report.passed() {
+                    return Ok(report);
+                }
+                Err(StepError::failed("ValidationFailed", report.failures()))
+            })
+        }
+    }
+}

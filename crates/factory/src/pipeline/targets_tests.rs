@@ -1,0 +1,335 @@
+//! Whole runs on fakes: where an image comes from and where it goes, one failure at a time.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+use catalog::Draft;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use wire::factory::RunProperties;
+use wire::template::RunState;
+
+use crate::testing::{World, template_properties};
+
+const MIB: u64 = 1 << 20;
+
+fn image_id(world: &World, name: &str) -> String {
+    world
+        .group
+        .extension("Microsoft.Compute", "images", name)
+        .unwrap()
+        .to_string()
+}
+
+/// The world's template with these targets besides its gallery.
+async fn with_targets(world: &World, more: Value) -> Value {
+    let mut properties = template_properties(&world.definition, &["north"], "x");
+    let targets = properties["distribute"].as_array_mut().unwrap();
+    targets.extend(more.as_array().unwrap().iter().cloned());
+    world.set_template(properties.clone()).await;
+    properties
+}
+
+async fn work(world: &World) -> RunProperties {
+    let factory = world.factory();
+    let (begun, _) = world.run(&factory).await;
+    world.record(&begun.run).await
+}
+
+async fn output(world: &World, name: &str) -> Value {
+    let id = world.template.child("runOutputs", name).unwrap();
+    world
+        .get(&id)
+        .await
+        .map_or(Value::Null, |output| output.properties)
+}
+
+#[tokio::test]
+async fn every_target_gets_the_image_and_says_where() {
+    let world = World::new(&["north"]).await;
+    let image = image_id(&world, "img");
+    with_targets(&world, json!([
+        { "type": "ManagedImage", "runOutputName": "image", "imageId": image, "location": "north" },
+        { "type": "VHD", "runOutputName": "vhd" },
+        { "type": "Bullion.File", "runOutputName": "qcow", "format": "Qcow2", "uri": "https://localhost:1/blobs/out/a.qcow2" },
+    ]))
+    .await;
+    let record = work(&world).await;
+    assert_eq!(record.run_state, RunState::Succeeded, "{}", record.message);
+    let digest = record.outputs.unwrap().disk_digest.unwrap();
+    assert_eq!(output(&world, "image").await["artifactId"], image);
+    let made = world
+        .get(&wire::ResourceId::parse(&image).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(made.properties["bullion"]["diskDigest"], digest.as_str());
+    assert_eq!(made.properties["bullion"]["ancestry"], "Built");
+    let uri = output(&world, "vhd").await["artifactUri"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let name = uri.strip_prefix("https://localhost:1/blobs/").unwrap();
+    let vhd = std::fs::File::open(world.folder.path().join(name)).unwrap();
+    let bytes = vhd.metadata().unwrap().len();
+    assert_eq!(bytes % MIB, 512, "whole MiB and a footer");
+    let qcow = std::fs::read(world.folder.path().join("out/a.qcow2")).unwrap();
+    assert_eq!(&qcow[..4], b"QFI\xfb");
+    // Again: everything is found.
+    let built = world.builder.built.lock().unwrap().len();
+    let record = work(&world).await;
+    assert_eq!(record.run_state, RunState::Succeeded, "{}", record.message);
+    assert_eq!(world.builder.built.lock().unwrap().len(), built);
+    assert_eq!(world.versions().await, ["1.0.0"]);
+}
+
+#[tokio::test]
+async fn a_target_that_failed_is_tried_alone() {
+    let world = World::new(&["north"]).await;
+    let blob = world.folder.path().join("taken.vhd");
+    std::fs::write(&blob, "somebody's").unwrap();
+    with_targets(
+        &world,
+        json!([
+            { "type": "VHD", "runOutputName": "vhd", "uri": "https://localhost:1/blobs/taken.vhd" },
+        ]),
+    )
+    .await;
+    let record = work(&world).await;
+    assert_eq!(record.run_state, RunState::PartiallySucceeded);
+    assert!(
+        record.message.contains("holds something else"),
+        "{}",
+        record.message
+    );
+    assert_eq!(std::fs::read_to_string(&blob).unwrap(), "somebody's");
+    assert_eq!(world.versions().await, ["1.0.0"]);
+    assert_eq!(output(&world, "vhd").await, Value::Null);
+    std::fs::remove_file(&blob).unwrap();
+    let built = world.builder.built.lock().unwrap().len();
+    let record = work(&world).await;
+    assert_eq!(record.run_state, RunState::Succeeded, "{}", record.message);
+    assert_eq!(world.builder.built.lock().unwrap().len(), built);
+    assert_eq!(world.versions().await, ["1.0.0"]);
+}
+
+#[tokio::test]
+async fn an_image_that_failed_its_checks_goes_out_only_where_that_is_asked_for() {
+    let world = World::new(&["north"]).await;
+    world.check_fails.store(true, Ordering::SeqCst);
+    let mut properties = template_properties(&world.definition, &["north"], "x");
+    properties["validate"]["continueDistributeOnFailure"] = true.into();
+    world.set_template(properties).await;
+    let record = work(&world).await;
+    assert_eq!(record.run_state, RunState::Failed);
+    assert!(
+        record.message.contains("check `motd`"),
+        "{}",
+        record.message
+    );
+    assert_eq!(record.error.unwrap().code, "ValidationFailed");
+    assert_eq!(world.versions().await, ["1.0.0"]);
+}
+
+#[tokio::test]
+async fn an_image_is_built_on_the_latest_version_of_another() {
+    let world = World::new(&["north"]).await;
+    let first = work(&world).await;
+    let image = image_id(&world, "child");
+    let mut properties = template_properties(&world.definition, &["north"], "child");
+    properties["source"] = json!({
+        "type": "SharedImageVersion",
+        "imageVersionId": format!("{}/versions/latest", world.definition),
+    });
+    properties["vmProfile"] = Value::Null;
+    properties["distribute"] = json!([
+        { "type": "ManagedImage", "runOutputName": "image", "imageId": image, "location": "north" },
+    ]);
+    world.set_template(properties.clone()).await;
+    let record = work(&world).await;
+    assert_eq!(record.run_state, RunState::Succeeded, "{}", record.message);
+    let template = world.get(&world.template).await.unwrap();
+    assert_eq!(template.properties["source"]["exactVersion"], "1.0.0");
+    let made = world
+        .get(&wire::ResourceId::parse(&image).unwrap())
+        .await
+        .unwrap();
+    let tattoo = &made.properties["bullion"]["tattoo"];
+    assert_eq!(
+        tattoo["source.digest"],
+        first.outputs.unwrap().disk_digest.unwrap().as_str()
+    );
+    assert_eq!(tattoo["source.publisher"], "Debian");
+    // The same disk as something that was brought here: the tree executor must not touch it.
+    let foreign = world
+        .group
+        .extension("Microsoft.Compute", "images", "foreign")
+        .unwrap();
+    let mut body = made.properties.clone();
+    body["bullion"] = json!({ "diskDigest": made.properties["bullion"]["diskDigest"] });
+    world
+        .put(&foreign, Draft::new(body).location("north"))
+        .await;
+    properties["source"] = json!({ "type": "ManagedImage", "imageId": foreign.to_string() });
+    properties["vmProfile"] = json!({ "bullion": { "executor": "Tree" } });
+    world.set_template(properties).await;
+    let built = world.builder.built.lock().unwrap().len();
+    let record = work(&world).await;
+    assert!(
+        record.message.contains("was not built here"),
+        "{}",
+        record.message
+    );
+    assert_eq!(world.builder.built.lock().unwrap().len(), built);
+}
+
+#[tokio::test]
+async fn only_the_source_is_proved_where_that_is_asked_for() {
+    let world = World::new(&["north"]).await;
+    let mut properties = template_properties(&world.definition, &["north"], "x");
+    properties["validate"] = json!({ "sourceValidationOnly": true });
+    properties["distribute"] = json!([]);
+    world.set_template(properties).await;
+    let record = work(&world).await;
+    assert_eq!(record.run_state, RunState::Succeeded, "{}", record.message);
+    assert!(record.outputs.unwrap().boot_seconds.is_some());
+    assert!(world.builder.built.lock().unwrap().is_empty());
+    assert!(world.versions().await.is_empty());
+}
+
+#[tokio::test]
+async fn an_image_with_a_secret_in_it_goes_nowhere() {
+    let world = World::new(&["north"]).await;
+    // The fake builder writes what a customizer says into a file.
+    let mut properties = template_properties(&world.definition, &["north"], "AKIAIOSFODNN7EXAMPLE");
+    world.set_template(properties.clone()).await;
+    let record = work(&world).await;
+    assert_eq!(record.error.unwrap().code, "SecretsFound");
+    assert!(
+        record.message.contains("/etc/built-motd: AWS access key"),
+        "{}",
+        record.message
+    );
+    assert!(!record.message.contains("AKIA"), "{}", record.message);
+    assert!(world.versions().await.is_empty());
+    properties["validate"]["bullion"] = json!({ "secrets": { "allow": ["/etc/built-*"] } });
+    world.set_template(properties).await;
+    let record = work(&world).await;
+    assert_eq!(record.run_state, RunState::Succeeded, "{}", record.message);
+}
+
+/// A registry that keeps what it is sent, by path.
+#[derive(Clone, Default)]
+struct FakeRegistry(Arc<Mutex<BTreeMap<String, Vec<u8>>>>);
+
+impl FakeRegistry {
+    async fn start(&self) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let registry = self.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(registry.clone().serve(stream));
+            }
+        });
+        host
+    }
+
+    async fn serve(self, mut stream: TcpStream) {
+        let mut bytes: Vec<u8> = Vec::new();
+        let mut piece = vec![0u8; 1 << 16];
+        loop {
+            let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
+                match stream.read(&mut piece).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(length) => bytes.extend(&piece[..length]),
+                }
+                continue;
+            };
+            let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
+            let length = head
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length: "));
+            let length: usize = length.map_or(0, |text| text.parse().unwrap());
+            while bytes.len() < end + 4 + length {
+                let read = stream.read(&mut piece).await.unwrap();
+                bytes.extend(&piece[..read]);
+            }
+            let body: Vec<u8> = bytes.drain(..end + 4 + length).skip(end + 4).collect();
+            let mut words = head.split(' ');
+            let (method, path) = (words.next().unwrap(), words.next().unwrap());
+            let answer = self.answer(method, path, body);
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    }
+
+    fn answer(&self, method: &str, path: &str, body: Vec<u8>) -> String {
+        let mut kept = self.0.lock().unwrap();
+        let say = |status: &str, more: &str| {
+            format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\n{more}\r\n")
+        };
+        let upload = "location: /v2/images/golden/blobs/uploads/1\r\n";
+        match method {
+            "get" => say("200", ""),
+            "head" if kept.contains_key(path) => say("200", ""),
+            "head" => say("404", ""),
+            "post" => say("202", upload),
+            "patch" => {
+                kept.entry("upload".to_owned()).or_default().extend(body);
+                say("202", upload)
+            }
+            _ if path.contains("/uploads/") => {
+                let digest = path.split("digest=").nth(1).unwrap().replace("%3a", ":");
+                let sent = kept.remove("upload").unwrap_or_default();
+                kept.insert(format!("/v2/images/golden/blobs/{digest}"), sent);
+                say("201", "")
+            }
+            _ => {
+                kept.insert(path.to_owned(), body);
+                say("201", "")
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_registry_gets_the_disk_as_an_artifact() {
+    let world = World::new(&["north"]).await;
+    let registry = FakeRegistry::default();
+    let host = registry.start().await;
+    with_targets(
+        &world,
+        json!([{
+            "type": "Bullion.Oci", "runOutputName": "oci", "format": "Qcow2",
+            "reference": format!("{host}/images/golden:1.0"),
+        }]),
+    )
+    .await;
+    let record = work(&world).await;
+    assert_eq!(record.run_state, RunState::Succeeded, "{}", record.message);
+    let uri = output(&world, "oci").await["artifactUri"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(
+        uri.starts_with(&format!("oci://{host}/images/golden@sha256:")),
+        "{uri}"
+    );
+    let kept = registry.0.lock().unwrap().clone();
+    let manifest: Value = serde_json::from_slice(&kept["/v2/images/golden/manifests/1.0"]).unwrap();
+    let layer = manifest["layers"][0]["digest"].as_str().unwrap();
+    let disk = &kept[&format!("/v2/images/golden/blobs/{layer}")];
+    assert_eq!(&disk[..4], b"QFI\xfb");
+    assert_eq!(manifest["layers"][0]["size"], disk.len());
+    use sha2::Digest;
+    let hash = crate::source::hex(&sha2::Sha256::digest(disk));
+    assert_eq!(layer, format!("sha256:{hash}"));
+    assert_eq!(
+        kept[&format!(
+            "/v2/images/golden/blobs/{}",
+            manifest["config"]["digest"].as_str().unwrap()
+        )],
+        b"{}"
+    );
+}

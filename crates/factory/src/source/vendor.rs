@@ -1,0 +1,322 @@
+//! Vendors' cloud images from a folder: `{publisher}/{offer}/{sku}/{version}.{anything}`, a raw disk, qcow2, VHD, VHDX
+//! or VMDK, whole or packed by xz or zstd. The content tells the format. A `{version}.json` with `url` and `sha256`
+//! stands for an image that is fetched when it is first built from.
+//!
+//! What a vendor sends is foreign: it is read as bytes, and never mounted by the host.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use disk::ReadAt;
+use disk::export::{Options, export};
+use disk::image::{Format, Image, Limits};
+use process::Command;
+use serde::Deserialize;
+use store::FileDisk;
+use uuid::Uuid;
+
+use super::{
+    Archive, BaseInputs, BaseRequest, FileState, LogLine, Pin, PlatformImage, Product, Provider,
+    SourceError, SourceLine,
+};
+use crate::fetch::{Web, fetch_all, is_sha256, sha256_of};
+use crate::import::{DISK_BYTES_MAX, Padded};
+use crate::publish::SparseFile;
+
+/// Raised whenever equal inputs would give other bytes.
+const RECIPE: &str = "vendor 1";
+const ENTRIES_MAX: usize = 10_000;
+const DESCRIPTION_BYTES_MAX: u64 = 64 << 10;
+const UNPACK_DEADLINE: Duration = Duration::from_secs(30 * 60);
+const GIB: u64 = 1 << 30;
+
+/// The images of one folder.
+#[derive(Debug)]
+pub struct VendorImages {
+    folder: PathBuf,
+}
+
+/// An image that is somewhere else.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Description {
+    url: String,
+    sha256: String,
+}
+
+/// Numbers between dots, compared as numbers.
+type Version = Vec<u64>;
+
+fn version_of(name: &str) -> Option<Version> {
+    let parts: Option<Version> = name.split('.').map(|part| part.parse().ok()).collect();
+    parts.filter(|parts| parts.len() == 3)
+}
+
+fn folders(path: &Path) -> Vec<(String, PathBuf)> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let mut found: Vec<_> = entries
+        .take(ENTRIES_MAX)
+        .filter(|entry| entry.path().is_dir())
+        .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
+        .collect();
+    found.sort();
+    found
+}
+
+/// The versions of a product's folder and the file of each.
+fn versions(path: &Path) -> BTreeMap<Version, (String, PathBuf)> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let mut found = BTreeMap::new();
+    for entry in entries.take(ENTRIES_MAX) {
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        let parts: Vec<&str> = name.splitn(4, '.').collect();
+        let [major, minor, patch, _] = parts.as_slice() else {
+            continue;
+        };
+        let version = format!("{major}.{minor}.{patch}");
+        if let Some(number) = version_of(&version) {
+            found.insert(number, (version, entry.path()));
+        }
+    }
+    found
+}
+
+impl VendorImages {
+    pub fn new(folder: PathBuf) -> VendorImages {
+        VendorImages { folder }
+    }
+
+    /// The product with its folder.
+    fn find(&self, image: &PlatformImage) -> Option<(Product, PathBuf)> {
+        let mut all = self.all().into_iter();
+        all.find(|(product, _)| image.is_product(&product.publisher, &product.offer, &product.sku))
+    }
+
+    fn all(&self) -> Vec<(Product, PathBuf)> {
+        let mut products = Vec::new();
+        for (publisher, path) in folders(&self.folder) {
+            for (offer, path) in folders(&path) {
+                for (sku, path) in folders(&path) {
+                    let versions: Vec<String> = versions(&path)
+                        .into_values()
+                        .map(|(version, _)| version)
+                        .collect();
+                    if versions.is_empty() {
+                        continue;
+                    }
+                    let product = Product {
+                        publisher: publisher.clone(),
+                        offer: offer.clone(),
+                        sku,
+                        versions,
+                    };
+                    products.push((product, path));
+                }
+            }
+        }
+        products
+    }
+
+    /// The file of a pin, fetched if it is not here, and still what was pinned.
+    async fn file(&self, pin: &Pin) -> Result<PathBuf, SourceError> {
+        let bad = |reason: String| SourceError::BadPin {
+            state: pin.state.to_string(),
+            reason,
+        };
+        let file = pin
+            .file
+            .as_ref()
+            .ok_or_else(|| bad("it names no file".to_owned()))?;
+        if file.from.starts_with("https://") {
+            let folder = self.folder.join(".fetched");
+            let remote = crate::fetch::Remote {
+                uri: file.from.clone(),
+                sha256: file.sha256.clone(),
+            };
+            let web = Web::new(Vec::new());
+            let fetched = fetch_all(&web, &folder, &[remote], &|_| {}).await;
+            fetched.map_err(|error| SourceError::Provider(crate::pipeline::chain(&error)))?;
+            return Ok(folder.join(&file.sha256));
+        }
+        let path = self.folder.join(&file.from);
+        let hashed = path.clone();
+        let found = tokio::task::spawn_blocking(move || sha256_of(&hashed)).await;
+        let found = found.map_err(SourceError::Worker)?;
+        let found = found.map_err(SourceError::file("read", &path))?;
+        match found == file.sha256 {
+            true => Ok(path),
+            false => Err(bad(format!(
+                "{} has changed since it was pinned",
+                file.from
+            ))),
+        }
+    }
+}
+
+/// Unpacks what is packed, into the work folder; anything else is answered as it is.
+async fn unpacked(path: &Path, work: &Path) -> Result<PathBuf, SourceError> {
+    let mut magic = [0u8; 6];
+    let mut file = fs::File::open(path).map_err(SourceError::file("open", path))?;
+    let read = file
+        .read(&mut magic)
+        .map_err(SourceError::file("read", path))?;
+    let (program, extension) = match &magic[..read] {
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => ("xz", "xz"),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => ("zstd", "zst"),
+        _ => return Ok(path.to_owned()),
+    };
+    let packed = work.join(format!("image.{extension}"));
+    fs::copy(path, &packed).map_err(SourceError::file("copy", path))?;
+    Command::new(program)
+        .args(["-d", "-q"])
+        .arg(&packed)
+        .deadline(UNPACK_DEADLINE)
+        .run()
+        .await?;
+    Ok(work.join("image"))
+}
+
+#[async_trait::async_trait]
+impl Provider for VendorImages {
+    fn products(&self) -> Vec<Product> {
+        self.all().into_iter().map(|(product, _)| product).collect()
+    }
+
+    async fn resolve(
+        &self,
+        image: &PlatformImage,
+        _mirrors: &[SourceLine],
+    ) -> Result<Pin, SourceError> {
+        let (product, folder) = self.find(image).ok_or_else(|| SourceError::UnknownImage {
+            image: image.to_string(),
+            known: String::new(),
+        })?;
+        let mut known = versions(&folder);
+        let found = match image.is_latest() {
+            true => known.pop_last().map(|(_, found)| found),
+            false => version_of(&image.version).and_then(|version| known.remove(&version)),
+        };
+        let (version, path) = found.ok_or_else(|| SourceError::NotPinned {
+            product: format!("{}:{}:{}", product.publisher, product.offer, product.sku),
+            version: image.version.clone(),
+            known: product.versions.join(", "),
+        })?;
+        let state = match path
+            .extension()
+            .is_some_and(|extension| extension == "json")
+        {
+            true => described(&path)?,
+            false => {
+                let hashed = path.clone();
+                let sha256 = tokio::task::spawn_blocking(move || sha256_of(&hashed)).await;
+                let sha256 = sha256.map_err(SourceError::Worker)?;
+                let from = path.strip_prefix(&self.folder).unwrap_or(&path);
+                FileState {
+                    sha256: sha256.map_err(SourceError::file("read", &path))?,
+                    from: from.to_string_lossy().into_owned(),
+                }
+            }
+        };
+        let modified = fs::metadata(&path).and_then(|meta| meta.modified());
+        let modified = modified.map_err(SourceError::file("look at", &path))?;
+        let epoch = jiff::Timestamp::try_from(modified)
+            .unwrap_or_default()
+            .as_second();
+        let os_version = format!("{} {} {version}", product.publisher, product.offer);
+        let pinned = PlatformImage {
+            publisher: product.publisher,
+            offer: product.offer,
+            sku: product.sku,
+            version,
+        };
+        Ok(Pin::of_file(pinned, os_version, epoch, state))
+    }
+
+    async fn inputs(&self, pin: &Pin, request: &BaseRequest) -> Result<BaseInputs, SourceError> {
+        Ok(vec![
+            ("recipe".to_owned(), RECIPE.to_owned()),
+            ("state".to_owned(), pin.state.to_string()),
+            ("disk-gib".to_owned(), request.disk_gib.to_string()),
+        ])
+    }
+
+    async fn bootstrap(
+        &self,
+        pin: &Pin,
+        request: &BaseRequest,
+        work: &Path,
+        log: LogLine,
+    ) -> Result<PathBuf, SourceError> {
+        let path = self.file(pin).await?;
+        log("reading the vendor's image");
+        let image = unpacked(&path, work).await?;
+        let (raw, wanted) = (work.join("disk.raw"), u64::from(request.disk_gib) * GIB);
+        let target = raw.clone();
+        let written = tokio::task::spawn_blocking(move || write_raw(&image, &target, wanted));
+        written.await.map_err(SourceError::Worker)??;
+        Ok(raw)
+    }
+
+    async fn archive(&self, _pin: &Pin) -> Result<Option<Archive>, SourceError> {
+        Ok(None)
+    }
+}
+
+fn described(path: &Path) -> Result<FileState, SourceError> {
+    let bad = |reason: String| SourceError::BadPin {
+        state: path.display().to_string(),
+        reason,
+    };
+    let length = fs::metadata(path)
+        .map_err(SourceError::file("look at", path))?
+        .len();
+    if length > DESCRIPTION_BYTES_MAX {
+        return Err(bad("it is too long".to_owned()));
+    }
+    let bytes = fs::read(path).map_err(SourceError::file("read", path))?;
+    let said: Description =
+        serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
+    if !said.url.starts_with("https://") || !is_sha256(&said.sha256) {
+        return Err(bad("it needs an https `url` and a `sha256`".to_owned()));
+    }
+    Ok(FileState {
+        sha256: said.sha256.to_ascii_lowercase(),
+        from: said.url,
+    })
+}
+
+/// The disk in the image as a raw file, as large as is wanted and never smaller than it is.
+fn write_raw(image: &Path, raw: &Path, wanted: u64) -> Result<(), SourceError> {
+    let unreadable = |error: &(dyn std::error::Error + 'static)| {
+        SourceError::Provider(format!(
+            "the vendor's image: {}",
+            crate::pipeline::chain(error)
+        ))
+    };
+    let file = FileDisk::open(image).map_err(SourceError::file("open", image))?;
+    let limits = Limits {
+        max_bytes: DISK_BYTES_MAX,
+    };
+    let disk = Image::open(file, limits).map_err(|error| unreadable(&error))?;
+    if disk.size() > wanted {
+        return Err(SourceError::Provider(format!(
+            "the image's disk has {} bytes; set vmProfile.osDiskSizeGB to {} or more",
+            disk.size(),
+            disk.size().div_ceil(GIB)
+        )));
+    }
+    let out = fs::File::create(raw).map_err(SourceError::file("make", raw))?;
+    let options = Options {
+        format: Format::Raw,
+        id: Uuid::nil(),
+    };
+    let mut sink = SparseFile::new(&out);
+    let padded = Padded::new(&disk, wanted);
+    export(&padded, &options, &mut sink, &|_| true).map_err(|error| unreadable(&error))?;
+    sink.end().map_err(SourceError::file("write", raw))
+}
