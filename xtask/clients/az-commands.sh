@@ -71,6 +71,32 @@ az image delete -g g -n img
 refused ResourceNotFound image show -g g -n img
 refused "nested resources" sig delete -g g -r gal
 
+builder=(-g g -n tpl)
+check Succeeded image builder create "${builder[@]}" --image-source Debian:debian-12:12-gen2:latest --identity me \
+  --shared-image-destinations "gal/def=$BULLION_LOCATION" --scripts https://example.org/setup.sh --query provisioningState
+check Shell image builder show "${builder[@]}" --query 'customize[0].type'
+defer=(-g g -n second --defer -o none)
+az image builder create "${defer[@]}" --image-source Debian:debian-12:12-gen2:latest --identity me
+az image builder output add "${defer[@]}" --managed-image made --managed-image-location "$BULLION_LOCATION" --output-name one
+az image builder output add "${defer[@]}" --is-vhd --output-name two
+az image builder customizer add "${defer[@]}" --customizer-name up --type shell --inline-script true
+az image builder validator add "${defer[@]}" --continue-distribute-on-failure true
+az image builder optimizer add "${defer[@]}" --enable-vm-boot true
+az image builder error-handler add "${defer[@]}" --on-customizer-error abort
+check $'Enabled\nabort\ntrue' image builder update -g g -n second \
+  --query '[optimize.vmBoot.state, errorHandling.onCustomizerError, validate.continueDistributeOnFailure]'
+check $'second\ntpl' image builder list -g g --query 'sort([].name)'
+check tr image builder trigger create -g g --image-template-name tpl --trigger-name tr --kind SourceImage \
+  --query name
+az image builder run "${builder[@]}" --no-wait
+refused "in progress" image builder run "${builder[@]}"
+az image builder cancel "${builder[@]}"
+az image builder wait "${builder[@]}" --custom "lastRunStatus.runState!='Running'" --interval 1 --timeout 60
+check '' image builder show-runs "${builder[@]}"
+az image builder delete "${builder[@]}"
+check Debian vm image list-publishers -l "$BULLION_LOCATION" --query '[].name'
+check $'11-gen2' vm image list-skus -l "$BULLION_LOCATION" -p Debian -f debian-11 --query '[].name'
+
 scope=/subscriptions/$BULLION_SUBSCRIPTION_2/resourceGroups/g
 check Bullion cloud show --query name
 check "$BULLION_CLIENT_ID" ad sp show --id "$BULLION_CLIENT_ID" --query appId
