@@ -127,7 +127,8 @@ mod tests {
                 keys: Keys::Off,
                 ..StoreOptions::default()
             },
-        ).unwrap();
+        )
+        .unwrap();
         let store = Arc::new(store);
         let mut digests = Vec::new();
         for byte in [1u8, 2] {

@@ -440,10 +440,6 @@ fn taken_in(
             if grown(disk.size())?.is_some() {
                 return ingest(&disk);
             }
-            let kept = store
-                .manifest(digest)
-                .map_err(|error| store_failed(&error))?;
-            drop(kept);
             Ok(StepDisk {
                 digest: *digest,
                 logical_bytes: disk.size(),
