@@ -17,7 +17,7 @@ use super::content::{self, ImageIds};
 use super::{BaseInputs, BaseRequest, LogLine, Pin, SourceError, boot};
 
 /// Raised whenever equal inputs would give other bytes than before.
-const RECIPE: &str = "debian-archive 2";
+const RECIPE: &str = "debian-archive 1";
 const INSTALL_DEADLINE: Duration = Duration::from_secs(45 * 60);
 const GIB: u64 = 1 << 30;
 /// Packages kept for the next time.
@@ -47,11 +47,6 @@ const PACKAGES: [&str; 20] = [
     "udev",
     "zstd",
 ];
-
-/// The initial file system of every kernel, once: without `INITRD=No` the kernel's package makes one, and a trigger of
-/// what is configured after it makes it again.
-const INITRD_HOOK: &str = "--customize-hook=chroot \"$1\" sh -ec \
-    'for kernel in /lib/modules/*; do update-initramfs -c -k \"${kernel##*/}\"; done'";
 
 /// Packages of this machine whose version is in the bytes of the disk.
 const TOOLS: [&str; 7] = [
@@ -234,7 +229,6 @@ async fn install(pin: &Pin, place: &Place, log: &LogLine) -> Result<PathBuf, Sou
             "--setup-hook=sync-in {} /var/cache/apt/archives",
             quoted(&place.debs)
         ))
-        .arg(INITRD_HOOK)
         .arg(format!(
             "--customize-hook=sync-out /var/cache/apt/archives {}",
             quoted(&fetched)
@@ -243,7 +237,6 @@ async fn install(pin: &Pin, place: &Place, log: &LogLine) -> Result<PathBuf, Sou
         .args([&tar, &sources])
         .env("SOURCE_DATE_EPOCH", pin.epoch.to_string())
         .env("TMPDIR", &place.work)
-        .env("INITRD", "No")
         .inherit(PROXY_VARIABLES)
         .deadline(INSTALL_DEADLINE)
         .on_line(move |stream, line| {
