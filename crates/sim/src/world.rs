@@ -6,8 +6,8 @@ use std::sync::Arc;
 use disk::{DiskDigest, ReadAt};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use store::region::{Kind, Member, Position, Region, Unlimited, Want};
 use store::keys::FakeKeys;
+use store::region::{Kind, Member, Position, Region, Unlimited, Want};
 use store::{Collect, Domain, FrameCache, Keys, Store, StoreOptions};
 
 use crate::chaos::Chaos;

@@ -109,12 +109,7 @@ fn known(inner: &Inner, present: &DiskDigest) -> Result<Known, StoreError> {
     Ok(known)
 }
 
-fn header(
-    key: &Domain,
-    size: u64,
-    digest: &DiskDigest,
-    present: Option<&DiskDigest>,
-) -> Vec<u8> {
+fn header(key: &Domain, size: u64, digest: &DiskDigest, present: Option<&DiskDigest>) -> Vec<u8> {
     let sealed = match key.at_rest() {
         AtRest::Sealed => SEALED,
         AtRest::Plain => 0,

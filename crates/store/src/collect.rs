@@ -151,7 +151,8 @@ impl Store {
         let mut needed = HashSet::new();
         for disk in self.list()? {
             let outside = self.0.outside(&disk.digest)?;
-            self.0.each_frame(&outside, &mut |used| Ok(needed.insert(used.id)))?;
+            self.0
+                .each_frame(&outside, &mut |used| Ok(needed.insert(used.id)))?;
         }
         Ok(needed)
     }

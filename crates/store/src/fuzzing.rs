@@ -64,7 +64,11 @@ pub fn headers(data: &[u8]) {
 pub type Sealed = ([u8; 32], [u8; 32]);
 
 /// Everything that is sealed in a pack of this domain, for tests that no key meets two plaintexts.
-pub fn seals_of_pack(name: &str, pack: &[u8], domain: &Domain) -> Result<Vec<Sealed>, &'static str> {
+pub fn seals_of_pack(
+    name: &str,
+    pack: &[u8],
+    domain: &Domain,
+) -> Result<Vec<Sealed>, &'static str> {
     let footer = PackFooter::parse_file(name, pack)?;
     let mut found = Vec::new();
     for frame in footer.frames.iter().filter(|frame| frame.coding.sealed) {

@@ -368,7 +368,11 @@ impl Intake<'_> {
     }
 
     fn begin_section(&mut self, session: &mut Session<'_>, index: u32) -> Result<(), StoreError> {
-        if self.draft.as_ref().is_some_and(|draft| draft.index == index) {
+        if self
+            .draft
+            .as_ref()
+            .is_some_and(|draft| draft.index == index)
+        {
             return Ok(());
         }
         self.end_section(session);

@@ -139,9 +139,8 @@ impl Store {
         for at in &frames {
             let kept = read.sound(at).and_then(|frame| {
                 let known = fingerprints.get(&at.id).cloned();
-                let known = known.or_else(|| {
-                    fingerprints_here(inner, &frame, (inner, pack), &mut unpacker)
-                })?;
+                let known = known
+                    .or_else(|| fingerprints_here(inner, &frame, (inner, pack), &mut unpacker))?;
                 Some((frame, known))
             });
             if let Some(kept) = kept {
@@ -273,12 +272,7 @@ fn fingerprints_here(
     let mut leaves = [[0; 32]; FRAME_BLOCKS];
     let leaves = &mut leaves[..raw.len() / BLOCK_SIZE];
     leaf_hashes(&raw, leaves);
-    Some(
-        leaves
-            .iter()
-            .map(|leaf| domain.fingerprint(leaf))
-            .collect(),
-    )
+    Some(leaves.iter().map(|leaf| domain.fingerprint(leaf)).collect())
 }
 
 /// A sound frame of another store, with this store's fingerprints.

@@ -212,10 +212,8 @@ impl Plan {
             .from
             .locate_all(&stretch.frames, &copy.manifest.digest)?;
         let index = session.inner.index();
-        let there: Vec<Option<FrameRef>> = at
-            .iter()
-            .map(|at| session.frame(&index, &at.id))
-            .collect();
+        let there: Vec<Option<FrameRef>> =
+            at.iter().map(|at| session.frame(&index, &at.id)).collect();
         let mut plan = Plan {
             base: Vec::new(),
             missing: (0u32..)
@@ -263,7 +261,8 @@ fn give_sections(session: &mut Session<'_>, plan: Plan) {
     let mut rest = pieces.as_slice();
     for section in &plan.stretch.sections {
         let end = (u64::from(section.index) + 1) * u64::from(SECTION_BLOCKS);
-        let (own, after) = rest.split_at(rest.partition_point(|piece| u64::from(piece.block) < end));
+        let (own, after) =
+            rest.split_at(rest.partition_point(|piece| u64::from(piece.block) < end));
         rest = after;
         session.section(Draft {
             index: section.index,

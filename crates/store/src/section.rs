@@ -401,10 +401,7 @@ fn read_pieces(
 }
 
 /// The sections of 512 MiB of a disk, in order.
-pub(crate) fn encode_branch(
-    domain: &Domain,
-    sections: &[SectionRef],
-) -> Result<Frame, StoreError> {
+pub(crate) fn encode_branch(domain: &Domain, sections: &[SectionRef]) -> Result<Frame, StoreError> {
     let mut head = vec![BRANCH];
     head.extend_from_slice(&(sections.len() as u16).to_le_bytes());
     let mut body = Vec::new();

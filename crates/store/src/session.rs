@@ -286,10 +286,11 @@ impl<'a> Session<'a> {
                 FrameRef::New(number) => frames[number as usize],
                 FrameRef::Stored(number) => Some(inner.index().frame(number).used()),
             };
-            self.outline.settle(inner, &self.domain, &name, &mut |table| {
-                tables.push(table);
-                Ok(())
-            })?;
+            self.outline
+                .settle(inner, &self.domain, &name, &mut |table| {
+                    tables.push(table);
+                    Ok(())
+                })?;
         }
         tables
             .into_iter()

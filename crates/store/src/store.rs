@@ -339,11 +339,9 @@ impl Inner {
     /// What of a manifest can be read without a key.
     pub(crate) fn outside(&self, digest: &DiskDigest) -> Result<Outside, StoreError> {
         let bytes = self.manifest_bytes(digest)?;
-        let read = Manifest::outside(&bytes).and_then(|outside| {
-            match outside.digest == *digest {
-                true => Ok(outside),
-                false => Err("it is another disk's"),
-            }
+        let read = Manifest::outside(&bytes).and_then(|outside| match outside.digest == *digest {
+            true => Ok(outside),
+            false => Err("it is another disk's"),
         });
         read.map_err(|what| StoreError::Damaged {
             name: manifest_name(digest),

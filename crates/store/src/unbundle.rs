@@ -181,10 +181,7 @@ struct Received {
 }
 
 impl Taking<'_, '_> {
-    fn run(
-        &mut self,
-        packs: &SyncSender<Pack>,
-    ) -> Result<Manifest, StoreError> {
+    fn run(&mut self, packs: &SyncSender<Pack>) -> Result<Manifest, StoreError> {
         let mut next = 0;
         loop {
             let mut kind = [0];
@@ -205,11 +202,7 @@ impl Taking<'_, '_> {
     }
 
     /// One stretch, which is `next` or a later one; the one after it.
-    fn stretch(
-        &mut self,
-        next: u32,
-        packs: &SyncSender<Pack>,
-    ) -> Result<u32, StoreError> {
+    fn stretch(&mut self, next: u32, packs: &SyncSender<Pack>) -> Result<u32, StoreError> {
         let mut head = [0; 8];
         self.reader.fill(&mut head)?;
         let (branch, len) = read_stretch(&head).map_err(|short| damaged(short.into()))?;
@@ -292,7 +285,9 @@ impl Taking<'_, '_> {
                 found += u32::from(extent.count);
                 pieces.push(Piece {
                     block: piece.block + (extent.block - piece.frame),
-                    frame: FrameRef::Stored(self.session.inner.number(&extent.frame, present.digest())?),
+                    frame: FrameRef::Stored(
+                        self.session.inner.number(&extent.frame, present.digest())?,
+                    ),
                     slot: extent.slot,
                     count: extent.count,
                 });
@@ -304,12 +299,7 @@ impl Taking<'_, '_> {
         Ok(split_at_sections(pieces))
     }
 
-    fn take(
-        &mut self,
-        table: &Table,
-        frame: u32,
-        received: &Received,
-    ) -> Result<(), StoreError> {
+    fn take(&mut self, table: &Table, frame: u32, received: &Received) -> Result<(), StoreError> {
         let first = table.pieces.partition_point(|piece| piece.frame < frame);
         let index = self.session.inner.index();
         let own = table.pieces[first..].iter();

@@ -265,8 +265,7 @@ impl ReadAt for StoredDisk {
             };
             let mut end = first.end();
             for piece in &pieces[1..] {
-                if u64::from(piece.block) != end
-                    || end - u64::from(first.block) > MAX_EXTENT_BLOCKS
+                if u64::from(piece.block) != end || end - u64::from(first.block) > MAX_EXTENT_BLOCKS
                 {
                     break;
                 }

@@ -34,7 +34,11 @@ pub(crate) struct Stretch {
 
 impl Inner {
     /// Where a frame or table of a disk is.
-    pub(crate) fn locate(&self, used: &UsedFrame, disk: &DiskDigest) -> Result<Location, StoreError> {
+    pub(crate) fn locate(
+        &self,
+        used: &UsedFrame,
+        disk: &DiskDigest,
+    ) -> Result<Location, StoreError> {
         let index = self.index();
         let found = index.number(&used.id).map(|number| *index.frame(number));
         found

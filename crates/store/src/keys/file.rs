@@ -250,7 +250,11 @@ fn write_new(path: &Path, keys: &[WrappingKey]) -> io::Result<()> {
         _ => {}
     }
     let mut options = OpenOptions::new();
-    let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
     for key in keys {
         writeln!(file, "{MARK} {} {}", hex(&key.id), hex(&key.key))?;
     }
@@ -258,7 +262,10 @@ fn write_new(path: &Path, keys: &[WrappingKey]) -> io::Result<()> {
 }
 
 fn sync_folder(path: &Path) -> io::Result<()> {
-    match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+    match path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+    {
         Some(folder) => File::open(folder)?.sync_all(),
         None => File::open(".")?.sync_all(),
     }
@@ -296,7 +303,10 @@ mod tests {
         for (keys, wrapped) in [(&keys, &old), (&again, &old), (&again, &new)] {
             assert_eq!(keys.unwrap(&DOMAIN, wrapped).expect("unwrap"), [9; 32]);
         }
-        assert!(keys.unwrap(&DomainId([6; 16]), &new).is_err(), "another domain's");
+        assert!(
+            keys.unwrap(&DomainId([6; 16]), &new).is_err(),
+            "another domain's"
+        );
         again.drop_old().expect("drop");
         let again = KeyFile::load(&path).expect("load");
         assert!(again.unwrap(&DOMAIN, &old).is_err());
@@ -312,7 +322,10 @@ mod tests {
     fn what_is_no_key_file_is_refused() {
         let check = |text: &str, expected: &str| assert_eq!(parse(text).err(), Some(expected));
         check("", "it has no key");
-        check("bullion-key-2 a b", "a line of it is not a key of a known version");
+        check(
+            "bullion-key-2 a b",
+            "a line of it is not a key of a known version",
+        );
         check("bullion-key-1 a b", "a key is not 64 digits");
         let zero = "0".repeat(64);
         check(

@@ -43,9 +43,7 @@ pub(crate) fn write_record(generation: u64, state: &State) -> Vec<u8> {
 }
 
 pub(crate) fn read_record(bytes: &[u8]) -> Result<(u64, State), &'static str> {
-    let (body, check) = bytes
-        .split_last_chunk::<32>()
-        .ok_or("it ends too early")?;
+    let (body, check) = bytes.split_last_chunk::<32>().ok_or("it ends too early")?;
     let mut reader = Reader::new(body);
     if reader.take(8)? != MAGIC {
         return Err("it holds no keys");

@@ -309,7 +309,13 @@ async fn only_what_was_written_over_a_disk_is_read() {
     let (_, size, data) = DISKS[3];
     let raw = folder.path().join("parent.raw");
     make(&raw, size, data);
-    let store = Store::open_place(Box::new(MemoryPlace::new()), StoreOptions { keys: Keys::Off, ..StoreOptions::default() });
+    let store = Store::open_place(
+        Box::new(MemoryPlace::new()),
+        StoreOptions {
+            keys: Keys::Off,
+            ..StoreOptions::default()
+        },
+    );
     let store = store.expect("a store");
     let parent = store.ingest(&FileDisk::open(&raw).expect("open"));
     let parent = parent.expect("ingest").digest;

@@ -130,6 +130,24 @@ impl Place for Counted {
     }
 }
 
+/// A changed file dirties its data, an inode table and a directory, far apart.
+#[test]
+fn a_small_change_costs_a_small_manifest() {
+    let store = memory_store();
+    let seeds: Vec<u32> = (1..=12_000).map(|seed| seed * 4).collect();
+    let parent = store.ingest(&disk_of(&seeds, 0)).expect("parent");
+    let edits = [(3, 60_000), (5000, 60_004), (11_000, 60_008)];
+    let child = store.ingest_child(&parent.digest, &changes_of(&edits));
+    let child = child.expect("child");
+    let added = child.stored_bytes + child.manifest_bytes;
+    assert!(added <= 40 << 10, "{child:?}");
+    let other = memory_store();
+    for digest in [&parent.digest, &child.digest] {
+        let moved = Store::replicate(&store, &other, digest, &|_| ()).expect("replicate");
+        assert!(*digest != child.digest || moved.frame_bytes + moved.manifest_bytes <= added);
+    }
+}
+
 #[test]
 fn packs_are_cut_and_all_of_them_are_found_again() {
     let place = MemoryPlace::new();

@@ -86,7 +86,10 @@ impl Site {
     }
 
     fn nth(&self, n: usize) -> Option<(DiskDigest, MemDisk)> {
-        self.disks.values().nth(n % self.disks.len().max(1)).cloned()
+        self.disks
+            .values()
+            .nth(n % self.disks.len().max(1))
+            .cloned()
     }
 
     fn is_readable(&self) -> bool {
@@ -116,7 +119,11 @@ impl Site {
                 _ => continue,
             };
             for (key, plain) in seals {
-                assert_eq!(*seen.entry(key).or_insert(plain), plain, "{name}: a key twice");
+                assert_eq!(
+                    *seen.entry(key).or_insert(plain),
+                    plain,
+                    "{name}: a key twice"
+                );
             }
         }
     }
@@ -201,7 +208,10 @@ fn apply(sites: &mut [Site; SITES], step: &Step) {
         }
         Step::Collect(at) => {
             let when = Collect { now: 5, grace: 0 };
-            sites[*at].store.collect(when).expect("collect needs no key");
+            sites[*at]
+                .store
+                .collect(when)
+                .expect("collect needs no key");
         }
         Step::Rotate(at) => {
             let site = &sites[*at];
@@ -258,10 +268,13 @@ fn nothing_of_a_disk_is_in_an_encrypted_store() {
     let disk = disk_of(&[4, 8, 12, 16], 0);
     site.store.ingest(&disk).expect("ingest");
     let marks: Vec<Vec<u8>> = [4, 8].map(|seed| block(seed)[100..132].to_vec()).to_vec();
-    let open = Store::open_place(Box::new(MemoryPlace::new()), StoreOptions {
-        keys: Keys::Off,
-        ..options()
-    });
+    let open = Store::open_place(
+        Box::new(MemoryPlace::new()),
+        StoreOptions {
+            keys: Keys::Off,
+            ..options()
+        },
+    );
     assert!(open.expect("open").ingest(&disk).is_ok());
     for (name, bytes) in site.place.written.lock().expect("no panic").iter() {
         for mark in &marks {
@@ -291,11 +304,16 @@ fn a_lost_key_file_is_helped_by_the_exported_secret_and_by_nothing_after_erasing
     ));
     let keys = Arc::new(KeyFile::create(&path).expect("create"));
     let store = open(Keys::Service(keys.clone()));
-    let digest = store.ingest(&disk_of(&[1, 2, 3], 0)).expect("ingest").digest;
+    let digest = store
+        .ingest(&disk_of(&[1, 2, 3], 0))
+        .expect("ingest")
+        .digest;
     let secret = store.domain().expect("open");
     assert_eq!(
         store.key_info().expect("info").state,
-        KeyState::Wrapped { service: "key file".into() }
+        KeyState::Wrapped {
+            service: "key file".into()
+        }
     );
 
     // Rotation: the old key opens nothing once it is dropped from the file.
@@ -311,7 +329,10 @@ fn a_lost_key_file_is_helped_by_the_exported_secret_and_by_nothing_after_erasing
     std::fs::remove_file(&path).expect("lose the key");
     let other = Arc::new(KeyFile::create(&path).expect("another key"));
     let store = open(Keys::Service(other.clone()));
-    assert!(matches!(store.disk(&digest), Err(StoreError::Locked { .. })));
+    assert!(matches!(
+        store.disk(&digest),
+        Err(StoreError::Locked { .. })
+    ));
     assert!(matches!(
         store.restore(&Domain::random(), &*other),
         Err(StoreError::WrongSecret)
@@ -321,9 +342,15 @@ fn a_lost_key_file_is_helped_by_the_exported_secret_and_by_nothing_after_erasing
 
     let disk = store.disk(&digest).expect("disk");
     store.erase().expect("erase");
-    assert!(matches!(store.disk(&digest), Err(StoreError::Locked { .. })));
+    assert!(matches!(
+        store.disk(&digest),
+        Err(StoreError::Locked { .. })
+    ));
     let mut one = [0; 1];
-    assert!(disk::ReadAt::read_at(&disk, 0, &mut one).is_err(), "opened before");
+    assert!(
+        disk::ReadAt::read_at(&disk, 0, &mut one).is_err(),
+        "opened before"
+    );
     assert!(store.restore(&secret, &*other).is_err());
     assert!(!store.unlock().expect("unlock"));
     drop((disk, store));

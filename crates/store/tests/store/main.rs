@@ -11,16 +11,16 @@ mod keys;
 mod places;
 mod region;
 mod replicate;
-mod serve;
 mod s3;
+mod serve;
 
 use std::num::NonZero;
 use std::sync::Arc;
 
 use disk::{BLOCK_SIZE, Changes, MemDisk, ReadAt, WriteAt};
 use proptest::prelude::*;
-use store::place::{MemoryPlace, Place};
 use store::keys::FakeKeys;
+use store::place::{MemoryPlace, Place};
 use store::{Domain, Keys, Store, StoreOptions};
 
 /// Encrypted, in one domain for all stores of a test.
