@@ -324,9 +324,8 @@ impl<'a> Session<'a> {
         for table in tables {
             self.table(table, packs)?;
         }
-        match self.pack.finish() {
-            Some(pack) => self.hand_on(pack, packs)?,
-            None => {}
+        if let Some(pack) = self.pack.finish() {
+            self.hand_on(pack, packs)?;
         }
         Ok(manifest)
     }
