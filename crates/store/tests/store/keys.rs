@@ -17,8 +17,11 @@ use crate::{block, changed, changes_of, disk_of, options, seeds, whole};
 #[derive(Clone, Default)]
 struct Remembering {
     inner: MemoryPlace,
-    written: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    written: Arc<Mutex<Vec<Written>>>,
 }
+
+/// A file's name and what was in it.
+type Written = (String, Vec<u8>);
 
 impl Place for Remembering {
     fn put(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
