@@ -25,6 +25,7 @@ use crate::data::{self, DataError, DataFolder};
 use crate::errors;
 use crate::exchange::Reply;
 use crate::operation::Operation;
+use crate::options::Settings;
 
 /// What the signatures are over.
 pub const CHECKPOINT_TYPE: &str = "application/vnd.bullion.activity-checkpoint+json";
@@ -81,14 +82,32 @@ fn sign(key: &SigningKey, end: &Checkpoint) -> String {
     serde_json::to_string(&envelope).unwrap_or_default()
 }
 
+/// The log of a folder's server.
+pub struct Log {
+    key: SigningKey,
+    /// Whose the lines are that belong to no tenant.
+    installation: TenantId,
+    /// How long lines are kept.
+    days: u32,
+}
+
 /// Begins to keep the log in the name of the folder's server.
-pub async fn keep(catalog: &dyn Backend, folder: &DataFolder) -> Result<SigningKey, KeepError> {
+pub async fn keep(
+    catalog: &dyn Backend,
+    folder: &DataFolder,
+    installation: TenantId,
+    settings: &Settings,
+) -> Result<Log, KeepError> {
     let (node, key) = (folder.name()?, signing_key(folder.root())?);
     catalog
         .name_activity_key(&node, &key.public().pem())
         .await?;
     catalog.keep_activity(&node);
-    Ok(key)
+    Ok(Log {
+        key,
+        installation,
+        days: settings.activity_days,
+    })
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -103,20 +122,17 @@ impl Recorder {
     /// Works until `stopped` says so, then once more.
     pub fn start(
         catalog: &Arc<dyn Backend>,
-        key: SigningKey,
-        installation: TenantId,
-        days: u32,
+        log: Log,
         stopped: &watch::Receiver<bool>,
     ) -> (Recorder, JoinHandle<()>) {
+        let installation = log.installation;
         let (sender, notes) = mpsc::channel(NOTES_MAX);
         let skipped: Arc<AtomicU64> = Arc::default();
         let work = Work {
             catalog: Arc::clone(catalog),
-            key,
+            log,
             notes,
             skipped: Arc::clone(&skipped),
-            installation,
-            days,
         };
         let recorder = Recorder {
             notes: sender,
@@ -135,11 +151,9 @@ impl Recorder {
 
 struct Work {
     catalog: Arc<dyn Backend>,
-    key: SigningKey,
+    log: Log,
     notes: mpsc::Receiver<Note>,
     skipped: Arc<AtomicU64>,
-    installation: TenantId,
-    days: u32,
 }
 
 impl Work {
@@ -171,7 +185,7 @@ impl Work {
         let skipped = self.skipped.swap(0, Ordering::Relaxed);
         if skipped > 0 {
             notes.push(Note {
-                tenant: self.installation,
+                tenant: self.log.installation,
                 entry: Entry {
                     code: Some("TooMany".into()),
                     count: Some(skipped),
@@ -180,11 +194,11 @@ impl Work {
             });
         }
         self.catalog.note(notes).await?;
-        let key = &self.key;
+        let key = &self.log.key;
         let sign = move |end: &Checkpoint| sign(key, end);
         while self.catalog.link_activity(&sign).await? == catalog::ACTIVITY_MAX {}
         if trims {
-            let kept = (i64::from(self.days) * 24).hours();
+            let kept = (i64::from(self.log.days) * 24).hours();
             let removed = self.catalog.trim_activity(Timestamp::now() - kept).await?;
             tracing::debug!(removed, "old activities");
         }

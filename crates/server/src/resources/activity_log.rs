@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use access::Visible;
-use catalog::{ActivityRange, Actor, Recorded};
+use catalog::{ActivityRange, Actor, Entry, Recorded};
 use jiff::{Timestamp, ToSpan as _};
 use serde_json::{Map, Value, json};
 use wire::{ArmError, ResourceId};
@@ -189,16 +189,9 @@ fn named(text: &str) -> Value {
     json!({ "value": text, "localizedValue": text })
 }
 
-/// One line as Azure Monitor shows it.
-fn event(line: &Recorded) -> Value {
-    let entry = &line.entry;
-    let id = ResourceId::parse(&entry.id).ok();
-    let kind = id
-        .as_ref()
-        .map(|id| id.resource_type().to_string())
-        .unwrap_or_default();
-    let (provider, _) = kind.split_once('/').unwrap_or((&kind, ""));
-    let (caller, claims) = match &entry.actor {
+/// Who it was, and what its token said.
+fn caller(actor: &Actor) -> (String, Value) {
+    match actor {
         Actor::Principal {
             principal,
             app,
@@ -210,7 +203,38 @@ fn event(line: &Recorded) -> Value {
         ),
         Actor::System(reason) => (format!("system/{reason}"), json!({})),
         Actor::Nobody => (String::new(), json!({})),
-    };
+    }
+}
+
+/// What Azure has no member for.
+fn details(entry: &Entry) -> Value {
+    // Texts alone: az refuses anything else here.
+    let mut properties = json!({ "entity": entry.id, "outcome": entry.status.as_str() });
+    for (name, value) in [
+        ("statusCode", entry.code.clone()),
+        (
+            "rights",
+            Some(entry.rights.join(", ")).filter(|rights| !rights.is_empty()),
+        ),
+        ("count", entry.count.map(|count| count.to_string())),
+    ] {
+        if let Some(value) = value {
+            properties[name] = value.into();
+        }
+    }
+    properties
+}
+
+/// One line as Azure Monitor shows it.
+fn event(line: &Recorded) -> Value {
+    let entry = &line.entry;
+    let id = ResourceId::parse(&entry.id).ok();
+    let kind = id
+        .as_ref()
+        .map(|id| id.resource_type().to_string())
+        .unwrap_or_default();
+    let (provider, _) = kind.split_once('/').unwrap_or((&kind, ""));
+    let (caller, claims) = caller(&entry.actor);
     let status = match entry.status {
         catalog::ActivityStatus::Refused => "Failed",
         status => status.as_str(),
@@ -222,10 +246,6 @@ fn event(line: &Recorded) -> Value {
     };
     let correlation = entry.correlation.unwrap_or(entry.event).to_string();
     let at = line.at.to_string();
-    let properties = json!({
-        "statusCode": entry.code, "entity": entry.id, "hierarchy": Value::Null,
-        "outcome": entry.status.as_str(), "rights": entry.rights, "count": entry.count,
-    });
     json!({
         "authorization": { "action": entry.action, "scope": entry.id, "role": Value::Null },
         "caller": caller,
@@ -252,6 +272,6 @@ fn event(line: &Recorded) -> Value {
         "submissionTimestamp": at,
         "subscriptionId": id.as_ref().and_then(ResourceId::subscription),
         "tenantId": line.tenant,
-        "properties": properties,
+        "properties": details(entry),
     })
 }

@@ -54,7 +54,7 @@ async fn who_did_what_from_where_by_which_right() {
         event["httpRequest"]["clientRequestId"],
         made.header("x-ms-request-id")
     );
-    let right = event["properties"]["rights"][0].as_str().unwrap();
+    let right = event["properties"]["rights"].as_str().unwrap();
     assert!(right.contains("/roleAssignments/"), "{right}");
 
     // A refusal, and a write that was not done.
