@@ -143,20 +143,16 @@ pub async fn start_with(
 ) -> Result<(Running, Option<FirstStart>), ServeError> {
     let folder = DataFolder::open(&options.data)?;
     let settings = options.resolve()?;
-    let identity = tls::identity(
-        &folder.tls(),
-        &tls::host_names(&settings.names),
-        Timestamp::now(),
-    )?;
+    let names = tls::host_names(&settings.names);
+    let identity = tls::identity(&folder.tls(), &names, Timestamp::now())?;
     let open = |folder| Blobs::open(folder, &settings.names).map(Arc::new);
     let blobs = settings.blobs.as_deref().map(open).transpose()?;
     let issuers = Issuers::new(settings.issuer_ca.as_deref())?;
-    // Before anything is stored: a port in use should leave no half-made installation behind.
     let (listener, address) = bind(settings.listen).await?;
     let url = url_of(address);
     let catalog = open_catalog(&folder, settings.database.as_ref()).await?;
     let (installation, first) = install(catalog.as_ref(), &folder, &url, &identity.ca_path).await?;
-    let activity_key = activity::keep(&*catalog, &folder).await?;
+    let log = activity::keep(&*catalog, &folder, installation.tenant, &settings).await?;
     let comply = policies_of(&catalog);
     let engine = make(EngineParts {
         data: folder.root().to_path_buf(),
@@ -171,9 +167,7 @@ pub async fn start_with(
     })
     .await?;
     let (stop, stopped) = watch::channel(false);
-    let days = settings.activity_days;
-    let (activity, recording) =
-        Recorder::start(&catalog, activity_key, installation.tenant, days, &stopped);
+    let (activity, recording) = Recorder::start(&catalog, log, &stopped);
     let server = Arc::new(Server {
         url: url.clone(),
         installation,
@@ -194,7 +188,6 @@ pub async fn start_with(
     });
     let complying = follow(comply, stopped.clone());
     let serving = listen::run(listener, identity.config, app::router(server), stopped);
-    let listener = tokio::spawn(serving);
     let note = json!({ "pid": std::process::id(), "url": url });
     write_json(&folder.server(), &note)?;
     let running = Running {
@@ -203,7 +196,7 @@ pub async fn start_with(
         data: folder.root().to_path_buf(),
         address,
         stop,
-        listener,
+        listener: tokio::spawn(serving),
         complying,
         recording,
         engine,
@@ -213,10 +206,14 @@ pub async fn start_with(
     Ok((running, first))
 }
 
+/// Before anything is stored: a port in use should leave no half-made installation behind.
 async fn bind(asked: SocketAddr) -> Result<(TcpListener, SocketAddr), ListenError> {
     let listener = listen::bind(asked).await?;
     let address = listener.local_addr();
-    let fail = |cause| ListenError::Bind { address: asked, cause };
+    let fail = |cause| ListenError::Bind {
+        address: asked,
+        cause,
+    };
     Ok((listener, address.map_err(fail)?))
 }
 
