@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod compliance;
+pub mod statements;
 
 use camino::Utf8PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
@@ -72,6 +73,26 @@ pub enum Command {
     /// Versions of an image definition
     #[command(subcommand)]
     Version(Version),
+
+    /// The packages in a version, as a bill of materials
+    #[command(subcommand)]
+    Sbom(statements::Sbom),
+
+    /// Signed statements about a version: how it was built, what is in it, which tests it passed
+    #[command(subcommand)]
+    Statement(statements::Statement),
+
+    /// Versions, and machines that run them, that an advisory or a package concerns
+    #[command(after_help = "Examples:
+  bullion affected CVE-2024-0727
+  bullion affected 'openssl<3.0.15-1~deb12u1'
+  bullion affected xz-utils --subscription production --output json
+
+Advisories are those that the operator put into the folder `advisories` of the server's data folder. A package is found by
+its own name or by that of its source.
+
+Exit code: 0 if nothing is affected, 1 if something is")]
+    Affected(statements::Affected),
 
     /// Bring a version to the next stage of its pipeline
     #[command(after_help = "Examples:

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use catalog::{AuthStore, Catalog, Clock, JobStore};
+use catalog::{AuthStore, Catalog, Clock, JobStore, Statements};
 use jobs::{Jobs, RunnerBuilder, StepError};
 use machine::{Acceleration, Hypervisor, Qemu};
 use tokio::sync::OnceCell;
@@ -17,6 +17,7 @@ use crate::deploy::{DeleteMachine, Deploy, Machines};
 use crate::fetch::{Fetch, Web};
 use crate::pipeline::{BuildRun, Builder, WorkDisks};
 use crate::promote::{Promote, Promotions};
+use crate::prove::{KeyError, StatementKey};
 use crate::publish::Ask;
 use crate::regions::{RegionError, Regions};
 use crate::replicate::{RECONCILER, Replicate};
@@ -33,6 +34,7 @@ pub struct FactoryOptions {
     pub catalog: Arc<dyn Catalog>,
     pub auth: Arc<dyn AuthStore>,
     pub jobs: Arc<dyn JobStore>,
+    pub statements: Arc<dyn Statements>,
     /// Before a version is written.
     pub ask: Arc<dyn Ask>,
     /// Where VHDs by URI are read and written; without it there are none.
@@ -123,6 +125,8 @@ pub enum FactoryError {
         #[source]
         source: std::io::Error,
     },
+    #[error("open the key for statements")]
+    Key(#[from] KeyError),
     #[error("open the regions")]
     Regions(#[from] RegionError),
     #[error("prepare the build environment")]
@@ -134,7 +138,7 @@ pub enum FactoryError {
     #[error("`{0}` has no resource group")]
     NoGroup(wire::ResourceId),
     #[error("read or make the installation's own key for marks")]
-    Key(#[source] std::io::Error),
+    MarkKey(#[source] std::io::Error),
     #[error("the name of a run cannot be made")]
     RunName(#[source] wire::IdError),
     #[error("{0}")]
@@ -147,6 +151,8 @@ pub struct Factory {
     pub(crate) catalog: Arc<dyn Catalog>,
     pub(crate) auth: Arc<dyn AuthStore>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) statements: Arc<dyn Statements>,
+    pub(crate) key: Arc<StatementKey>,
     pub(crate) regions: Arc<Regions>,
     pub(crate) provider: Arc<dyn Provider>,
     pub(crate) builder: Arc<dyn Builder>,
@@ -187,7 +193,14 @@ impl Factory {
     /// A factory some of whose tools are given.
     pub fn with_parts(options: FactoryOptions, parts: Parts) -> Result<Arc<Factory>, FactoryError> {
         let data = options.data;
-        for name in ["cache", "cache/work", "cache/disks", "machines", "regions"] {
+        for name in [
+            "cache",
+            "cache/work",
+            "cache/disks",
+            "machines",
+            "regions",
+            "keys",
+        ] {
             make_folder(&data.join(name))?;
         }
         // What a killed process left there belongs to nobody.
@@ -216,6 +229,8 @@ impl Factory {
             catalog: options.catalog,
             auth: options.auth,
             clock: options.jobs.clock(),
+            statements: options.statements,
+            key: Arc::new(StatementKey::open(&data.join("keys"))?),
             provider: parts.provider,
             builder: parts.builder,
             ask: options.ask,
@@ -236,6 +251,11 @@ impl Factory {
         runner.reconcile(Arc::new(Triggers(Arc::clone(self))));
         // A second registration keeps the first runner's signals.
         let _ = self.jobs.set(runner.jobs());
+    }
+
+    /// The key that statements of this factory are signed with.
+    pub fn statement_key(&self) -> &StatementKey {
+        &self.key
     }
 
     pub fn regions(&self) -> &Arc<Regions> {
@@ -344,7 +364,10 @@ impl Factory {
     pub(crate) fn mark(&self, parts: &[&str]) -> Result<String, StepError> {
         let key = mark_key(&self.data.join("cache/mark.key"));
         let key = key.map_err(|error| {
-            StepError::failed("InternalServerError", FactoryError::Key(error).to_string())
+            StepError::failed(
+                "InternalServerError",
+                FactoryError::MarkKey(error).to_string(),
+            )
         })?;
         let mut hasher = blake3::Hasher::new_keyed(&key);
         for part in parts {

@@ -1,6 +1,6 @@
 //! The pipeline that turns a recipe into running machines. Its folders are the stages, in order:
-//! source, build, tattoo, test, publish, replicate, deploy; `pipeline` joins the first six into a
-//! run. Each stage hands over one value, named by content, so a step that was done is found.
+//! source, build, tattoo, test, prove, publish, replicate, deploy; `pipeline` joins all but the last
+//! into a run. Each stage hands over one value, named by content, so a step that was done is found.
 //!
 //! This crate knows no HTTP and no SQL. It reads and writes resources only under permits.
 
@@ -11,6 +11,7 @@ pub mod fetch;
 pub mod import;
 pub mod pipeline;
 pub mod promote;
+pub mod prove;
 pub mod publish;
 mod regions;
 pub mod replicate;

@@ -311,6 +311,7 @@ impl World {
             catalog: self.catalog.clone(),
             auth: self.catalog.clone(),
             jobs: self.catalog.clone(),
+            statements: self.catalog.clone(),
             ask: self.ask.clone(),
             blobs: Some(BlobPlace {
                 folder: self.folder.path().to_owned(),

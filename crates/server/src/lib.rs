@@ -5,6 +5,7 @@
 
 mod activity;
 mod admin_consent;
+mod advisories;
 mod app;
 mod assertions;
 mod attempts;

@@ -18,6 +18,7 @@ use factory::replicate::{Copy, RegionResult, replication_status};
 use factory::source::Product;
 use factory::{BlobPlace, Factory, FactoryError, FactoryOptions, Spread};
 use jobs::{JobKind, Jobs, Runner, RunnerBuilder, StepError, StepHandle};
+use provenance::PublicKey;
 use serde_json::{Map, Value};
 use tokio::task::JoinSet;
 use wire::compute::PublishingProfile;
@@ -72,6 +73,7 @@ pub async fn engine(parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> 
         catalog: catalog.clone(),
         auth: catalog.clone(),
         jobs: catalog.clone(),
+        statements: catalog.clone(),
         ask: Arc::new(Policies(comply)),
         blobs: blobs.as_ref().map(|blobs| BlobPlace {
             folder: blobs.folder().to_owned(),
@@ -329,6 +331,10 @@ impl Work for FactoryWork {
             ArmError::new(code, error.to_string())
         })?;
         serde_json::to_value(verified).map_err(|error| errors::internal("showing a proof", &error))
+    }
+
+    fn statement_keys(&self) -> Vec<PublicKey> {
+        vec![*self.factory.statement_key().public()]
     }
 
     fn products(&self) -> Vec<Product> {

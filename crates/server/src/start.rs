@@ -21,6 +21,7 @@ use uuid::Uuid;
 use wire::{AppId, PrincipalId, TenantId};
 
 use crate::activity::{KeepError, Recorder};
+use crate::advisories::AdvisoryFolder;
 use crate::attempts::Attempts;
 use crate::blobs::{Blobs, BlobsError};
 use crate::data::{self, DataError, DataFolder};
@@ -184,6 +185,8 @@ pub async fn start_with(
         hashing: state::hashing(),
         activity,
         activities: catalog.clone(),
+        statements: catalog.clone(),
+        advisories: AdvisoryFolder::new(folder.root().join("advisories")),
         rates: Rates::new(settings.rates),
     });
     let complying = follow(comply, stopped.clone());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use access::{Action, Bearer, ClientSecret, Identity, NewToken, Permit, SecretHash};
 use catalog::{
     ActivityStore, AuthStore, Catalog, CatalogError, Installation, JobId, JobRow, NewJob,
-    PageRequest,
+    PageRequest, Statements,
 };
 use comply::Comply;
 use jiff::Timestamp;
@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use wire::{AppId, ArmError, Location, PrincipalId, ResourceId, ResourceType, TenantId};
 
 use crate::activity::Recorder;
+use crate::advisories::AdvisoryFolder;
 use crate::attempts::Attempts;
 use crate::blobs::Blobs;
 use crate::exchange::Reply;
@@ -50,6 +51,8 @@ pub struct Server {
     pub hashing: Arc<Semaphore>,
     pub activity: Recorder,
     pub activities: Arc<dyn ActivityStore>,
+    pub statements: Arc<dyn Statements>,
+    pub advisories: AdvisoryFolder,
     pub rates: Rates,
 }
 

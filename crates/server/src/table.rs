@@ -14,8 +14,8 @@ use crate::resources::templates::triggers;
 use crate::resources::{
     activity_log, applications, consents, credentials, disks, everything, galleries, groups,
     identities, images, locks, machines, managed_images, management_groups, marketplace,
-    operations, people, pipelines, policies, promotions, roles, runs, signing_keys, subscriptions,
-    tags, templates, tenancy, versions,
+    operations, people, pipelines, policies, promotions, roles, runs, signing_keys, statements,
+    subscriptions, tags, templates, tenancy, versions,
 };
 use crate::{machine_tokens, managed};
 
@@ -219,6 +219,17 @@ fn compute() -> Vec<Operation> {
     ]
 }
 
+/// What is known of the disks of versions.
+fn statements() -> Vec<Operation> {
+    vec![
+        row!(GET Collection statements::KIND, RESOURCE, "Bullion.Factory/statements/read", statements::all),
+        row!(GET Named statements::KIND, RESOURCE, "Bullion.Factory/statements/read", statements::get, subject: Subject::Parent),
+        row!(GET Named statements::PACKAGES, RESOURCE, "Bullion.Factory/packages/read", statements::packages, subject: Subject::Parent),
+        row!(POST Collection statements::COMPARE, GROUP, "Microsoft.Compute/galleries/images/versions/comparePackages/action", statements::compare, links: statements::links),
+        row!(GET Collection statements::AFFECTED, SUBSCRIPTION, "Bullion.Factory/affected/read", statements::affected),
+    ]
+}
+
 /// What gallery versions are made of besides builds.
 fn disks_and_images() -> Vec<Operation> {
     vec![
@@ -387,6 +398,7 @@ static TABLE: LazyLock<Vec<Operation>> = LazyLock::new(|| {
     rows.extend(rights());
     rows.extend(compute());
     rows.extend(disks_and_images());
+    rows.extend(statements());
     rows.extend(marketplace());
     rows.extend(factory());
     rows.extend(promotion());

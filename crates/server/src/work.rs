@@ -9,6 +9,7 @@ use catalog::{NewJob, Resource};
 use factory::import::{ImportSource, Imported};
 use factory::source::Product;
 use jobs::{StepError, StepHandle};
+use provenance::PublicKey;
 use serde_json::{Map, Value};
 use wire::promotion::PromotionProperties;
 use wire::{ArmError, Location, ResourceId, TenantId};
@@ -43,6 +44,8 @@ pub trait Work: Send + Sync {
     fn promote(&self, promotion: &ResourceId) -> NewJob;
     /// Compares the disks of both stages, read anew.
     async fn verify_promotion(&self, promotion: &PromotionProperties) -> Result<Value, ArmError>;
+    /// The keys that statements about disks are trusted from.
+    fn statement_keys(&self) -> Vec<PublicKey>;
     /// The platform images that are offered.
     fn products(&self) -> Vec<Product>;
     /// The versions of one of them; the first question may have to ask the archive.

@@ -36,8 +36,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "factory",
         &[
-            "access", "catalog", "disk", "ext4", "jobs", "machine", "nbd", "process", "store",
-            "wire",
+            "access", "catalog", "disk", "ext4", "jobs", "machine", "nbd", "process",
+            "provenance", "store", "wire",
         ],
     ),
     (

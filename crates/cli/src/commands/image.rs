@@ -81,7 +81,7 @@ fn number(item: &Value) -> Option<VersionNumber> {
 }
 
 /// The id of `gallery/definition/version`; `latest` is the highest number that may be latest.
-async fn locate(client: &Client, written: &str, scope: &Scope) -> Result<Located, CliError> {
+pub async fn locate(client: &Client, written: &str, scope: &Scope) -> Result<Located, CliError> {
     let finder = Finder::new(client, scope);
     if written.starts_with('/') && !written.ends_with("/latest") {
         return finder.by_id(written).await;

@@ -11,6 +11,7 @@ mod login;
 mod promotion;
 mod rest;
 mod scope;
+mod statements;
 mod vm;
 mod what_if;
 
@@ -57,6 +58,9 @@ async fn dispatch(global: &Global, command: Command, io: &mut Io) -> Result<Exit
         Command::Build(args) => build::run(&connect(global, io)?, args, io).await,
         Command::Image(args) => image::images(&connect(global, io)?, args, io).await,
         Command::Version(args) => image::versions(&connect(global, io)?, args, io).await,
+        Command::Sbom(args) => statements::sbom(&connect(global, io)?, args, io).await,
+        Command::Statement(args) => statements::statements(&connect(global, io)?, args, io).await,
+        Command::Affected(args) => statements::affected(&connect(global, io)?, &args, io).await,
         Command::Promote(args) => promotion::promote(&connect(global, io)?, &args, io).await,
         Command::Promotion(args) => promotion::run(&connect(global, io)?, args, io).await,
         Command::App(args) => app::run(&connect(global, io)?, args, io).await,

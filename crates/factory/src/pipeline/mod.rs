@@ -5,6 +5,7 @@ mod builder;
 mod disks;
 mod distribute;
 mod origin;
+mod proof;
 mod prove;
 mod recipe;
 mod record;

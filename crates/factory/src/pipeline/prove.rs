@@ -224,14 +224,14 @@ impl Run {
         Ok(())
     }
 
-    /// Boots the disk with each firmware and runs the checks. Answers the first boot's seconds.
+    /// Boots the disk with each firmware and runs the checks.
     pub(super) async fn test(
         &mut self,
         cx: &mut Cx,
         home: &Arc<Store>,
         tattooed: &Tattooed,
-    ) -> Result<f64, JobError> {
-        let mut seconds = Vec::new();
+    ) -> Result<Vec<TestReport>, JobError> {
+        let mut reports = Vec::new();
         for firmware in self.recipe.firmwares.clone() {
             let inputs = (tattooed.disk.digest, &self.recipe.validators, firmware);
             let key = step_key("test", TEST_FORMAT, &inputs);
@@ -245,9 +245,9 @@ impl Run {
                     action,
                 )
                 .await?;
-            seconds.push(report.boot_seconds);
+            reports.push(report);
         }
-        Ok(seconds.first().copied().unwrap_or_default())
+        Ok(reports)
     }
 
     fn boot(

@@ -238,15 +238,17 @@ impl Run {
             .tattoo(cx, &resolved, &home, &built, &allocated)
             .await?;
         self.scan(cx, &resolved, &home, &tattooed).await?;
-        let (boot_seconds, unproven) = match self.test(cx, &home, &tattooed).await {
-            Ok(seconds) => (seconds, None),
+        let (reports, unproven) = match self.test(cx, &home, &tattooed).await {
+            Ok(reports) => (reports, None),
             Err(JobError::Failed { failure, .. })
                 if self.recipe.distribute_unproven && failure.code == VALIDATION_FAILED =>
             {
-                (0.0, Some(failure))
+                (Vec::new(), Some(failure))
             }
             Err(error) => return Err(error),
         };
+        let boot_seconds = reports.first().map_or(0.0, |report| report.boot_seconds);
+        self.prove(cx, &resolved, &home, &tattooed, reports).await?;
         let finished = Finished {
             resolved: &resolved,
             home: &home,
@@ -291,7 +293,8 @@ impl Run {
             tattoo: self.record_of(resolved, &base, &nothing),
             disk: base,
         };
-        let boot_seconds = self.test(cx, home, &tattooed).await?;
+        let reports = self.test(cx, home, &tattooed).await?;
+        let boot_seconds = reports.first().map_or(0.0, |report| report.boot_seconds);
         Ok(json!({
             "message": "",
             "outputs": {
@@ -345,6 +348,9 @@ impl Run {
             plan.push((Stage::Build, "secrets".to_owned()));
         }
         plan.extend(tests);
+        if platform {
+            plan.push((Stage::Publish, "statements".to_owned()));
+        }
         let mut first = true;
         for target in &recipe.targets {
             let Some(gallery) = target.gallery() else {
@@ -426,6 +432,11 @@ impl Run {
 }
 
 impl Run {
+    /// When the run was asked for; RFC 3339, in UTC.
+    pub(super) fn started(&self) -> &str {
+        &self.record.properties.start_time
+    }
+
     /// The time that the run still has.
     pub(super) fn time_left(&self, now: jiff::Timestamp) -> std::time::Duration {
         self.guard.left(now)

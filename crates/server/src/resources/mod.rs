@@ -26,6 +26,7 @@ pub mod promotions;
 pub mod roles;
 pub mod runs;
 pub mod signing_keys;
+pub mod statements;
 pub mod subscriptions;
 pub mod tags;
 pub mod templates;

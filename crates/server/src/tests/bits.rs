@@ -34,7 +34,7 @@ fn disk(data: Value) -> Value {
 }
 
 /// Puts and waits; the resource as it is then.
-async fn made(site: &Site, path: &str, body: Value) -> Value {
+pub async fn made(site: &Site, path: &str, body: Value) -> Value {
     let put = site.put(path, body).await;
     assert!(
         [200, 201, 202].contains(&put.status),

@@ -12,6 +12,7 @@ use jobs::{
     JobContext, JobError, JobKind, Jobs, NoUndo, OnUndo, Runner, RunnerBuilder, StepError,
     StepHandle,
 };
+use provenance::{PublicKey, SigningKey};
 use serde_json::{Map, Value, json};
 use wire::promotion::PromotionProperties;
 use wire::{ArmError, ErrorCode, Location, ProvisioningState, ResourceId, TenantId};
@@ -256,6 +257,10 @@ impl Work for FakeWork {
         Ok(json!({ "equal": true, "stages": [] }))
     }
 
+    fn statement_keys(&self) -> Vec<PublicKey> {
+        vec![*statement_key().public()]
+    }
+
     async fn versions_of(&self, product: &Product) -> Vec<String> {
         product.versions.clone()
     }
@@ -290,4 +295,9 @@ impl Work for FakeWork {
     fn machine_image(&self, machine: &Resource) -> Option<Value> {
         (machine.state == ProvisioningState::Succeeded).then(|| json!({ "tattoo": {} }))
     }
+}
+
+/// The key that this fake's statements are signed with.
+pub fn statement_key() -> SigningKey {
+    SigningKey::from_seed(&[7; 32])
 }

@@ -18,5 +18,6 @@ mod promotions;
 mod rights;
 mod sign_in;
 mod site;
+mod statements;
 mod templates;
 mod tenancy;

@@ -1,0 +1,87 @@
+//! The step that says what is in the finished disk and how it came to be. It comes before the version is published, so
+//! a version that can be seen has its statements.
+
+use std::sync::Arc;
+
+use access::{Action, Permit, SystemReason};
+use jobs::{JobContext, JobError, StepHandle, step_key};
+use store::Store;
+use wire::factory::Stage;
+
+use super::prove::Tattooed;
+use super::run::{Named, Run, RunUndo};
+use super::stages::Resolved;
+use super::steps::{Shown, blocking, failed, store_failed};
+use crate::prove::{self, Proven, Story};
+use crate::test::TestReport;
+
+const STATEMENTS_WRITE: &str = "Bullion.Factory/statements/write";
+/// Raised when statements say more, so that they are made again.
+const FORMAT: u32 = 1;
+
+impl Run {
+    /// Signs and keeps statements about the disk.
+    pub(super) async fn prove(
+        &mut self,
+        cx: &mut JobContext<RunUndo>,
+        resolved: &Resolved,
+        home: &Arc<Store>,
+        tattooed: &Tattooed,
+        tests: Vec<TestReport>,
+    ) -> Result<(), JobError> {
+        // What was brought here, or was built without an archive, has no story that is known to its beginning.
+        let Some(pin) = resolved.source.pin.clone().filter(|_| resolved.is_built()) else {
+            return Ok(());
+        };
+        let factory = Arc::clone(&self.factory);
+        let digest = tattooed.disk.digest;
+        let story = Story {
+            digest: digest.to_string(),
+            tattoo: tattooed.tattoo.clone(),
+            pin,
+            template: self.input.template.to_string(),
+            run: self.input.run.to_string(),
+            customizers: self
+                .recipe
+                .customizers
+                .iter()
+                .map(|customizer| customizer.name().to_owned())
+                .collect(),
+            tests,
+            started: self.started().to_owned(),
+        };
+        let key = step_key("statements", FORMAT, &(digest, factory.key.id()));
+        let permit = Permit::system(
+            SystemReason::JobStatus,
+            Action::new(STATEMENTS_WRITE),
+            self.input.run.clone(),
+            self.tenant,
+        );
+        let store = Arc::clone(home);
+        let action = move |handle: StepHandle, _: Shown| async move {
+            let inventory = blocking(move || {
+                let disk = store.disk(&digest).map_err(|error| store_failed(&error))?;
+                prove::inventory(&disk).map_err(|error| failed("StatementsFailed", &error))
+            })
+            .await?;
+            let proven = prove::keep(
+                &factory.statements,
+                &factory.clock,
+                &factory.key,
+                &permit,
+                &story,
+                inventory,
+            )
+            .await
+            .map_err(|error| failed("StatementsFailed", &error))?;
+            handle.log(match proven.packages {
+                Some(packages) => format!("{packages} packages are in the image"),
+                None => "the image has no package database that is known".to_owned(),
+            });
+            Ok(proven)
+        };
+        let named = Named::pure(Stage::Publish, "statements", key);
+        let _: Proven = self.step(cx, named, |_| true, action).await?;
+        Ok(())
+    }
+}

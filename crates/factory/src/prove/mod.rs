@@ -1,0 +1,283 @@
+//! Prove: what is in a finished disk and how it came to be, as signed statements that are kept with the disk. It
+//! looks and writes down; it changes no disk and decides nothing.
+
+mod key;
+
+pub use key::{KeyError, StatementKey};
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use access::Permit;
+use catalog::{CatalogError, Clock, Statements, StoredBill, StoredPackage, StoredStatement};
+use disk::ReadAt;
+use provenance::{
+    BuildDefinition, BuildMetadata, Builder, Dependency, IN_TOTO_PAYLOAD, Image, Inventory,
+    PredicateType, Provenance, ReadError, RunDetails, Statement, Subject, disk_digest_set,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::build::{BuildError, RootFs};
+use crate::source::Pin;
+use crate::tattoo::Tattoo;
+use crate::test::TestReport;
+
+/// Says how the parameters of a provenance are to be read; raised when that changes.
+const BUILD_TYPE: &str = "urn:bullion:build:1";
+const OS_RELEASE: [&str; 2] = ["usr/lib/os-release", "etc/os-release"];
+const OS_RELEASE_BYTES_MAX: u64 = 64 << 10;
+const DPKG_STATUS: &str = "var/lib/dpkg/status";
+const DPKG_STATUS_BYTES_MAX: u64 = 64 << 20;
+
+/// The names of statements.
+pub const PROVENANCE: &str = "provenance";
+pub const SPDX: &str = "spdx";
+pub const CYCLONEDX: &str = "cyclonedx";
+pub const TESTS: &str = "tests";
+
+/// Why nothing can be said of a disk.
+#[derive(Debug, thiserror::Error)]
+pub enum ProveError {
+    #[error("find the root file system of the image")]
+    Root(#[source] BuildError),
+    #[error("read the root file system of the image")]
+    Read(#[from] ext4::Ext4Error),
+    #[error("the packages in the image cannot be told")]
+    Packages(#[from] ReadError),
+    #[error("write a statement")]
+    Write(#[from] serde_json::Error),
+    #[error("keep what is known of the image")]
+    Keep(#[from] CatalogError),
+}
+
+/// What dpkg in the root file system of `disk` says is installed; nothing where there is no dpkg.
+pub fn inventory(disk: &dyn ReadAt) -> Result<Option<Inventory>, ProveError> {
+    let root = RootFs::find(disk).map_err(ProveError::Root)?;
+    let found = root.read(disk, |tree| {
+        let status = tree.read(DPKG_STATUS.as_bytes(), DPKG_STATUS_BYTES_MAX)?;
+        let mut release = None;
+        for path in OS_RELEASE {
+            if release.is_none() {
+                release = tree.read(path.as_bytes(), OS_RELEASE_BYTES_MAX)?;
+            }
+        }
+        Ok::<_, ext4::Ext4Error>(release.zip(status))
+    })?;
+    let Some((release, status)) = found else {
+        return Ok(None);
+    };
+    Ok(Some(Inventory::read(&release, &status)?))
+}
+
+/// All that is known of how a disk came to be.
+#[derive(Debug, Clone)]
+pub(crate) struct Story {
+    pub digest: String,
+    pub tattoo: Tattoo,
+    pub pin: Pin,
+    /// Ids of the template and the run.
+    pub template: String,
+    pub run: String,
+    pub customizers: Vec<String>,
+    pub tests: Vec<TestReport>,
+    /// RFC 3339, in UTC.
+    pub started: String,
+}
+
+/// What was kept, for the record of the run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Proven {
+    pub statements: Vec<String>,
+    /// Packages in the image; none where they cannot be told.
+    pub packages: Option<usize>,
+    pub key_id: String,
+}
+
+/// Signs and keeps every statement about the disk of `story`.
+pub(crate) async fn keep(
+    kept: &Arc<dyn Statements>,
+    clock: &Arc<dyn Clock>,
+    key: &StatementKey,
+    permit: &Permit,
+    story: &Story,
+    inventory: Option<Inventory>,
+) -> Result<Proven, ProveError> {
+    let now = clock.now();
+    let mut statements = vec![
+        (
+            PROVENANCE,
+            PredicateType::Provenance,
+            history(story, key, &now.to_string())?,
+        ),
+        (TESTS, PredicateType::TestResult, results(&story.tests)),
+    ];
+    if let Some(inventory) = &inventory {
+        let name = short_name(&story.tattoo.image_definition);
+        let image = Image {
+            name: &name,
+            version: &story.tattoo.image_version,
+            digest: &story.digest,
+            published: &story.tattoo.publish_date,
+        };
+        statements.push((
+            SPDX,
+            PredicateType::Spdx,
+            provenance::spdx(&image, inventory),
+        ));
+        let bill = provenance::cyclonedx(&image, inventory);
+        statements.push((CYCLONEDX, PredicateType::CycloneDx, bill));
+        kept.keep_bill(permit, &story.digest, &stored_bill(inventory)?)
+            .await?;
+    }
+    let mut names = Vec::new();
+    for (name, predicate_type, predicate) in statements {
+        let statement = Statement::new(subject(story), predicate_type, predicate);
+        let payload = serde_json::to_vec(&statement)?;
+        let envelope = key.signing().seal(IN_TOTO_PAYLOAD, &payload);
+        let statement = StoredStatement {
+            name: name.to_owned(),
+            at: now,
+            envelope: serde_json::to_string(&envelope)?,
+        };
+        kept.keep_statement(permit, &story.digest, &statement)
+            .await?;
+        names.push(name.to_owned());
+    }
+    Ok(Proven {
+        statements: names,
+        packages: inventory.map(|inventory| inventory.packages.len()),
+        key_id: key.id(),
+    })
+}
+
+fn stored_bill(inventory: &Inventory) -> Result<StoredBill, serde_json::Error> {
+    let packages = inventory.packages.iter().map(|package| {
+        Ok(StoredPackage {
+            name: package.name.clone(),
+            source: package.source.clone(),
+            body: serde_json::to_string(package)?,
+        })
+    });
+    Ok(StoredBill {
+        system: serde_json::to_string(&inventory.os)?,
+        packages: packages.collect::<Result<_, serde_json::Error>>()?,
+    })
+}
+
+fn subject(story: &Story) -> Subject {
+    Subject {
+        name: format!(
+            "{} {}",
+            short_name(&story.tattoo.image_definition),
+            story.tattoo.image_version
+        ),
+        digest: disk_digest_set(&story.digest),
+    }
+}
+
+/// `gallery/definition` of the definition's id.
+fn short_name(definition: &str) -> String {
+    let parts: Vec<&str> = definition.rsplit('/').collect();
+    match parts[..] {
+        [definition, _, gallery, ..] => format!("{gallery}/{definition}"),
+        _ => definition.to_owned(),
+    }
+}
+
+fn history(story: &Story, key: &StatementKey, now: &str) -> Result<Value, serde_json::Error> {
+    let tattoo = &story.tattoo;
+    let mut dependencies = vec![Dependency {
+        name: Some(story.pin.image.to_string()),
+        digest: BTreeMap::from([("bullionArchiveV1".to_owned(), story.pin.state.to_string())]),
+        ..Dependency::default()
+    }];
+    for suite in &story.pin.suites {
+        let signed = ("InRelease".to_owned(), suite.in_release_sha256.clone());
+        for (name, sha256) in std::iter::once(&signed).chain(&suite.packages) {
+            dependencies.push(Dependency {
+                name: Some(format!("{} {name}", suite.suite)),
+                digest: BTreeMap::from([("sha256".to_owned(), sha256.clone())]),
+                annotations: BTreeMap::from([("date".to_owned(), json!(suite.date))]),
+                ..Dependency::default()
+            });
+        }
+    }
+    serde_json::to_value(Provenance {
+        build_definition: BuildDefinition {
+            build_type: BUILD_TYPE.to_owned(),
+            external_parameters: json!({
+                "template": story.template,
+                "recipeDigest": tattoo.recipe_digest,
+                "customize": story.customizers,
+                "imageDefinition": tattoo.image_definition,
+            }),
+            internal_parameters: json!({
+                "buildId": tattoo.build_id,
+                "diskBeforeTattoo": tattoo.parent_digest,
+            }),
+            resolved_dependencies: dependencies,
+        },
+        run_details: RunDetails {
+            builder: Builder {
+                id: format!("urn:bullion:factory:{}", key.id()),
+                version: BTreeMap::from([(
+                    "bullion".to_owned(),
+                    env!("CARGO_PKG_VERSION").to_owned(),
+                )]),
+            },
+            metadata: BuildMetadata {
+                invocation_id: story.run.clone(),
+                started_on: story.started.clone(),
+                finished_on: now.to_owned(),
+            },
+            byproducts: Vec::new(),
+        },
+    })
+}
+
+/// As in-toto's test-result predicate has it.
+fn results(reports: &[TestReport]) -> Value {
+    let named = |passed: bool| -> Vec<String> {
+        let checks = reports.iter().flat_map(|report| {
+            report
+                .checks
+                .iter()
+                .filter(move |check| check.passed == passed)
+                .map(|check| format!("{:?}: {}", report.firmware, check.name))
+        });
+        checks.collect()
+    };
+    let failed = named(false);
+    let configuration: Vec<Value> = reports
+        .iter()
+        .map(|report| {
+            json!({
+                "name": format!("{:?}", report.firmware),
+                "annotations": { "bootSeconds": report.boot_seconds },
+            })
+        })
+        .collect();
+    json!({
+        "result": if failed.is_empty() { "PASSED" } else { "FAILED" },
+        "configuration": configuration,
+        "passedTests": named(true),
+        "failedTests": failed,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_called_by_gallery_and_definition() {
+        let check = |id: &str, expected: &str| assert_eq!(short_name(id), expected);
+        check(
+            "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/galleries/golden/images/debian",
+            "golden/debian",
+        );
+        check("debian", "debian");
+    }
+}

@@ -1,0 +1,297 @@
+//! What is known of the disks of versions: `{version}/providers/Bullion.Factory/statements`, the packages in them, and
+//! which versions and machines an advisory or a package concerns.
+//!
+//! Statements are kept by disk, so a version that was promoted has those of the version that it is a copy of.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use access::Permit;
+use catalog::{PackageUse, PageRequest, Resource, StoredBill};
+use provenance::{
+    Advisory, Envelope, Hit, IN_TOTO_PAYLOAD, Inventory, OsRelease, Package, Query, Statement,
+    difference,
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use wire::compute::VirtualMachineProperties;
+use wire::{ArmError, ErrorCode, ResourceId, ResourceType};
+
+use super::{Reply, machines, need, versions};
+use crate::errors;
+use crate::operation::{Call, Link};
+use crate::state::Server;
+
+pub const KIND: &str = "Bullion.Factory/statements";
+pub const PACKAGES: &str = "Bullion.Factory/packages";
+pub const COMPARE: &str = "Microsoft.Compute/galleries/images/versions/comparePackages";
+pub const AFFECTED: &str = "Bullion.Factory/affected";
+const BASE: &str = "baseVersion";
+/// Pages of versions or machines that one question looks through.
+const PAGES_MAX: usize = 100;
+
+/// The version that the comparison begins at needs a right of its own.
+pub fn links(body: &Value) -> Vec<Link> {
+    let base = body[BASE].as_str();
+    base.map(|scope| Link {
+        scope: scope.to_owned(),
+        action: versions::READ,
+        target: BASE,
+    })
+    .into_iter()
+    .collect()
+}
+
+/// The version below which the path is, and its disk.
+async fn disk_of(server: &Server, permit: &Permit) -> Result<String, ArmError> {
+    let version = server.catalog.get(permit).await.map_err(errors::catalog)?;
+    digest(&version).map(str::to_owned).ok_or_else(|| {
+        let message = format!("Nothing is known of what is in '{}'.", version.id);
+        ArmError::new(ErrorCode::NotFound, message)
+    })
+}
+
+fn digest(version: &Resource) -> Option<&str> {
+    version.properties.pointer("/bullion/diskDigest")?.as_str()
+}
+
+/// The statements about a version, without their content.
+pub async fn all(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    let disk = disk_of(&server, &call.permit).await?;
+    let names = server.statements.statement_names(&call.permit, &disk).await;
+    let value: Vec<Value> = names
+        .map_err(errors::catalog)?
+        .into_iter()
+        .map(|(name, at)| {
+            json!({
+                "id": format!("{}/providers/{KIND}/{name}", call.permit.scope()),
+                "name": name,
+                "type": KIND,
+                "properties": { "signedAt": at.to_string(), "diskDigest": disk },
+            })
+        })
+        .collect();
+    Ok(Reply::ok(json!({ "value": value })))
+}
+
+/// One statement. It is answered only if a key of this installation signed it, about this disk.
+pub async fn get(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    let disk = disk_of(&server, &call.permit).await?;
+    let name = call.id.name().to_ascii_lowercase();
+    let found = server
+        .statements
+        .statement(&call.permit, &disk, &name)
+        .await;
+    let Some(found) = found.map_err(errors::catalog)? else {
+        return Err(errors::not_found(&call.id));
+    };
+    let broken = |cause: &dyn std::fmt::Display| {
+        let message = format!(
+            "The statement '{name}' about '{}' proves nothing: {cause}.",
+            call.permit.scope()
+        );
+        ArmError::new(ErrorCode::Conflict, message)
+    };
+    let envelope: Envelope =
+        serde_json::from_str(&found.envelope).map_err(|error| broken(&error))?;
+    let keys = server.work.statement_keys();
+    let (payload, key) = envelope
+        .open(IN_TOTO_PAYLOAD, &keys)
+        .map_err(|error| broken(&error))?;
+    let statement: Statement = serde_json::from_slice(&payload).map_err(|error| broken(&error))?;
+    if !statement.concerns(&disk) {
+        return Err(broken(&"it is about another disk"));
+    }
+    Ok(Reply::ok(json!({
+        "id": call.id.to_string(),
+        "name": found.name,
+        "type": KIND,
+        "properties": {
+            "signedAt": found.at.to_string(),
+            "diskDigest": disk,
+            "keyId": key.id(),
+            "publicKey": key.pem(),
+            "envelope": envelope,
+            "statement": statement,
+        },
+    })))
+}
+
+/// The packages in a version.
+pub async fn packages(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    if !call.id.name().eq_ignore_ascii_case("default") {
+        return Err(errors::not_found(&call.id));
+    }
+    let inventory = inventory(&server, &call.permit).await?;
+    Ok(Reply::ok(json!({
+        "id": call.id.to_string(),
+        "name": "default",
+        "type": PACKAGES,
+        "properties": inventory,
+    })))
+}
+
+/// What changed in the packages from the version in the body to the path's.
+pub async fn compare(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    let [base] = &call.links[..] else {
+        let message = format!("The body must name a version in '{BASE}'.");
+        return Err(ArmError::new(ErrorCode::InvalidRequestContent, message).with_target(BASE));
+    };
+    let before = inventory(&server, base).await?;
+    need(&server, &call).await?;
+    let after = inventory(&server, &call.permit).await?;
+    Ok(Reply::ok(json!({ "value": difference(&before, &after) })))
+}
+
+async fn inventory(server: &Server, permit: &Permit) -> Result<Inventory, ArmError> {
+    let disk = disk_of(server, permit).await?;
+    let bill = server.statements.bill(permit, &disk).await;
+    let Some(bill) = bill.map_err(errors::catalog)? else {
+        let message = format!("The packages in '{}' are not known.", permit.scope());
+        return Err(ArmError::new(ErrorCode::NotFound, message));
+    };
+    read_bill(&bill)
+}
+
+fn read_bill(bill: &StoredBill) -> Result<Inventory, ArmError> {
+    let packages = bill.packages.iter().map(|package| stored(&package.body));
+    let mut inventory = Inventory {
+        os: stored(&bill.system)?,
+        packages: packages.collect::<Result<_, _>>()?,
+    };
+    inventory
+        .packages
+        .sort_by(|a, b| (&a.name, &a.architecture).cmp(&(&b.name, &b.architecture)));
+    Ok(inventory)
+}
+
+fn stored<T: DeserializeOwned>(text: &str) -> Result<T, ArmError> {
+    serde_json::from_str(text).map_err(|error| errors::internal("reading packages", &error))
+}
+
+/// `?query=CVE-2024-0727` or `?query=openssl<3.0.15`: versions with that flaw or package, and machines that run them.
+pub async fn affected(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    let text = call.query.get("query").unwrap_or_default();
+    let query = Query::parse(text).map_err(|error| errors::invalid("query", error.to_string()))?;
+    let hits = match &query {
+        Query::Package(package) => {
+            let found = |_: &OsRelease, one: &Package| {
+                package.matches(one).then(|| Hit {
+                    advisory: String::new(),
+                    package: one.name.clone(),
+                    version: one.version.clone(),
+                    fixed: None,
+                })
+            };
+            hits(
+                &server,
+                &call.permit,
+                &BTreeSet::from([package.name().to_owned()]),
+                found,
+            )
+            .await?
+        }
+        Query::Advisory(name) => {
+            let known = server.advisories.named(name).await?;
+            let names = known.iter().flat_map(|one| &one.affected);
+            let names = names.map(|affected| affected.name.clone()).collect();
+            let found = |os: &OsRelease, one: &Package| {
+                known
+                    .iter()
+                    .find_map(|advisory: &Advisory| advisory.concerns(os, one))
+            };
+            hits(&server, &call.permit, &names, found).await?
+        }
+    };
+    let machines = machines_by_version(&server, &call.permit).await?;
+    let versions = listed(&server, &call.permit, versions::KIND).await?;
+    let value: Vec<Value> = versions
+        .iter()
+        .filter_map(|version| {
+            let hits = hits.get(digest(version)?)?;
+            Some(json!({
+                "id": version.id.to_string(),
+                "name": version.id.name(),
+                "packages": hits,
+                "virtualMachines": machines.get(version.id.folded()).cloned().unwrap_or_default(),
+            }))
+        })
+        .collect();
+    Ok(Reply::ok(json!({ "value": value })))
+}
+
+/// What `found` says of every package that goes by one of the names, by disk.
+async fn hits(
+    server: &Server,
+    permit: &Permit,
+    names: &BTreeSet<String>,
+    found: impl Fn(&OsRelease, &Package) -> Option<Hit>,
+) -> Result<BTreeMap<String, Vec<Hit>>, ArmError> {
+    let mut hits: BTreeMap<String, Vec<Hit>> = BTreeMap::new();
+    // A package and its system are read once, however many disks have them.
+    let mut judged: BTreeMap<(String, String), Option<Hit>> = BTreeMap::new();
+    for name in names {
+        let uses = server.statements.uses_of_package(permit, name).await;
+        for PackageUse {
+            disk,
+            system,
+            package,
+        } in uses.map_err(errors::catalog)?
+        {
+            let key = (system, package.body);
+            let hit = match judged.get(&key) {
+                Some(hit) => hit.clone(),
+                None => {
+                    let hit = found(&stored(&key.0)?, &stored(&key.1)?);
+                    judged.insert(key, hit.clone());
+                    hit
+                }
+            };
+            let known = hits.entry(disk).or_default();
+            known.extend(hit.filter(|hit| !known.contains(hit)));
+        }
+    }
+    hits.retain(|_, hits| !hits.is_empty());
+    Ok(hits)
+}
+
+async fn listed(server: &Server, permit: &Permit, kind: &str) -> Result<Vec<Resource>, ArmError> {
+    let kind = ResourceType::new(kind);
+    let mut found = Vec::new();
+    let mut page = PageRequest::largest();
+    for _ in 0..PAGES_MAX {
+        let answer = server.catalog.list(permit, &kind, page).await;
+        let answer = answer.map_err(errors::catalog)?;
+        found.extend(answer.resources);
+        let Some(next) = answer.next else {
+            return Ok(found);
+        };
+        page = PageRequest::largest().after(next);
+    }
+    Ok(found)
+}
+
+/// Ids of machines by the version that they run, folded.
+async fn machines_by_version(
+    server: &Server,
+    permit: &Permit,
+) -> Result<BTreeMap<String, Vec<String>>, ArmError> {
+    let mut by_version: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for machine in listed(server, permit, machines::KIND).await? {
+        let read = serde_json::from_value(machine.properties.clone());
+        let properties: VirtualMachineProperties = read.unwrap_or_default();
+        let image = properties.storage_profile.image_reference;
+        let Some(id) = image.id.and_then(|id| ResourceId::parse(&id).ok()) else {
+            continue;
+        };
+        let version = match image.exact_version {
+            Some(exact) if !id.resource_type().is(versions::KIND) => id.child("versions", &exact),
+            _ => Ok(id),
+        };
+        if let Ok(version) = version {
+            let known = by_version.entry(version.folded().to_owned()).or_default();
+            known.push(machine.id.to_string());
+        }
+    }
+    Ok(by_version)
+}
