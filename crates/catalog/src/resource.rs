@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use wire::{ProvisioningState, ResourceId, ResourceType, TenantId};
+use wire::{Location, ProvisioningState, ResourceId, ResourceType, TenantId};
 
 use crate::auth::Record;
 use crate::error::{CatalogError, Result};
@@ -52,6 +52,9 @@ pub trait Catalog: Send + Sync {
     async fn list(&self, permit: &Permit, of: &ResourceType, page: PageRequest) -> Result<Page>;
     /// Everything directly or indirectly below the permit's scope, whatever its type, by id.
     async fn list_below(&self, permit: &Permit, page: PageRequest) -> Result<Page>;
+    /// How many resources of a type are at or below the permit's scope in a location, which compares without case and
+    /// blanks. Whatever of a list the permit shows, all are counted.
+    async fn count(&self, permit: &Permit, of: &ResourceType, location: &Location) -> Result<u64>;
     /// Something other than an extension resource is below the permit's scope.
     async fn has_children(&self, permit: &Permit) -> Result<bool>;
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use access::{Permit, Visible};
 use async_trait::async_trait;
-use wire::{ProvisioningState, ResourceId, ResourceType, TenantId};
+use wire::{Location, ProvisioningState, ResourceId, ResourceType, TenantId};
 
 use super::rows::{self, ResourceRow};
 use super::{
@@ -163,6 +163,25 @@ impl<E: Engine> Catalog for SqlCatalog<E> {
         .await
         .map_err(failed("list what is below a resource"))?;
         page_of(rows, &page)
+    }
+
+    async fn count(&self, permit: &Permit, of: &ResourceType, location: &Location) -> Result<u64> {
+        let (from, to) = rows::sort_range(permit.scope(), of);
+        let mut reader = self.reader("count resources").await?;
+        let found = query_scalar::<i64>(
+            "select count(*) from resources
+             where tenant = $1 and type_key = $2 and sort_key >= $3 and sort_key < $4
+               and replace(lower(location), ' ', '') = $5",
+        )
+        .bind(permit.tenant().to_string())
+        .bind(of.folded())
+        .bind(from)
+        .bind(to)
+        .bind(location.folded())
+        .fetch_one(&mut *reader)
+        .await
+        .map_err(failed("count resources"))?;
+        Ok(u64::try_from(found).unwrap_or(0))
     }
 
     async fn has_children(&self, permit: &Permit) -> Result<bool> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::json;
-use wire::{ProvisioningState, ResourceId, ResourceType};
+use wire::{Location, ProvisioningState, ResourceId, ResourceType};
 
 use super::Backend;
 use super::world::World;
@@ -26,6 +26,7 @@ pub(super) async fn run<B: Backend>(fresh: &impl AsyncFn(ManualClock) -> B) {
     lists_show_what_the_permit_shows(&World::new(fresh).await).await;
     many_are_got_by_id(&World::new(fresh).await).await;
     a_read_permit_writes_nothing(&World::new(fresh).await).await;
+    resources_are_counted_by_place(&World::new(fresh).await).await;
 }
 
 async fn what_is_put_is_got<B: Backend>(world: &World<B>) {
@@ -412,4 +413,29 @@ async fn names<B: Backend>(
         request = PageRequest::first(limit).after(next.to_string().parse().expect("a token"));
     }
     panic!("the list does not end");
+}
+
+async fn resources_are_counted_by_place<B: Backend>(world: &World<B>) {
+    for (name, location) in [("a", "East US"), ("b", "eastus"), ("c", "north")] {
+        let rest = format!("/resourceGroups/rg/providers/Microsoft.Compute/galleries/{name}");
+        let permit = world.write(&world.id(&rest)).await;
+        let draft = Draft::new(json!({})).location(location);
+        let put = world.catalog.put(&permit, draft, Precondition::None).await;
+        put.expect("put");
+    }
+    let whole = world.write(&world.id("/resourceGroups/rg")).await;
+    let kind = ResourceType::new("Microsoft.Compute/galleries");
+    for (location, expected) in [("eastus", 2), ("EAST us", 2), ("north", 1), ("south", 0)] {
+        let location = Location::new(location);
+        let found = world
+            .catalog
+            .count(&whole.to_read_own(), &kind, &location)
+            .await;
+        assert_eq!(found.expect("count"), expected, "{location}");
+    }
+    let one = world.id("/resourceGroups/rg/providers/Microsoft.Compute/galleries/a");
+    let below = world.write(&one).await.to_read_own();
+    let east = Location::new("eastus");
+    let found = world.catalog.count(&below, &kind, &east).await;
+    assert_eq!(found.expect("count"), 1);
 }

@@ -14,7 +14,7 @@ use catalog::{
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::sync::{oneshot, watch};
-use wire::{ResourceId, ResourceType};
+use wire::{Location, ResourceId, ResourceType};
 
 use super::world::{VM, World, effect, field, is_machine, parts};
 use crate::{Comply, StateQuery};
@@ -67,6 +67,9 @@ impl Catalog for Faulty {
     async fn list_below(&self, permit: &Permit, page: PageRequest) -> Result<Page> {
         self.fail(&self.reads)?;
         self.inner.list_below(permit, page).await
+    }
+    async fn count(&self, permit: &Permit, of: &ResourceType, location: &Location) -> Result<u64> {
+        self.inner.count(permit, of, location).await
     }
     async fn has_children(&self, permit: &Permit) -> Result<bool> {
         self.inner.has_children(permit).await
