@@ -13,7 +13,7 @@ use tokio::sync::OnceCell;
 
 use crate::build::{BuildError, SandboxProgram, TreeExecutor};
 use crate::build::{SecretValue, Secrets};
-use crate::deploy::{DeleteMachine, Deploy, Machines};
+use crate::deploy::{DeleteMachine, Deploy, Machines, Power};
 use crate::fetch::{Fetch, Web};
 use crate::pipeline::{BuildRun, Builder, WorkDisks};
 use crate::promote::{Promote, Promotions};
@@ -245,6 +245,7 @@ impl Factory {
         runner.register(BuildRun(Arc::clone(self)));
         runner.register(Deploy(Arc::clone(self)));
         runner.register(DeleteMachine(Arc::clone(self)));
+        runner.register(Power(Arc::clone(self)));
         runner.register(Promote(Arc::clone(self)));
         runner.reconcile(Arc::new(Replicate(Arc::clone(self))));
         runner.reconcile(Arc::new(Promotions(Arc::clone(self))));

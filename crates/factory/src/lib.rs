@@ -16,6 +16,7 @@ pub mod publish;
 mod regions;
 pub mod replicate;
 pub mod scan;
+pub mod shared;
 pub mod source;
 pub mod tattoo;
 pub mod test;

@@ -247,6 +247,12 @@ pub struct ImageReference {
     /// A definition's id means its `latest` in the machine's region.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+    /// `/SharedGalleries/{gallery}/Images/{image}`, alone or with `/Versions/{version}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shared_gallery_image_id: Option<String>,
+    /// The same below `/CommunityGalleries`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub community_gallery_image_id: Option<String>,
     /// Read-only: what `latest` was resolved to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exact_version: Option<String>,

@@ -26,6 +26,7 @@ codes! {
     AuthorizationFailed 403;
     BadRequest 400;
     Conflict 409;
+    DeleteGalleryImageVersionBlockedBeforeEndOfLife 409;
     DenyAssignmentAuthorizationFailed 403;
     DenyAssignmentNotFound 404;
     InternalServerError 500;

@@ -3,8 +3,17 @@
 
 use catalog::Resource;
 use disk::DiskDigest;
+use jiff::Timestamp;
 use wire::compute::PublishingProfile;
 use wire::{Location, ProvisioningState, ResourceId, VersionNumber};
+
+/// States of a version that `latest` may mean: a region that is complete is used while others copy; a version of
+/// which a region failed is somebody's to look at first.
+const LATEST_STATES: [ProvisioningState; 3] = [
+    ProvisioningState::Succeeded,
+    ProvisioningState::Creating,
+    ProvisioningState::Updating,
+];
 
 /// A version that a machine could be made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,10 +25,32 @@ pub(super) struct Candidate {
     pub in_latest: bool,
 }
 
-/// Reads what decides of a version's resource. Nothing for one that has no disk of ours, or is not
-/// ready.
-pub(super) fn candidate(version: &Resource, region: &Location) -> Option<Candidate> {
-    if version.state != ProvisioningState::Succeeded {
+/// The member of a version's `bullion` facts that says that it was deleted and can be had back, and the one of that
+/// from which on no machine is made from it any more.
+pub const SOFT_DELETED: &str = "softDeleted";
+pub const CONSUMPTION_END: &str = "consumptionEndTime";
+
+/// Whether a machine may be made from the version: not before its disk is there, and of a soft-deleted one until its
+/// time is over. Other regions may still be copying, or have failed.
+fn is_usable(version: &Resource, now: Timestamp) -> bool {
+    let deleted = version.properties["bullion"].get(SOFT_DELETED);
+    match deleted {
+        None => version.state != ProvisioningState::Deleting,
+        Some(deleted) => {
+            let end = deleted[CONSUMPTION_END].as_str();
+            end.and_then(|end| end.parse::<Timestamp>().ok())
+                .is_some_and(|end| now < end)
+        }
+    }
+}
+
+/// Reads what decides of a version's resource. Nothing for one that has no disk of ours, or is not to be used.
+pub(super) fn candidate(
+    version: &Resource,
+    region: &Location,
+    now: Timestamp,
+) -> Option<Candidate> {
+    if !is_usable(version, now) {
         return None;
     }
     let digest = version
@@ -45,7 +76,10 @@ pub(super) fn candidate(version: &Resource, region: &Location) -> Option<Candida
         id: version.id.clone(),
         number: version.id.name().parse().ok()?,
         digest,
-        in_latest: target.is_some() && !profile.exclude_from_latest && !hidden_here,
+        in_latest: target.is_some()
+            && !profile.exclude_from_latest
+            && !hidden_here
+            && LATEST_STATES.contains(&version.state),
     })
 }
 
@@ -88,6 +122,8 @@ pub(super) fn latest(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     const DEFINITION: &str = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/rg/providers/Microsoft.Compute/galleries/g/images/d";
@@ -123,6 +159,49 @@ mod tests {
                 "{found:?}"
             ),
         }
+    }
+
+    #[test]
+    fn states_decide_who_is_offered() {
+        let now: Timestamp = "2026-11-21T10:00:00Z".parse().unwrap();
+        let check = |state, deleted: Option<&str>, expected: Option<bool>| {
+            let mut properties = json!({
+                "publishingProfile": { "targetRegions": [{ "name": "south" }] },
+                "bullion": { "diskDigest": DiskDigest::from_bytes([1; 32]).to_string() },
+            });
+            if let Some(end) = deleted {
+                properties["bullion"][SOFT_DELETED] = json!({ CONSUMPTION_END: end });
+            }
+            let version = Resource {
+                id: version("1.0.0", true).id,
+                tenant: "00000000-0000-4000-8000-000000000001".parse().unwrap(),
+                location: Some("north".into()),
+                tags: Default::default(),
+                properties,
+                extra: Default::default(),
+                state,
+                etag: "x".parse().unwrap(),
+                system: catalog::SystemData {
+                    created_at: now,
+                    created_by: String::new(),
+                    changed_at: now,
+                    changed_by: String::new(),
+                },
+            };
+            let seen = candidate(&version, &Location::new("south"), now);
+            assert_eq!(
+                seen.map(|one| one.in_latest),
+                expected,
+                "{state:?} {deleted:?}"
+            );
+        };
+        check(ProvisioningState::Succeeded, None, Some(true));
+        check(ProvisioningState::Creating, None, Some(true));
+        check(ProvisioningState::Failed, None, Some(false));
+        check(ProvisioningState::Deleting, None, None);
+        let deleting = ProvisioningState::Deleting;
+        check(deleting, Some("2026-11-22T00:00:00Z"), Some(false));
+        check(deleting, Some("2026-11-21T10:00:00Z"), None);
     }
 
     #[test]

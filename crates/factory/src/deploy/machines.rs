@@ -18,6 +18,8 @@ use crate::pipeline::change;
 pub const MACHINE_TYPE: &str = "Microsoft.Compute/virtualMachines";
 pub(super) const MACHINE_READ: &str = "Microsoft.Compute/virtualMachines/read";
 pub(super) const MACHINE_WRITE: &str = "Microsoft.Compute/virtualMachines/write";
+/// The member of a machine's facts that says that images may be made of it and that it does not start again.
+pub const GENERALIZED: &str = "generalized";
 /// Pages of machines that one tenant may have.
 const PAGES_MAX: usize = 100;
 
@@ -30,6 +32,8 @@ const FOLDER_NAME_CHARS: usize = 24;
 pub enum PowerState {
     Running,
     Stopped,
+    /// Stopped, and so that Azure would not let one pay for it.
+    Deallocated,
 }
 
 impl PowerState {
@@ -40,6 +44,9 @@ impl PowerState {
             }),
             PowerState::Stopped => json!({
                 "code": "PowerState/stopped", "level": "Info", "displayStatus": "VM stopped",
+            }),
+            PowerState::Deallocated => json!({
+                "code": "PowerState/deallocated", "level": "Info", "displayStatus": "VM deallocated",
             }),
         }
     }
@@ -147,6 +154,16 @@ impl Factory {
         }
     }
 
+    /// The disk of a machine that does not run, a raw file.
+    pub async fn machine_disk(&self, machine: &ResourceId) -> Option<PathBuf> {
+        let region = self.region_of(machine)?;
+        if self.power_state(machine).await == PowerState::Running {
+            return None;
+        }
+        let disk = self.machine_folder(machine, &region).join(super::DISK);
+        disk.is_file().then_some(disk)
+    }
+
     /// Takes over the machines that run and marks those that do not. For the server's start.
     pub async fn adopt_machines(&self) -> Result<AdoptReport, FactoryError> {
         let mut report = AdoptReport::default();
@@ -160,7 +177,9 @@ impl Factory {
                     .await?;
                 match state {
                     PowerState::Running => report.running.push(machine.id),
-                    PowerState::Stopped => report.stopped.push(machine.id),
+                    PowerState::Stopped | PowerState::Deallocated => {
+                        report.stopped.push(machine.id);
+                    }
                 }
             }
         }
@@ -189,7 +208,7 @@ impl Factory {
         tenant: TenantId,
         state: PowerState,
     ) -> Result<(), FactoryError> {
-        let value = json!(state);
+        let value = json!(told(machine, state));
         if machine.properties["bullion"]["powerState"] == value {
             return Ok(());
         }
@@ -201,6 +220,17 @@ impl Factory {
             Ok(()) | Err(CatalogError::NotFound { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// The state to tell: a machine that was deallocated and does not run still is.
+fn told(machine: &Resource, live: PowerState) -> PowerState {
+    let deallocated = json!(PowerState::Deallocated);
+    match live {
+        PowerState::Stopped if machine.properties["bullion"]["powerState"] == deallocated => {
+            PowerState::Deallocated
+        }
+        live => live,
     }
 }
 
@@ -219,7 +249,12 @@ pub fn instance_view(machine: &Resource, power: PowerState) -> Value {
     })];
     // A machine that was never made has no power to be on or off.
     if !machine.properties["bullion"]["versionId"].is_null() || power == PowerState::Running {
-        statuses.push(power.status());
+        statuses.push(told(machine, power).status());
+    }
+    if machine.properties["bullion"][GENERALIZED] == true {
+        statuses.push(json!({
+            "code": "OSState/generalized", "level": "Info", "displayStatus": "VM generalized",
+        }));
     }
     json!({
         "computerName": machine.properties["osProfile"]["computerName"],

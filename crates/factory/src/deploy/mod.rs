@@ -3,6 +3,7 @@
 
 mod latest;
 mod machines;
+mod power;
 #[cfg(test)]
 mod tests;
 
@@ -24,14 +25,20 @@ use wire::{Location, ProvisioningState, ResourceId, TenantId};
 use crate::factory::{Factory, make_folder};
 use crate::pipeline::{blocking, change, failed, firmware, store_failed};
 use crate::publish::{VERSION_TYPE, versions};
+use crate::shared::{self, Consumer, ImageName};
 use crate::tattoo::{TATTOO_PATH, Tattoo};
 use crate::test::boot_deadline;
 
-pub use machines::{AdoptReport, MACHINE_TYPE, Machines, PowerState, instance_view, machine_image};
+pub use machines::{
+    AdoptReport, GENERALIZED, MACHINE_TYPE, Machines, PowerState, instance_view, machine_image,
+};
 
+pub use latest::{CONSUMPTION_END, SOFT_DELETED};
 use machines::{MACHINE_READ, MACHINE_WRITE};
+pub use power::{Power, PowerChange, PowerInput};
 
 const VERSION_READ: &str = "Microsoft.Compute/galleries/images/versions/read";
+const DEFINITION_TYPE: &str = "Microsoft.Compute/galleries/images";
 const DEFINITION_READ: &str = "Microsoft.Compute/galleries/images/read";
 const DISK: &str = "disk.raw";
 const LATEST: &str = "latest";
@@ -233,8 +240,16 @@ async fn plan(factory: &Arc<Factory>, s: &StepHandle, vm: &ResourceId) -> Result
         .map_err(|error| failed("LocationNotAvailable", &error))?;
     let body: VirtualMachineProperties = serde_json::from_value(resource.properties.clone())
         .map_err(|error| failed("InvalidParameter", &error))?;
-    let reference = body.storage_profile.image_reference.id.unwrap_or_default();
-    let (version, definition) = version_of(factory, s, &reference, &region).await?;
+    let reference = &body.storage_profile.image_reference;
+    let open = (reference.shared_gallery_image_id.as_deref())
+        .or(reference.community_gallery_image_id.as_deref());
+    let (version, definition) = match open {
+        Some(open) => open_version_of(factory, s, vm, open, &region).await?,
+        None => {
+            let id = reference.id.as_deref().unwrap_or_default();
+            version_of(factory, s, id, &region).await?
+        }
+    };
     let digest = version.properties["bullion"]["diskDigest"]
         .as_str()
         .unwrap_or_default();
@@ -295,40 +310,103 @@ async fn version_of(
     })?;
     let permit = s.permit(&Action::new(VERSION_READ), &definition).await?;
     let all = versions(&factory.catalog, &permit).await?;
+    let exact = named && !id.name().eq_ignore_ascii_case(LATEST);
+    let exact = exact.then(|| id.clone());
+    let version = choose(factory, s, &definition, exact, all, region).await?;
+    Ok((version, found.properties))
+}
+
+/// The same for an image of a gallery that is shared with the machine's subscription, its tenant, or everybody.
+async fn open_version_of(
+    factory: &Arc<Factory>,
+    s: &StepHandle,
+    vm: &ResourceId,
+    reference: &str,
+    region: &Location,
+) -> Result<(Resource, Value), StepError> {
+    let gone = || {
+        StepError::failed(
+            "GalleryImageNotFound",
+            format!("the image {reference} was not found"),
+        )
+    };
+    let name = ImageName::parse(reference).ok_or_else(gone)?;
+    let consumer = Consumer {
+        tenant: tenant(s)?,
+        subscription: vm.subscription().ok_or_else(gone)?,
+    };
+    let (catalog, auth) = (&*factory.catalog, &*factory.auth);
+    let gallery = shared::find(catalog, auth, &consumer, &name.gallery).await?;
+    let gallery = gallery.ok_or_else(gone)?;
+    let definitions = shared::inside(catalog, &gallery, DEFINITION_TYPE).await?;
+    let definition = definitions
+        .into_iter()
+        .find(|one| one.id.name().eq_ignore_ascii_case(&name.image))
+        .ok_or_else(gone)?;
+    let mut all = shared::inside(catalog, &gallery, VERSION_TYPE).await?;
+    all.retain(|version| version.id.is_within(&definition.id));
+    let exact = match &name.version {
+        Some(version) => Some(
+            definition
+                .id
+                .child("versions", version)
+                .map_err(|_| gone())?,
+        ),
+        None => None,
+    };
+    let version = choose(factory, s, &definition.id, exact, all, region).await?;
+    Ok((version, definition.properties))
+}
+
+/// The version of `all` that is named, or the latest that the region can use.
+async fn choose(
+    factory: &Arc<Factory>,
+    s: &StepHandle,
+    definition: &ResourceId,
+    exact: Option<ResourceId>,
+    all: Vec<Resource>,
+    region: &Location,
+) -> Result<Resource, StepError> {
+    let now = s.clock().now();
     let candidates: Vec<_> = all
         .iter()
-        .filter_map(|version| latest::candidate(version, region))
+        .filter_map(|version| latest::candidate(version, region, now))
         .collect();
-    let exact = named && !id.name().eq_ignore_ascii_case(LATEST);
-    let (regions, place, wanted) = (Arc::clone(&factory.regions), region.clone(), id.clone());
+    let (regions, place) = (Arc::clone(&factory.regions), region.clone());
+    let definition = definition.clone();
     let chosen = blocking(move || {
         let there = |digest: &DiskDigest| regions.holder(&place, digest).is_some();
-        let chosen = if exact {
-            let found = candidates
-                .into_iter()
-                .find(|candidate| candidate.id == wanted);
-            let found = found.filter(|candidate| there(&candidate.digest));
-            found.ok_or(latest::NoVersion::NotInRegion {
-                image: wanted,
-                region: place.clone(),
-            })
-        } else {
-            latest::latest(&definition, &place, candidates, there)
+        let chosen = match exact {
+            Some(wanted) => {
+                let found = candidates
+                    .into_iter()
+                    .find(|candidate| candidate.id == wanted);
+                let found = found.filter(|candidate| there(&candidate.digest));
+                found.ok_or(latest::NoVersion::NotInRegion {
+                    image: wanted,
+                    region: place.clone(),
+                })
+            }
+            None => latest::latest(&definition, &place, candidates, there),
         };
         chosen.map_err(|error| failed("GalleryImageNotFound", &error))
     })
     .await?;
     let version = all.into_iter().find(|version| version.id == chosen.id);
     let gone = || StepError::failed("GalleryImageNotFound", format!("{} is gone", chosen.id));
-    Ok((version.ok_or_else(gone)?, found.properties))
+    version.ok_or_else(gone)
 }
 
 /// What the client chose, else what the definition's generation is.
 fn firmware_of(vm: &Resource, definition: &Value) -> Firmware {
-    let asked = vm.properties["bullion"]["firmware"]
+    firmware_of_machine(vm).unwrap_or_else(|| firmware_of_generation(definition))
+}
+
+/// What is written on the machine.
+fn firmware_of_machine(vm: &Resource) -> Option<Firmware> {
+    vm.properties["bullion"]["firmware"]
         .as_str()
-        .and_then(firmware);
-    asked.unwrap_or_else(|| firmware_of_generation(definition))
+        .and_then(firmware)
 }
 
 /// The firmware that an image definition's properties ask for.
@@ -341,20 +419,23 @@ pub(crate) fn firmware_of_generation(definition: &Value) -> Firmware {
     }
 }
 
-/// Processors and memory (MiB) of a size of Azure's; small ones, and the default for all others.
+/// Sizes of Azure's that machines may have: name, processors, memory (MiB). Any other name is taken as the default.
+pub const SIZES: [(&str, u8, u32); 6] = [
+    ("Standard_B1ls", 1, 512),
+    ("Standard_B1s", 1, 1024),
+    ("Standard_B1ms", 1, 2048),
+    ("Standard_B2s", 2, 4096),
+    ("Standard_B2ms", 2, 8192),
+    ("Standard_D2s_v5", 2, 8192),
+];
+const DEFAULT_SIZE: (u8, u32) = (2, 1024);
+
+/// Processors and memory (MiB) of a size.
 fn size_of(name: &str) -> (u8, u32) {
-    const SIZES: [(&str, u8, u32); 6] = [
-        ("Standard_B1ls", 1, 512),
-        ("Standard_B1s", 1, 1024),
-        ("Standard_B1ms", 1, 2048),
-        ("Standard_B2s", 2, 4096),
-        ("Standard_B2ms", 2, 8192),
-        ("Standard_D2s_v5", 2, 8192),
-    ];
     let known = SIZES
         .iter()
         .find(|(known, ..)| known.eq_ignore_ascii_case(name));
-    known.map_or((2, 1024), |(_, cpus, memory)| (*cpus, *memory))
+    known.map_or(DEFAULT_SIZE, |(_, cpus, memory)| (*cpus, *memory))
 }
 
 /// Writes the version's disk from the region's store to the machine's folder. A disk that a machine

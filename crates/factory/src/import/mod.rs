@@ -30,6 +30,8 @@ const SECTOR: u64 = 512;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ImportSource {
     File(PathBuf),
+    /// A file whose bytes are the disk's, whatever they look like: a machine wrote them.
+    Raw(PathBuf),
     /// A new disk: nothing but zeros.
     Zeros {
         bytes: u64,
@@ -119,6 +121,7 @@ fn open(source: &ImportSource) -> Result<Box<dyn ReadAt>, ImportError> {
     let disk: Box<dyn ReadAt> = match source {
         ImportSource::Zeros { bytes } => Box::new(Zeros(*bytes)),
         ImportSource::File(path) => open_file(path)?,
+        ImportSource::Raw(path) => Box::new(FileDisk::open(path).map_err(ImportError::Read)?),
     };
     let bytes = disk.size();
     if bytes == 0 || !bytes.is_multiple_of(SECTOR) {
@@ -253,6 +256,11 @@ mod tests {
         for (_, store) in regions.stores(&region).unwrap() {
             assert!(store.has(&digests[0]));
         }
+        // What a machine wrote is not looked into: the footer is a part of its disk.
+        let path = folder.path().join("b.vhd");
+        let raw = import(&regions, &region, &ImportSource::Raw(path)).unwrap();
+        assert_eq!(raw.logical_bytes, MIB as u64 + 512);
+        assert_ne!(raw.digest, digests[0]);
         let zeros = import(&regions, &region, &ImportSource::Zeros { bytes: 1 << 30 }).unwrap();
         assert_ne!(zeros.digest, digests[0]);
     }

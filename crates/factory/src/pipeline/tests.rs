@@ -312,6 +312,19 @@ async fn a_failing_region_does_not_hold_up_the_other() {
     };
     assert_eq!(states().await, ["Completed", "Failed", "Completed"]);
 
+    // As a client's own version is left when a region of it failed.
+    let permit = access::Permit::system(
+        access::SystemReason::Reconcile,
+        access::Action::new("Microsoft.Compute/galleries/images/versions/write"),
+        version.clone(),
+        world.get(&version).await.unwrap().tenant,
+    );
+    let catalog = world.factory().catalog.clone();
+    crate::pipeline::change(&catalog, &permit, |draft| {
+        draft.state = wire::ProvisioningState::Failed;
+    })
+    .await
+    .unwrap();
     std::fs::remove_file(&packs).unwrap();
     std::fs::create_dir(&packs).unwrap();
     let replicate = crate::replicate::Replicate(world.factory());
@@ -320,6 +333,8 @@ async fn a_failing_region_does_not_hold_up_the_other() {
         .await
         .unwrap();
     assert_eq!(states().await, ["Completed", "Completed", "Completed"]);
+    let healed = world.get(&version).await.unwrap();
+    assert_eq!(healed.state, wire::ProvisioningState::Succeeded);
 }
 
 /// Stops a run that hangs in its source stage and answers its job and record.

@@ -11,14 +11,14 @@ use access::{Action, Permit, SystemReason};
 use async_trait::async_trait;
 use catalog::{CatalogError, Resource};
 use disk::DiskDigest;
-use jobs::{Cancel, Reconciler, StepError};
+use jobs::{Cancel, Reconciler, StepError, StepHandle};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use store::{Moved, Store};
 use tokio::sync::watch;
 use wire::compute::{
     AggregatedReplicationState, PublishingProfile, RegionalReplicationState,
-    RegionalReplicationStatus, ReplicationStatus,
+    RegionalReplicationStatus, ReplicationStatus, TargetRegion,
 };
 use wire::{Location, ProvisioningState, ResourceId, TenantId};
 
@@ -177,13 +177,7 @@ impl Copy {
         progress: u8,
         details: &str,
     ) -> Result<(), StepError> {
-        let action = Action::new(VERSION_WRITE);
-        let permit = Permit::system(
-            SystemReason::Reconcile,
-            action,
-            self.version.clone(),
-            self.tenant,
-        );
+        let permit = status_permit(&self.version, self.tenant);
         let status = json!({ "state": state, "progress": progress, "details": details });
         let region = self.region.folded();
         let told = change(&factory.catalog, &permit, |draft| {
@@ -269,15 +263,24 @@ impl Reconciler for Replicate {
                 tenant.tenant,
             );
             for version in versions(&factory.catalog, &permit).await? {
-                for copy in copies(&version, tenant.tenant) {
+                let copies = copies(&version, tenant.tenant);
+                let mut whole = !copies.is_empty();
+                for copy in copies {
                     if stop.is_raised() {
                         return Ok(());
                     }
-                    if let Err(error) = bring(factory, &version, copy).await {
-                        // The next region and version may do better; the pass still failed.
-                        tracing::warn!(version = %version.id, error = %error, "replication failed");
-                        first_error.get_or_insert(error);
+                    match bring(factory, &version, copy).await {
+                        Ok(there) => whole &= there,
+                        Err(error) => {
+                            // The next region and version may do better; the pass still failed.
+                            tracing::warn!(version = %version.id, error = %error, "replication failed");
+                            first_error.get_or_insert(error);
+                            whole = false;
+                        }
                     }
+                }
+                if whole && version.state == ProvisioningState::Failed {
+                    heal(factory, &version).await?;
                 }
             }
         }
@@ -285,40 +288,89 @@ impl Reconciler for Replicate {
     }
 }
 
-/// What a version asks for, region by region.
+/// What a version asks for, region by region, its own region first. Nothing while a job makes the version, or once it
+/// is deleted.
 fn copies(version: &Resource, tenant: TenantId) -> Vec<Copy> {
+    match version.state {
+        ProvisioningState::Succeeded | ProvisioningState::Failed => wanted(version, tenant),
+        _ => Vec::new(),
+    }
+}
+
+fn wanted(version: &Resource, tenant: TenantId) -> Vec<Copy> {
     let digest = version.properties["bullion"]["diskDigest"].as_str();
     let Some(digest) = digest.and_then(|text| text.parse::<DiskDigest>().ok()) else {
         return Vec::new();
     };
-    if version.state != ProvisioningState::Succeeded {
-        return Vec::new();
-    }
     let home = Location::new(version.location.clone().unwrap_or_default());
-    let regions = profile(version).target_regions.into_iter();
-    regions
-        .map(|region| Copy {
-            version: version.id.clone(),
-            tenant,
-            digest,
-            home: home.clone(),
-            spread: Spread::of(region.storage_account_type.as_deref()),
-            region: region.name,
-        })
-        .collect()
+    let mut regions = profile(version).target_regions;
+    regions.sort_by_key(|region| region.name != home);
+    let copy = |region: TargetRegion| Copy {
+        version: version.id.clone(),
+        tenant,
+        digest,
+        home: home.clone(),
+        spread: Spread::of(region.storage_account_type.as_deref()),
+        region: region.name,
+    };
+    regions.into_iter().map(copy).collect()
 }
 
-/// Copies one disk to one region unless it is there and known to be.
-async fn bring(factory: &Arc<Factory>, version: &Resource, copy: Copy) -> Result<(), StepError> {
+/// Brings the disk of a new version to every region that it names. A region that fails keeps no other from getting
+/// it; the failure names those that failed, and the reconciler tries them again.
+pub async fn everywhere(
+    factory: &Arc<Factory>,
+    step: &StepHandle,
+    version: &Resource,
+) -> Result<(), StepError> {
+    let copies = wanted(version, version.tenant);
+    if copies.is_empty() {
+        return Err(StepError::failed("BadVersion", "the version has no disk"));
+    }
+    let mut failed = Vec::new();
+    for copy in copies {
+        let progress = |percent: u8| step.progress(format!("{}: {percent} %", copy.region));
+        if let RegionResult::Failed { reason } = copy.run(factory, &progress).await? {
+            failed.push(format!("region {}: {reason}", copy.region));
+        }
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let message = format!("Replication failed in {}", failed.join("; "));
+    Err(StepError::failed("ReplicationFailed", message))
+}
+
+/// A version that failed in some regions only is whole once they have it.
+async fn heal(factory: &Arc<Factory>, version: &Resource) -> Result<(), StepError> {
+    let permit = status_permit(&version.id, version.tenant);
+    let told = change(&factory.catalog, &permit, |draft| {
+        draft.state = ProvisioningState::Succeeded;
+    });
+    match told.await {
+        Ok(()) | Err(CatalogError::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// For writing down how far a version's replicas are.
+fn status_permit(version: &ResourceId, tenant: TenantId) -> Permit {
+    let action = Action::new(VERSION_WRITE);
+    Permit::system(SystemReason::Reconcile, action, version.clone(), tenant)
+}
+
+/// Copies one disk to one region unless it is there and known to be. Whether it is there now.
+async fn bring(factory: &Arc<Factory>, version: &Resource, copy: Copy) -> Result<bool, StepError> {
     let state = &version.properties["bullion"]["replication"][copy.region.folded()]["state"];
     let known = *state == json!(RegionalReplicationState::Completed);
     let (regions, wanted) = (Arc::clone(&factory.regions), copy.clone());
     let there = crate::pipeline::blocking(move || Ok(wanted.is_there(&regions))).await?;
     if there && known {
-        return Ok(());
+        return Ok(true);
     }
     if let RegionResult::Failed { reason } = copy.run(factory, &|_| {}).await? {
         tracing::warn!(version = %copy.version, region = %copy.region, reason, "a region has no replica");
+        return Ok(false);
     }
-    Ok(())
+    Ok(true)
 }
