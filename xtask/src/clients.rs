@@ -33,6 +33,7 @@ pub fn az(log: &Path, step: &Step) -> Result<Result<Vec<Program>, String>> {
     let programs: Result<Vec<Program>> = [
         run("2", "xtask/clients/az-commands.sh"),
         run("2", "xtask/clients/az-generic.sh"),
+        run("2", "xtask/clients/az-galleries.sh"),
         run("3", "examples/promote-with-az/promote.sh"),
     ]
     .into_iter()

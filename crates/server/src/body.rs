@@ -148,29 +148,6 @@ pub fn keep(properties: &mut Map<String, Value>, old: Option<&Map<String, Value>
     }
 }
 
-/// Lays `patch` over `whole`, member by member: a null takes a member away, a list or a plain value replaces it. Tags are
-/// replaced as one, as Azure's compute resources do it.
-pub fn merge(whole: &mut Value, patch: &Value) {
-    lay_over(whole, patch);
-    if let Some(tags) = patch.get("tags").filter(|tags| !tags.is_null()) {
-        whole["tags"] = tags.clone();
-    }
-}
-
-fn lay_over(whole: &mut Value, patch: &Value) {
-    let (Value::Object(members), Value::Object(patch)) = (&mut *whole, patch) else {
-        *whole = patch.clone();
-        return;
-    };
-    for (key, value) in patch {
-        if value.is_null() {
-            members.remove(key);
-        } else {
-            lay_over(members.entry(key.clone()).or_insert(Value::Null), value);
-        }
-    }
-}
-
 /// Puts back what only the server writes, whatever the client sent.
 pub fn read_only(
     properties: &mut Map<String, Value>,
@@ -221,29 +198,6 @@ mod tests {
         check(json!({"tags": {"": "1"}}), Err("1 to 512"));
         let many: Map<String, Value> = (0..51).map(|i| (i.to_string(), json!("x"))).collect();
         check(json!({"tags": many}), Err("at most 50"));
-    }
-
-    #[test]
-    fn a_patch_is_laid_over_what_is_stored() {
-        let check = |patch: Value, expected: Value| {
-            let mut whole =
-                json!({ "tags": { "a": "1" }, "properties": { "x": { "y": 1, "z": [1, 2] } } });
-            merge(&mut whole, &patch);
-            assert_eq!(whole, expected, "{patch}");
-        };
-        check(
-            json!({ "properties": { "x": { "z": [3] } } }),
-            json!({ "tags": { "a": "1" }, "properties": { "x": { "y": 1, "z": [3] } } }),
-        );
-        check(
-            json!({ "properties": { "x": null }, "tags": { "b": "2" } }),
-            json!({ "tags": { "b": "2" }, "properties": {} }),
-        );
-        check(
-            json!({ "properties": { "x": 5, "new": { "n": 1 } } }),
-            json!({ "tags": { "a": "1" }, "properties": { "x": 5, "new": { "n": 1 } } }),
-        );
-        check(json!(null), json!(null));
     }
 
     #[test]

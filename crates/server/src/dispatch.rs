@@ -19,7 +19,7 @@ use crate::exchange::{self, BODY_BYTES_MAX, Base, Query, Reply};
 use crate::operation::{Call, Link, Operation, Preconditions, Subject, Tenancy};
 use crate::path::{self, ArmPath, PathError, Shape};
 use crate::rates::Turn;
-use crate::resources::{management_groups, policies};
+use crate::resources::{management_groups, policies, soft_delete};
 use crate::state::Server;
 use crate::{bearer, enforcement, errors, oauth, patch, table};
 
@@ -198,6 +198,7 @@ pub fn subject(row: &Operation, id: &ResourceId) -> Result<ResourceId, ArmError>
         Subject::Path => Some(id.clone()),
         Subject::Parent => id.parent(),
         Subject::Judged => id.parent().and_then(judged),
+        Subject::Meant => soft_delete::meant(id),
         Subject::Own | Subject::Everybody => Some(ResourceId::root()),
     };
     let subject = subject.ok_or_else(|| errors::bad_request("The path names no resource."))?;

@@ -14,6 +14,7 @@ use crate::blobs::Blobs;
 use crate::import::{Import, Importer};
 use crate::publish::PublishCopy;
 use crate::removal::RemoveGroup;
+use crate::resources::soft_delete::Purge;
 use crate::work::Work;
 
 pub struct EngineParts {
@@ -71,6 +72,11 @@ pub fn register(
         jobs,
         work: work.clone(),
     });
+    builder.reconcile(Arc::new(Purge {
+        catalog: catalog.clone(),
+        auth: catalog.clone(),
+        clock: catalog.clock(),
+    }));
     let importer = Importer {
         catalog,
         work,

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use wire::{Location, ProvisioningState, ResourceId};
 
 use crate::blobs::Blobs;
+use crate::resources::machines;
 use crate::work::Work;
 
 /// Writes of one resource that are tried against those of others.
@@ -29,6 +30,8 @@ pub enum Origin {
     Blob(String),
     /// A new disk of so many bytes.
     Zeros(u64),
+    /// The disk of a machine that does not run.
+    Machine(ResourceId),
 }
 
 /// Brings bits in and writes down what they are.
@@ -52,8 +55,16 @@ pub fn job(resource: &ResourceId, origin: &Origin) -> NewJob {
     NewJob {
         kind: Import::NAME.into(),
         input: json!({ "resource": resource, "origin": origin }),
-        exclusive: Some(format!("import {}", resource.folded())),
+        exclusive: Some(exclusive(resource, Some(origin), "import")),
         visible_at: Vec::new(),
+    }
+}
+
+/// With what the job must be alone: a machine whose disk it reads, which must not start, or else its own resource.
+pub fn exclusive(resource: &ResourceId, origin: Option<&Origin>, what: &str) -> String {
+    match origin {
+        Some(Origin::Machine(machine)) => machines::exclusive(machine),
+        _ => format!("{what} {}", resource.folded()),
     }
 }
 
@@ -84,7 +95,7 @@ impl Importer {
         let permit = write_permit(&step, resource).await?;
         let there = self.catalog.get(&permit.to_read_own()).await?;
         let region = Location::new(there.location.unwrap_or_default());
-        let source = self.source(origin)?;
+        let source = self.source(origin).await?;
         step.progress("reading the disk");
         let imported = tokio::select! {
             imported = self.work.import(&region, source) => imported?,
@@ -94,10 +105,16 @@ impl Importer {
         Ok(imported.digest.to_string())
     }
 
-    fn source(&self, origin: &Origin) -> Result<ImportSource, StepError> {
+    async fn source(&self, origin: &Origin) -> Result<ImportSource, StepError> {
         let name = match origin {
             Origin::Zeros(bytes) => return Ok(ImportSource::Zeros { bytes: *bytes }),
             Origin::Blob(name) => name,
+            Origin::Machine(machine) => {
+                let disk = self.work.machine_disk(machine).await;
+                let message = format!("the disk of {} is not there, or in use", machine.name());
+                let gone = || StepError::failed("OperationNotAllowed", message);
+                return disk.map(ImportSource::Raw).ok_or_else(gone);
+            }
         };
         let gone = |message: String| StepError::failed("BlobNotFound", message);
         match &self.blobs {

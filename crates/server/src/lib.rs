@@ -27,6 +27,7 @@ mod graph;
 mod hierarchy;
 mod import;
 mod issuers;
+mod limits;
 mod machine_tokens;
 mod managed;
 mod net;

@@ -38,6 +38,8 @@ pub enum Subject {
     /// The scope whose resources a question is about: what the path's resource sits on, and where that is a policy
     /// object, what that one sits on.
     Judged,
+    /// The live id of what the path names as soft-deleted.
+    Meant,
     /// A list of the caller's own, which is empty rather than refused.
     Own,
     /// What is the same for everybody: a right to read it anywhere is enough.
@@ -105,14 +107,6 @@ impl Preconditions {
         Preconditions {
             if_match: text(IF_MATCH),
             if_none_match: text(IF_NONE_MATCH),
-        }
-    }
-
-    /// If the resource is still what it was; for a write that was made of what was read.
-    pub fn unmoved(resource: &Resource) -> Preconditions {
-        Preconditions {
-            if_match: Some(resource.etag.to_string()),
-            if_none_match: None,
         }
     }
 

@@ -9,6 +9,7 @@ use catalog::{Place, PlaceError};
 use serde::Deserialize;
 
 use crate::engine::JobsRun;
+use crate::limits::Limits;
 use crate::rates::RatesConfig;
 
 /// Read from the data folder when no file is named.
@@ -78,6 +79,9 @@ pub struct ConfigFile {
     /// Hosts in the server's own networks that builds may fetch contents from, and send them to.
     #[serde(default)]
     pub fetch_hosts: Vec<String>,
+    /// How many galleries, definitions and versions a subscription may have in a region.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 /// The options, resolved.
@@ -92,6 +96,7 @@ pub struct Settings {
     pub rates: RatesConfig,
     pub activity_days: u32,
     pub fetch_hosts: Vec<String>,
+    pub limits: Limits,
 }
 
 impl ServeOptions {
@@ -124,6 +129,7 @@ impl ServeOptions {
             rates: file.rates,
             activity_days: file.activity_days.unwrap_or(ACTIVITY_DAYS),
             fetch_hosts: file.fetch_hosts,
+            limits: file.limits,
         })
     }
 }
@@ -177,6 +183,13 @@ mod tests {
             Err("unknown field `lisen`"),
         );
         check(Some("listen = 8443"), None, Err("line 1"));
+        let limits = "[limits]\nimage_versions = 20000";
+        check(Some(limits), None, Ok("127.0.0.1:8443"));
+        check(
+            Some("[limits]\nimages = 1"),
+            None,
+            Err("unknown field `images`"),
+        );
     }
 
     #[test]

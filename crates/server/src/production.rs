@@ -1,5 +1,6 @@
 //! The real engine behind the server: the factory, its job kinds and the runner that works them off.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,19 +10,20 @@ use catalog::{
     Backend, CHANGES_MAX, CatalogError, Change, Changes, NewJob, PageRequest, Precondition,
     Resource,
 };
-use factory::deploy::{self, DeleteMachine, DeleteMachineInput, Deploy, DeployInput};
+use factory::deploy::{
+    self, DeleteMachine, DeleteMachineInput, Deploy, DeployInput, Power, PowerChange, PowerInput,
+};
 use factory::import::{ImportSource, Imported};
 use factory::pipeline::{self, BuildRun, TemplateProblem};
 
 use factory::promote::{self, Promote, PromoteInput};
-use factory::replicate::{Copy, RegionResult, replication_status};
+use factory::replicate::{everywhere, replication_status};
 use factory::source::Product;
-use factory::{BlobPlace, Factory, FactoryError, FactoryOptions, Spread};
+use factory::{BlobPlace, Factory, FactoryError, FactoryOptions};
 use jobs::{JobKind, Jobs, Runner, RunnerBuilder, StepError, StepHandle};
 use provenance::PublicKey;
 use serde_json::{Map, Value};
 use tokio::task::JoinSet;
-use wire::compute::PublishingProfile;
 use wire::promotion::PromotionProperties;
 use wire::{ArmError, ArmErrorBody, ErrorCode, Location, ResourceId, ResourceType, TenantId};
 
@@ -248,6 +250,10 @@ impl Work for FactoryWork {
         self.factory.regions().names()
     }
 
+    fn zones(&self, region: &Location) -> usize {
+        self.factory.regions().zones(region).len()
+    }
+
     fn define_region(&self, region: &Location, zones: &[String]) -> Result<(), ArmError> {
         self.factory
             .regions()
@@ -289,6 +295,17 @@ impl Work for FactoryWork {
         })
     }
 
+    fn switch(&self, machine: &ResourceId, change: PowerChange) -> NewJob {
+        new_job::<Power>(&PowerInput {
+            vm: machine.clone(),
+            change,
+        })
+    }
+
+    async fn machine_disk(&self, machine: &ResourceId) -> Option<PathBuf> {
+        self.factory.machine_disk(machine).await
+    }
+
     fn delete_machine(&self, machine: &ResourceId) -> NewJob {
         new_job::<DeleteMachine>(&DeleteMachineInput {
             vm: machine.clone(),
@@ -300,16 +317,7 @@ impl Work for FactoryWork {
     }
 
     async fn replicate(&self, step: &StepHandle, version: &Resource) -> Result<(), StepError> {
-        for copy in copies(version)? {
-            let progress = |percent: u8| step.progress(format!("{}: {percent} %", copy.region));
-            if let RegionResult::Failed { reason } = copy.run(&self.factory, &progress).await? {
-                return Err(StepError::failed(
-                    "ReplicationFailed",
-                    format!("region {}: {reason}", copy.region),
-                ));
-            }
-        }
-        Ok(())
+        everywhere(&self.factory, step, version).await
     }
 
     fn promote(&self, promotion: &ResourceId) -> NewJob {
@@ -361,30 +369,6 @@ impl Work for FactoryWork {
     fn machine_image(&self, machine: &Resource) -> Option<Value> {
         deploy::machine_image(machine)
     }
-}
-
-/// What a version asks for, region by region.
-fn copies(version: &Resource) -> Result<Vec<Copy>, StepError> {
-    let bad = |what: &str| StepError::failed("BadVersion", format!("the version has {what}"));
-    let digest = version.properties["bullion"]["diskDigest"]
-        .as_str()
-        .unwrap_or_default();
-    let digest = digest.parse().map_err(|_| bad("no disk"))?;
-    let profile = version.properties["publishingProfile"].clone();
-    let profile: PublishingProfile =
-        serde_json::from_value(profile).map_err(|_| bad("no publishing profile"))?;
-    let home = Location::new(version.location.clone().unwrap_or_default());
-    let regions = profile.target_regions.into_iter();
-    Ok(regions
-        .map(|region| Copy {
-            version: version.id.clone(),
-            tenant: version.tenant,
-            digest,
-            home: home.clone(),
-            spread: Spread::of(region.storage_account_type.as_deref()),
-            region: region.name,
-        })
-        .collect())
 }
 
 /// All problems of a template at once, each with its place and what would be right.

@@ -17,10 +17,12 @@ use wire::{ArmError, ProvisioningState, ResourceId};
 use crate::body::ResourceBody;
 use crate::errors;
 use crate::exchange::Reply;
-use crate::import::{Importer, Origin};
+use crate::import::{self, Importer, Origin};
 use crate::operation::Call;
 use crate::resources::bits::{self, Bits};
-use crate::resources::{managed_images, put_reply_of, store, submit_with, tracked, versions};
+use crate::resources::{
+    managed_images, power, put_reply_of, store, submit_with, tracked, versions,
+};
 use crate::state::Server;
 
 const WRITE: &str = "Microsoft.Compute/galleries/images/versions/write";
@@ -71,6 +73,14 @@ pub async fn create(
                 .insert(FACTS.into(), bits::facts_of(&source));
             take_profile(&mut body, &source);
         }
+        Bits::Machine(machine) => {
+            check_fits_machine(server, call, &machine).await?;
+            let facts = bits::facts_of_machine(&machine);
+            body.properties.insert(FACTS.into(), facts);
+            body.properties["storageProfile"]["osDiskImage"] =
+                json!({ "hostCaching": "ReadWrite" });
+            origin = Some(Origin::Machine(machine.id.clone()));
+        }
         Bits::From(from) => {
             let facts = bits::facts_from(&body.properties, &[versions::URI]);
             body.properties.insert(FACTS.into(), facts);
@@ -86,7 +96,11 @@ pub async fn create(
     let job = NewJob {
         kind: PublishCopy::NAME.into(),
         input: json!(input),
-        exclusive: Some(format!("version {}", call.id.folded())),
+        exclusive: Some(import::exclusive(
+            &call.id,
+            input.origin.as_ref(),
+            "version",
+        )),
         visible_at: Vec::new(),
     };
     let (put, job) = submit_with(server, call, None, draft, job).await?;
@@ -120,41 +134,79 @@ fn take_profile(body: &mut ResourceBody, source: &Resource) {
     profile["osDiskImage"]["hostCaching"] = caching.into();
 }
 
-/// A managed image and the definition must say the same about the system.
+/// A source and the definition must say the same about the system, where the source says it.
 async fn check_fits(server: &Server, call: &Call, source: &Resource) -> Result<(), ArmError> {
     if !source.id.resource_type().is(managed_images::KIND) {
         return Ok(());
     }
+    let disk = &source.properties["storageProfile"]["osDisk"];
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+    let says = Says {
+        os_state: text(&disk["osState"]),
+        os_type: text(&disk["osType"]),
+        generation: text(&source.properties["hyperVGeneration"]),
+    };
+    check_says(server, call, &source.id, &says).await
+}
+
+/// A generalized machine makes generalized images, any other specialized ones.
+async fn check_fits_machine(
+    server: &Server,
+    call: &Call,
+    machine: &Resource,
+) -> Result<(), ArmError> {
+    let state = match power::is_generalized(machine) {
+        true => "Generalized",
+        false => "Specialized",
+    };
+    let says = Says {
+        os_state: state.into(),
+        os_type: "Linux".into(),
+        generation: bits::generation_of(machine).into(),
+    };
+    check_says(server, call, &machine.id, &says).await
+}
+
+/// What a source says of its system.
+struct Says {
+    os_state: String,
+    os_type: String,
+    generation: String,
+}
+
+async fn check_says(
+    server: &Server,
+    call: &Call,
+    id: &ResourceId,
+    says: &Says,
+) -> Result<(), ArmError> {
     let parent = call.id.parent();
     let permit = parent.and_then(|parent| call.permit.to_read_ancestor(&parent));
     let Some(permit) = permit else {
         return Ok(());
     };
     let definition = server.catalog.get(&permit).await.map_err(errors::catalog)?;
-    let disk = &source.properties["storageProfile"]["osDisk"];
-    let differ = |of_image: &Value, key: &str| {
-        let of_image = of_image.as_str().unwrap_or_default();
-        let of_definition = definition.properties[key].as_str().unwrap_or_default();
-        let same = of_image.eq_ignore_ascii_case(of_definition);
-        (!same).then(|| (of_image.to_string(), of_definition.to_string()))
+    let differ = |of_source: &String, key: &str| {
+        let wanted = definition.properties[key].as_str().unwrap_or_default();
+        (!of_source.eq_ignore_ascii_case(wanted)).then(|| wanted.to_string())
     };
-    let id = &source.id;
-    let message = if let Some((image, wanted)) = differ(&disk["osState"], "osState") {
+    let message = if let Some(wanted) = differ(&says.os_state, "osState") {
         format!(
             "Cannot create Gallery Image Version from: {id} since the OS State in the parent gallery \
-             image ({wanted}) is not {image}."
+             image ({wanted}) is not {}.",
+            says.os_state
         )
-    } else if let Some((image, wanted)) = differ(&disk["osType"], "osType") {
+    } else if let Some(wanted) = differ(&says.os_type, "osType") {
         format!(
             "Cannot create Gallery Image Version from: {id} since the OS Type in the parent gallery \
-             image ({wanted}) is not {image}."
+             image ({wanted}) is not {}.",
+            says.os_type
         )
-    } else if let Some((image, wanted)) =
-        differ(&source.properties["hyperVGeneration"], "hyperVGeneration")
-    {
+    } else if let Some(wanted) = differ(&says.generation, "hyperVGeneration") {
         format!(
-            "The resource with id '{id}' has a different Hypervisor generation ['{image}'] than the \
-             parent gallery image Hypervisor generation ['{wanted}']."
+            "The resource with id '{id}' has a different Hypervisor generation ['{}'] than the \
+             parent gallery image Hypervisor generation ['{wanted}'].",
+            says.generation
         )
     } else {
         return Ok(());

@@ -27,6 +27,7 @@ use crate::blobs::{Blobs, BlobsError};
 use crate::data::{self, DataError, DataFolder};
 use crate::engine::{Engine, EngineError, EngineParts};
 use crate::issuers::{Issuers, IssuersError};
+use crate::limits::Room;
 use crate::net::listen::{self, ListenError};
 use crate::net::tls::{self, TlsError};
 use crate::options::{OptionsError, ServeOptions};
@@ -188,6 +189,7 @@ pub async fn start_with(
         statements: catalog.clone(),
         advisories: AdvisoryFolder::new(folder.root().join("advisories")),
         rates: Rates::new(settings.rates),
+        room: Room::new(settings.limits),
     });
     let complying = follow(comply, stopped.clone());
     let serving = listen::run(listener, identity.config, app::router(server), stopped);

@@ -21,6 +21,7 @@ use crate::attempts::Attempts;
 use crate::blobs::Blobs;
 use crate::exchange::Reply;
 use crate::issuers::Issuers;
+use crate::limits::Room;
 use crate::oauth::TokenVersion;
 use crate::operation::Call;
 use crate::rates::Rates;
@@ -54,6 +55,7 @@ pub struct Server {
     pub statements: Arc<dyn Statements>,
     pub advisories: AdvisoryFolder,
     pub rates: Rates,
+    pub room: Room,
 }
 
 pub fn hashing() -> Arc<Semaphore> {
@@ -180,6 +182,19 @@ impl Server {
 
 /// Resources.
 impl Server {
+    /// A right that a request needs at its own resource besides the row's, because of what its body says.
+    pub async fn need_right(&self, call: &Call, action: &str) -> Result<(), ArmError> {
+        let (scope, tenant) = (call.permit.scope(), call.permit.tenant());
+        let Some(identity) = call.permit.identity() else {
+            return Ok(());
+        };
+        let grants = self.auth.grants(identity.tenant, identity.principal).await;
+        let grants = grants.map_err(errors::catalog)?;
+        access::authorize(identity, &grants, &Action::new(action), scope, tenant)
+            .map(drop)
+            .map_err(|refused| refused.to_arm())
+    }
+
     pub async fn exists(&self, permit: &Permit) -> Result<bool, ArmError> {
         match self.catalog.get(permit).await {
             Ok(_) => Ok(true),

@@ -12,10 +12,11 @@ use crate::operation::{Operation, Subject, Tenancy, no_links};
 use crate::path::{ArmPath, Place, Shape};
 use crate::resources::templates::triggers;
 use crate::resources::{
-    activity_log, applications, consents, credentials, disks, everything, galleries, groups,
-    identities, images, locks, machines, managed_images, management_groups, marketplace,
-    operations, people, pipelines, policies, promotions, roles, runs, signing_keys, statements,
-    subscriptions, tags, templates, tenancy, versions,
+    activity_log, applications, consents, credentials, disks, everything, galleries,
+    gallery_applications, groups, identities, images, locks, machines, managed_images,
+    management_groups, marketplace, operations, people, pipelines, policies, power, promotions,
+    roles, runs, shared, sharing, signing_keys, soft_delete, statements, subscriptions, tags,
+    templates, tenancy, usages, versions,
 };
 use crate::{machine_tokens, managed};
 
@@ -210,11 +211,25 @@ fn compute() -> Vec<Operation> {
         row!(GET Named versions::KIND, GROUP, "Microsoft.Compute/galleries/images/versions/read", versions::get),
         row!(GET Collection versions::KIND, GROUP, "Microsoft.Compute/galleries/images/versions/read", versions::all),
         row!(DELETE Named versions::KIND, GROUP, "Microsoft.Compute/galleries/images/versions/delete", versions::remove),
+        row!(GET Collection soft_delete::KIND, GROUP, "Microsoft.Compute/galleries/images/versions/read", soft_delete::all, subject: Subject::Meant),
+        row!(GET Named soft_delete::KIND, GROUP, "Microsoft.Compute/galleries/images/versions/read", soft_delete::get, subject: Subject::Meant),
+        row!(DELETE Named soft_delete::KIND, GROUP, "Microsoft.Compute/galleries/images/versions/delete", soft_delete::remove, subject: Subject::Meant),
+        row!(POST Collection "Microsoft.Compute/galleries/share", GROUP, sharing::SHARE, sharing::share),
         row!(PUT Named machines::KIND, GROUP, "Microsoft.Compute/virtualMachines/write", machines::put, links: machines::links),
         row!(GET Named machines::KIND, GROUP, "Microsoft.Compute/virtualMachines/read", machines::get),
         row!(GET Collection machines::KIND, LISTED, "Microsoft.Compute/virtualMachines/read", machines::all),
         row!(DELETE Named machines::KIND, GROUP, "Microsoft.Compute/virtualMachines/delete", machines::remove),
         row!(GET Collection "Microsoft.Compute/virtualMachines/instanceView", GROUP, "Microsoft.Compute/virtualMachines/instanceView/read", machines::instance_view),
+        row!(GET Collection usages::USAGES, SUBSCRIPTION, "Microsoft.Compute/locations/usages/read", usages::usages),
+        row!(GET Collection usages::SIZES_OF_LOCATION, SUBSCRIPTION, "Microsoft.Compute/locations/vmSizes/read", usages::sizes),
+        row!(GET Collection usages::SIZES_OF_MACHINE, GROUP, "Microsoft.Compute/virtualMachines/vmSizes/read", usages::sizes),
+        row!(POST Collection "Microsoft.Compute/virtualMachines/start", GROUP, "Microsoft.Compute/virtualMachines/start/action", power::start),
+        row!(POST Collection "Microsoft.Compute/virtualMachines/restart", GROUP, "Microsoft.Compute/virtualMachines/restart/action", power::restart),
+        row!(POST Collection "Microsoft.Compute/virtualMachines/powerOff", GROUP, "Microsoft.Compute/virtualMachines/powerOff/action", power::power_off),
+        row!(POST Collection "Microsoft.Compute/virtualMachines/deallocate", GROUP, "Microsoft.Compute/virtualMachines/deallocate/action", power::deallocate),
+        row!(POST Collection "Microsoft.Compute/virtualMachines/redeploy", GROUP, "Microsoft.Compute/virtualMachines/redeploy/action", power::redeploy),
+        row!(POST Collection "Microsoft.Compute/virtualMachines/generalize", GROUP, "Microsoft.Compute/virtualMachines/generalize/action", power::generalize),
+        row!(POST Collection "Microsoft.Compute/virtualMachines/capture", GROUP, "Microsoft.Compute/virtualMachines/capture/action", power::capture),
         row!(GET Named "Bullion.Factory/machineImages", RESOURCE, "Bullion.Factory/machineImages/read", machines::image, subject: Subject::Parent),
     ]
 }
@@ -227,6 +242,48 @@ fn statements() -> Vec<Operation> {
         row!(GET Named statements::PACKAGES, RESOURCE, "Bullion.Factory/packages/read", statements::packages, subject: Subject::Parent),
         row!(POST Collection statements::COMPARE, GROUP, "Microsoft.Compute/galleries/images/versions/comparePackages/action", statements::compare, links: statements::links),
         row!(GET Collection statements::AFFECTED, SUBSCRIPTION, "Bullion.Factory/affected/read", statements::affected),
+    ]
+}
+
+/// Packages beside images in galleries.
+fn gallery_packages() -> Vec<Operation> {
+    use gallery_applications::{KIND, VERSION};
+    const WRITE: &str = "Microsoft.Compute/galleries/applications/write";
+    const READ: &str = "Microsoft.Compute/galleries/applications/read";
+    const WRITE_VERSION: &str = "Microsoft.Compute/galleries/applications/versions/write";
+    const READ_VERSION: &str = "Microsoft.Compute/galleries/applications/versions/read";
+    vec![
+        row!(PUT Named KIND, GROUP, WRITE, gallery_applications::put),
+        row!(GET Named KIND, GROUP, READ, gallery_applications::get),
+        row!(GET Collection KIND, GROUP, READ, gallery_applications::all),
+        row!(DELETE Named KIND, GROUP, "Microsoft.Compute/galleries/applications/delete", gallery_applications::remove),
+        row!(PUT Named VERSION, GROUP, WRITE_VERSION, gallery_applications::put_version),
+        row!(GET Named VERSION, GROUP, READ_VERSION, gallery_applications::get),
+        row!(GET Collection VERSION, GROUP, READ_VERSION, gallery_applications::all_versions),
+        row!(DELETE Named VERSION, GROUP, "Microsoft.Compute/galleries/applications/versions/delete", gallery_applications::remove),
+    ]
+}
+
+/// Galleries of others, as those they are shared with read them.
+fn open_galleries() -> Vec<Operation> {
+    const SHARED_IMAGE: &str = "Microsoft.Compute/locations/sharedGalleries/images";
+    const SHARED_VERSION: &str = "Microsoft.Compute/locations/sharedGalleries/images/versions";
+    const COMMUNITY_IMAGE: &str = "Microsoft.Compute/locations/communityGalleries/images";
+    const COMMUNITY_VERSION: &str =
+        "Microsoft.Compute/locations/communityGalleries/images/versions";
+    vec![
+        row!(GET Collection shared::SHARED, SUBSCRIPTION, "Microsoft.Compute/locations/sharedGalleries/read", shared::galleries),
+        row!(GET Named shared::SHARED, SUBSCRIPTION, "Microsoft.Compute/locations/sharedGalleries/read", shared::gallery),
+        row!(GET Collection SHARED_IMAGE, SUBSCRIPTION, "Microsoft.Compute/locations/sharedGalleries/images/read", shared::definitions),
+        row!(GET Named SHARED_IMAGE, SUBSCRIPTION, "Microsoft.Compute/locations/sharedGalleries/images/read", shared::definition),
+        row!(GET Collection SHARED_VERSION, SUBSCRIPTION, "Microsoft.Compute/locations/sharedGalleries/images/versions/read", shared::all_versions),
+        row!(GET Named SHARED_VERSION, SUBSCRIPTION, "Microsoft.Compute/locations/sharedGalleries/images/versions/read", shared::version),
+        row!(GET Named shared::COMMUNITY, SUBSCRIPTION, "Microsoft.Compute/locations/communityGalleries/read", shared::gallery),
+        row!(GET Collection COMMUNITY_IMAGE, SUBSCRIPTION, "Microsoft.Compute/locations/communityGalleries/images/read", shared::definitions),
+        row!(GET Named COMMUNITY_IMAGE, SUBSCRIPTION, "Microsoft.Compute/locations/communityGalleries/images/read", shared::definition),
+        row!(GET Collection COMMUNITY_VERSION, SUBSCRIPTION, "Microsoft.Compute/locations/communityGalleries/images/versions/read", shared::all_versions),
+        row!(GET Named COMMUNITY_VERSION, SUBSCRIPTION, "Microsoft.Compute/locations/communityGalleries/images/versions/read", shared::version),
+        row!(POST Collection shared::GRAPH, ROOT, "Microsoft.ResourceGraph/resources/read", shared::query, subject: Subject::Everybody),
     ]
 }
 
@@ -397,6 +454,8 @@ static TABLE: LazyLock<Vec<Operation>> = LazyLock::new(|| {
     rows.extend(identities());
     rows.extend(rights());
     rows.extend(compute());
+    rows.extend(gallery_packages());
+    rows.extend(open_galleries());
     rows.extend(disks_and_images());
     rows.extend(statements());
     rows.extend(marketplace());

@@ -3,9 +3,12 @@
 //! A trait, so that the operation table is tested without tools, disks and machines. The real one is in
 //! [`crate::production`], the fake beside it here.
 
+use std::path::PathBuf;
+
 use access::Permit;
 use async_trait::async_trait;
 use catalog::{NewJob, Resource};
+use factory::deploy::PowerChange;
 use factory::import::{ImportSource, Imported};
 use factory::source::Product;
 use jobs::{StepError, StepHandle};
@@ -24,6 +27,8 @@ pub struct Begun {
 pub trait Work: Send + Sync {
     /// The regions that have a store.
     fn regions(&self) -> Vec<Location>;
+    /// How many zones a region has; none if it is not there.
+    fn zones(&self, region: &Location) -> usize;
     /// Makes the stores of a region. Zones are added, never removed.
     fn define_region(&self, region: &Location, zones: &[String]) -> Result<(), ArmError>;
     /// Refuses a template that no run could build.
@@ -34,6 +39,10 @@ pub trait Work: Send + Sync {
     async fn abandon_run(&self, run: &ResourceId, tenant: TenantId);
     /// The job that starts a machine.
     fn deploy(&self, machine: &ResourceId) -> NewJob;
+    /// The job that switches a machine on or off.
+    fn switch(&self, machine: &ResourceId, change: PowerChange) -> NewJob;
+    /// The disk of a machine that does not run, a raw file on this server.
+    async fn machine_disk(&self, machine: &ResourceId) -> Option<PathBuf>;
     /// The job that stops a machine and removes it and its resource.
     fn delete_machine(&self, machine: &ResourceId) -> NewJob;
     /// Takes a disk into the stores of a region. Doing it twice finds what is there.

@@ -3,10 +3,11 @@
 //! What a body refers to needs a right of its own there; which right that is depends on the type referred to.
 
 use catalog::Resource;
+use factory::shared::ImageName;
 use serde_json::{Map, Value};
 use wire::{ArmError, ErrorCode, ProvisioningState, ResourceId, ResourceType};
 
-use super::{disks, machines, managed_images, versions};
+use super::{disks, images, machines, managed_images, power, shared, versions};
 use crate::errors;
 use crate::import::Origin;
 use crate::operation::{Call, Link};
@@ -25,11 +26,23 @@ const LIST_KEYS: &str = "Microsoft.Storage/storageAccounts/listKeys/action";
 pub enum Source {
     /// Another resource, and where the body names it.
     Resource { id: String, target: &'static str },
+    /// A version of a gallery that its owner shares beyond role assignments, by the name that consumers know.
+    Open { name: String, target: &'static str },
     Vhd {
         uri: String,
         account: Option<String>,
         target: &'static str,
     },
+}
+
+impl Source {
+    /// A source that is named by a resource's id or by a shared image's name.
+    pub fn named(id: String, target: &'static str) -> Source {
+        match ImageName::parse(&id) {
+            Some(_) => Source::Open { name: id, target },
+            None => Source::Resource { id, target },
+        }
+    }
 }
 
 /// A source, looked up.
@@ -38,6 +51,8 @@ pub enum Bits {
     Of(Box<Resource>),
     /// These are to be read by a job.
     From(Origin),
+    /// These are to be read from the disk of a machine, which does not run.
+    Machine(Box<Resource>),
 }
 
 /// A place of a body that may name a source: pointer and its name to people.
@@ -59,7 +74,7 @@ pub fn sources(
     vhd: Place,
     account: Option<&str>,
 ) -> Vec<Source> {
-    let resource = |(id, target)| Source::Resource { id, target };
+    let resource = |(id, target)| Source::named(id, target);
     let of_uri = |(uri, target)| Source::Vhd {
         uri,
         account: account.map(str::to_string),
@@ -95,6 +110,8 @@ pub fn links(sources: Vec<Source>) -> Vec<Link> {
             scope: id,
             target,
         }),
+        // Its owner's sharing is the right to use it.
+        Source::Open { .. } => None,
         Source::Vhd {
             account, target, ..
         } => account.map(|scope| Link {
@@ -120,7 +137,17 @@ pub async fn find(
     let (uri, target) = match source {
         Source::Vhd { uri, target, .. } => (uri, target),
         Source::Resource { target, .. } => {
-            return known(server, call, target).await.map(Bits::Of);
+            let source = known(server, call, target).await?;
+            if source.id.resource_type().is(machines::KIND) {
+                power::need_off(server, &source).await?;
+                return Ok(Bits::Machine(source));
+            }
+            return Ok(Bits::Of(source));
+        }
+        Source::Open { name, target } => {
+            return open_version(server, call, &name, target)
+                .await
+                .map(Bits::Of);
         }
     };
     let refused = |error: crate::blobs::BlobError| {
@@ -151,6 +178,7 @@ async fn known(
     let scope = permit.scope();
     let kind = scope.resource_type();
     let kinds = [
+        machines::KIND,
         versions::KIND,
         managed_images::KIND,
         disks::DISK,
@@ -161,8 +189,7 @@ async fn known(
             target,
             format!(
                 "The source id: {scope} must either be a managed image, virtual machine or another \
-                 gallery image version. This server takes managed images, disks, snapshots and \
-                 gallery image versions."
+                 gallery image version."
             ),
         ));
     }
@@ -177,15 +204,84 @@ async fn known(
             );
             ArmError::new(ErrorCode::NotFound, message).with_target(target)
         })?;
-    let digest = source.properties.pointer("/bullion/diskDigest");
-    if source.state != ProvisioningState::Succeeded || digest.is_none() {
-        return Err(errors::conflict(format!(
-            "The source '{}' is not ready ({}).",
-            source.id,
-            source.state.as_str()
-        )));
-    }
+    need_ready(&source)?;
     Ok(Box::new(source))
+}
+
+fn need_ready(source: &Resource) -> Result<(), ArmError> {
+    let digest = source.properties.pointer("/bullion/diskDigest");
+    let is_machine = source.id.resource_type().is(machines::KIND);
+    if source.state == ProvisioningState::Succeeded && (is_machine || digest.is_some()) {
+        return Ok(());
+    }
+    Err(errors::conflict(format!(
+        "The source '{}' is not ready ({}).",
+        source.id,
+        source.state.as_str()
+    )))
+}
+
+/// An image definition that is open to the call's subscription, with its versions. `name` is as consumers know it.
+pub async fn open_image(
+    server: &Server,
+    call: &Call,
+    name: &str,
+    target: &str,
+) -> Result<(Resource, Vec<Resource>), ArmError> {
+    let missing = || {
+        let shown: String = name.chars().take(200).collect();
+        let message = format!("The gallery image '{shown}' was not found.");
+        ArmError::new(ErrorCode::NotFound, message).with_target(target)
+    };
+    let image = ImageName::parse(name).ok_or_else(missing)?;
+    let consumer = shared::consumer(&call.permit).ok_or_else(missing)?;
+    let (catalog, auth) = (&*server.catalog, &*server.auth);
+    let found = factory::shared::find(catalog, auth, &consumer, &image.gallery).await;
+    let gallery = found.map_err(errors::catalog)?.ok_or_else(missing)?;
+    let all = factory::shared::inside(catalog, &gallery, images::KIND).await;
+    let definition = all
+        .map_err(errors::catalog)?
+        .into_iter()
+        .find(|one| one.id.name().eq_ignore_ascii_case(&image.image))
+        .ok_or_else(missing)?;
+    let all = factory::shared::inside(catalog, &gallery, versions::KIND).await;
+    let mut all = all.map_err(errors::catalog)?;
+    all.retain(|version| version.id.is_within(&definition.id));
+    if let Some(version) = &image.version {
+        all.retain(|one| one.id.name() == version);
+        if all.is_empty() {
+            return Err(missing());
+        }
+    }
+    Ok((definition, all))
+}
+
+/// The version that the name means: the one that it says, or the latest.
+async fn open_version(
+    server: &Server,
+    call: &Call,
+    name: &str,
+    target: &'static str,
+) -> Result<Box<Resource>, ArmError> {
+    let (_, all) = open_image(server, call, name, target).await?;
+    let shown = |one: &Resource| {
+        one.properties["publishingProfile"]["excludeFromLatest"] != true || all_is_one(name)
+    };
+    // In the order of their numbers.
+    let latest = all
+        .into_iter()
+        .rev()
+        .find(|one| shown(one) && need_ready(one).is_ok());
+    let Some(version) = latest else {
+        let message = format!("There is no latest image version exists for \"{name}\"");
+        return Err(ArmError::new(ErrorCode::NotFound, message).with_target(target));
+    };
+    Ok(Box::new(version))
+}
+
+/// Whether the name is of one version, not of whatever is the latest.
+fn all_is_one(name: &str) -> bool {
+    ImageName::parse(name).is_some_and(|name| name.version.is_some())
 }
 
 /// What a copy of `source` says of its disk: the same, and whence.
@@ -196,6 +292,27 @@ pub fn facts_of(source: &Resource) -> Value {
         facts.insert("copiedFrom".into(), source.id.to_string().into());
     }
     facts
+}
+
+/// What is said of the disk of a machine that is on its way: whence, and what the machine was made of.
+pub fn facts_of_machine(machine: &Resource) -> Value {
+    let mut facts = serde_json::json!({ "copiedFrom": machine.id.to_string() });
+    let of = &machine.properties["bullion"];
+    for key in ["tattoo", "versionId"] {
+        if let Some(value) = of.get(key) {
+            facts[key] = value.clone();
+        }
+    }
+    facts
+}
+
+/// The generation of a machine, by its firmware.
+pub fn generation_of(machine: &Resource) -> &'static str {
+    let firmware = machine.properties["bullion"]["firmware"].as_str();
+    match firmware.is_some_and(|firmware| firmware.eq_ignore_ascii_case("uefi")) {
+        true => "V2",
+        false => "V1",
+    }
 }
 
 /// What is said of a disk that is on its way.

@@ -122,6 +122,10 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     let found = source(&server, &call, option, &body.properties).await?;
     begin(&mut body.properties);
     match found {
+        Bits::Machine(machine) => Err(errors::invalid(
+            "properties.creationData.sourceResourceId",
+            format!("'{}' is no disk, snapshot or image.", machine.id),
+        )),
         Bits::Of(source) => {
             copy(&mut body.properties, &source);
             let draft = tracked(body, &location, None);

@@ -1,24 +1,28 @@
 //! `Microsoft.Compute/galleries`. A gallery's name is unique within its subscription.
+//!
+//! Whom it is shared with is [`sharing`]'s, what happens to deleted versions [`soft_delete`]'s.
 
 use std::sync::Arc;
 
 use catalog::UniqueKey;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use wire::compute::GalleryProperties;
 use wire::{ArmError, NameRule};
 
 use super::{
-    Reply, delete, find, list, present, properties, put_reply, settle_location, show, store_unique,
-    tracked,
+    Reply, delete, find, list, need, properties, put_reply_of, settle_location, sharing,
+    soft_delete, store_unique, tracked,
 };
 use crate::body::{self, ResourceBody};
 use crate::errors;
+use crate::limits;
 use crate::operation::Call;
 use crate::state::Server;
 
 pub const KIND: &str = "Microsoft.Compute/galleries";
 /// `az sig update` sends `identifier: {}`, and old api-versions none of these.
 const KEPT: [&str; 3] = ["sharingProfile", "softDeletePolicy", "identifier"];
+const READ_ONLY: [&str; 1] = ["sharingStatus"];
 
 pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     let name = call.id.name().to_string();
@@ -30,8 +34,16 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     let old = find(&server, &call).await?;
     let location = settle_location(&call, &body, old.as_ref())?;
     let kept = old.as_ref().map(properties);
+    if kept.is_none() {
+        limits::need_room(&server, &call, KIND, &location).await?;
+    }
     body::keep(&mut body.properties, kept.as_ref(), &KEPT);
-    check_permissions(kept.as_ref(), &body.properties)?;
+    body::read_only(&mut body.properties, kept.as_ref(), &READ_ONLY);
+    sharing::settle(kept.as_ref(), &mut body.properties)?;
+    if soft_delete::settle_policy(kept.as_ref(), &mut body.properties)? {
+        server.need_right(&call, sharing::SHARE).await?;
+        soft_delete::need_one_location(&server, &call, &location).await?;
+    }
     let subscription = call
         .id
         .part("subscriptions")
@@ -48,45 +60,33 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
          gallery name."
     );
     let put = store_unique(&server, &call, old.as_ref(), draft, &taken).await?;
-    Ok(put_reply(&put))
-}
-
-/// How a gallery is shared is fixed when it is made.
-fn check_permissions(
-    old: Option<&Map<String, Value>>,
-    new: &Map<String, Value>,
-) -> Result<(), ArmError> {
-    let permissions = |properties: &Map<String, Value>| {
-        let profile = properties.get("sharingProfile")?;
-        Some(profile.get("permissions")?.as_str()?.to_string())
-    };
-    let asked = permissions(new);
-    if asked
-        .as_deref()
-        .is_some_and(|asked| !asked.eq_ignore_ascii_case("Private"))
-    {
-        return Err(errors::invalid(
-            "properties.sharingProfile.permissions",
-            "This installation shares galleries through role assignments only: the value must be 'Private'.",
-        ));
-    }
-    if old.and_then(permissions).is_some() && asked.is_none() {
-        return Err(errors::invalid(
-            "properties.sharingProfile.permissions",
-            "The sharing permissions of a gallery cannot be removed.",
-        ));
-    }
-    Ok(())
+    Ok(put_reply_of(
+        put.created,
+        sharing::shown(&server, &put.resource, false),
+    ))
 }
 
 pub async fn get(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
-    show(&server, &call).await
+    let gallery = need(&server, &call).await?;
+    if call
+        .query
+        .get("$select")
+        .is_some_and(|select| select.eq_ignore_ascii_case("Permissions"))
+    {
+        return Ok(Reply::ok(sharing::permissions_shown(&gallery)));
+    }
+    let groups = call.query.expands("SharingProfile/Groups");
+    Ok(Reply::ok(sharing::shown(&server, &gallery, groups)))
 }
 
 pub async fn remove(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    if let Some(gallery) = find(&server, &call).await? {
+        sharing::need_reset(&gallery)?;
+    }
     delete(&server, &call).await
 }
 
 pub async fn all(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
-    list(&server, &call, KIND, |gallery| Some(present(gallery))).await
+    let show = |gallery: &catalog::Resource| Some(sharing::shown(&server, gallery, false));
+    list(&server, &call, KIND, show).await
 }

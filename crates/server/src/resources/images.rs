@@ -6,16 +6,18 @@
 use std::sync::Arc;
 
 use catalog::UniqueKey;
-use serde_json::{Map, Value, json};
 use wire::compute::ImageDefinitionProperties;
 use wire::{ArmError, NameRule};
 
+use super::definition_rules::{check, check_fixed, defaults, need_members};
+use super::version_rules::check_end_of_life;
 use super::{
-    Reply, delete, find, list, present, properties, put_reply, settle_location, show, store_unique,
-    tracked, unchanged,
+    Reply, delete, find, list, present, properties, put_reply, settle_location, show, soft_delete,
+    store_unique, tracked,
 };
 use crate::body::{self, ResourceBody};
 use crate::errors;
+use crate::limits;
 use crate::operation::Call;
 use crate::state::Server;
 
@@ -34,9 +36,6 @@ const KEPT: [&str; 10] = [
     "releaseNoteUri",
     "eula",
 ];
-const FIXED: [&str; 4] = ["osType", "osState", "hyperVGeneration", "architecture"];
-const FIXED_IDENTIFIER: [&str; 3] = ["publisher", "offer", "sku"];
-
 pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     NameRule::ImageDefinition
         .check(call.id.name())
@@ -48,6 +47,8 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     body::keep(&mut body.properties, kept.as_ref(), &KEPT);
     if kept.is_none() {
         defaults(&call, &mut body.properties);
+        soft_delete::need_gallery_location(&server, &call, &location).await?;
+        limits::need_room(&server, &call, KIND, &location).await?;
     }
     need_members(&body.properties)?;
     let definition = body::typed::<ImageDefinitionProperties>(&body.properties)?;
@@ -64,10 +65,14 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
             )
         })?;
     }
-    check_recommended(&body.properties)?;
     if let Some(kept) = &kept {
         check_fixed(kept, &body.properties)?;
     }
+    check(&body.properties)?;
+    let path = "properties.endOfLifeDate";
+    check_end_of_life(kept.as_ref(), &body.properties, path)?;
+    // Said of one update, not of the image.
+    body.properties.remove("allowUpdateImage");
     let gallery = call.id.parent().map(|gallery| gallery.folded().to_string());
     let gallery = gallery.unwrap_or_default();
     let key = [
@@ -88,100 +93,6 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     );
     let put = store_unique(&server, &call, old.as_ref(), draft, &taken).await?;
     Ok(put_reply(&put))
-}
-
-/// Defaults that depend on the version are written down at the first PUT.
-fn defaults(call: &Call, properties: &mut Map<String, Value>) {
-    let second = call.version.at_least(2025, 3, 3);
-    let generation = if second { "V2" } else { "V1" };
-    for (key, value) in [("hyperVGeneration", generation), ("architecture", "x64")] {
-        if properties.get(key).is_none_or(Value::is_null) {
-            properties.insert(key.into(), value.into());
-        }
-    }
-}
-
-fn need_members(properties: &Map<String, Value>) -> Result<(), ArmError> {
-    let missing = |path: &str| {
-        errors::invalid(
-            path,
-            format!("Required parameter '{path}' is missing (null)."),
-        )
-    };
-    for key in ["osType", "osState", "identifier"] {
-        if properties.get(key).is_none_or(Value::is_null) {
-            return Err(missing(&format!("galleryImage.properties.{key}")));
-        }
-    }
-    for key in FIXED_IDENTIFIER {
-        if properties["identifier"].get(key).is_none_or(Value::is_null) {
-            return Err(missing(&format!(
-                "galleryImage.properties.identifier.{key}"
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// `recommended.vCPUs` and `.memory` are ranges.
-fn check_recommended(properties: &Map<String, Value>) -> Result<(), ArmError> {
-    let Some(recommended) = properties.get("recommended").and_then(Value::as_object) else {
-        return Ok(());
-    };
-    for (member, most) in [("vCPUs", 80), ("memory", 4096)] {
-        let path = format!("recommended.{member}");
-        let bound = |key: &str| -> Result<Option<i64>, ArmError> {
-            let Some(value) = recommended.get(member).and_then(|range| range.get(key)) else {
-                return Ok(None);
-            };
-            match value.as_i64() {
-                _ if value.is_null() => Ok(None),
-                Some(number) if (1..=most).contains(&number) => Ok(Some(number)),
-                _ => Err(errors::invalid(
-                    &path,
-                    format!(
-                        "The value {value} of parameter {path}.{key} is out of range. The value must \
-                         be between 1 and {most}, inclusive."
-                    ),
-                )),
-            }
-        };
-        if let (Some(min), Some(max)) = (bound("min")?, bound("max")?)
-            && min > max
-        {
-            return Err(errors::invalid(
-                &path,
-                format!(
-                    "The minimum value of {path} must not be greater than the maximum value of {path}."
-                ),
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn check_fixed(old: &Map<String, Value>, new: &Map<String, Value>) -> Result<(), ArmError> {
-    let path = |key: &str| format!("properties.{key}");
-    for key in FIXED {
-        unchanged("galleryImage", &path(key), old.get(key), new.get(key))?;
-    }
-    let null = Value::Null;
-    let identifier = |of: &Map<String, Value>| of.get("identifier").unwrap_or(&null).clone();
-    for key in FIXED_IDENTIFIER {
-        unchanged(
-            "galleryImage",
-            &path(&format!("identifier.{key}")),
-            identifier(old).get(key),
-            identifier(new).get(key),
-        )?;
-    }
-    let json_null = json!(null);
-    unchanged(
-        "galleryImage",
-        &path("purchasePlan"),
-        Some(old.get("purchasePlan").unwrap_or(&json_null)),
-        Some(new.get("purchasePlan").unwrap_or(&json_null)),
-    )
 }
 
 pub async fn get(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {

@@ -10,8 +10,8 @@ use wire::compute::VirtualMachineProperties;
 use wire::{ArmError, ErrorCode, NameRule, ProvisioningState, ResourceId};
 
 use super::{
-    Reply, find, list, need, present, properties, put_reply, put_reply_of, settle_location, store,
-    submit_with, tracked, unchanged, versions,
+    Reply, bits, find, list, need, present, properties, put_reply, put_reply_of, settle_location,
+    store, submit_with, tracked, unchanged, versions,
 };
 use crate::body::{self, ResourceBody};
 use crate::errors;
@@ -21,6 +21,8 @@ use crate::state::Server;
 
 pub const KIND: &str = "Microsoft.Compute/virtualMachines";
 const IMAGE: &str = "properties.storageProfile.imageReference";
+const SHARED_ID: &str = "sharedGalleryImageId";
+const COMMUNITY_ID: &str = "communityGalleryImageId";
 const KEPT: [&str; 4] = [
     "storageProfile",
     "hardwareProfile",
@@ -147,11 +149,13 @@ fn settle_image(
 fn check_profile(properties: &Map<String, Value>) -> Result<(), ArmError> {
     let reference = &properties["storageProfile"]["imageReference"];
     let given = |key: &str| reference.get(key).is_some_and(|value| !value.is_null());
-    if !given("id") {
+    let names = ["id", SHARED_ID, COMMUNITY_ID];
+    if names.iter().filter(|key| given(key)).count() != 1 {
         return Err(errors::invalid(
             IMAGE,
-            "Machines are made from gallery images: 'imageReference.id' must be the id of an image \
-             definition or of one of its versions.",
+            "Machines are made from gallery images: 'imageReference' must have exactly one of 'id' (of an \
+             image definition or of one of its versions), 'sharedGalleryImageId' and \
+             'communityGalleryImageId'.",
         ));
     }
     if given("version") {
@@ -203,6 +207,14 @@ fn check_fixed(old: &Map<String, Value>, new: &Map<String, Value>) -> Result<(),
     let at = |of: &Map<String, Value>, path: &str| Value::Object(of.clone()).pointer(path).cloned();
     for (path, shown) in [
         ("/storageProfile/imageReference/id", "imageReference"),
+        (
+            "/storageProfile/imageReference/sharedGalleryImageId",
+            "imageReference",
+        ),
+        (
+            "/storageProfile/imageReference/communityGalleryImageId",
+            "imageReference",
+        ),
         ("/hardwareProfile/vmSize", "vmSize"),
         ("/osProfile/computerName", "osProfile.computerName"),
         ("/osProfile/adminUsername", "osProfile.adminUsername"),
@@ -220,7 +232,10 @@ fn check_fixed(old: &Map<String, Value>, new: &Map<String, Value>) -> Result<(),
 /// The image that the body links to, which the caller may read, must be there.
 async fn need_image(server: &Server, call: &Call) -> Result<(), ArmError> {
     let Some(permit) = call.links.first() else {
-        return Ok(());
+        let reference = &call.body["properties"]["storageProfile"]["imageReference"];
+        let names = [SHARED_ID, COMMUNITY_ID].map(|key| reference[key].as_str());
+        let name = names.into_iter().flatten().next().unwrap_or_default();
+        return bits::open_image(server, call, name, IMAGE).await.map(drop);
     };
     let scope = permit.scope();
     let kind = scope.resource_type();

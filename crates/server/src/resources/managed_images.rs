@@ -4,15 +4,17 @@
 
 use std::sync::Arc;
 
+use catalog::Resource;
 use serde_json::{Map, Value, json};
-use wire::{ArmError, ErrorCode, NameRule, ProvisioningState};
+use wire::{ArmError, ErrorCode, Location, NameRule, ProvisioningState};
 
 use super::bits::{self, Bits, Place, Source};
 use super::{
-    Reply, delete, find, list, present, properties, put_reply, settle_location, show, store,
+    Reply, delete, find, list, power, present, properties, put_reply, settle_location, show, store,
     submit_with, tracked,
 };
 use crate::body::{self, ResourceBody};
+use crate::import::Origin;
 use crate::operation::{Call, Link};
 use crate::state::Server;
 use crate::{errors, import};
@@ -64,28 +66,68 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
         let draft = tracked(body, &location, Some(old)).state(old.state);
         return Ok(put_reply(&store(&server, &call, Some(old), draft).await?));
     }
-    settle(&mut body.properties)?;
     let missing = errors::invalid(
         OS_DISK,
-        "An image needs exactly one source: the OS disk's snapshot, managedDisk or blobUri.",
+        "An image needs exactly one source: a virtual machine, or the OS disk's snapshot, managedDisk or \
+         blobUri.",
     );
-    let found = bits::find(&server, &call, sources(&call.body), missing).await?;
-    match found {
-        Bits::Of(source) => {
-            body.properties
-                .insert("bullion".into(), bits::facts_of(&source));
-            let draft = tracked(body, &location, None);
-            Ok(put_reply(&store(&server, &call, None, draft).await?))
-        }
-        Bits::From(origin) => {
-            let facts = bits::facts_from(&body.properties, &[URI]);
-            body.properties.insert("bullion".into(), facts);
-            let draft = tracked(body, &location, None).state(ProvisioningState::Creating);
-            let job = import::job(&call.id, &origin);
-            let (put, job) = submit_with(&server, &call, None, draft, job).await?;
-            server.polled(put_reply(&put), &call, &call.id, job)
-        }
+    let found = bits::find(&server, &call, sources(&call.body), missing).await;
+    if let Ok(Bits::Machine(machine)) = &found {
+        take_machine(&mut body.properties, machine, &location)?;
     }
+    settle(&mut body.properties)?;
+    let facts = match &found {
+        Ok(Bits::Machine(machine)) => bits::facts_of_machine(machine),
+        Ok(Bits::Of(source)) => bits::facts_of(source),
+        _ => bits::facts_from(&body.properties, &[URI]),
+    };
+    body.properties.insert("bullion".into(), facts);
+    let origin = match found? {
+        Bits::Of(_) => {
+            let draft = tracked(body, &location, None);
+            return Ok(put_reply(&store(&server, &call, None, draft).await?));
+        }
+        Bits::From(origin) => origin,
+        Bits::Machine(machine) => Origin::Machine(machine.id.clone()),
+    };
+    let draft = tracked(body, &location, None).state(ProvisioningState::Creating);
+    let job = import::job(&call.id, &origin);
+    let (put, job) = submit_with(&server, &call, None, draft, job).await?;
+    server.polled(put_reply(&put), &call, &call.id, job)
+}
+
+/// What an image says of the system of the machine that it is made from.
+fn take_machine(
+    properties: &mut Map<String, Value>,
+    machine: &Resource,
+    location: &str,
+) -> Result<(), ArmError> {
+    let name = machine.id.name();
+    if !power::is_generalized(machine) {
+        return Err(power::not_allowed(format!(
+            "Cannot create an image from virtual machine '{name}' because the virtual machine has not been \
+             generalized."
+        )));
+    }
+    let home = machine.location.clone().unwrap_or_default();
+    if Location::new(home.as_str()) != Location::new(location) {
+        let message = format!(
+            "The virtual machine '{name}' is in the location '{home}', and so must be its image."
+        );
+        return Err(errors::invalid("location", message));
+    }
+    let generation = bits::generation_of(machine);
+    properties.insert("hyperVGeneration".into(), generation.into());
+    let profile = properties
+        .entry("storageProfile")
+        .or_insert_with(|| json!({}));
+    let disk = &mut profile["osDisk"];
+    disk["osType"] = "Linux".into();
+    disk["osState"] = "Generalized".into();
+    if disk["caching"].is_null() {
+        disk["caching"] = "ReadWrite".into();
+    }
+    Ok(())
 }
 
 /// Defaults written down, and what an image must say about its system.

@@ -7,9 +7,11 @@ pub mod applications;
 pub mod bits;
 pub mod consents;
 pub mod credentials;
+pub mod definition_rules;
 pub mod disks;
 pub mod everything;
 pub mod galleries;
+pub mod gallery_applications;
 pub mod groups;
 pub mod identities;
 pub mod images;
@@ -22,15 +24,21 @@ pub mod operations;
 pub mod people;
 pub mod pipelines;
 pub mod policies;
+pub mod power;
 pub mod promotions;
 pub mod roles;
 pub mod runs;
+pub mod shared;
+pub mod sharing;
 pub mod signing_keys;
+pub mod soft_delete;
 pub mod statements;
 pub mod subscriptions;
 pub mod tags;
 pub mod templates;
 pub mod tenancy;
+pub mod usages;
+pub mod version_rules;
 pub mod versions;
 
 use catalog::{
@@ -40,10 +48,11 @@ use http::StatusCode;
 use serde_json::{Map, Value, json};
 use wire::{ArmError, ErrorCode, ResourceType};
 
-use crate::body::{self, ResourceBody};
+use crate::body::ResourceBody;
 use crate::errors;
 pub use crate::exchange::Reply;
 use crate::operation::{Call, Preconditions};
+use crate::patch;
 use crate::state::Server;
 
 /// What a page holds when the client does not say.
@@ -115,18 +124,12 @@ pub async fn need(server: &Server, call: &Call) -> Result<Resource, ArmError> {
         .map_err(errors::catalog)
 }
 
-/// A PATCH as the PUT that it comes to: of what is stored, with the body laid over it.
+/// A PATCH that has a row of its own, as the PUT that it comes to.
 pub async fn patched(server: &Server, mut call: Call) -> Result<Call, ArmError> {
-    if !call.body.is_object() {
-        let message = "The request content was invalid: a JSON object is expected.";
-        return Err(ArmError::new(ErrorCode::InvalidRequestContent, message));
-    }
-    let old = need(server, &call).await?;
-    call.preconditions.check(Some(&old))?;
-    let mut whole = present(&old);
-    body::merge(&mut whole, &call.body);
+    let (whole, stored) = patch::whole(server, &call.permit, call.body).await?;
+    call.preconditions.check(Some(&stored))?;
     call.body = whole;
-    call.preconditions = Preconditions::unmoved(&old);
+    call.preconditions = Preconditions::matching(&stored);
     Ok(call)
 }
 

@@ -1,11 +1,13 @@
 //! An engine without tools and machines: regions are a list, jobs succeed at once.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use access::{Action, Permit, SystemReason};
 use async_trait::async_trait;
 use catalog::{Backend, Draft, NewJob, Precondition, Resource};
+use factory::deploy::PowerChange;
 use factory::import::{ImportSource, Imported};
 use factory::source::Product;
 use jobs::{
@@ -42,6 +44,8 @@ pub async fn engine(parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> 
     let mut builder = RunnerBuilder::new(catalog.clone(), catalog.clone());
     builder.register(Build(catalog.clone()));
     builder.register(Deploy(catalog.clone()));
+    builder.register(SwitchOn(catalog.clone()));
+    builder.register(SwitchOff(catalog.clone()));
     builder.register(Remove(catalog.clone()));
     builder.register(Promote(catalog.clone()));
     engine::register(&mut builder, catalog, work.clone(), blobs);
@@ -70,6 +74,8 @@ impl Engine for FakeEngine {
 
 struct Build(Arc<dyn Backend>);
 struct Deploy(Arc<dyn Backend>);
+struct SwitchOn(Arc<dyn Backend>);
+struct SwitchOff(Arc<dyn Backend>);
 struct Remove(Arc<dyn Backend>);
 struct Promote(Arc<dyn Backend>);
 
@@ -127,6 +133,26 @@ one_step!(
     }
 );
 one_step!(
+    SwitchOn,
+    "switch-on",
+    "Microsoft.Compute/virtualMachines/write",
+    |catalog, permit| {
+        let mut draft = Draft::from_resource(catalog.get(&permit).await?);
+        draft.properties["bullion"]["powerState"] = "running".into();
+        catalog.put(&permit, draft, Precondition::None).await?
+    }
+);
+one_step!(
+    SwitchOff,
+    "switch-off",
+    "Microsoft.Compute/virtualMachines/write",
+    |catalog, permit| {
+        let mut draft = Draft::from_resource(catalog.get(&permit).await?);
+        draft.properties["bullion"]["powerState"] = "deallocated".into();
+        catalog.put(&permit, draft, Precondition::None).await?
+    }
+);
+one_step!(
     Remove,
     "delete-machine",
     "Microsoft.Compute/virtualMachines/delete",
@@ -176,6 +202,16 @@ impl Work for FakeWork {
         self.regions.lock().unwrap().clone()
     }
 
+    /// The first region has two zones, the others one.
+    fn zones(&self, region: &Location) -> usize {
+        let regions = self.regions.lock().unwrap();
+        match regions.iter().position(|known| known == region) {
+            Some(0) => 2,
+            Some(_) => 1,
+            None => 0,
+        }
+    }
+
     fn define_region(&self, region: &Location, _zones: &[String]) -> Result<(), ArmError> {
         let mut regions = self.regions.lock().unwrap();
         if !regions.contains(region) {
@@ -218,6 +254,18 @@ impl Work for FakeWork {
         new_job(Deploy::NAME, machine)
     }
 
+    fn switch(&self, machine: &ResourceId, change: PowerChange) -> NewJob {
+        let kind = match change {
+            PowerChange::Start | PowerChange::Restart => SwitchOn::NAME,
+            _ => SwitchOff::NAME,
+        };
+        new_job(kind, machine)
+    }
+
+    async fn machine_disk(&self, _machine: &ResourceId) -> Option<PathBuf> {
+        Some("disk.raw".into())
+    }
+
     fn delete_machine(&self, machine: &ResourceId) -> NewJob {
         new_job(Remove::NAME, machine)
     }
@@ -228,6 +276,7 @@ impl Work for FakeWork {
         source: ImportSource,
     ) -> Result<Imported, StepError> {
         let logical_bytes = match source {
+            ImportSource::Raw(_) => 4096,
             ImportSource::Zeros { bytes } => bytes,
             ImportSource::File(path) => std::fs::metadata(path).unwrap().len(),
         };
@@ -288,8 +337,10 @@ impl Work for FakeWork {
         json!({ "aggregatedState": "Completed", "summary": summary })
     }
 
-    async fn instance_view(&self, _machine: &Resource) -> Value {
-        json!({ "statuses": [{ "code": "PowerState/running" }] })
+    async fn instance_view(&self, machine: &Resource) -> Value {
+        let power = machine.properties["bullion"]["powerState"].as_str();
+        let code = format!("PowerState/{}", power.unwrap_or("running"));
+        json!({ "statuses": [{ "code": code }] })
     }
 
     fn machine_image(&self, machine: &Resource) -> Option<Value> {

@@ -119,7 +119,7 @@ async fn galleries_live_by_azures_rules() {
                     json!({"permissions": "Community"}),
                 ),
                 400,
-                "role assignments",
+                "publicNamePrefix' is missing",
             ),
             (body.clone(), 201, ""),
             (
@@ -457,7 +457,7 @@ async fn machines_are_deployed_and_deleted_by_jobs() {
 }
 
 /// A published version, as the factory leaves it.
-async fn publish(site: &Site, id: &str, regions: &[&str]) {
+pub async fn publish(site: &Site, id: &str, regions: &[&str]) {
     use catalog::Catalog as _;
     let catalog = catalog::SqliteCatalog::open(&site.running.data.join("bullion.db"))
         .await
@@ -514,6 +514,8 @@ async fn versions_keep_their_bits_and_change_their_regions() {
 
     // What `az sig image-version update` sends: everything back, the storage profile empty.
     let body = with(plain.body, "/properties/storageProfile", json!({}));
+    let safety = json!({ "allowDeletionOfReplicatedLocations": true });
+    let body = with(body, "/properties/safetyProfile", safety);
     let regions = |names: &[&str]| {
         let regions: Vec<Value> = names.iter().map(|name| json!({ "name": name })).collect();
         with(
@@ -604,9 +606,13 @@ async fn versions_keep_their_bits_and_change_their_regions() {
     check(&site, &version, &[(safe, 200, "")]).await;
     let blocked = site.delete(&version).await;
     assert!(
-        blocked.message().contains("BlockedBeforeEndOfLife"),
+        blocked.message().contains("end of life date"),
         "{:?}",
         blocked.body
+    );
+    assert_eq!(
+        blocked.code(),
+        "DeleteGalleryImageVersionBlockedBeforeEndOfLife"
     );
     assert_eq!(
         site.delete(&format!("{definition}/versions/1.10.0"))

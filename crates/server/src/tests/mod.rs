@@ -4,6 +4,7 @@ mod activity;
 mod assertions;
 mod authorization;
 mod bits;
+mod compute;
 mod consent;
 mod fake;
 mod galleries;
