@@ -9,7 +9,9 @@ use std::sync::{Arc, OnceLock};
 use catalog::{AuthStore, Catalog, Clock, JobStore, Statements};
 use jobs::{Jobs, RunnerBuilder, StepError};
 use machine::{Acceleration, Hypervisor, Qemu};
+use serde_json::{Value, json};
 use tokio::sync::OnceCell;
+use wire::Location;
 
 use crate::build::{BuildError, SandboxProgram, TreeExecutor};
 use crate::build::{SecretValue, Secrets};
@@ -19,8 +21,10 @@ use crate::pipeline::{BuildRun, Builder, WorkDisks};
 use crate::promote::{Promote, Promotions};
 use crate::prove::{KeyError, StatementKey};
 use crate::publish::Ask;
-use crate::regions::{RegionError, Regions};
-use crate::replicate::{RECONCILER, Replicate};
+use crate::reclaim::{self, Reclaim};
+use crate::regions::{RegionError, Regions, StorageSettings};
+use crate::replicate::{Links, RECONCILER, Replicate};
+use crate::scrub::{self, Scrub};
 use crate::source::{LATEST, Marketplace, PlatformImage, Product, Provider};
 use crate::trigger::Triggers;
 
@@ -37,6 +41,8 @@ pub struct FactoryOptions {
     pub statements: Arc<dyn Statements>,
     /// Before a version is written.
     pub ask: Arc<dyn Ask>,
+    /// Where bits are and how they are kept.
+    pub storage: StorageSettings,
     /// Where VHDs by URI are read and written; without it there are none.
     pub blobs: Option<BlobPlace>,
     /// Hosts in networks of the server's own that contents may be fetched from.
@@ -154,6 +160,7 @@ pub struct Factory {
     pub(crate) statements: Arc<dyn Statements>,
     pub(crate) key: Arc<StatementKey>,
     pub(crate) regions: Arc<Regions>,
+    pub(crate) links: Links,
     pub(crate) provider: Arc<dyn Provider>,
     pub(crate) builder: Arc<dyn Builder>,
     pub(crate) ask: Arc<dyn Ask>,
@@ -215,7 +222,7 @@ impl Factory {
         }
         let regions = match parts.regions {
             Some(regions) => regions,
-            None => Arc::new(Regions::open(&data.join("regions"))?),
+            None => Arc::new(Regions::open_with(&data.join("regions"), options.storage)?),
         };
         let web = Arc::new(Web::new(options.fetch_hosts));
         let fetch = parts.fetch.unwrap_or_else(|| web.clone());
@@ -224,6 +231,7 @@ impl Factory {
             fetch,
             web,
             regions,
+            links: Links::default(),
             disks: WorkDisks::new(data.join("cache/disks")),
             machines: Machines::default(),
             catalog: options.catalog,
@@ -247,7 +255,9 @@ impl Factory {
         runner.register(DeleteMachine(Arc::clone(self)));
         runner.register(Power(Arc::clone(self)));
         runner.register(Promote(Arc::clone(self)));
-        runner.reconcile(Arc::new(Replicate(Arc::clone(self))));
+        runner.reconcile(Arc::new(Replicate::new(Arc::clone(self))));
+        runner.reconcile(Arc::new(Reclaim::new(Arc::clone(self))));
+        runner.reconcile(Arc::new(Scrub::new(Arc::clone(self))));
         runner.reconcile(Arc::new(Promotions(Arc::clone(self))));
         runner.reconcile(Arc::new(Triggers(Arc::clone(self))));
         // A second registration keeps the first runner's signals.
@@ -310,10 +320,35 @@ impl Factory {
         }
     }
 
+    /// The stores of a region, which of them can be used, and how its scrub is doing. Blocks.
+    pub fn region_state(&self, region: &Location) -> Value {
+        let Ok(found) = self.regions.region(region) else {
+            return Value::Null;
+        };
+        let stores: Vec<Value> = found
+            .members()
+            .iter()
+            .map(|member| {
+                let usage = member.store().and_then(|store| store.usage().ok());
+                json!({
+                    "zone": member.zone,
+                    "name": member.name,
+                    "premium": member.premium,
+                    "state": if member.why_away().is_none() { "Available" } else { "Away" },
+                    "message": member.why_away(),
+                    "usage": usage,
+                })
+            })
+            .collect();
+        let scrub = scrub::state_of(&self.data, region);
+        json!({ "stores": stores, "scrub": scrub })
+    }
+
     /// Has replicas looked at now, not at the next round.
     pub fn nudge_replication(&self) {
         if let Some(jobs) = self.jobs.get() {
             jobs.nudge(RECONCILER);
+            jobs.nudge(reclaim::RECONCILER);
         }
     }
 

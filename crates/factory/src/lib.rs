@@ -13,9 +13,11 @@ pub mod pipeline;
 pub mod promote;
 pub mod prove;
 pub mod publish;
+mod reclaim;
 mod regions;
 pub mod replicate;
 pub mod scan;
+mod scrub;
 pub mod shared;
 pub mod source;
 pub mod tattoo;
@@ -25,4 +27,4 @@ pub mod testing;
 pub mod trigger;
 
 pub use factory::{BlobPlace, Factory, FactoryError, FactoryOptions, Parts};
-pub use regions::{RegionError, Regions, Spread};
+pub use regions::{CheckoutFailed, RegionError, Regions, StorageSettings, StoreSetting};

@@ -1,12 +1,15 @@
-//! The registry of stores: one folder per region and zone. It knows no metadata: that a region is
-//! there is a folder, so that the stores are found again without a database.
+//! The registry of regions: their zones, and the stores of each, in the data folder or where the configuration says. It
+//! knows no metadata: a region is found again by its folder or its configuration, without a database.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use disk::DiskDigest;
-use store::{Domain, KeyError, KeyFile, Keys, Store, StoreError, StoreOptions};
+use store::place::At;
+use store::region::{Member, Region};
+use store::{KeyError, KeyFile, Keys, Store, StoreError, StoreOptions};
 use wire::Location;
 
 /// Zones of one region; Azure has three.
@@ -19,14 +22,13 @@ const MAX_NAME: usize = 64;
 const KEYS_FOLDER: &str = "keys";
 const STORES_KEY: &str = "stores.key";
 
-/// A storage account type that keeps a copy in every zone of a region.
-const ZONE_REDUNDANT: &str = "Standard_ZRS";
-
 /// Why there is no store.
 #[derive(Debug, thiserror::Error)]
 pub enum RegionError {
     #[error("there is no region `{region}`; known are: {known}")]
     Unknown { region: String, known: String },
+    #[error("no store of region `{region}` can be used: {why}")]
+    Away { region: String, why: String },
     #[error("`{name}` cannot name a region or zone: use 1 to 64 letters, digits and `-`")]
     BadName { name: String },
     #[error("a region has 1 to {MAX_ZONES} zones, and there are at most {MAX_REGIONS} regions")]
@@ -48,21 +50,42 @@ pub enum RegionError {
     },
 }
 
-type Zones = BTreeMap<String, Arc<Store>>;
-
-/// Which zones of a region hold a copy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Spread {
-    FirstZone,
-    EveryZone,
+/// A store that the configuration names. A zone for which it names none has one in the data folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreSetting {
+    pub region: String,
+    pub zone: String,
+    /// Within its zone.
+    pub name: String,
+    pub at: At,
+    /// For what asks for Premium_LRS.
+    pub premium: bool,
 }
 
-impl Spread {
-    /// What a storage account type of Azure asks for.
-    pub fn of(storage_account_type: Option<&str>) -> Spread {
-        match storage_account_type {
-            Some(kind) if kind.eq_ignore_ascii_case(ZONE_REDUNDANT) => Spread::EveryZone,
-            _ => Spread::FirstZone,
+/// How bits are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StorageSettings {
+    pub stores: Vec<StoreSetting>,
+    /// Bytes per second from one region to another, at most.
+    pub bandwidth: Option<u64>,
+    /// Everything is read again within this.
+    pub scrub_period: Duration,
+    /// How long bits are kept that a version, image, disk or machine has had and none has any more.
+    pub grace: Duration,
+    /// The same for what builds left on their way, which later builds may find.
+    pub build_cache: Duration,
+}
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+impl Default for StorageSettings {
+    fn default() -> Self {
+        StorageSettings {
+            stores: Vec::new(),
+            bandwidth: None,
+            scrub_period: DAY * 30,
+            grace: DAY,
+            build_cache: DAY * 14,
         }
     }
 }
@@ -71,16 +94,24 @@ impl Spread {
 #[derive(Debug)]
 pub struct Regions {
     folder: PathBuf,
+    settings: StorageSettings,
     /// Who keeps the secret that all stores share, which makes them one dedup domain.
     keys: Keys,
-    stores: RwLock<BTreeMap<String, Zones>>,
+    /// When a build found a disk that it goes on from, in seconds since 1970.
+    found: Mutex<BTreeMap<DiskDigest, u64>>,
+    regions: RwLock<BTreeMap<String, Arc<Region>>>,
 }
 
 impl Regions {
+    /// Opens every store that is there, all in the data folder.
+    pub fn open(folder: &Path) -> Result<Regions, RegionError> {
+        Regions::open_with(folder, StorageSettings::default())
+    }
+
     /// Opens every store that is there. One that cannot be opened keeps the others from nothing: it is left out, and
     /// tried again by [`Regions::rescan`]; but where another process has it, so has that process everything else.
     /// New stores are encrypted; their key is in the folder `keys` beside this one, and is made if there is none.
-    pub fn open(folder: &Path) -> Result<Regions, RegionError> {
+    pub fn open_with(folder: &Path, settings: StorageSettings) -> Result<Regions, RegionError> {
         let path = folder.with_file_name(KEYS_FOLDER).join(STORES_KEY);
         let keys = KeyFile::load_or_create(&path).map_err(RegionError::Keys)?;
         let keys = Keys::Service(Arc::new(keys));
@@ -90,8 +121,10 @@ impl Regions {
         })?;
         let regions = Regions {
             folder: folder.to_owned(),
+            settings,
             keys,
-            stores: RwLock::default(),
+            found: Mutex::default(),
+            regions: RwLock::default(),
         };
         for error in regions.rescan()? {
             if let RegionError::Open {
@@ -109,16 +142,51 @@ impl Regions {
         Ok(regions)
     }
 
-    /// Opens what lies in the folder and is not open yet, such as a region that was away and is back. Answers why
-    /// others are still not open. Blocks.
+    /// A disk that may be in no resource was found and will be built on.
+    pub(crate) fn touch(&self, digest: &DiskDigest, now: u64) {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let longest = self.settings.build_cache.as_secs();
+        found.retain(|_, at| now.saturating_sub(*at) < longest);
+        found.insert(*digest, now);
+    }
+
+    /// Whether a disk was found so lately.
+    pub(crate) fn was_found_since(&self, digest: &DiskDigest, since: u64) -> bool {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.get(digest).is_some_and(|at| *at > since)
+    }
+
+    pub fn settings(&self) -> &StorageSettings {
+        &self.settings
+    }
+
+    /// Opens what is configured or lies in the folder and is not open, such as a zone that was away and is back, and
+    /// sees what is away by now. Answers why stores are not open. Blocks.
     pub fn rescan(&self) -> Result<Vec<RegionError>, RegionError> {
-        let mut failed = Vec::new();
+        for region in self.all() {
+            for member in region.members() {
+                if let Some(error) = member.store().and_then(|store| store.list().err()) {
+                    member.goes_away(&crate::pipeline::chain(&error));
+                }
+            }
+        }
+        let mut wanted: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for region in folders(&self.folder)? {
-            let location = Location::new(&region);
-            let known = self.zones(&location);
             let zones = folders(&self.folder.join(&region))?;
-            for zone in zones.into_iter().filter(|zone| !known.contains(zone)) {
-                if let Err(error) = self.define(&location, &[zone]) {
+            wanted.entry(region).or_default().extend(zones);
+        }
+        for store in &self.settings.stores {
+            let region = Location::new(&store.region).folded();
+            wanted.entry(region).or_default().insert(store.zone.clone());
+        }
+        for region in self.all() {
+            let zones = wanted.entry(region.name().to_owned()).or_default();
+            zones.extend(region.zones());
+        }
+        let mut failed = Vec::new();
+        for (region, zones) in wanted {
+            for zone in zones {
+                if let Err(error) = self.define(&Location::new(&region), &[zone]) {
                     failed.push(error);
                 }
             }
@@ -126,100 +194,138 @@ impl Regions {
         Ok(failed)
     }
 
-    /// Makes sure that the region has these zones. Zones are added, never taken away.
+    /// Makes sure that the region has these zones. Zones are added, never taken away. A store that cannot be opened is
+    /// an error, and one of the region from then on: it is expected back.
     pub fn define(&self, region: &Location, zones: &[String]) -> Result<(), RegionError> {
-        let region = region.folded();
-        for name in zones.iter().chain([&region]) {
+        let name = region.folded();
+        for name in zones.iter().chain([&name]) {
             check_name(name)?;
         }
-        let mut stores = self.stores.write().unwrap_or_else(PoisonError::into_inner);
-        let full = !stores.contains_key(&region) && stores.len() >= MAX_REGIONS;
-        if full || zones.is_empty() || zones.len() > MAX_ZONES {
+        if zones.is_empty() || zones.len() > MAX_ZONES {
             return Err(RegionError::TooMany);
         }
-        let mut open = stores.values().flat_map(BTreeMap::values);
-        let mut domain = open.find_map(|store| store.domain());
-        let known = stores.entry(region.clone()).or_default();
-        for zone in zones {
-            if !known.contains_key(zone) {
-                let folder = self.folder.join(&region).join(zone);
-                let opened = Store::open(&folder, self.options(&domain));
-                let store = opened.map_err(|source| RegionError::Open {
-                    region: region.clone(),
-                    zone: zone.clone(),
-                    source,
-                })?;
-                domain = domain.or_else(|| store.domain());
-                known.insert(zone.clone(), Arc::new(store));
+        let region = {
+            let mut regions = self.regions.write().unwrap_or_else(PoisonError::into_inner);
+            if !regions.contains_key(&name) && regions.len() >= MAX_REGIONS {
+                return Err(RegionError::TooMany);
+            }
+            let new = || Arc::new(Region::new(&name));
+            Arc::clone(regions.entry(name.clone()).or_insert_with(new))
+        };
+        let mut failed = None;
+        for setting in zones.iter().flat_map(|zone| self.stores_of(&name, zone)) {
+            if let Err(error) = open_member(&region, &setting, || self.options()) {
+                failed.get_or_insert(error);
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// The stores that a zone has.
+    fn stores_of(&self, region: &str, zone: &str) -> Vec<StoreSetting> {
+        let here = |store: &&StoreSetting| {
+            Location::new(&store.region).folded() == region && store.zone == zone
+        };
+        let named: Vec<_> = self.settings.stores.iter().filter(here).cloned().collect();
+        if !named.is_empty() {
+            return named;
+        }
+        vec![StoreSetting {
+            region: region.to_owned(),
+            zone: zone.to_owned(),
+            name: Region::ONLY.to_owned(),
+            at: At::Folder(self.folder.join(region).join(zone)),
+            premium: false,
+        }]
     }
 
     /// A new store joins the domain of those that are there: then frames move between them as they are.
-    fn options(&self, domain: &Option<Domain>) -> StoreOptions {
+    fn options(&self) -> StoreOptions {
+        let all = self.all();
+        let mut stores = all.iter().flat_map(|region| region.stores());
         StoreOptions {
             keys: self.keys.clone(),
-            domain: domain.clone(),
+            domain: stores.find_map(|store| store.domain()),
             ..StoreOptions::default()
         }
     }
 
+    fn all(&self) -> Vec<Arc<Region>> {
+        let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
+        regions.values().cloned().collect()
+    }
+
     pub fn names(&self) -> Vec<Location> {
-        let stores = self.stores.read().unwrap_or_else(PoisonError::into_inner);
-        stores.keys().map(Location::new).collect()
+        self.all()
+            .iter()
+            .map(|region| Location::new(region.name()))
+            .collect()
     }
 
     pub fn zones(&self, region: &Location) -> Vec<String> {
-        let stores = self.stores.read().unwrap_or_else(PoisonError::into_inner);
-        let zones = stores
-            .get(&region.folded())
-            .map(|zones| zones.keys().cloned().collect());
-        zones.unwrap_or_default()
+        self.region(region)
+            .map(|region| region.zones())
+            .unwrap_or_default()
     }
 
-    /// The store of the region's first zone.
+    /// A region with all its stores, those that are away too.
+    pub fn region(&self, region: &Location) -> Result<Arc<Region>, RegionError> {
+        let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
+        let found = regions.get(&region.folded());
+        found.cloned().ok_or_else(|| RegionError::Unknown {
+            region: region.to_string(),
+            known: regions.keys().cloned().collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// The first store of the region that can be used: what is new in the region begins there.
     pub fn store(&self, region: &Location) -> Result<Arc<Store>, RegionError> {
         let mut all = self.stores(region)?;
         Ok(all.swap_remove(0).1)
     }
 
-    /// The stores of all zones, in order; at least one.
+    /// The stores that can be used, in order, each with how people know it; at least one.
     pub fn stores(&self, region: &Location) -> Result<Vec<(String, Arc<Store>)>, RegionError> {
-        let stores = self.stores.read().unwrap_or_else(PoisonError::into_inner);
-        let zones = stores
-            .get(&region.folded())
-            .filter(|zones| !zones.is_empty());
-        let zones = zones.ok_or_else(|| RegionError::Unknown {
-            region: region.to_string(),
-            known: stores.keys().cloned().collect::<Vec<_>>().join(", "),
-        })?;
-        Ok(zones
-            .iter()
-            .map(|(zone, store)| (zone.clone(), Arc::clone(store)))
-            .collect())
-    }
-
-    /// The stores that shall hold a copy.
-    pub fn spread(
-        &self,
-        region: &Location,
-        spread: Spread,
-    ) -> Result<Vec<(String, Arc<Store>)>, RegionError> {
-        let mut stores = self.stores(region)?;
-        if spread == Spread::FirstZone {
-            stores.truncate(1);
+        let members = self.region(region)?.members();
+        let open = |member: &Arc<Member>| Some((member.shown(), Arc::new(member.store()?)));
+        let stores: Vec<_> = members.iter().filter_map(open).collect();
+        if stores.is_empty() {
+            let why = members.iter().find_map(|member| member.why_away());
+            return Err(RegionError::Away {
+                region: region.to_string(),
+                why: why.unwrap_or_else(|| "it has no zone".to_owned()),
+            });
         }
         Ok(stores)
     }
 
-    /// A store of the region that holds the whole disk. Blocks.
+    /// Stores of all other regions, for copies and repairs; those of `first` come first.
+    pub fn others(&self, region: &Location, first: &Location) -> Vec<Store> {
+        let mut others = self.all();
+        others.retain(|other| other.name() != region.folded());
+        others.sort_by_key(|other| other.name() != first.folded());
+        others.iter().flat_map(|other| other.stores()).collect()
+    }
+
+    /// A store of the region that holds the whole disk, another one each time. Blocks.
     pub fn holder(&self, region: &Location, digest: &DiskDigest) -> Option<Arc<Store>> {
-        let stores = self.stores(region).ok()?;
-        stores
-            .into_iter()
-            .map(|(_, store)| store)
-            .find(|store| store.has(digest))
+        let holders = self.region(region).ok()?.holders(digest);
+        holders
+            .iter()
+            .find_map(|member| member.store())
+            .map(Arc::new)
+    }
+
+    /// Makes `file` hold exactly this disk, from whichever store of the region gives it. Blocks.
+    pub fn checkout(
+        &self,
+        region: &Location,
+        digest: &DiskDigest,
+        file: &Path,
+    ) -> Result<(), CheckoutFailed> {
+        let others = self.others(region, region);
+        self.region(region)?.checkout(digest, &others, file)?;
+        Ok(())
     }
 
     /// Whether a machine of the region can be made from the disk.
@@ -227,6 +333,58 @@ impl Regions {
         let (regions, region, digest) = (Arc::clone(self), region.clone(), *digest);
         let found = tokio::task::spawn_blocking(move || regions.holder(&region, &digest).is_some());
         found.await.unwrap_or(false)
+    }
+}
+
+/// Why a disk could not be laid out.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckoutFailed {
+    #[error(transparent)]
+    Region(#[from] RegionError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Opens a store of a region unless it is open.
+fn open_member(
+    region: &Region,
+    setting: &StoreSetting,
+    options: impl FnOnce() -> StoreOptions,
+) -> Result<(), RegionError> {
+    let StoreSetting {
+        zone,
+        name,
+        at,
+        premium,
+        ..
+    } = setting;
+    let known = region.members();
+    let known = known
+        .iter()
+        .find(|member| member.zone == *zone && member.name == *name);
+    if known.is_some_and(|member| member.store().is_some()) {
+        return Ok(());
+    }
+    match Store::open_at(at, options()) {
+        Ok(store) => {
+            match known {
+                Some(member) => member.comes_back(store),
+                None => region.add(Member::open(zone, name, *premium, store)),
+            }
+            Ok(())
+        }
+        Err(source) => {
+            let why = crate::pipeline::chain(&source);
+            match known {
+                Some(member) => member.goes_away(&why),
+                None => region.add(Member::away(zone, name, *premium, &why)),
+            }
+            Err(RegionError::Open {
+                region: region.name().to_owned(),
+                zone: zone.clone(),
+                source,
+            })
+        }
     }
 }
 
@@ -317,20 +475,43 @@ mod tests {
         let regions = reopened(&folder.path().join("regions"));
         assert_eq!(regions.names(), [Location::new("westeurope")]);
         assert_eq!(regions.zones(&Location::new("westeurope")), ["1", "2"]);
-        let region = Location::new("westeurope");
-        assert_eq!(regions.spread(&region, Spread::of(None)).unwrap().len(), 1);
-        assert_eq!(
-            regions
-                .spread(&region, Spread::of(Some("standard_zrs")))
-                .unwrap()
-                .len(),
-            2
-        );
         let error = regions
             .store(&Location::new("mars"))
             .unwrap_err()
             .to_string();
         assert_eq!(error, "there is no region `mars`; known are: westeurope");
+    }
+
+    #[test]
+    fn the_configuration_says_where_the_stores_of_a_zone_are() {
+        let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let store = |name: &str, premium| StoreSetting {
+            region: "North".to_owned(),
+            zone: "1".to_owned(),
+            name: name.to_owned(),
+            at: At::Folder(elsewhere.path().join(name)),
+            premium,
+        };
+        let settings = StorageSettings {
+            stores: vec![store("fast", true), store("slow", false)],
+            ..StorageSettings::default()
+        };
+        let regions = Regions::open_with(&folder.path().join("regions"), settings).unwrap();
+        let north = Location::new("north");
+        regions.define(&north, &zones(&["1", "2"])).unwrap();
+        let shown: Vec<String> = regions
+            .stores(&north)
+            .unwrap()
+            .into_iter()
+            .map(|s| s.0)
+            .collect();
+        assert_eq!(
+            shown,
+            ["store fast of zone 1", "store slow of zone 1", "zone 2"]
+        );
+        assert!(elsewhere.path().join("fast/store.bullion").exists());
+        assert!(!folder.path().join("regions/north/1").exists());
+        assert!(folder.path().join("regions/north/2/store.bullion").exists());
     }
 
     #[test]

@@ -318,6 +318,7 @@ impl World {
                 url: "https://localhost:1".to_owned(),
             }),
             fetch_hosts: vec!["127.0.0.1".to_owned()],
+            storage: crate::StorageSettings::default(),
         };
         Factory::with_parts(options, parts).expect("a factory")
     }

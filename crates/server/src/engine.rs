@@ -8,6 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use catalog::{Backend, Installation};
 use comply::Comply;
+use factory::StorageSettings;
 use jobs::{Jobs, RunnerBuilder};
 
 use crate::blobs::Blobs;
@@ -30,6 +31,8 @@ pub struct EngineParts {
     pub jobs: JobsRun,
     /// Policies, which are asked about what jobs write on their own.
     pub comply: Arc<Comply>,
+    /// Where bits are and how they are kept.
+    pub storage: StorageSettings,
 }
 
 /// Which server works off the jobs that are submitted here.

@@ -46,6 +46,7 @@ mod resources;
 mod sign_in;
 mod start;
 mod state;
+mod storage;
 mod table;
 #[cfg(test)]
 mod tests;

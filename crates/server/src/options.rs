@@ -6,11 +6,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use catalog::{Place, PlaceError};
+use factory::StorageSettings;
 use serde::Deserialize;
 
 use crate::engine::JobsRun;
 use crate::limits::Limits;
 use crate::rates::RatesConfig;
+use crate::storage::{StorageError, StorageFile};
 
 /// Read from the data folder when no file is named.
 pub const FILE_NAME: &str = "bullion.toml";
@@ -38,6 +40,8 @@ pub enum OptionsError {
     FrontEndAlone,
     #[error(transparent)]
     Database(#[from] PlaceError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
 }
 
 /// What a caller asks for; `None` leaves it to the file, and the file to the default.
@@ -82,6 +86,8 @@ pub struct ConfigFile {
     /// How many galleries, definitions and versions a subscription may have in a region.
     #[serde(default)]
     pub limits: Limits,
+    #[serde(default)]
+    pub storage: StorageFile,
 }
 
 /// The options, resolved.
@@ -97,6 +103,7 @@ pub struct Settings {
     pub activity_days: u32,
     pub fetch_hosts: Vec<String>,
     pub limits: Limits,
+    pub storage: StorageSettings,
 }
 
 impl ServeOptions {
@@ -130,6 +137,7 @@ impl ServeOptions {
             activity_days: file.activity_days.unwrap_or(ACTIVITY_DAYS),
             fetch_hosts: file.fetch_hosts,
             limits: file.limits,
+            storage: file.storage.settings()?,
         })
     }
 }

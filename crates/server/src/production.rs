@@ -23,6 +23,7 @@ use factory::{BlobPlace, Factory, FactoryError, FactoryOptions};
 use jobs::{JobKind, Jobs, Runner, RunnerBuilder, StepError, StepHandle};
 use provenance::PublicKey;
 use serde_json::{Map, Value};
+use store::region::Kind;
 use tokio::task::JoinSet;
 use wire::promotion::PromotionProperties;
 use wire::{ArmError, ArmErrorBody, ErrorCode, Location, ResourceId, ResourceType, TenantId};
@@ -69,6 +70,7 @@ pub async fn engine(parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> 
         fetch_hosts,
         jobs,
         comply,
+        storage,
     } = parts;
     let factory = Factory::open(FactoryOptions {
         data,
@@ -82,6 +84,7 @@ pub async fn engine(parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> 
             url,
         }),
         fetch_hosts,
+        storage,
     })
     .map_err(|error| fault("open the factory")(error.into()))?;
     let work = Arc::new(FactoryWork {
@@ -259,6 +262,18 @@ impl Work for FactoryWork {
             .regions()
             .define(region, zones)
             .map_err(|error| errors::internal("making a region's stores", &error))
+    }
+
+    fn check_storage(&self, region: &Location, kind: &str) -> Result<(), String> {
+        let found = self.factory.regions().region(region);
+        let region = found.map_err(|error| error.to_string())?;
+        let known = Kind::of(Some(kind));
+        let known = known.ok_or_else(|| format!("There is no storage account type '{kind}'."))?;
+        region.check(known).map_err(|error| error.to_string())
+    }
+
+    fn region_state(&self, region: &Location) -> Value {
+        self.factory.region_state(region)
     }
 
     fn check_template(&self, properties: &Map<String, Value>) -> Result<(), ArmError> {

@@ -166,6 +166,7 @@ pub async fn start_with(
         fetch_hosts: settings.fetch_hosts.clone(),
         jobs: settings.jobs,
         comply: Arc::clone(&comply),
+        storage: settings.storage,
     })
     .await?;
     let (stop, stopped) = watch::channel(false);

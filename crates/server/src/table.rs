@@ -80,7 +80,7 @@ fn installation() -> Vec<Operation> {
         row!(GET Collection tenancy::TENANT, ROOT, "Bullion.Factory/tenants/read", tenancy::tenants, tenancy: Tenancy::Installation),
         row!(DELETE Named tenancy::TENANT, ROOT, "Bullion.Factory/tenants/delete", tenancy::remove_tenant, tenancy: Tenancy::Installation),
         row!(PUT Named tenancy::REGION, ROOT, "Bullion.Factory/regions/write", tenancy::put_region, tenancy: Tenancy::Installation),
-        row!(GET Named tenancy::REGION, ROOT, "Bullion.Factory/regions/read", tenancy::get, tenancy: Tenancy::Installation),
+        row!(GET Named tenancy::REGION, ROOT, "Bullion.Factory/regions/read", tenancy::get_region, tenancy: Tenancy::Installation),
         row!(GET Collection tenancy::REGION, ROOT, "Bullion.Factory/regions/read", tenancy::regions, tenancy: Tenancy::Installation),
     ]
 }

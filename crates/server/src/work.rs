@@ -31,6 +31,10 @@ pub trait Work: Send + Sync {
     fn zones(&self, region: &Location) -> usize;
     /// Makes the stores of a region. Zones are added, never removed.
     fn define_region(&self, region: &Location, zones: &[String]) -> Result<(), ArmError>;
+    /// Why a region cannot keep what a storage account type of Azure's asks for. Blocks for a moment at most.
+    fn check_storage(&self, region: &Location, kind: &str) -> Result<(), String>;
+    /// The stores of a region and how its scrub is doing. Blocks.
+    fn region_state(&self, region: &Location) -> Value;
     /// Refuses a template that no run could build.
     fn check_template(&self, properties: &Map<String, Value>) -> Result<(), ArmError>;
     /// Makes the record of a new run of a template, and the job that runs it.

@@ -19,6 +19,7 @@ use jobs::{JobContext, JobError, JobKind, NoUndo, OnUndo, Requester, StepError, 
 use machine::{Firmware, Guest, Lifetime, MachineSpec, Network};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use store::StoreError;
 use wire::compute::VirtualMachineProperties;
 use wire::{Location, ProvisioningState, ResourceId, TenantId};
 
@@ -26,6 +27,7 @@ use crate::factory::{Factory, make_folder};
 use crate::pipeline::{blocking, change, failed, firmware, store_failed};
 use crate::publish::{VERSION_TYPE, versions};
 use crate::shared::{self, Consumer, ImageName};
+use crate::regions::CheckoutFailed;
 use crate::tattoo::{TATTOO_PATH, Tattoo};
 use crate::test::boot_deadline;
 
@@ -452,16 +454,15 @@ async fn lay_out(factory: &Arc<Factory>, vm: &ResourceId, plan: &Plan) -> Result
     make_folder(&folder).map_err(|error| failed("MachineFailed", &error))?;
     let (regions, region, digest) = (Arc::clone(&factory.regions), plan.region(), plan.digest);
     blocking(move || {
-        let holder = regions.holder(&region, &digest);
-        let holder = holder.ok_or_else(|| {
-            StepError::failed(
+        let laid_out = regions.checkout(&region, &digest, &folder.join(DISK));
+        laid_out.map_err(|error| match error {
+            CheckoutFailed::Store(StoreError::UnknownDisk(_)) => StepError::failed(
                 "GalleryImageNotFound",
                 format!("region {region} lost the disk {digest}"),
-            )
+            ),
+            CheckoutFailed::Store(error) => store_failed(&error),
+            CheckoutFailed::Region(error) => failed("RegionUnavailable", &error),
         })?;
-        holder
-            .checkout(&digest, &folder.join(DISK))
-            .map_err(|error| store_failed(&error))?;
         Ok(())
     })
     .await

@@ -18,7 +18,7 @@ use wire::Location;
 
 use crate::Factory;
 use crate::pipeline::{blocking, chain};
-use crate::regions::{Regions, Spread};
+use crate::regions::Regions;
 
 pub use vhd::fixed_footer;
 
@@ -85,7 +85,7 @@ fn import(
     let refused = |error: ImportError| StepError::failed("InvalidVhd", chain(&error));
     let disk = open(source).map_err(refused)?;
     let stores = regions
-        .spread(region, Spread::EveryZone)
+        .stores(region)
         .map_err(|error| StepError::failed("RegionUnavailable", chain(&error)))?;
     let mut digest = None;
     for (zone, store) in stores {
@@ -95,9 +95,8 @@ fn import(
             Some(known) if store.has(&known) => continue,
             Some(_) => take_in(&store, &*disk),
         };
-        let taken = taken.map_err(|message| {
-            StepError::failed("ImportFailed", format!("zone {zone}: {message}"))
-        })?;
+        let taken = taken
+            .map_err(|message| StepError::failed("ImportFailed", format!("{zone}: {message}")))?;
         if digest.is_some_and(|known| known != taken) {
             let message = "the file was changed while it was read";
             return Err(StepError::failed("ImportFailed", message));

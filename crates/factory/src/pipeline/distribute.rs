@@ -18,7 +18,6 @@ use super::run::{Named, Run, RunUndo};
 use super::stages::{Cx, Resolved};
 use super::steps::{Shown, blocking};
 use crate::publish::{self, Allocation, Artifact, Deliver, Publication, Published, Subject};
-use crate::regions::Spread;
 use crate::replicate::{self, RegionResult};
 
 const VERSION_WRITE: &str = "Microsoft.Compute/galleries/images/versions/write";
@@ -254,16 +253,24 @@ impl Run {
         let digest = finished.tattooed.disk.digest;
         let mut failures = Vec::new();
         for region in gallery.regions.clone() {
-            let spread = Spread::of(region.storage_account_type.as_deref());
-            let inputs = (digest, region.name.folded(), region.storage_account_type);
-            let key = step_key("replicate", 1, &inputs);
+            let want = replicate::want_of(
+                region.storage_account_type.as_deref(),
+                Some(region.replica_count),
+            );
+            let inputs = (
+                digest,
+                region.name.folded(),
+                region.storage_account_type,
+                region.replica_count,
+            );
+            let key = step_key("replicate", 2, &inputs);
             let copy = replicate::Copy {
                 version: version.clone(),
                 tenant: self.tenant,
                 digest,
                 home: finished.resolved.home(),
                 region: region.name.clone(),
-                spread,
+                want,
             };
             let (regions, wanted) = (Arc::clone(&self.factory.regions), copy.clone());
             let good = move |found: &RegionResult| found.is_complete() && wanted.is_there(&regions);

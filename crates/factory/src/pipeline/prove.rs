@@ -142,7 +142,7 @@ impl Run {
             })
             .await
         };
-        let here = present(home);
+        let here = present(&self.factory, home);
         self.step(cx, named, move |found: &Tattooed| here(&found.disk), action)
             .await
     }

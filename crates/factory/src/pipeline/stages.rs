@@ -148,7 +148,7 @@ impl Run {
                     })
                     .await
                 };
-                self.step(cx, named, present(home), action).await
+                self.step(cx, named, present(&self.factory, home), action).await
             }
             (origin, _) => {
                 let inputs = (origin, self.recipe.disk_gib);
@@ -159,7 +159,7 @@ impl Run {
                 let action = move |_: StepHandle, _: Shown| async move {
                     blocking(move || taken_in(&factory, &store, &place, &origin, wanted)).await
                 };
-                self.step(cx, named, present(home), action).await
+                self.step(cx, named, present(&self.factory, home), action).await
             }
         }
     }
@@ -216,7 +216,7 @@ impl Run {
                 deadline: self.time_left(cx.clock().now()),
             };
             let action = move |handle: StepHandle, _: Shown| work.run(handle);
-            parent = self.step(cx, named, present(home), action).await?;
+            parent = self.step(cx, named, present(&self.factory, home), action).await?;
         }
         Ok(parent)
     }
@@ -272,7 +272,7 @@ impl Run {
         self.step(
             cx,
             Named::pure(Stage::Build, MACHINE_STEP, key),
-            present(home),
+            present(&self.factory, home),
             action,
         )
         .await
@@ -309,7 +309,7 @@ impl Run {
                 .await
             };
             let named = Named::pure(Stage::Build, "generalize", key);
-            disk = self.step(cx, named, present(home), action).await?;
+            disk = self.step(cx, named, present(&self.factory, home), action).await?;
         }
         if self.recipe.optimize {
             let key = step_key("optimize", build::OPTIMISE_FORMAT, &disk.digest);
@@ -329,7 +329,7 @@ impl Run {
                 Ok(done)
             };
             let named = Named::pure(Stage::Optimize, "free-space", key);
-            disk = self.step(cx, named, present(home), action).await?;
+            disk = self.step(cx, named, present(&self.factory, home), action).await?;
         }
         Ok(disk)
     }
@@ -479,9 +479,17 @@ pub(super) fn checkout_failed(error: &CheckoutError) -> StepError {
 }
 
 /// A found disk counts only while the store holds all of it.
-pub(super) fn present(store: &Arc<Store>) -> impl Fn(&StepDisk) -> bool + Send + Sync + use<> {
-    let store = Arc::clone(store);
-    move |found| store.has(&found.digest)
+pub(super) fn present(
+    factory: &Arc<Factory>,
+    store: &Arc<Store>,
+) -> impl Fn(&StepDisk) -> bool + Send + Sync + use<> {
+    let (factory, store) = (Arc::clone(factory), Arc::clone(store));
+    move |found| {
+        // It is kept for whoever found it.
+        let now = u64::try_from(factory.clock.now().as_second()).unwrap_or(0);
+        factory.regions.touch(&found.digest, now);
+        store.has(&found.digest)
+    }
 }
 
 /// One customizer's work in the tree.

@@ -327,7 +327,7 @@ async fn a_failing_region_does_not_hold_up_the_other() {
     .unwrap();
     std::fs::remove_file(&packs).unwrap();
     std::fs::create_dir(&packs).unwrap();
-    let replicate = crate::replicate::Replicate(world.factory());
+    let replicate = crate::replicate::Replicate::new(world.factory());
     let never = jobs::CancelSource::new();
     jobs::Reconciler::reconcile(&replicate, &never.token())
         .await

@@ -34,9 +34,9 @@ pub use plan::{
 };
 pub use verify::{Verified, VerifiedStage, verify};
 
-use crate::Spread;
 use crate::factory::Factory;
 use crate::publish;
+use crate::replicate::want_of;
 use crate::replicate::{Copy, RegionResult};
 use record::Record;
 
@@ -309,7 +309,10 @@ impl Promote {
                 return Err(StepError::canceled());
             }
             let mut copy = copy_to(promotion, &rights.own, source.digest, &home, &region.name);
-            copy.spread = Spread::of(region.storage_account_type.as_deref());
+            copy.want = want_of(
+                region.storage_account_type.as_deref(),
+                Some(region.replica_count),
+            );
             let name = &region.name;
             let progress = |percent: u8| step.progress(format!("{name}: {percent} %"));
             let done = copy.run(&self.0, &progress).await?;
@@ -402,7 +405,10 @@ fn copy_to(
         digest,
         home: home.clone(),
         region: region.clone(),
-        spread: Spread::of(wanted.and_then(|wanted| wanted.storage_account_type.as_deref())),
+        want: want_of(
+            wanted.and_then(|wanted| wanted.storage_account_type.as_deref()),
+            wanted.map(|wanted| wanted.replica_count),
+        ),
     }
 }
 

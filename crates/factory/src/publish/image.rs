@@ -11,7 +11,6 @@ use wire::ProvisioningState;
 
 use super::target::{Artifact, Deliver, Subject};
 use crate::pipeline::{ImageTarget, blocking, failed, replicate_to};
-use crate::regions::Spread;
 
 const IMAGE_WRITE: &str = "Microsoft.Compute/images/write";
 const GIB: u64 = 1 << 30;
@@ -22,7 +21,7 @@ impl Deliver for ImageTarget {
         let (factory, location) = (Arc::clone(&subject.factory), self.location.clone());
         let (home, digest) = (subject.home.clone(), subject.digest);
         blocking(move || {
-            let stores = factory.regions().spread(&location, Spread::EveryZone);
+            let stores = factory.regions().stores(&location);
             let stores = stores.map_err(|error| failed("RegionNotFound", &error))?;
             for (_, store) in stores {
                 replicate_to(&factory, &store, &home, &digest)?;

@@ -1,20 +1,22 @@
-//! Replicate: every region that a version names shall hold its disk. A run waits for it, and a
-//! reconciler goes on with what a run did not get done; both do the same idempotent thing. One
+//! Replicate: every region that a version names shall hold its disk, in as many stores as the version asks for. A run
+//! waits for it, and a reconciler goes on with what a run did not get done; both do the same idempotent thing. One
 //! region's failure is no other region's.
 
+mod links;
+mod round;
+
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::AtomicU64;
 
 use access::{Action, Permit, SystemReason};
-use async_trait::async_trait;
 use catalog::{CatalogError, Resource};
 use disk::DiskDigest;
-use jobs::{Cancel, Reconciler, StepError, StepHandle};
+use jobs::{StepError, StepHandle};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use store::{Moved, Store};
+use store::Moved;
+use store::region::{Kind, Member, Placement, Want};
 use tokio::sync::watch;
 use wire::compute::{
     AggregatedReplicationState, PublishingProfile, RegionalReplicationState,
@@ -24,16 +26,13 @@ use wire::{Location, ProvisioningState, ResourceId, TenantId};
 
 use crate::factory::Factory;
 use crate::pipeline::{chain, change};
-use crate::publish::versions;
-use crate::regions::{Regions, Spread};
+use crate::regions::Regions;
 
-/// The reconciler's name, for nudges.
-pub const RECONCILER: &str = "replicate";
-const PERIOD: Duration = Duration::from_secs(60);
-const VERSION_READ: &str = "Microsoft.Compute/galleries/images/versions/read";
+use links::OnLink;
+pub use links::{Link, Links, Share};
+pub use round::{RECONCILER, Replicate};
+
 const VERSION_WRITE: &str = "Microsoft.Compute/galleries/images/versions/write";
-/// Percent between two writes of how far a copy is.
-const PROGRESS_STEP: u8 = 10;
 
 /// One disk on its way to one region.
 #[derive(Debug, Clone)]
@@ -43,7 +42,7 @@ pub struct Copy {
     pub digest: DiskDigest,
     pub home: Location,
     pub region: Location,
-    pub spread: Spread,
+    pub want: Want,
 }
 
 /// How a region came out.
@@ -68,10 +67,41 @@ impl RegionResult {
 }
 
 impl Copy {
-    /// Whether every zone that shall hold the disk does. Blocks.
+    /// Whether every store that shall hold the disk does. Blocks.
     pub fn is_there(&self, regions: &Regions) -> bool {
-        let stores = regions.spread(&self.region, self.spread);
-        stores.is_ok_and(|stores| stores.iter().all(|(_, store)| store.has(&self.digest)))
+        self.placement(regions).is_ok_and(|placement| {
+            let has =
+                |member: &Arc<Member>| member.store().is_some_and(|store| store.has(&self.digest));
+            placement.members.iter().all(has)
+        })
+    }
+
+    fn placement(&self, regions: &Regions) -> Result<Placement, String> {
+        let region = regions
+            .region(&self.region)
+            .map_err(|error| chain(&error))?;
+        region
+            .place(&self.digest, self.want)
+            .map_err(|error| chain(&error))
+    }
+
+    /// What a status says of replicas that share stores; nothing where each has its own. Blocks.
+    fn placed(&self, regions: &Regions) -> String {
+        self.placement(regions)
+            .map(|placement| details(&placement))
+            .unwrap_or_default()
+    }
+
+    /// About how many bytes a copy would move. Blocks.
+    fn lacks(&self, regions: &Regions) -> u64 {
+        let data = |region: &Location| {
+            let holder = regions.holder(region, &self.digest)?;
+            holder
+                .manifest(&self.digest)
+                .ok()
+                .map(|manifest| manifest.data_bytes())
+        };
+        data(&self.home).unwrap_or(u64::MAX)
     }
 
     /// Copies what is missing and writes down how it came out. An error is one of writing that
@@ -83,22 +113,23 @@ impl Copy {
     ) -> Result<RegionResult, StepError> {
         self.tell(factory, RegionalReplicationState::Replicating, 0, "")
             .await?;
-        let (sender, mut percent) = watch::channel(0u8);
-        let copied = self.copy(&factory.regions, sender);
+        let (sender, mut told) = watch::channel(Share::default());
+        let copied = self.copy(factory, sender);
         tokio::pin!(copied);
         let result = loop {
             tokio::select! {
                 result = &mut copied => break result,
-                Ok(()) = percent.changed() => {
-                    let done = *percent.borrow_and_update();
-                    progress(done);
-                    self.tell(factory, RegionalReplicationState::Replicating, done, "").await?;
+                Ok(()) = told.changed() => {
+                    let share = *told.borrow_and_update();
+                    progress(share.percent);
+                    let state = RegionalReplicationState::Replicating;
+                    self.tell(factory, state, share.percent, &share.shown()).await?;
                 }
             }
         };
         match result {
-            Ok(moved) => {
-                self.tell(factory, RegionalReplicationState::Completed, 100, "")
+            Ok((moved, details)) => {
+                self.tell(factory, RegionalReplicationState::Completed, 100, &details)
                     .await?;
                 Ok(RegionResult::Completed {
                     moved_bytes: moved.frame_bytes + moved.manifest_bytes,
@@ -116,58 +147,41 @@ impl Copy {
 
     async fn copy(
         &self,
-        regions: &Arc<Regions>,
-        percent: watch::Sender<u8>,
-    ) -> Result<Moved, String> {
-        let (copy, regions) = (self.clone(), Arc::clone(regions));
-        let done = tokio::task::spawn_blocking(move || copy.copy_blocking(&regions, &percent));
+        factory: &Arc<Factory>,
+        told: watch::Sender<Share>,
+    ) -> Result<(Moved, String), String> {
+        let (copy, factory) = (self.clone(), Arc::clone(factory));
+        let done = tokio::task::spawn_blocking(move || copy.copy_blocking(&factory, told));
         done.await.map_err(|error| chain(&error))?
     }
 
+    /// The home region's copy goes first, then any other: a home that lost it is healed from where it went.
     fn copy_blocking(
         &self,
-        regions: &Regions,
-        percent: &watch::Sender<u8>,
-    ) -> Result<Moved, String> {
-        let targets = regions
-            .spread(&self.region, self.spread)
+        factory: &Factory,
+        told: watch::Sender<Share>,
+    ) -> Result<(Moved, String), String> {
+        let regions = &factory.regions;
+        let region = regions
+            .region(&self.region)
             .map_err(|error| chain(&error))?;
-        let mut total = Moved::default();
-        for (zone, target) in targets {
-            let source = self.source(regions, &target)?;
-            let moved = Store::replicate(&source, &target, &self.digest, &|progress| {
-                let share = progress.bytes_done * 100 / progress.bytes_total.max(1);
-                let share = u8::try_from(share.min(99)).unwrap_or(99);
-                percent.send_if_modified(|last| {
-                    let further = share >= last.saturating_add(PROGRESS_STEP);
-                    if further {
-                        *last = share;
-                    }
-                    further
-                });
-            });
-            let moved = moved.map_err(|error| format!("zone {zone}: {}", chain(&error)))?;
-            total.frames += moved.frames;
-            total.frame_bytes += moved.frame_bytes;
-            total.manifest_bytes += moved.manifest_bytes;
-            total.frames_present += moved.frames_present;
-        }
-        Ok(total)
-    }
-
-    /// The home region's copy, or any other: a home that lost it is healed from where it went.
-    fn source(&self, regions: &Regions, target: &Arc<Store>) -> Result<Arc<Store>, String> {
-        if target.has(&self.digest) {
-            return Ok(Arc::clone(target));
-        }
-        let elsewhere = || {
-            regions
-                .names()
-                .into_iter()
-                .find_map(|region| regions.holder(&region, &self.digest))
+        let placement = self.placement(regions)?;
+        let others = regions.others(&self.region, &self.home);
+        let bandwidth = regions.settings().bandwidth;
+        let flow = OnLink {
+            link: factory.links.between(&self.home, &self.region, bandwidth),
+            told,
+            moved: AtomicU64::new(0),
         };
-        let holder = regions.holder(&self.home, &self.digest).or_else(elsewhere);
-        holder.ok_or_else(|| format!("no region holds the disk {}", self.digest))
+        let brought = region.bring(&self.digest, &placement, &others, &flow);
+        if brought.failed.is_empty() {
+            return Ok((brought.moved, details(&placement)));
+        }
+        let failed = brought.failed.iter();
+        let failed: Vec<String> = failed
+            .map(|(member, why)| format!("{}: {why}", member.shown()))
+            .collect();
+        Err(failed.join("; "))
     }
 
     async fn tell(
@@ -188,6 +202,14 @@ impl Copy {
             Ok(()) | Err(CatalogError::NotFound { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// Said only where it is not what was asked for word by word.
+fn details(placement: &Placement) -> String {
+    match placement.shared {
+        0 => String::new(),
+        _ => placement.to_string(),
     }
 }
 
@@ -237,83 +259,61 @@ fn profile(version: &Resource) -> PublishingProfile {
     serde_json::from_value(version.properties["publishingProfile"].clone()).unwrap_or_default()
 }
 
-/// Brings what is there to what is wanted, for all versions of all tenants.
-pub struct Replicate(pub Arc<Factory>);
-
-#[async_trait]
-impl Reconciler for Replicate {
-    fn name(&self) -> &'static str {
-        RECONCILER
-    }
-
-    fn period(&self) -> Duration {
-        PERIOD
-    }
-
-    async fn reconcile(&self, stop: &Cancel) -> Result<(), Box<dyn Error + Send + Sync>> {
-        let factory = &self.0;
-        factory.look_for_regions().await;
-        let mut first_error: Option<StepError> = None;
-        for tenant in factory.auth.tenants().await? {
-            let action = Action::new(VERSION_READ);
-            let permit = Permit::system(
-                SystemReason::Reconcile,
-                action,
-                ResourceId::root(),
-                tenant.tenant,
-            );
-            for version in versions(&factory.catalog, &permit).await? {
-                let copies = copies(&version, tenant.tenant);
-                let mut whole = !copies.is_empty();
-                for copy in copies {
-                    if stop.is_raised() {
-                        return Ok(());
-                    }
-                    match bring(factory, &version, copy).await {
-                        Ok(there) => whole &= there,
-                        Err(error) => {
-                            // The next region and version may do better; the pass still failed.
-                            tracing::warn!(version = %version.id, error = %error, "replication failed");
-                            first_error.get_or_insert(error);
-                            whole = false;
-                        }
-                    }
-                }
-                if whole && version.state == ProvisioningState::Failed {
-                    heal(factory, &version).await?;
-                }
-            }
-        }
-        first_error.map_or(Ok(()), |error| Err(error.into()))
-    }
-}
-
-/// What a version asks for, region by region, its own region first. Nothing while a job makes the version, or once it
-/// is deleted.
-fn copies(version: &Resource, tenant: TenantId) -> Vec<Copy> {
+/// What a version asks for, region by region, its own region first. One that is not ready asks for nothing yet, and a soft-deleted one for
+/// one replica in each region.
+pub fn copies(version: &Resource) -> Vec<Copy> {
     match version.state {
-        ProvisioningState::Succeeded | ProvisioningState::Failed => wanted(version, tenant),
+        ProvisioningState::Succeeded | ProvisioningState::Updating | ProvisioningState::Failed => {
+            asked(version)
+        }
         _ => Vec::new(),
     }
 }
 
-fn wanted(version: &Resource, tenant: TenantId) -> Vec<Copy> {
+/// The same, whatever the version's state.
+pub fn asked(version: &Resource) -> Vec<Copy> {
     let digest = version.properties["bullion"]["diskDigest"].as_str();
     let Some(digest) = digest.and_then(|text| text.parse::<DiskDigest>().ok()) else {
         return Vec::new();
     };
+    let soft_deleted = !version.properties["bullion"]["softDeleted"].is_null();
     let home = Location::new(version.location.clone().unwrap_or_default());
-    let mut regions = profile(version).target_regions;
+    let profile = profile(version);
+    let mut regions: Vec<&TargetRegion> = profile.target_regions.iter().collect();
     regions.sort_by_key(|region| region.name != home);
-    let copy = |region: TargetRegion| Copy {
-        version: version.id.clone(),
-        tenant,
-        digest,
-        home: home.clone(),
-        spread: Spread::of(region.storage_account_type.as_deref()),
-        region: region.name,
-    };
-    regions.into_iter().map(copy).collect()
+    regions
+        .into_iter()
+        .map(|region| Copy {
+            version: version.id.clone(),
+            tenant: version.tenant,
+            digest,
+            home: home.clone(),
+            want: match soft_deleted {
+                true => Want::default(),
+                false => want(region, &profile),
+            },
+            region: region.name.clone(),
+        })
+        .collect()
+}
+
+/// What a target region asks for, with what the profile says for all.
+fn want(region: &TargetRegion, profile: &PublishingProfile) -> Want {
+    let kind = region.storage_account_type.as_deref();
+    let kind = Kind::of(kind.or(profile.storage_account_type.as_deref()));
+    let count = region.regional_replica_count.or(profile.replica_count);
+    let count = count
+        .and_then(|count| u32::try_from(count).ok())
+        .unwrap_or(1);
+    Want::new(kind.unwrap_or_default(), count)
+}
+
+/// What a storage account type and a number of replicas ask for.
+pub fn want_of(storage_account_type: Option<&str>, replicas: Option<i32>) -> Want {
+    let replicas = replicas
+        .and_then(|count| u32::try_from(count).ok())
+        .unwrap_or(1);
+    Want::new(Kind::of(storage_account_type).unwrap_or_default(), replicas)
 }
 
 /// Brings the disk of a new version to every region that it names. A region that fails keeps no other from getting
@@ -323,7 +323,7 @@ pub async fn everywhere(
     step: &StepHandle,
     version: &Resource,
 ) -> Result<(), StepError> {
-    let copies = wanted(version, version.tenant);
+    let copies = asked(version);
     if copies.is_empty() {
         return Err(StepError::failed("BadVersion", "the version has no disk"));
     }
@@ -357,20 +357,4 @@ async fn heal(factory: &Arc<Factory>, version: &Resource) -> Result<(), StepErro
 fn status_permit(version: &ResourceId, tenant: TenantId) -> Permit {
     let action = Action::new(VERSION_WRITE);
     Permit::system(SystemReason::Reconcile, action, version.clone(), tenant)
-}
-
-/// Copies one disk to one region unless it is there and known to be. Whether it is there now.
-async fn bring(factory: &Arc<Factory>, version: &Resource, copy: Copy) -> Result<bool, StepError> {
-    let state = &version.properties["bullion"]["replication"][copy.region.folded()]["state"];
-    let known = *state == json!(RegionalReplicationState::Completed);
-    let (regions, wanted) = (Arc::clone(&factory.regions), copy.clone());
-    let there = crate::pipeline::blocking(move || Ok(wanted.is_there(&regions))).await?;
-    if there && known {
-        return Ok(true);
-    }
-    if let RegionResult::Failed { reason } = copy.run(factory, &|_| {}).await? {
-        tracing::warn!(version = %copy.version, region = %copy.region, reason, "a region has no replica");
-        return Ok(false);
-    }
-    Ok(true)
 }

@@ -103,6 +103,22 @@ pub async fn regions(server: Arc<Server>, call: Call) -> Result<Reply, ArmError>
     list(&server, &call, REGION, |region| Some(present(region))).await
 }
 
+/// A region with its stores: which can be used, and how far they were read again.
+pub async fn get_region(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    let Some(region) = find(&server, &call).await? else {
+        return show(&server, &call).await;
+    };
+    let (work, location) = (Arc::clone(&server.work), Location::new(call.id.name()));
+    let state = tokio::task::spawn_blocking(move || work.region_state(&location)).await;
+    let mut shown = present(&region);
+    if let Ok(Value::Object(state)) = state {
+        for (key, value) in state {
+            shown["properties"][key] = value;
+        }
+    }
+    Ok(Reply::ok(shown))
+}
+
 pub async fn put_region(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     check_name(&call, "regionName")?;
     let body = ResourceBody::parse(&call.body, &call.id)?;

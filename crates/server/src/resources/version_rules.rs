@@ -149,6 +149,8 @@ fn settle_storage(
                 ),
             ));
         }
+        let kept = server.work.check_storage(&name, storage);
+        kept.map_err(|why| errors::invalid(REGIONS, why))?;
         region["storageAccountType"] = storage.into();
     }
     check_unsupported(profile)

@@ -220,6 +220,17 @@ impl Work for FakeWork {
         Ok(())
     }
 
+    fn check_storage(&self, _region: &Location, kind: &str) -> Result<(), String> {
+        match store::region::Kind::of(Some(kind)) {
+            Some(_) => Ok(()),
+            None => Err(format!("There is no storage account type '{kind}'.")),
+        }
+    }
+
+    fn region_state(&self, _region: &Location) -> Value {
+        Value::Null
+    }
+
     fn check_template(&self, properties: &Map<String, Value>) -> Result<(), ArmError> {
         match properties.get("impossible") {
             None => Ok(()),

@@ -1,0 +1,164 @@
+//! The part of the configuration that says where bits are and how they are kept.
+//!
+//! A zone for which no store is named has one in the data folder. Keys of object stores are no part of it: they come
+//! from the environment, or from a file that a store's address names.
+
+use std::time::Duration;
+
+use factory::{StorageSettings, StoreSetting};
+use serde::Deserialize;
+use store::place::At;
+use store::region::Region;
+
+const MIB: u64 = 1 << 20;
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// `[storage]`.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StorageFile {
+    /// Mebibytes per second from one region to another, at most.
+    pub bandwidth_mib: Option<u32>,
+    /// Everything is read again within so many days.
+    pub scrub_days: Option<u16>,
+    /// Bits that nothing has any more are kept for so many hours.
+    pub grace_hours: Option<u16>,
+    /// What builds left on their way is kept for so many days.
+    pub build_cache_days: Option<u16>,
+    #[serde(default)]
+    pub stores: Vec<StoreFile>,
+}
+
+/// `[[storage.stores]]`: one store of a zone.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreFile {
+    pub region: String,
+    pub zone: String,
+    /// Needed where a zone has more than one.
+    pub name: Option<String>,
+    /// A folder, or `s3://`, `az://`, `gs://`.
+    pub at: String,
+    #[serde(default)]
+    pub premium: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    #[error("the store of zone {zone} in region {region} is at `{at}`, which cannot be")]
+    Address {
+        region: String,
+        zone: String,
+        at: String,
+        #[source]
+        cause: store::place::AtError,
+    },
+    #[error(
+        "zone {zone} of region {region} has two stores of the name `{name}`: give each a `name` of its own"
+    )]
+    Twice {
+        region: String,
+        zone: String,
+        name: String,
+    },
+    #[error("two stores are at `{at}`")]
+    SamePlace { at: String },
+}
+
+impl StorageFile {
+    pub fn settings(self) -> Result<StorageSettings, StorageError> {
+        let default = StorageSettings::default();
+        let mut stores: Vec<StoreSetting> = Vec::new();
+        for store in self.stores {
+            let setting = setting(store)?;
+            let same_name = |known: &&StoreSetting| {
+                (&known.region, &known.zone, &known.name)
+                    == (&setting.region, &setting.zone, &setting.name)
+            };
+            if stores.iter().find(same_name).is_some() {
+                let StoreSetting {
+                    region, zone, name, ..
+                } = setting;
+                return Err(StorageError::Twice { region, zone, name });
+            }
+            if stores.iter().any(|known| known.at == setting.at) {
+                let at = setting.at.to_string();
+                return Err(StorageError::SamePlace { at });
+            }
+            stores.push(setting);
+        }
+        let times = |unit: Duration, count: Option<u16>, default| {
+            count.map_or(default, |count| unit * u32::from(count))
+        };
+        Ok(StorageSettings {
+            stores,
+            bandwidth: self.bandwidth_mib.map(|mib| u64::from(mib) * MIB),
+            scrub_period: times(DAY, self.scrub_days, default.scrub_period).max(DAY),
+            grace: times(HOUR, self.grace_hours, default.grace),
+            build_cache: times(DAY, self.build_cache_days, default.build_cache),
+        })
+    }
+}
+
+fn setting(store: StoreFile) -> Result<StoreSetting, StorageError> {
+    let at: Result<At, _> = store.at.parse();
+    let at = at.map_err(|cause| StorageError::Address {
+        region: store.region.clone(),
+        zone: store.zone.clone(),
+        at: store.at.clone(),
+        cause,
+    })?;
+    Ok(StoreSetting {
+        region: wire::Location::new(&store.region).folded(),
+        zone: store.zone,
+        name: store.name.unwrap_or_else(|| Region::ONLY.to_owned()),
+        at,
+        premium: store.premium,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, expected: Result<usize, &str>) {
+        let file: StorageFile = toml::from_str(text).expect("a file");
+        match (file.settings(), expected) {
+            (Ok(settings), Ok(stores)) => assert_eq!(settings.stores.len(), stores),
+            (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
+            (outcome, _) => panic!("{outcome:?}"),
+        }
+    }
+
+    #[test]
+    fn stores_have_a_place_and_a_name_of_their_own() {
+        check("", Ok(0));
+        check("scrub_days = 7\ngrace_hours = 0\nbandwidth_mib = 20", Ok(0));
+        let two = |first: &str, second: &str| {
+            format!(
+                "[[stores]]\nregion = \"West Europe\"\nzone = \"1\"\n{first}\n\
+                 [[stores]]\nregion = \"westeurope\"\nzone = \"1\"\n{second}\n"
+            )
+        };
+        check(
+            &two(
+                "at = \"/a\"\nname = \"a\"",
+                "at = \"s3://b/c\"\nname = \"b\"\npremium = true",
+            ),
+            Ok(2),
+        );
+        check(
+            &two("at = \"/a\"", "at = \"/b\""),
+            Err("give each a `name`"),
+        );
+        check(
+            &two("at = \"/a\"\nname = \"a\"", "at = \"/a\"\nname = \"b\""),
+            Err("two stores are at"),
+        );
+        check(
+            &two("at = \"ftp://x\"", "at = \"/b\""),
+            Err("which cannot be"),
+        );
+    }
+}
