@@ -201,6 +201,15 @@ mod tests {
     }
 
     #[test]
+    fn the_example_of_three_zones_is_a_configuration() {
+        let text = include_str!("../../../examples/three-zones/bullion.toml");
+        let file: ConfigFile = toml::from_str(text).unwrap();
+        let storage = file.storage.settings().unwrap();
+        assert_eq!(storage.stores.len(), 5);
+        assert_eq!(storage.bandwidth, Some(50 << 20));
+    }
+
+    #[test]
     fn a_database_is_one_line_without_a_password() {
         check(
             Some("database = \"postgres://me@db.example/b\"\nfront_end = true"),
