@@ -39,7 +39,7 @@ const NOTE: &str = "uses.json";
 /// Gives room back.
 pub struct Reclaim {
     factory: Arc<Factory>,
-    /// Stores that may have something to collect, by how people know them.
+    /// Stores that may have something to collect, by how people know them; `None` until all were looked at once.
     dirty: Mutex<Option<BTreeSet<String>>>,
 }
 
@@ -77,7 +77,8 @@ impl Reclaim {
                 uses: &uses,
                 now,
                 done: Done::default(),
-                dirty,
+                first: dirty.is_none(),
+                dirty: dirty.unwrap_or_default(),
             };
             for region in regions.names() {
                 if let Ok(region) = regions.region(&region) {
@@ -88,8 +89,7 @@ impl Reclaim {
             Ok::<_, std::io::Error>((pass.done, pass.dirty))
         });
         let (done, still) = worked.await??;
-        *self.dirty.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(still.unwrap_or_default());
+        *self.dirty.lock().unwrap_or_else(PoisonError::into_inner) = Some(still);
         if done != Done::default() {
             tracing::info!(
                 disks = done.removed,
@@ -108,8 +108,9 @@ struct Pass<'a> {
     /// Seconds since 1970.
     now: u64,
     done: Done,
-    /// `None` until all stores were looked at once.
-    dirty: Option<BTreeSet<String>>,
+    /// No store was looked at since the start.
+    first: bool,
+    dirty: BTreeSet<String>,
 }
 
 impl Pass<'_> {
@@ -206,18 +207,14 @@ impl Pass<'_> {
     }
 
     fn mark(&mut self, region: &Region) {
-        if let Some(dirty) = &mut self.dirty {
-            dirty.extend(region.members().iter().map(|member| key(region, member)));
-        }
+        let members = region.members();
+        self.dirty
+            .extend(members.iter().map(|member| key(region, member)));
     }
 
     fn collect(&mut self, region: &Region, member: &Member, store: &Store) {
         let key = key(region, member);
-        if self
-            .dirty
-            .as_ref()
-            .is_some_and(|dirty| !dirty.contains(&key))
-        {
+        if !self.first && !self.dirty.contains(&key) {
             return;
         }
         let grace = self.regions.settings().grace.min(PACK_GRACE).as_secs();
@@ -225,14 +222,13 @@ impl Pass<'_> {
         match store.collect(Collect { now, grace }) {
             Ok(done) => {
                 self.done.bytes += done.removed_bytes;
-                let dirty = self.dirty.get_or_insert_default();
                 match done.waiting_packs {
-                    0 => dirty.remove(&key),
-                    _ => dirty.insert(key),
+                    0 => self.dirty.remove(&key),
+                    _ => self.dirty.insert(key),
                 };
             }
             Err(error) => {
-                self.dirty.get_or_insert_default().insert(key);
+                self.dirty.insert(key);
                 tracing::warn!(
                     store = member.shown(),
                     region = region.name(),
