@@ -73,6 +73,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("hyper-util", &["server"]),
     ("indicatif", &["cli"]),
     ("jsonwebtoken", &["access"]),
+    ("object_store", &["store"]),
     ("reqwest", &["cli", "factory", "server"]),
     ("russh", &["machine"]),
     ("sqlx", &["catalog"]),

@@ -148,7 +148,8 @@ impl Run {
                     })
                     .await
                 };
-                self.step(cx, named, present(&self.factory, home), action).await
+                self.step(cx, named, present(&self.factory, home), action)
+                    .await
             }
             (origin, _) => {
                 let inputs = (origin, self.recipe.disk_gib);
@@ -159,7 +160,8 @@ impl Run {
                 let action = move |_: StepHandle, _: Shown| async move {
                     blocking(move || taken_in(&factory, &store, &place, &origin, wanted)).await
                 };
-                self.step(cx, named, present(&self.factory, home), action).await
+                self.step(cx, named, present(&self.factory, home), action)
+                    .await
             }
         }
     }
@@ -216,7 +218,9 @@ impl Run {
                 deadline: self.time_left(cx.clock().now()),
             };
             let action = move |handle: StepHandle, _: Shown| work.run(handle);
-            parent = self.step(cx, named, present(&self.factory, home), action).await?;
+            parent = self
+                .step(cx, named, present(&self.factory, home), action)
+                .await?;
         }
         Ok(parent)
     }
@@ -309,7 +313,9 @@ impl Run {
                 .await
             };
             let named = Named::pure(Stage::Build, "generalize", key);
-            disk = self.step(cx, named, present(&self.factory, home), action).await?;
+            disk = self
+                .step(cx, named, present(&self.factory, home), action)
+                .await?;
         }
         if self.recipe.optimize {
             let key = step_key("optimize", build::OPTIMISE_FORMAT, &disk.digest);
@@ -329,7 +335,9 @@ impl Run {
                 Ok(done)
             };
             let named = Named::pure(Stage::Optimize, "free-space", key);
-            disk = self.step(cx, named, present(&self.factory, home), action).await?;
+            disk = self
+                .step(cx, named, present(&self.factory, home), action)
+                .await?;
         }
         Ok(disk)
     }
