@@ -5,6 +5,7 @@
 //! from the map of holes, which is walked first. The same disk with the same options always gives
 //! the same bytes: there is no clock and no randomness here.
 
+mod plan;
 mod qcow2;
 mod raw;
 mod sink;
@@ -12,12 +13,14 @@ mod vhd;
 mod vhdx;
 
 use std::io;
+use std::ops::Range;
 
 use uuid::Uuid;
 
 use crate::image::Format;
 use crate::{BLOCK_SIZE, ReadAt, is_zero, read_sparse};
 
+pub use plan::{Plan, plan};
 pub use sink::{Sink, Stream};
 
 /// Sizes of VHD and of what goes to Azure are whole MiB.
@@ -75,19 +78,10 @@ pub fn export(
     sink: &mut dyn Sink,
     report: Report<'_>,
 ) -> Result<Exported, ExportError> {
-    let mut out = Output {
-        sink,
-        at: 0,
-        written: 0,
-        report,
-    };
+    let mut out = Output::new(sink, 0..u64::MAX, report);
     let disk_bytes = match options.format {
-        Format::Raw => raw::write(disk, &mut out)?,
         Format::Qcow2 => qcow2::write(disk, &mut out)?,
-        Format::VhdFixed => vhd::write_fixed(disk, options.id, &mut out)?,
-        Format::VhdDynamic => vhd::write_dynamic(disk, options.id, &mut out)?,
-        Format::Vhdx => vhdx::write(disk, options.id, &mut out)?,
-        format @ Format::Vmdk => return Err(ExportError::NotWritten { format }),
+        _ => write_plain(disk, options, &mut out)?,
     };
     Ok(Exported {
         disk_bytes,
@@ -96,27 +90,74 @@ pub fn export(
     })
 }
 
-/// The sink, and how far it is.
+/// The formats whose layout does not depend on what the data is. Returns the size of the disk inside.
+fn write_plain(
+    disk: &dyn ReadAt,
+    options: &Options,
+    out: &mut Output<'_>,
+) -> Result<u64, ExportError> {
+    match options.format {
+        Format::Raw => raw::write(disk, out),
+        Format::VhdFixed => vhd::write_fixed(disk, options.id, out),
+        Format::VhdDynamic => vhd::write_dynamic(disk, options.id, out),
+        Format::Vhdx => vhdx::write(disk, options.id, out),
+        format @ (Format::Qcow2 | Format::Vmdk) => Err(ExportError::NotWritten { format }),
+    }
+}
+
+/// The sink, how far the image is, and which part of it is wanted.
 struct Output<'a> {
     sink: &'a mut dyn Sink,
     at: u64,
     written: u64,
+    wanted: Range<u64>,
     report: Report<'a>,
 }
 
-impl Output<'_> {
+impl<'a> Output<'a> {
+    fn new(sink: &'a mut dyn Sink, wanted: Range<u64>, report: Report<'a>) -> Self {
+        Output {
+            sink,
+            at: 0,
+            written: 0,
+            wanted,
+            report,
+        }
+    }
+
+    /// Which part of the next so many bytes is wanted.
+    fn wanted_of(&self, len: u64) -> Range<u64> {
+        let within = |offset: u64| offset.clamp(self.at, self.at + len) - self.at;
+        within(self.wanted.start)..within(self.wanted.end)
+    }
+
+    /// Passes over bytes of which none is wanted, so that nobody need know them.
+    fn skip(&mut self, len: u64) -> bool {
+        let is_unwanted = self.wanted_of(len).is_empty();
+        if is_unwanted {
+            self.at += len;
+        }
+        is_unwanted
+    }
+
     fn bytes(&mut self, bytes: &[u8]) -> Result<(), ExportError> {
-        self.sink.bytes(bytes).map_err(ExportError::Write)?;
+        let wanted = self.wanted_of(bytes.len() as u64);
+        let part = &bytes[wanted.start as usize..wanted.end as usize];
+        if !part.is_empty() {
+            self.sink.bytes(part).map_err(ExportError::Write)?;
+        }
         self.at += bytes.len() as u64;
-        self.written += bytes.len() as u64;
+        self.written += part.len() as u64;
         Ok(())
     }
 
     fn zeros(&mut self, len: u64) -> Result<(), ExportError> {
-        if len > 0 {
+        let wanted = self.wanted_of(len);
+        if !wanted.is_empty() {
+            let len = wanted.end - wanted.start;
             self.sink.zeros(len).map_err(ExportError::Write)?;
-            self.at += len;
         }
+        self.at += len;
         Ok(())
     }
 
@@ -160,6 +201,10 @@ impl Output<'_> {
             while offset < stop {
                 // Cut where blocks begin, so that a block is zero or not as a whole.
                 let step = (stop - offset).min(STEP - offset % BLOCK_SIZE as u64);
+                if self.skip(step) {
+                    offset += step;
+                    continue;
+                }
                 buf.resize(step as usize, 0);
                 disk.read_at(offset, &mut buf).map_err(ExportError::Read)?;
                 self.sparse(&buf, offset)?;

@@ -114,10 +114,31 @@ impl Layout {
 /// Takes a cluster that has been placed: how far the disk is done, and the bytes at their offset of the image.
 type Emit<'a> = &'a mut dyn FnMut(u64, u64, &[u8]) -> Result<(), ExportError>;
 
-pub(super) fn write(disk: &dyn ReadAt, out: &mut Output<'_>) -> Result<u64, ExportError> {
+/// Where all clusters are, and where the image ends.
+#[derive(Debug)]
+pub(super) struct Places {
+    placed: Vec<Placed>,
+    end: u64,
+}
+
+impl Places {
+    pub(super) fn image_bytes(&self) -> u64 {
+        self.end
+    }
+}
+
+/// Compresses the disk once, to learn how small it gets.
+pub(super) fn places(disk: &dyn ReadAt, out: &mut Output<'_>) -> Result<Places, ExportError> {
     let layout = Layout::new(disk)?;
     let mut clusters = Clusters::new(disk)?;
+    let (placed, end) = clusters.place(&layout, &mut |_, _, _| out.done(0))?;
+    Ok(Places { placed, end })
+}
+
+pub(super) fn write(disk: &dyn ReadAt, out: &mut Output<'_>) -> Result<u64, ExportError> {
+    let layout = Layout::new(disk)?;
     if out.sink.can_patch() {
+        let mut clusters = Clusters::new(disk)?;
         out.zeros_to(layout.data_at())?;
         let (placed, end) = clusters.place(&layout, &mut |done, offset, bytes| {
             out.zeros_to(offset)?;
@@ -131,23 +152,56 @@ pub(super) fn write(disk: &dyn ReadAt, out: &mut Output<'_>) -> Result<u64, Expo
             at += bytes.len() as u64;
             Ok(())
         })?;
+        out.done(disk.size())?;
     } else {
-        let (placed, end) = clusters.place(&layout, &mut |_, _, _| out.done(0))?;
-        tables(&layout, &placed, end, &mut |bytes| out.bytes(bytes))?;
-        out.zeros_to(layout.data_at())?;
-        let (again, _) = clusters.place(&layout, &mut |done, offset, bytes| {
-            out.zeros_to(offset)?;
-            out.bytes(bytes)?;
-            out.done(done)
-        })?;
-        out.zeros_to(end)?;
-        if again != placed {
-            let changed = io::Error::other("the disk changed while it was written");
-            return Err(ExportError::Read(changed));
-        }
+        let places = places(disk, out)?;
+        write_placed(disk, &places, out)?;
     }
-    out.done(disk.size())?;
     Ok(layout.size)
+}
+
+/// What is wanted of an image whose clusters have their places.
+pub(super) fn write_placed(
+    disk: &dyn ReadAt,
+    places: &Places,
+    out: &mut Output<'_>,
+) -> Result<(), ExportError> {
+    let layout = Layout::new(disk)?;
+    let changed = || ExportError::Read(io::Error::other("the disk changed while it was written"));
+    if layout.used.len() != places.placed.len() {
+        return Err(changed());
+    }
+    tables(&layout, &places.placed, places.end, &mut |bytes| {
+        out.bytes(bytes)
+    })?;
+    out.zeros_to(layout.data_at())?;
+    let mut clusters = Clusters::new(disk)?;
+    let mut raw = vec![0; CLUSTER as usize];
+    for (index, placed) in layout.used.iter().zip(&places.placed) {
+        let (at, len) = match *placed {
+            Placed::Zero => continue,
+            Placed::Whole(at) => (at, CLUSTER),
+            Placed::Packed { at, len } => (at, u64::from(len)),
+        };
+        out.zeros_to(at)?;
+        if out.skip(len) {
+            continue;
+        }
+        let start = u64::from(*index) * CLUSTER;
+        read_padded(disk, start, &mut raw)?;
+        let packed = clusters
+            .packer
+            .compress(&raw)
+            .map_err(ExportError::Compress)?;
+        match placed {
+            Placed::Whole(_) if packed.len() >= raw.len() => out.bytes(&raw)?,
+            Placed::Packed { len, .. } if packed.len() == *len as usize => out.bytes(&packed)?,
+            _ => return Err(changed()),
+        }
+        out.done(start + CLUSTER)?;
+    }
+    out.zeros_to(places.end)?;
+    out.done(disk.size())
 }
 
 /// Reads and compresses clusters.

@@ -4,6 +4,7 @@ mod cow;
 mod digest;
 mod image;
 mod layout;
+mod parts;
 
 use disk::{BLOCK_SIZE, MemDisk, WriteAt};
 use proptest::prelude::*;
