@@ -7,8 +7,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Mutex;
 
-use crate::link::{Link, Plain, Socket, recv_exact};
+use disk::{ReadAt, check_range};
+
+use crate::link::{Link, Plain, Socket, lock, recv_exact};
 use crate::protocol::{
     ALLOCATION, CHUNK_MAGIC, Fields, MAGIC, MAX_PAYLOAD, NbdError, OPTION_MAGIC,
     OPTION_REPLY_MAGIC, Request, SIMPLE_REPLY_MAGIC, chunk, command, command_flag, hello, info,
@@ -325,5 +328,57 @@ impl Open {
             _ => return None,
         }
         Some(())
+    }
+}
+
+/// A disk on a server, read like any other, one request after the other.
+pub struct RemoteDisk {
+    client: Mutex<Client>,
+    size: u64,
+}
+
+impl RemoteDisk {
+    pub fn connect_unix(path: &Path, name: &str) -> Result<RemoteDisk, ClientError> {
+        let client = Client::connect_unix(path, name)?;
+        let size = client.size();
+        let client = Mutex::new(client);
+        Ok(RemoteDisk { client, size })
+    }
+}
+
+impl ReadAt for RemoteDisk {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        check_range(self.size, offset, buf.len())?;
+        let mut client = lock(&self.client);
+        let mut at = offset;
+        for part in buf.chunks_mut(MAX_PAYLOAD as usize) {
+            let read = client
+                .read(at, part.len() as u32)
+                .map_err(io::Error::other)?;
+            part.copy_from_slice(&read);
+            at += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        let mut at = offset;
+        while at < self.size {
+            let len = (self.size - at).min(u64::from(MAX_PAYLOAD)) as u32;
+            let parts = lock(&self.client)
+                .status(at, len)
+                .map_err(io::Error::other)?;
+            let Some(last) = parts.last() else { break };
+            let end = last.range.end;
+            if let Some(data) = parts.into_iter().find(|part| !part.is_hole) {
+                return Ok(Some(data.range));
+            }
+            at = end;
+        }
+        Ok((at < self.size).then_some(at..self.size))
     }
 }

@@ -18,8 +18,10 @@ mod pool;
 mod protocol;
 mod server;
 mod session;
+mod tls;
 
-pub use client::{Client, ClientError, Status};
+pub use client::{Client, ClientError, RemoteDisk, Status};
 pub use export::{Export, ExportMap, Exports};
 pub use protocol::{MAX_PAYLOAD, NbdError};
 pub use server::{Listen, Options, ServeError, Server, Tls};
+pub use tls::TlsError;

@@ -6,8 +6,6 @@ use std::sync::Arc;
 
 use nbd::{Export, ExportMap, Listen, Options, Server, Tls};
 use process::Command;
-use rustls::ServerConfig;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::{Disk, MIB, Served};
 
@@ -80,8 +78,9 @@ async fn qemu_writes() {
     assert!(*served.disk.flushes.lock().unwrap() >= 2);
 }
 
-/// A certificate authority, and a server's certificate of it, in the files that libnbd looks for.
-fn certificates(folder: &Path) -> ServerConfig {
+/// TLS of a server, and in `folder` what libnbd looks for: the authority, and a certificate of a
+/// client.
+fn certificates(folder: &Path) -> Tls {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -90,21 +89,29 @@ fn certificates(folder: &Path) -> ServerConfig {
         .push(rcgen::DnType::CommonName, "test");
     let authority = rcgen::CertifiedIssuer::self_signed(params, key).unwrap();
     std::fs::write(folder.join("ca-cert.pem"), authority.pem()).unwrap();
-    let key = rcgen::KeyPair::generate().unwrap();
-    let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-    let own = params.signed_by(&key, &authority).unwrap();
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let chain: Vec<CertificateDer<'static>> = vec![own.der().clone()];
-    ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .unwrap()
+    let issue = |name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let own = params.signed_by(&key, &authority).unwrap();
+        (own.pem(), key.serialize_pem())
+    };
+    let (certificate, key) = issue("client");
+    std::fs::write(folder.join("client-cert.pem"), certificate).unwrap();
+    std::fs::write(folder.join("client-key.pem"), key).unwrap();
+    let (certificate, key) = issue("localhost");
+    let authority = authority.pem();
+    Tls::from_pem(
+        certificate.as_bytes(),
+        key.as_bytes(),
+        Some(authority.as_bytes()),
+    )
+    .unwrap()
 }
 
 #[tokio::test]
 async fn libnbd_comes_by_tls_and_nobody_comes_without() {
     let folder = tempfile::tempdir().unwrap();
-    let config = certificates(folder.path());
+    let tls = certificates(folder.path());
     let disk = Arc::new(Disk {
         ready: MIB as u64,
         ..Disk::striped(3 * MIB)
@@ -112,19 +119,46 @@ async fn libnbd_comes_by_tls_and_nobody_comes_without() {
     let exports = Arc::new(ExportMap::new());
     exports.put("disk", Arc::clone(&disk) as Arc<dyn Export>);
     let options = Options {
-        tls: Tls::Required(Arc::new(config)),
+        tls,
         ..Options::default()
     };
     let listen = [Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)))];
     let server = Server::start(&listen, exports, options).unwrap();
     let port = server.addresses()[0].port();
     let copied = folder.path().join("copied");
-    let uri = format!(
-        "nbds://localhost:{port}/disk?tls-certificates={}",
-        folder.path().display()
-    );
-    run("nbdcopy", &[&uri, copied.to_str().unwrap()]).await;
+    let uri = |folder: &Path| {
+        let folder = folder.display();
+        format!("nbds://localhost:{port}/disk?tls-certificates={folder}")
+    };
+    let own = uri(folder.path());
+    run("nbdcopy", &[&own, copied.to_str().unwrap()]).await;
     assert!(std::fs::read(&copied).unwrap() == disk.content());
-    let open = Command::new("nbdinfo").args([format!("nbd://localhost:{port}/disk")]);
-    assert!(open.run().await.is_err());
+    let refused = async |uri: String| {
+        let asked = Command::new("nbdinfo").args([uri]).run().await;
+        assert!(asked.is_err(), "{asked:?}");
+    };
+    refused(format!("nbd://localhost:{port}/disk")).await;
+    // Without a certificate of its own.
+    let other = tempfile::tempdir().unwrap();
+    let authority = folder.path().join("ca-cert.pem");
+    std::fs::copy(authority, other.path().join("ca-cert.pem")).unwrap();
+    refused(uri(other.path())).await;
+}
+
+#[test]
+fn certificates_that_cannot_be_used_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    certificates(folder.path());
+    let read = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+    let (certificate, key) = (read("client-cert.pem"), read("client-key.pem"));
+    let check = |chain: &[u8], key: &[u8], authority: Option<&[u8]>, part: &str| {
+        let error = Tls::from_pem(chain, key, authority)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    assert!(Tls::from_pem(&certificate, &key, None).is_ok());
+    check(b"", &key, None, "no certificate");
+    check(&certificate, b"", None, "key");
+    check(&certificate, &key, Some(b"nonsense"), "no certificate");
 }
