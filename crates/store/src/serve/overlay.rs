@@ -139,6 +139,26 @@ impl Overlay {
         Ok(Overlay::new((base, parent, size), data, map, bits))
     }
 
+    /// Whether a file has a map beside it, which makes it the upper part of a disk.
+    pub fn is_one(path: &Path) -> bool {
+        Overlay::base_of(path).is_ok()
+    }
+
+    /// Which disk lies below these files.
+    pub fn base_of(path: &Path) -> Result<DiskDigest, OverlayError> {
+        let map_path = map_path(path);
+        let mut head = vec![0; HEADER_LEN];
+        let read = File::open(&map_path).and_then(|map| map.read_exact_at(&mut head, 0));
+        read.map_err(file("read", &map_path))?;
+        match read_header(&head) {
+            Ok((base, _)) => Ok(base),
+            Err(what) => Err(OverlayError::Damaged {
+                path: map_path,
+                what,
+            }),
+        }
+    }
+
     fn new(
         (base, parent, size): (DiskDigest, Arc<dyn Export>, u64),
         data: FileDisk,

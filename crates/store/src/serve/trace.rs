@@ -37,6 +37,16 @@ impl Trace {
         &self.0
     }
 
+    /// This one, and then what only the other one has.
+    pub fn and(&self, other: &Trace) -> Trace {
+        let recorder = TraceRecorder::new();
+        let block = BLOCK_SIZE as u64;
+        for run in self.0.iter().chain(&other.0) {
+            recorder.note(run.start * block, (run.end - run.start) * block);
+        }
+        recorder.trace()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -150,6 +160,16 @@ impl Store {
         self.0.put(&trace_name(digest), &trace.encode(digest))
     }
 
+    /// Brings the boot trace of a disk along to another store that has the disk. It means the same
+    /// there, and without it the disk is whole all the same.
+    pub(crate) fn carry_trace(&self, to: &Store, digest: &DiskDigest) {
+        if let Some(trace) = self.trace(digest)
+            && let Err(error) = to.0.put(&trace_name(digest), &trace.encode(digest))
+        {
+            tracing::warn!(%digest, %error, "a boot trace was not brought along");
+        }
+    }
+
     /// The boot trace of a disk, if it has one that can be understood.
     pub fn trace(&self, digest: &DiskDigest) -> Option<Trace> {
         let name = trace_name(digest);
@@ -180,6 +200,10 @@ mod tests {
         }
         assert_eq!(recorder.trace().runs(), [2..3, 0..2, 3..4]);
         assert_eq!(recorder.trace().bytes(), 4 * 4096);
+        let other = TraceRecorder::new();
+        other.note(4096, 5 * 4096);
+        let both = recorder.trace().and(&other.trace());
+        assert_eq!(both.runs(), [2..3, 0..2, 3..6]);
     }
 
     proptest! {
