@@ -35,6 +35,27 @@ pub enum Network {
     Outbound,
 }
 
+/// Where a machine's disk is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MachineDisk {
+    /// A raw disk in a file.
+    File(PathBuf),
+    /// A network block device on a socket of this host. The machine needs it for as long as it
+    /// runs.
+    Served {
+        /// The socket.
+        socket: PathBuf,
+        /// The name that the disk has there: letters, digits and `-`.
+        export: String,
+    },
+}
+
+impl<P: Into<PathBuf>> From<P> for MachineDisk {
+    fn from(path: P) -> Self {
+        Self::File(path.into())
+    }
+}
+
 /// What to start.
 #[derive(Debug, Clone)]
 pub struct MachineSpec {
@@ -42,9 +63,9 @@ pub struct MachineSpec {
     pub name: String,
     /// The machine's own folder; made if absent. It holds keys, so only we may read it.
     pub dir: PathBuf,
-    /// A raw disk.
-    pub disk: PathBuf,
-    /// Writes go to a temporary overlay and are forgotten; the disk file does not change.
+    /// Its disk.
+    pub disk: MachineDisk,
+    /// Writes go to a temporary overlay and are forgotten; the disk does not change.
     pub snapshot: bool,
     /// BIOS or UEFI.
     pub firmware: Firmware,
@@ -65,7 +86,11 @@ pub struct MachineSpec {
 impl MachineSpec {
     /// A throwaway UEFI machine with the defaults of a test boot: two processors, 1 GiB, a
     /// forgotten disk, no network.
-    pub fn new(name: impl Into<String>, dir: impl Into<PathBuf>, disk: impl Into<PathBuf>) -> Self {
+    pub fn new(
+        name: impl Into<String>,
+        dir: impl Into<PathBuf>,
+        disk: impl Into<MachineDisk>,
+    ) -> Self {
         let name = name.into();
         Self {
             hostname: name.clone(),

@@ -2,13 +2,16 @@
 //! its disk overlay and its process do. Needs no network and no image; always TCG, so that the
 //! result does not depend on the host.
 
+use disk::{MemDisk, ReadAt, WriteAt};
 use machine::{
-    Accel, Acceleration, Firmware, Guest, Hypervisor, Lifetime, MachineError, MachineSpec, Qemu,
-    Stopped,
+    Accel, Acceleration, Firmware, Guest, Hypervisor, Lifetime, MachineDisk, MachineError,
+    MachineSpec, Qemu, Stopped,
 };
+use nbd::{Export, ExportMap, Listen, Options, Server};
 use process::ProcessId;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -123,6 +126,75 @@ async fn throwaway_forgets_its_disk_and_ends_with_its_handle() {
     gone(id).await;
     assert!(!bench.second_sector_written());
     assert!(bench.qemu.adopt(&dir).await.unwrap().is_none());
+}
+
+/// The disk of a bench, served instead of opened; writes are counted and kept.
+struct Served {
+    disk: Mutex<MemDisk>,
+    writes: AtomicU32,
+}
+
+impl ReadAt for Served {
+    fn size(&self) -> u64 {
+        self.disk.lock().unwrap().size()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> std::io::Result<()> {
+        self.disk.lock().unwrap().read_at(offset, buf)
+    }
+}
+
+impl Export for Served {
+    fn is_writable(&self) -> bool {
+        true
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        self.disk.lock().unwrap().write_at(offset, bytes)
+    }
+}
+
+#[tokio::test]
+async fn a_served_disk_is_booted_from_and_forgets_or_keeps_what_is_written() {
+    let bench = Bench::new(WRITES_AND_HALTS);
+    let bytes = std::fs::read(bench.folder.path().join("disk, raw")).unwrap();
+    let disk = Arc::new(Served {
+        disk: Mutex::new(MemDisk::from(bytes)),
+        writes: AtomicU32::new(0),
+    });
+    let exports = Arc::new(ExportMap::new());
+    exports.put("disk-1", Arc::clone(&disk) as Arc<dyn Export>);
+    let socket = bench.folder.path().join("deep".repeat(20)).join("nbd.sock");
+    std::fs::create_dir(socket.parent().unwrap()).unwrap();
+    let listen = [Listen::Unix(socket.clone())];
+    let _server = Server::start(&listen, exports, Options::default()).unwrap();
+    let second_sector = || {
+        let mut sector = [0; SECTOR];
+        disk.read_at(SECTOR as u64, &mut sector).unwrap();
+        sector
+    };
+    let spec = MachineSpec {
+        disk: MachineDisk::Served {
+            socket,
+            export: "disk-1".to_owned(),
+        },
+        ..bench.spec(Lifetime::Throwaway)
+    };
+    let guest = bench.qemu.start(spec.clone()).await.unwrap();
+    says(&guest, "UP").await;
+    guest.kill().await.unwrap();
+    assert_eq!(disk.writes.load(Ordering::SeqCst), 0);
+    assert_eq!(second_sector(), [0; SECTOR]);
+
+    let spec = MachineSpec {
+        snapshot: false,
+        ..spec
+    };
+    let guest = bench.qemu.start(spec).await.unwrap();
+    says(&guest, "UP").await;
+    guest.stop(SHORT).await.unwrap();
+    assert_ne!(second_sector(), [0; SECTOR]);
 }
 
 #[tokio::test]

@@ -62,6 +62,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Further arrows for tests only: fakes live beside their trait, and a disk is checked with another crate's reader.
 const TEST_ARROWS: &[(&str, &[&str])] = &[
     ("ext4", &["disk"]),
+    ("machine", &["nbd"]),
     ("nbd", &["process"]),
     ("store", &["process"]),
 ];

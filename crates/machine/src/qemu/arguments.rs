@@ -1,7 +1,7 @@
 //! QEMU's command line for a machine. It must not look at the system: the same spec gives the
 //! same line.
 
-use crate::{Accel, Firmware, MachineSpec, Network};
+use crate::{Accel, Firmware, MachineDisk, MachineSpec, Network};
 use crate::{seed, serial};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -10,6 +10,8 @@ use std::path::Path;
 /// Debian's `ovmf`; the variables are copied for each machine.
 pub(crate) const FIRMWARE_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 pub(crate) const FIRMWARE_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+/// A link to the socket of a disk that is served.
+pub(super) const DISK_LINK: &str = "disk.sock";
 pub(super) const VARS_FILE: &str = "efivars.fd";
 
 /// A `-drive` value: `options,file=PATH`, with the commas of the path doubled as QEMU wants.
@@ -17,6 +19,13 @@ pub(crate) fn drive(options: &str, file: &Path) -> OsString {
     let mut value = format!("{options},file=").into_bytes();
     value.extend(doubled(file.as_os_str()));
     OsString::from_vec(value)
+}
+
+/// The same for a disk that is served. Its socket may lie deep, and a socket's path may not: it is
+/// reached through a link in the machine's folder.
+fn served(options: &str, export: &str) -> OsString {
+    let server = format!("file.server.type=unix,file.server.path={DISK_LINK}");
+    format!("{options},file.driver=nbd,{server},file.export={export}").into()
 }
 
 fn doubled(value: &OsStr) -> Vec<u8> {
@@ -75,12 +84,16 @@ pub(super) fn of(spec: &MachineSpec, accel: Accel, ssh_port: u16) -> Vec<OsStrin
         add(&["-drive", &format!("if=pflash,format=raw,file={VARS_FILE}")]);
     }
     // What is forgotten anyway need not be flushed.
-    let disk = if spec.snapshot {
+    let options = if spec.snapshot {
         "if=none,id=disk,format=raw,snapshot=on,cache=unsafe"
     } else {
         "if=none,id=disk,format=raw,cache=writeback,discard=unmap"
     };
-    line.extend(["-drive".into(), drive(disk, &spec.disk)]);
+    let disk = match &spec.disk {
+        MachineDisk::File(file) => drive(options, file),
+        MachineDisk::Served { export, .. } => served(options, export),
+    };
+    line.extend(["-drive".into(), disk]);
     // In this order: guests name disks by it.
     let mut add = |words: &[&str]| line.extend(words.iter().map(OsString::from));
     add(&["-device", "virtio-blk-pci,drive=disk,bootindex=0"]);
@@ -128,6 +141,16 @@ mod tests {
             ],
             &["-cpu host"],
         );
+        let socket = "/deep/nbd.sock".into();
+        let export = "1f0c-7".to_owned();
+        let disk = MachineDisk::Served { socket, export };
+        let file =
+            "file.driver=nbd,file.server.type=unix,file.server.path=disk.sock,file.export=1f0c-7";
+        let served = MachineSpec {
+            disk,
+            ..test.clone()
+        };
+        check(&served, Accel::Tcg, &["snapshot=on", file], &["/deep"]);
         let server = MachineSpec {
             snapshot: false,
             firmware: Firmware::Bios,

@@ -9,14 +9,15 @@ use crate::acceleration::QEMU;
 use crate::record::Record;
 use crate::seed::{self, Keys};
 use crate::{
-    Acceleration, Firmware, Guest, Hypervisor, Lifetime, MachineError, MachineInfo, MachineSpec,
+    Acceleration, Firmware, Guest, Hypervisor, Lifetime, MachineDisk, MachineError, MachineInfo,
+    MachineSpec,
 };
 pub(crate) use arguments::drive;
 use async_trait::async_trait;
 use guest::{QemuGuest, Running};
 use process::{Command, ProcessError};
 use std::net::TcpListener;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -80,6 +81,7 @@ impl Hypervisor for Qemu {
                 pid: record.info.pid,
             });
         }
+        link_disk(&spec)?;
         let keys = Keys::of(&spec.dir, &spec.name)?;
         seed::write(&spec, &keys).await?;
         if spec.firmware == Firmware::Uefi {
@@ -279,12 +281,12 @@ fn check(spec: &MachineSpec) -> Result<(), MachineError> {
         "the host name may hold letters, digits, `-` and `.`"
     } else if !name_like(&spec.user) {
         "the user name may hold letters, digits, `-`, `_` and `.`"
-    } else if !spec.dir.is_absolute() || !spec.disk.is_absolute() {
+    } else if !spec.dir.is_absolute() || !disk_path(spec).is_absolute() {
         "its folder and its disk must be absolute paths"
     } else if spec.cpus == 0 || spec.memory_mib < 64 {
         "it needs a processor and 64 MiB of memory at least"
-    } else if !spec.disk.is_file() {
-        "its disk is not a file"
+    } else if let Some(reason) = disk_reason(&spec.disk) {
+        reason
     } else {
         return Ok(());
     };
@@ -292,6 +294,42 @@ fn check(spec: &MachineSpec) -> Result<(), MachineError> {
         name: spec.name.clone(),
         reason: reason.into(),
     })
+}
+
+fn disk_path(spec: &MachineSpec) -> &Path {
+    match &spec.disk {
+        MachineDisk::File(path) | MachineDisk::Served { socket: path, .. } => path,
+    }
+}
+
+/// What is wrong with a disk, if anything is.
+fn disk_reason(disk: &MachineDisk) -> Option<&'static str> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    match disk {
+        MachineDisk::File(file) => (!file.is_file()).then_some("its disk is not a file"),
+        MachineDisk::Served { export, .. } if !export.bytes().all(plain) => {
+            Some("the name of its disk may hold letters, digits and `-`")
+        }
+        MachineDisk::Served { socket, .. } => {
+            let is_socket = socket.metadata().is_ok_and(|m| m.file_type().is_socket());
+            (!is_socket).then_some("its disk is not served")
+        }
+    }
+}
+
+/// Where QEMU finds the socket of a disk that is served.
+fn link_disk(spec: &MachineSpec) -> Result<(), MachineError> {
+    let MachineDisk::Served { socket, .. } = &spec.disk else {
+        return Ok(());
+    };
+    let link = spec.dir.join(arguments::DISK_LINK);
+    match std::fs::remove_file(&link) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(MachineError::file("remove", link)(error));
+        }
+        _ => {}
+    }
+    std::os::unix::fs::symlink(socket, &link).map_err(MachineError::file("link", link))
 }
 
 #[cfg(test)]
@@ -332,18 +370,24 @@ mod tests {
         std::fs::write(&disk, "").unwrap();
         let good = MachineSpec::new("vm-1", folder.path(), &disk);
         super::check(&good).unwrap();
-        let check = |change: fn(&mut MachineSpec), expected: &str| {
+        let check = |change: &dyn Fn(&mut MachineSpec), expected: &str| {
             let mut spec = good.clone();
             change(&mut spec);
             let error = super::check(&spec).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         };
-        check(|spec| spec.name = "a,b".into(), "the name");
-        check(|spec| spec.name = String::new(), "the name");
-        check(|spec| spec.hostname = "a b".into(), "host name");
-        check(|spec| spec.user = "-x".into(), "user name");
-        check(|spec| spec.dir = "here".into(), "absolute");
-        check(|spec| spec.disk = "/no/such".into(), "not a file");
-        check(|spec| spec.memory_mib = 1, "memory");
+        check(&|spec| spec.name = "a,b".into(), "the name");
+        check(&|spec| spec.name = String::new(), "the name");
+        check(&|spec| spec.hostname = "a b".into(), "host name");
+        check(&|spec| spec.user = "-x".into(), "user name");
+        check(&|spec| spec.dir = "here".into(), "absolute");
+        check(&|spec| spec.disk = "/no/such".into(), "not a file");
+        check(&|spec| spec.memory_mib = 1, "memory");
+        let served = |socket: &str, export: &str| MachineDisk::Served {
+            socket: socket.into(),
+            export: export.to_owned(),
+        };
+        check(&|spec| spec.disk = served("/no/such", "a"), "not served");
+        check(&|spec| spec.disk = served("/no/such", "a,b"), "letters");
     }
 }
