@@ -16,6 +16,7 @@ use wire::Location;
 use crate::build::{BuildError, SandboxProgram, TreeExecutor};
 use crate::build::{SecretValue, Secrets};
 use crate::deploy::{DeleteMachine, Deploy, Machines, Power};
+use crate::export::Exports;
 use crate::fetch::{Fetch, Web};
 use crate::pipeline::{BuildRun, Builder, WorkDisks};
 use crate::promote::{Promote, Promotions};
@@ -25,6 +26,7 @@ use crate::reclaim::{self, Reclaim};
 use crate::regions::{RegionError, Regions, StorageSettings};
 use crate::replicate::{Links, RECONCILER, Replicate};
 use crate::scrub::{self, Scrub};
+use crate::serving::ServedDisks;
 use crate::source::{LATEST, Marketplace, PlatformImage, Product, Provider};
 use crate::trigger::Triggers;
 
@@ -165,6 +167,8 @@ pub struct Factory {
     pub(crate) builder: Arc<dyn Builder>,
     pub(crate) ask: Arc<dyn Ask>,
     pub(crate) disks: WorkDisks,
+    pub(crate) served: ServedDisks,
+    pub(crate) exports: Exports,
     pub(crate) machines: Machines,
     pub(crate) blobs: Option<BlobPlace>,
     pub(crate) fetch: Arc<dyn Fetch>,
@@ -233,6 +237,8 @@ impl Factory {
             regions,
             links: Links::default(),
             disks: WorkDisks::new(data.join("cache/disks")),
+            exports: Exports::default(),
+            served: ServedDisks::new(data.join("cache/nbd.sock")),
             machines: Machines::default(),
             catalog: options.catalog,
             auth: options.auth,

@@ -6,6 +6,7 @@
 
 pub mod build;
 pub mod deploy;
+pub mod export;
 mod factory;
 pub mod fetch;
 pub mod import;
@@ -18,6 +19,7 @@ mod regions;
 pub mod replicate;
 pub mod scan;
 mod scrub;
+mod serving;
 pub mod shared;
 pub mod source;
 pub mod tattoo;
@@ -28,3 +30,4 @@ pub mod trigger;
 
 pub use factory::{BlobPlace, Factory, FactoryError, FactoryOptions, Parts};
 pub use regions::{CheckoutFailed, RegionError, Regions, StorageSettings, StoreSetting};
+pub use serving::{Attachable, ServedDisks, ServingError};

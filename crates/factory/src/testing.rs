@@ -12,8 +12,8 @@ use catalog::{
     Precondition, Record, Resource, SqliteCatalog, StoredSecret,
 };
 use jobs::{JobId, JobKind, Runner, RunnerBuilder, Submit};
-use machine::ExecOutput;
 use machine::fake::FakeHypervisor;
+use machine::{ExecOutput, MachineDisk};
 use serde_json::{Value, json};
 use wire::factory::RunProperties;
 use wire::{AppId, ArmError, ErrorCode, Location, PrincipalId, ResourceId, TenantId};
@@ -112,8 +112,15 @@ fn child(parent: &ResourceId, kind: &str, name: &str) -> ResourceId {
 fn fake_machines(check_fails: Arc<AtomicBool>) -> FakeHypervisor {
     FakeHypervisor::answering(move |spec, command| {
         if command.contains("bullion-image") {
-            let disk = store::FileDisk::open(&spec.disk).ok()?;
-            let text = crate::tattoo::read(&disk).ok()??;
+            let text = match &spec.disk {
+                MachineDisk::File(file) => {
+                    crate::tattoo::read(&store::FileDisk::open(file).ok()?).ok()??
+                }
+                MachineDisk::Served { socket, export } => {
+                    let disk = nbd::RemoteDisk::connect_unix(socket, export).ok()?;
+                    crate::tattoo::read(&disk).ok()??
+                }
+            };
             let stdout = String::from_utf8(text).ok()?;
             return Some(ExecOutput {
                 status: 0,

@@ -1,21 +1,23 @@
 //! A finished disk gets its number and its record, is looked through for secrets, booted and checked.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use access::Action;
+use disk::DiskDigest;
 use jobs::{JobError, StepError, StepHandle, step_key};
 use machine::Firmware;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use store::Store;
+use store::{FrameSource, Store, Trace};
 use wire::factory::Stage;
 
 use super::recipe::Target;
 use super::run::{Named, Run};
-use super::stages::{BoxFuture, Cx, Resolved, checkout_failed, present};
+use super::stages::{BoxFuture, Cx, Resolved, present};
 use super::steps::{Shown, StepDisk, blocking, failed, store_failed, test_name};
 use crate::publish::{self, Allocation};
 use crate::scan::{self, Finding};
+use crate::serving::ServingError;
 use crate::tattoo::{self, Tattoo};
 use crate::test::{TEST_FORMAT, TestReport, TestSubject};
 
@@ -264,21 +266,28 @@ impl Run {
                 let hypervisor = factory.hypervisor().await;
                 let why = hypervisor.acceleration();
                 handle.log(format!("machines run on {}: {}", why.accel, why.why));
-                let disk = factory.disks.checkout(&store, digest).await;
-                let disk = disk.map_err(|error| checkout_failed(&error))?;
+                let source: Arc<dyn FrameSource> = Arc::new((*store).clone());
+                let disk = factory.served.serve(source, digest).await;
+                let disk = disk.map_err(|error| serving_failed(&error))?;
                 let work = factory
                     .work_folder()
                     .map_err(|error| failed("TestFailed", &error))?;
                 let subject = TestSubject {
-                    disk: disk.path().to_owned(),
+                    disk: disk.disk(),
                     work: work.path().join("machine"),
                     firmware,
                     validators,
                     tattoo,
                 };
                 let log = |line: &str| handle.log(line);
-                let report = crate::test::run(&**hypervisor, &subject, &log).await;
+                let traced = Mutex::new(Trace::default());
+                let booted = || {
+                    *traced.lock().unwrap_or_else(PoisonError::into_inner) = disk.trace();
+                };
+                let report = crate::test::run(&**hypervisor, &subject, &log, &booted).await;
                 let report = report.map_err(|error| failed("BootFailed", &error))?;
+                let trace = traced.into_inner().unwrap_or_else(PoisonError::into_inner);
+                keep_trace(&store, digest, trace).await;
                 shown.set(serde_json::to_value(&report).unwrap_or_default());
                 if report.passed() {
                     return Ok(report);
@@ -286,5 +295,32 @@ impl Run {
                 Err(StepError::failed("ValidationFailed", report.failures()))
             })
         }
+    }
+}
+
+fn serving_failed(error: &ServingError) -> StepError {
+    match error {
+        ServingError::Store(error) => store_failed(error),
+        other => failed("StoreFailed", other),
+    }
+}
+
+/// Keeps what a boot read, beside what boots with other firmware have read. Without it machines
+/// start all the same, so it is never why a run fails.
+async fn keep_trace(store: &Arc<Store>, digest: DiskDigest, trace: Trace) {
+    if trace.is_empty() {
+        return;
+    }
+    let store = Arc::clone(store);
+    let keep = move || {
+        let known = store.trace(&digest).unwrap_or_default();
+        store.put_trace(&digest, &known.and(&trace))
+    };
+    match tokio::task::spawn_blocking(keep).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(error = crate::pipeline::chain(&error), "a boot trace is not kept");
+        }
+        Err(error) => tracing::warn!(%error, "a boot trace is not kept"),
     }
 }

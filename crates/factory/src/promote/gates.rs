@@ -6,6 +6,7 @@ use access::Permit;
 use jobs::{StepError, StepHandle};
 use machine::Firmware;
 use serde_json::{Value, json};
+use store::FrameSource;
 use wire::Location;
 use wire::promotion::{Gate, GateState, PromotionProperties};
 use wire::template::Validator;
@@ -15,6 +16,7 @@ use super::{GATE_FAILED, GateOutcome, REGION_UNAVAILABLE, Source};
 use crate::deploy::firmware_of_generation;
 use crate::factory::Factory;
 use crate::pipeline::failed;
+use crate::serving::ServingError;
 use crate::tattoo::Tattoo;
 use crate::test::TestSubject;
 
@@ -155,9 +157,10 @@ async fn deploy_and_check(
     let (regions, wanted, digest) = (Arc::clone(&factory.regions), region.clone(), source.digest);
     let store = crate::pipeline::blocking(move || Ok(regions.holder(&wanted, &digest))).await?;
     let store = store.ok_or_else(|| down(format!("region {region} lost the disk")))?;
-    let disk = factory.disks.checkout(&store, digest).await;
+    let frames: Arc<dyn FrameSource> = Arc::new((*store).clone());
+    let disk = factory.served.serve(frames, digest).await;
     let disk = disk.map_err(|error| match &error {
-        crate::pipeline::CheckoutError::Store(_) => {
+        ServingError::Store(_) => {
             let why = crate::pipeline::chain(&error);
             down(format!("region {region}: {why}"))
         }
@@ -166,7 +169,7 @@ async fn deploy_and_check(
     let work = factory.work_folder();
     let work = work.map_err(|error| failed("TestFailed", &error))?;
     let subject = TestSubject {
-        disk: disk.path().to_owned(),
+        disk: disk.disk(),
         work: work.path().join("machine"),
         firmware: place.firmware,
         validators: with_identity(validators),
@@ -178,7 +181,7 @@ async fn deploy_and_check(
     step.progress(format!("a machine boots in {region}"));
     let log = |line: &str| step.log(line);
     let report = tokio::select! {
-        report = crate::test::run(&**hypervisor, &subject, &log) => report,
+        report = crate::test::run(&**hypervisor, &subject, &log, &|| {}) => report,
         () = step.until_cancelled() => return Err(StepError::canceled()),
     };
     machine["endedAt"] = json!(step.clock().now().to_string());

@@ -8,7 +8,9 @@ mod checks;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use machine::{Accel, Firmware, Guest, Hypervisor, MachineError, MachineSpec, SystemState};
+use machine::{
+    Accel, Firmware, Guest, Hypervisor, MachineDisk, MachineError, MachineSpec, SystemState,
+};
 use serde::{Deserialize, Serialize};
 use wire::template::Validator;
 
@@ -78,8 +80,8 @@ impl TestReport {
 /// What to test.
 #[derive(Debug, Clone)]
 pub struct TestSubject {
-    /// A raw disk; it is not changed.
-    pub disk: PathBuf,
+    /// It is not changed.
+    pub disk: MachineDisk,
     /// A folder of the machine's own.
     pub work: PathBuf,
     pub firmware: Firmware,
@@ -88,17 +90,20 @@ pub struct TestSubject {
     pub tattoo: Tattoo,
 }
 
-/// Boots the disk and runs all checks, whether or not one fails.
+/// Boots the disk and runs all checks, whether or not one fails. `booted` is called once between
+/// the two.
 pub async fn run(
     hypervisor: &dyn Hypervisor,
     subject: &TestSubject,
     log: &(dyn Fn(&str) + Send + Sync),
+    booted: &(dyn Fn() + Send + Sync),
 ) -> Result<TestReport, MachineError> {
-    let mut spec = MachineSpec::new("image-test", &subject.work, &subject.disk);
+    let mut spec = MachineSpec::new("image-test", &subject.work, "");
+    spec.disk = subject.disk.clone();
     spec.firmware = subject.firmware;
     let accel = hypervisor.acceleration().accel;
     let guest = hypervisor.start(spec).await?;
-    let report = boot_and_check(&*guest, accel, subject, log).await;
+    let report = boot_and_check(&*guest, accel, subject, (log, booted)).await;
     // The machine ends with its handle anyway; what it says about ending cannot change the result.
     if let Err(error) = guest.kill().await {
         tracing::warn!(%error, "a test machine could not be killed");
@@ -110,9 +115,10 @@ async fn boot_and_check(
     guest: &dyn Guest,
     accel: Accel,
     subject: &TestSubject,
-    log: &(dyn Fn(&str) + Send + Sync),
+    (log, booted): (&(dyn Fn(&str) + Send + Sync), &(dyn Fn() + Send + Sync)),
 ) -> Result<TestReport, MachineError> {
     let boot = guest.wait_ready(boot_deadline(accel)).await?;
+    booted();
     log(&format!(
         "booted in {:.1} s ({:?}, {accel}): {}",
         boot.seconds, subject.firmware, boot.state
@@ -218,7 +224,7 @@ mod tests {
                 None
             }
         });
-        let report = run(&machines, &subject(all_checks()), &|_| {})
+        let report = run(&machines, &subject(all_checks()), &|_| {}, &|| {})
             .await
             .unwrap();
         let passed: Vec<bool> = report.checks.iter().map(|check| check.passed).collect();
@@ -239,7 +245,7 @@ mod tests {
     async fn a_machine_that_does_not_boot_is_an_error_and_is_gone() {
         let machines = FakeHypervisor::new();
         machines.boots(BootScript::Dies("no bootable device".to_owned()));
-        let error = run(&machines, &subject(all_checks()), &|_| {})
+        let error = run(&machines, &subject(all_checks()), &|_| {}, &|| {})
             .await
             .unwrap_err();
         assert!(error.to_string().contains("no bootable device"), "{error}");
@@ -253,6 +259,11 @@ mod tests {
         }]);
         let text = subject.tattoo.render().unwrap();
         let machines = FakeHypervisor::answering(move |_, _| Some(answer(0, &text)));
-        assert!(run(&machines, &subject, &|_| {}).await.unwrap().passed());
+        assert!(
+            run(&machines, &subject, &|_| {}, &|| {})
+                .await
+                .unwrap()
+                .passed()
+        );
     }
 }
