@@ -401,6 +401,7 @@ async fn consent(
         base: base.clone(),
         links: Vec::new(),
         preconditions: Preconditions::default(),
+        is_head: false,
     };
     let made: Result<resources::Reply, ArmError> = consents::put(Arc::clone(server), call).await;
     made.map(drop)

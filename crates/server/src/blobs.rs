@@ -194,7 +194,7 @@ async fn open(path: &Path, parts: &Parts) -> io::Result<Reply> {
 }
 
 /// First and last byte of a single range; several ranges at once are not served.
-fn byte_range(text: &str, size: u64) -> Option<(u64, u64)> {
+pub fn byte_range(text: &str, size: u64) -> Option<(u64, u64)> {
     let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
     let end = size.checked_sub(1)?;
     let (first, last) = match (first.trim(), last.trim()) {

@@ -91,6 +91,7 @@ async fn decide(
         path: parts.uri.path().to_string(),
         links,
         preconditions,
+        is_head: parts.method == Method::HEAD,
     };
     let reply = run(row, &server, call).await?;
     let reply = exchange::with_etag(reply, parts);

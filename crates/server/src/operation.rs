@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use access::Permit;
 use catalog::{Etag, Resource};
-use http::header::{IF_MATCH, IF_NONE_MATCH};
+use http::header::{IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE};
 use http::{HeaderMap, Method};
 use serde_json::Value;
 use wire::{ApiVersion, ArmError, ErrorCode, ResourceId};
 
+use crate::blobs::byte_range;
 use crate::exchange::{Base, Query, Reply};
 use crate::path::{Place, Shape};
 use crate::state::Server;
@@ -89,13 +90,28 @@ pub struct Call {
     /// In the order of the row's `links`.
     pub links: Vec<Permit>,
     pub preconditions: Preconditions,
+    /// Whether the content is not wanted, only what is said about it.
+    pub is_head: bool,
 }
 
-/// What `If-Match` and `If-None-Match` ask for.
+/// What `If-Match` and `If-None-Match` ask for, and of what is not JSON `Range` and `If-Range`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Preconditions {
     if_match: Option<String>,
     if_none_match: Option<String>,
+    range: Option<String>,
+    if_range: Option<String>,
+}
+
+/// What of a representation is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    Whole,
+    Range(std::ops::Range<u64>),
+    /// The client has it already.
+    Unchanged,
+    /// A range that it does not have.
+    Outside,
 }
 
 impl Preconditions {
@@ -107,6 +123,8 @@ impl Preconditions {
         Preconditions {
             if_match: text(IF_MATCH),
             if_none_match: text(IF_NONE_MATCH),
+            range: text(RANGE),
+            if_range: text(IF_RANGE),
         }
     }
 
@@ -114,10 +132,29 @@ impl Preconditions {
     pub fn matching(stored: &Resource) -> Preconditions {
         Preconditions {
             if_match: Some(stored.etag.to_string()),
-            if_none_match: None,
+            ..Preconditions::default()
         }
     }
 
+    /// Which part is asked for of `size` bytes that this tag names. A part of what is there no more is answered with
+    /// the whole.
+    pub fn part(&self, etag: &str, size: u64) -> Part {
+        let names = |list: &str| list.split(',').any(|one| [etag, "*"].contains(&one.trim()));
+        if self.if_none_match.as_deref().is_some_and(names) {
+            return Part::Unchanged;
+        }
+        let is_meant = self.if_range.as_deref().is_none_or(|asked| asked == etag);
+        let range = self.range.as_deref().filter(|_| is_meant);
+        match range.filter(|text| text.starts_with("bytes=")) {
+            None => Part::Whole,
+            Some(text) => match byte_range(text, size) {
+                Some((first, last)) => Part::Range(first..last + 1),
+                None => Part::Outside,
+            },
+        }
+    }
+
+    /// Of the two that a write can have.
     pub fn is_empty(&self) -> bool {
         self.if_match.is_none() && self.if_none_match.is_none()
     }

@@ -13,6 +13,7 @@ use catalog::{
 use factory::deploy::{
     self, DeleteMachine, DeleteMachineInput, Deploy, DeployInput, Power, PowerChange, PowerInput,
 };
+use factory::export::{ExportedImage, ImageError, ImageFormat};
 use factory::import::{ImportSource, Imported};
 use factory::pipeline::{self, BuildRun, TemplateProblem};
 
@@ -379,6 +380,26 @@ impl Work for FactoryWork {
     async fn instance_view(&self, machine: &Resource) -> Value {
         let state = self.factory.power_state(&machine.id).await;
         deploy::instance_view(machine, state)
+    }
+
+    async fn export(
+        &self,
+        version: &Resource,
+        format: ImageFormat,
+    ) -> Result<ExportedImage, ArmError> {
+        let digest = version.properties["bullion"]["diskDigest"].as_str();
+        let digest = digest.and_then(|text| text.parse().ok()).ok_or_else(|| {
+            errors::conflict(
+                "The version has no disk yet. Retry when its provisioning state is Succeeded.",
+            )
+        })?;
+        let image = self.factory.export(&digest, format).await;
+        image.map_err(|error| match error {
+            ImageError::NoHolder(_) => errors::conflict(
+                "No region holds the disk of the version whole at this moment. Look at its replication status.",
+            ),
+            error => errors::internal("exporting a version", &error),
+        })
     }
 
     fn machine_image(&self, machine: &Resource) -> Option<Value> {

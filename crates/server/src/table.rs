@@ -12,7 +12,7 @@ use crate::operation::{Operation, Subject, Tenancy, no_links};
 use crate::path::{ArmPath, Place, Shape};
 use crate::resources::templates::triggers;
 use crate::resources::{
-    activity_log, applications, consents, credentials, disks, everything, galleries,
+    activity_log, applications, consents, credentials, disks, everything, exports, galleries,
     gallery_applications, groups, identities, images, locks, machines, managed_images,
     management_groups, marketplace, operations, people, pipelines, policies, power, promotions,
     roles, runs, shared, sharing, signing_keys, soft_delete, statements, subscriptions, tags,
@@ -230,6 +230,7 @@ fn compute() -> Vec<Operation> {
         row!(POST Collection "Microsoft.Compute/virtualMachines/redeploy", GROUP, "Microsoft.Compute/virtualMachines/redeploy/action", power::redeploy),
         row!(POST Collection "Microsoft.Compute/virtualMachines/generalize", GROUP, "Microsoft.Compute/virtualMachines/generalize/action", power::generalize),
         row!(POST Collection "Microsoft.Compute/virtualMachines/capture", GROUP, "Microsoft.Compute/virtualMachines/capture/action", power::capture),
+        row!(GET Named exports::KIND, RESOURCE, exports::ACTION, exports::get, subject: Subject::Parent),
         row!(GET Named "Bullion.Factory/machineImages", RESOURCE, "Bullion.Factory/machineImages/read", machines::image, subject: Subject::Parent),
     ]
 }

@@ -9,6 +9,7 @@ use access::Permit;
 use async_trait::async_trait;
 use catalog::{NewJob, Resource};
 use factory::deploy::PowerChange;
+use factory::export::{ExportedImage, ImageFormat};
 use factory::import::{ImportSource, Imported};
 use factory::source::Product;
 use jobs::{StepError, StepHandle};
@@ -69,6 +70,12 @@ pub trait Work: Send + Sync {
     fn replication_status(&self, version: &Resource) -> Value;
     /// Azure's `instanceView`, looked at now.
     async fn instance_view(&self, machine: &Resource) -> Value;
+    /// A version's disk as an image file, from whichever region holds it.
+    async fn export(
+        &self,
+        version: &Resource,
+        format: ImageFormat,
+    ) -> Result<ExportedImage, ArmError>;
     /// What the machine really runs, once that is known.
     fn machine_image(&self, machine: &Resource) -> Option<Value>;
 }

@@ -10,6 +10,7 @@ pub mod credentials;
 pub mod definition_rules;
 pub mod disks;
 pub mod everything;
+pub mod exports;
 pub mod galleries;
 pub mod gallery_applications;
 pub mod groups;

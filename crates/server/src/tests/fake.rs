@@ -8,6 +8,7 @@ use access::{Action, Permit, SystemReason};
 use async_trait::async_trait;
 use catalog::{Backend, Draft, NewJob, Precondition, Resource};
 use factory::deploy::PowerChange;
+use factory::export::{ExportedImage, ImageFormat};
 use factory::import::{ImportSource, Imported};
 use factory::source::Product;
 use jobs::{
@@ -24,6 +25,11 @@ use crate::work::{Begun, Work};
 
 /// Of every disk that is taken in.
 pub const DIGEST: &str = "bd1:0101010101010101010101010101010101010101010101010101010101010101";
+
+/// What is exported of every version.
+pub fn exported_disk() -> Vec<u8> {
+    (0..1u32 << 20).map(|at| (at / 251) as u8).collect()
+}
 
 pub struct FakeWork {
     catalog: Arc<dyn Backend>,
@@ -352,6 +358,18 @@ impl Work for FakeWork {
         let power = machine.properties["bullion"]["powerState"].as_str();
         let code = format!("PowerState/{}", power.unwrap_or("running"));
         json!({ "statuses": [{ "code": code }] })
+    }
+
+    /// A disk of a MiB of noise.
+    async fn export(
+        &self,
+        _version: &Resource,
+        format: ImageFormat,
+    ) -> Result<ExportedImage, ArmError> {
+        let disk: Arc<Vec<u8>> = Arc::new(exported_disk());
+        let digest = DIGEST.parse().unwrap();
+        let turns = Arc::new(tokio::sync::Semaphore::new(1));
+        Ok(ExportedImage::new(disk, digest, format, turns).unwrap())
     }
 
     fn machine_image(&self, machine: &Resource) -> Option<Value> {

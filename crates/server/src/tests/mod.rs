@@ -6,6 +6,7 @@ mod authorization;
 mod bits;
 mod compute;
 mod consent;
+mod exports;
 mod fake;
 mod galleries;
 mod generic;
