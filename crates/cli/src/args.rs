@@ -316,6 +316,50 @@ pub enum Version {
         #[command(flatten)]
         scope: Scope,
     },
+    /// Download a version as an image file; one that was cut off goes on where it ended
+    #[command(after_help = "Examples:
+  bullion version export golden/debian-12/1.0.0 debian.qcow2 --format qcow2
+  bullion version export golden/debian-12/latest debian.vhd --format vhd
+  bullion version export golden/debian-12/1.0.0 debian.raw && bullion store put debian.raw --at /srv/images
+
+stdout gets the digest of the disk; `store put` of the file prints the same.")]
+    Export {
+        /// `gallery/definition/version`, or a resource id
+        #[arg(value_name = "VERSION")]
+        path: String,
+        /// File to write, which must not exist
+        out: Utf8PathBuf,
+        #[arg(long, value_name = "FORMAT", default_value = "raw")]
+        format: ExportFormat,
+        #[command(flatten)]
+        scope: Scope,
+    },
+}
+
+/// A format that versions are written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// The disk itself
+    Raw,
+    /// qcow2 with zstd clusters
+    Qcow2,
+    /// Fixed VHD of whole MiB, as Azure takes it
+    Vhd,
+    /// VHD that holds only what is used
+    VhdDynamic,
+    Vhdx,
+}
+
+impl ExportFormat {
+    pub fn name(self) -> &'static str {
+        match self {
+            ExportFormat::Raw => "raw",
+            ExportFormat::Qcow2 => "qcow2",
+            ExportFormat::Vhd => "vhd",
+            ExportFormat::VhdDynamic => "vhd-dynamic",
+            ExportFormat::Vhdx => "vhdx",
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 //! Waiting for long operations is in `wait`, paging in `page`. Nothing here knows what a resource
 //! means.
 
+mod download;
 mod page;
 mod token;
 mod wait;
@@ -17,6 +18,7 @@ use wire::TenantId;
 
 use crate::error::CliError;
 use crate::profile::Profile;
+pub use download::{Download, From};
 use token::Tokens;
 
 /// One request, answer included; long work is polled and never holds a request open.
@@ -29,6 +31,8 @@ const TRIES_MAX: u32 = 5;
 /// The longest pause that a server may ask for.
 const RETRY_AFTER_SECONDS_MAX: u64 = 60;
 
+/// Where an exported image says which disk is in it.
+const DISK_DIGEST: &str = "bullion-disk-digest";
 /// Where a request carries tokens of other tenants.
 const AUXILIARY: &str = "x-ms-authorization-auxiliary";
 

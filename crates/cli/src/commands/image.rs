@@ -65,6 +65,15 @@ pub async fn versions(client: &Client, args: Version, io: &mut Io) -> Result<Exi
             let body = client.get("show the version", found.tenant, &url).await?;
             io.json(&body)?;
         }
+        Version::Export {
+            path,
+            out,
+            format,
+            scope,
+        } => {
+            let found = locate(client, &path, &scope).await?;
+            return super::export::run(client, &found, &out, format, io).await;
+        }
     }
     Ok(Exit::Done)
 }

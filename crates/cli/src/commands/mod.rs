@@ -4,6 +4,7 @@ mod app;
 mod build;
 mod compliance;
 mod env;
+mod export;
 mod factory;
 mod follow;
 mod image;

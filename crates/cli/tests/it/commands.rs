@@ -552,6 +552,76 @@ async fn versions_are_in_numeric_order_and_latest_is_the_highest() {
 }
 
 #[tokio::test]
+async fn a_download_goes_on_where_it_was_cut_off() {
+    let stage = stage().await;
+    stage.applied().await;
+    let image = format!("{GROUP}/providers/Microsoft.Compute/galleries/golden/images/debian-12");
+    stage.fake.put(
+        &format!("{image}/versions/1.0.10"),
+        json!({ "properties": {} }),
+    );
+    // Zeros at places, as on a disk.
+    let text = [
+        "text of a disk\n".repeat(4000),
+        "\0".repeat(30_000),
+        "end".into(),
+    ]
+    .concat();
+    {
+        let mut state = stage.fake.state.lock().unwrap();
+        state.exported = (text.clone(), "\"one\"");
+        state.breaks = vec![20_000, 20_000, 50_000];
+        state.asked.clear();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("disk.qcow2");
+    let partial = folder.path().join("disk.qcow2.partial");
+    let out_text = out.to_str().unwrap();
+    let line = [
+        "version",
+        "export",
+        "golden/debian-12/1.0.10",
+        out_text,
+        "--format",
+        "qcow2",
+    ];
+    let got = stage.run(&line).await;
+    assert_eq!(
+        (got.code, got.out.as_str()),
+        (0, "bd1:1.0.10\n"),
+        "{}",
+        got.err
+    );
+    assert!(std::fs::read(&out).unwrap() == text.as_bytes());
+    assert!(!partial.exists());
+    let asked = stage.fake.state.lock().unwrap().asked.clone();
+    let from: Vec<_> = asked
+        .iter()
+        .filter(|line| line.starts_with("EXPORT"))
+        .collect();
+    assert_eq!(
+        from,
+        [
+            "EXPORT from 0",
+            "EXPORT from 20000",
+            "EXPORT from 20000",
+            "EXPORT from 50000"
+        ]
+    );
+
+    let again = stage.run(&line).await;
+    assert_eq!(again.code, 1);
+    assert!(again.err.contains("exists already"), "{}", again.err);
+
+    // What is there is of another disk: everything is wanted.
+    std::fs::rename(&out, &partial).unwrap();
+    std::fs::write(folder.path().join("disk.qcow2.partial.tag"), "\"two\"").unwrap();
+    let got = stage.run(&line).await;
+    assert_eq!(got.code, 0, "{}", got.err);
+    assert!(std::fs::read(&out).unwrap() == text.as_bytes());
+}
+
+#[tokio::test]
 async fn other_clients_are_pointed_here() {
     let stage = stage().await;
     stage.applied().await;

@@ -38,6 +38,10 @@ pub struct State {
     pub refuse: Option<(&'static str, Value)>,
     /// Whether a run is said to be in progress.
     pub busy: bool,
+    /// What every version is exported as, and its tag.
+    pub exported: (String, &'static str),
+    /// Where downloads break, one after the other.
+    pub breaks: Vec<usize>,
     operations: Vec<usize>,
     url: String,
 }
@@ -52,6 +56,8 @@ struct Reply {
     status: StatusCode,
     headers: Vec<(&'static str, String)>,
     body: Value,
+    /// Instead of the body.
+    text: Option<String>,
 }
 
 fn reply(status: u16, body: Value) -> Reply {
@@ -59,7 +65,36 @@ fn reply(status: u16, body: Value) -> Reply {
         status: StatusCode::from_u16(status).unwrap(),
         headers: Vec::new(),
         body,
+        text: None,
     }
+}
+
+/// A part of what is exported, which may end before it said it would.
+fn exported(state: &mut State, headers: &http::HeaderMap) -> Reply {
+    let header = |name: &str| headers.get(name).map(|value| value.to_str().unwrap());
+    let (text, tag) = state.exported.clone();
+    let range = header("range").filter(|_| header("if-range") == Some(tag));
+    let first = range.map_or(0, |range| {
+        let first = range.strip_prefix("bytes=").unwrap().strip_suffix('-');
+        first.unwrap().parse::<usize>().unwrap()
+    });
+    state.asked.push(format!("EXPORT from {first}"));
+    let end = match state.breaks.is_empty() {
+        true => text.len(),
+        false => state.breaks.remove(0),
+    };
+    let mut answer = reply(if range.is_some() { 206 } else { 200 }, Value::Null);
+    answer.headers = vec![
+        ("content-length", (text.len() - first).to_string()),
+        ("etag", tag.to_owned()),
+        ("bullion-disk-digest", "bd1:1.0.10".to_owned()),
+        (
+            "content-range",
+            format!("bytes {first}-{}/{}", text.len() - 1, text.len()),
+        ),
+    ];
+    answer.text = Some(text[first..end.max(first)].to_owned());
+    answer
 }
 
 fn error(status: u16, code: &str, message: &str) -> Reply {
@@ -174,7 +209,9 @@ async fn answer(
     for (name, value) in reply.headers {
         response = response.header(name, value);
     }
-    let text = if reply.body.is_null() {
+    let text = if let Some(text) = reply.text {
+        text
+    } else if reply.body.is_null() {
         String::new()
     } else {
         reply.body.to_string()
@@ -217,6 +254,9 @@ fn route(
         return refused;
     }
     let folded = key(path, tenant);
+    if folded.contains("/bullion.factory/exports/qcow2") {
+        return exported(state, headers);
+    }
     if let Some(number) = folded.strip_prefix("/operations/") {
         return operation(state, number.parse().unwrap());
     }
