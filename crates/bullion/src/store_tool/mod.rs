@@ -8,6 +8,7 @@ mod get;
 mod keys;
 mod put;
 mod repair;
+mod serve;
 mod show;
 mod watch;
 
@@ -53,6 +54,7 @@ that the store has are not stored again. Nothing that an image names is opened."
         after_help = "Examples:
   bullion store put disk.qcow2 --at /srv/images
   bullion store put machine-overlay.qcow2 --parent 1f0c55a0e4d2 --at /srv/images
+  bullion store put vm.disk --at /srv/images   # what `serve --changes vm.disk` has written
   bullion store put golden.bundle --at /srv/images --output json"
     )]
     Put(put::Put),
@@ -83,6 +85,25 @@ Only frames that the other store lacks are copied. A bundle cannot ask the other
   bullion store push 77ab03c9d511 --to update.bundle --without 1f0c55a0e4d2 --at /srv/images"
     )]
     Push(get::Push),
+
+    /// Serve disks to machines as network block devices, until Ctrl-C
+    #[command(
+        long_about = "Serve disks to machines as network block devices, until Ctrl-C
+
+A machine can start from a disk without copying it first: what it reads is read from the store, checked, and kept in memory
+for the next machine. Disks are read-only; with `--changes` one can be written to, and `bullion store put FILE` takes in what
+was written. Each disk is offered under its short id, and a single one under the empty name too. Other hosts are served with
+TLS alone.",
+        after_help = "Examples:
+  bullion store serve 1f0c55a0e4d2 --socket /run/images.sock --at /srv/images
+  qemu-img convert -O raw 'nbd+unix:///1f0c55a0e4d2?socket=/run/images.sock' disk.raw
+  bullion store serve 1f0c55a0e4d2 --socket vm.sock --changes vm.disk --at /srv/images
+  bullion store serve 1f0c55a0e4d2 77ab03c9d511 --listen 0.0.0.0:10809 --certificate tls.pem --key tls.key \\
+    --client-ca clients.pem --at /srv/images
+
+With `--output json` stdout has one line when the disks can be reached and one at the end."
+    )]
+    Serve(serve::Serve),
 
     /// Show how much a store holds and what it takes
     #[command(after_help = "Example:
@@ -176,6 +197,7 @@ pub fn run(command: StoreCommand, io: &mut Io) -> Result<(), Failure> {
         StoreCommand::Get(args) => get::get(&args, io),
         StoreCommand::List(at) => show::list(&open_maybe_locked(&at, io)?, io),
         StoreCommand::Push(args) => get::push(&args, io),
+        StoreCommand::Serve(args) => serve::serve(&args, io),
         StoreCommand::Status(at) => show::status(&open_maybe_locked(&at, io)?, io),
         StoreCommand::Scrub(args) => show::scrub(&args, io),
         StoreCommand::Repair(args) => repair::repair(&args, io),

@@ -12,7 +12,10 @@ use disk::image::{Format, Image, Layer, Limits};
 use disk::{DiskDigest, ReadAt};
 use serde_json::{Value, json};
 use store::keys::read_secret;
-use store::{FileDisk, Ingested, Keys, Store, StoreError, StoreId, StoreOptions};
+use store::{
+    FileDisk, FrameSource, Ingested, Keys, Overlay, Serving, Store, StoreError, StoreId,
+    StoreOptions,
+};
 
 use super::watch::{Counted, Watch, cpu_seconds};
 use super::{At, find, keys, open, short};
@@ -129,6 +132,9 @@ pub(super) fn put(args: &Put, io: &mut Io) -> Result<(), Failure> {
     if is_bundle(&args.disk)? {
         return unbundle(args, &store, io);
     }
+    if args.format.is_none() && args.parent.is_none() && Overlay::is_one(&args.disk) {
+        return put_changes(args, &store, io);
+    }
     let file = FileDisk::open(&args.disk).map_err(|error| unreadable(&args.disk, error))?;
     let (file, read) = Counted::new(file);
     let limits = Limits {
@@ -181,6 +187,24 @@ fn put_layer(
         Format::Qcow2,
         taken.map_err(|error| not_taken(args, error))?,
     ))
+}
+
+/// What `store serve --changes` has written.
+fn put_changes(args: &Put, store: &Store, io: &mut Io) -> Result<(), Failure> {
+    let base = Overlay::base_of(&args.disk).map_err(|error| unreadable(&args.disk, error))?;
+    let source: Arc<dyn FrameSource> = Arc::new(store.clone());
+    let opened = Serving::new()
+        .map_err(StoreError::ReadDisk)
+        .and_then(|serving| serving.disk(&source, &base));
+    let parent = opened.map_err(|error| not_taken(args, error))?;
+    let overlay = Overlay::open(&args.disk, Arc::new(parent));
+    let overlay = overlay.map_err(|error| unreadable(&args.disk, error))?;
+    let watch = Watch::start(io, "reading what was written", overlay.size())?;
+    let taken = store.ingest_overlay(&overlay, &|done| watch.at(done));
+    let taken = taken.map_err(|error| not_taken(args, error))?;
+    let read = Arc::new(AtomicU64::new(overlay.changed_bytes()));
+    let shown = shown(&taken, Format::Raw, &read);
+    tell(io, &taken.digest, &shown, &summary(&taken))
 }
 
 fn unreadable(path: &Path, error: impl std::error::Error) -> Failure {

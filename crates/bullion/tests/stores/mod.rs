@@ -267,3 +267,100 @@ fn mistakes_are_told_with_what_to_do() {
     // Nothing half-written is left anywhere.
     assert!(!place.exists("x") && !place.exists("x.partial"));
 }
+
+/// A `store serve` that runs, and the line that it said.
+struct Serving(std::process::Child, Value);
+
+impl Serving {
+    fn start(place: &Place, args: &[&str]) -> Serving {
+        let mut child = command()
+            .args(["store", "serve", "--output", "json"])
+            .args(args)
+            .current_dir(place.0.path())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("cannot start the program");
+        let said = Serving::line(&mut child);
+        Serving(child, said)
+    }
+
+    /// Byte by byte: what comes after the line is the next one's.
+    fn line(child: &mut std::process::Child) -> Value {
+        let out = child.stdout.as_mut().expect("it is piped");
+        let mut line = Vec::new();
+        for byte in std::io::Read::bytes(out) {
+            match byte.expect("cannot read its output") {
+                b'\n' => break,
+                byte => line.push(byte),
+            }
+        }
+        serde_json::from_slice(&line).expect("a line of JSON")
+    }
+
+    fn client(&self, place: &Place) -> nbd::Client {
+        nbd::Client::connect_unix(&place.0.path().join("s"), "").expect("cannot connect")
+    }
+
+    /// Ends it as Ctrl-C does.
+    fn stop(mut self) -> Value {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("cannot signal");
+        let said = Serving::line(&mut self.0);
+        assert!(self.0.wait().expect("it ends").success());
+        said
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // It has ended, unless a test failed before.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_disk_is_served_and_what_is_written_becomes_another() {
+    let place = Place::new();
+    let mut bytes = disk(1);
+    place.write("disk.raw", &bytes);
+    let id = text(&place.json(&["put", "disk.raw", "--at", "one"]), "id").to_owned();
+    let serve = [&id, "--at", "one", "--socket", "s"];
+    let serving = Serving::start(&place, &[&serve[..], &["--record-trace"]].concat());
+    let offered = &serving.1["serving"][0];
+    assert_eq!(
+        (text(offered, "id"), &offered["writable"]),
+        (id.as_str(), &false.into())
+    );
+    let url = offered["urls"][0].as_str().expect("a URL");
+    assert!(
+        url.starts_with(&format!("nbd+unix:///{id}?socket=/")),
+        "{url}"
+    );
+    let mut client = serving.client(&place);
+    assert!(client.read(0, 3 * MIB as u32).expect("read") == bytes);
+    drop(client);
+    let ended = serving.stop();
+    assert!(
+        ended["ended"]["tracedBytes"].as_u64() > Some(290_000),
+        "{ended}"
+    );
+    assert!(!place.exists("s"), "the socket is gone");
+    assert!(place.exists("one/traces"));
+
+    let serving = Serving::start(&place, &[&serve[..], &["--changes", "vm.disk"]].concat());
+    let mut client = serving.client(&place);
+    client.write(1_000_000, &[7; 5000]).expect("write");
+    bytes[1_000_000..1_005_000].fill(7);
+    client.zero(0, 8192).expect("zero");
+    bytes[..8192].fill(0);
+    drop(client);
+    assert_eq!(serving.stop()["ended"]["changedBytes"], 5 * 4096);
+    let child = place.json(&["put", "vm.disk", "--at", "one"]);
+    place.ok(&["get", text(&child, "id"), "child.raw", "--at", "one"]);
+    assert!(place.read("child.raw") == bytes);
+
+    place.refused(&["serve", &id, "--at", "one"], 2, &["--socket"]);
+    let listen = ["serve", &id, "--at", "one", "--listen", "127.0.0.1:0"];
+    place.refused(&listen, 2, &["--certificate"]);
+}
