@@ -85,7 +85,9 @@ impl Store {
             manifest: &manifest,
             progress,
         };
-        copy.run(session, &writer)
+        let moved = copy.run(session, &writer)?;
+        from.carry_trace(to, digest);
+        Ok(moved)
     }
 }
 
