@@ -151,9 +151,17 @@ async fn identity_staging_and_network_are_checked() {
     check(&put(at_profile, alone).await, 400, "needs subnetId");
     let late = put("/properties/buildTimeoutInMinutes", json!(961)).await;
     check(&late, 400, "at most 960 minutes");
-    check(&put(at, staging("stage")).await, 201, "exactStagingResourceGroup");
+    check(
+        &put(at, staging("stage")).await,
+        201,
+        "exactStagingResourceGroup",
+    );
     let patch = json!({ "identity": identity(&["a"]) });
-    check(&site.ask("PATCH", &url, Some(patch)).await, 200, "UserAssigned");
+    check(
+        &site.ask("PATCH", &url, Some(patch)).await,
+        200,
+        "UserAssigned",
+    );
 }
 
 #[tokio::test]
