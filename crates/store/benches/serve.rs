@@ -152,79 +152,38 @@ fn serve(folder: &Path, digest: &str, socket: &Path, cache: u64) -> Result<()> {
     }
 }
 
+/// One server to be measured: its name, how many reads, and its command line with `SOCKET` in it.
+type Case = (&'static str, u64, Vec<String>);
+
 async fn compare() -> Result<()> {
     let mut out = io::stdout().lock();
     let folder = tempfile::tempdir()?;
-    let at = |name: &str| folder.path().join(name);
     let (name, raw) = match std::env::var_os("BULLION_BENCH_DISK") {
         Some(path) => (path.to_string_lossy().into_owned(), path.into()),
         None => {
-            fs::write(at("disk.raw"), made_up().as_bytes())?;
-            ("made-up disk".to_owned(), at("disk.raw"))
+            let made = folder.path().join("disk.raw");
+            fs::write(&made, made_up().as_bytes())?;
+            ("made-up disk".to_owned(), made)
         }
     };
     let disk = FileDisk::open(&raw)?;
-    let digest = {
-        let store = Store::open(&at("store"), StoreOptions::default())?;
-        store.ingest(&disk)?.digest
-    };
-    let mut image = ImageFile::create(&at("disk.qcow2"))?;
-    let options = ExportOptions {
-        format: Format::Qcow2,
-        id: Uuid::nil(),
-    };
-    export(&disk, &options, &mut image, &|_| true)?;
-    image.finish()?;
     let blocks = blocks(&disk)?;
-    writeln!(
-        out,
-        "{name}: {} MiB of data",
-        blocks.len() * BLOCK_SIZE / MIB
-    )?;
-    let (digest, raw) = (digest.to_string(), raw.display().to_string());
-    let (store, qcow2) = (
-        at("store").display().to_string(),
-        at("disk.qcow2").display().to_string(),
-    );
-    let own = std::env::current_exe()?.display().to_string();
-    let (big, small) = ((4u64 << 30).to_string(), (1u64 << 20).to_string());
-    let cases = [
-        (
-            "hot, ours",
-            HOT_READS,
-            vec![&own, SERVE, &store, &digest, "SOCKET", &big],
-        ),
-        (
-            "hot, nbdkit raw",
-            HOT_READS,
-            vec!["nbdkit", "-f", "-r", "-U", "SOCKET", "file", &raw],
-        ),
-        (
-            "cold, ours",
-            COLD_READS,
-            vec![&own, SERVE, &store, &digest, "SOCKET", &small],
-        ),
-        (
-            "cold, qemu-nbd qcow2 zstd",
-            COLD_READS,
-            vec![
-                "qemu-nbd", "-r", "-t", "-f", "qcow2", "-k", "SOCKET", &qcow2,
-            ],
-        ),
-    ];
+    let data = blocks.len() * BLOCK_SIZE / MIB;
+    writeln!(out, "{name}: {data} MiB of data")?;
+    let cases = cases(folder.path(), &raw, &disk)?;
     for round in 1..=ROUNDS {
         for (number, (name, reads, words)) in cases.iter().enumerate() {
-            let socket = at(&format!("{round}-{number}.sock"));
+            let socket = folder.path().join(format!("{round}-{number}.sock"));
             let socket_text = socket.display().to_string();
-            let words = words.iter().map(|word| match *word {
+            let words = words.iter().map(|word| match word.as_str() {
                 "SOCKET" => socket_text.as_str(),
                 word => word,
             });
             let words: Vec<&str> = words.collect();
             let child = Command::new(words[0])
                 .args(&words[1..])
-                .deadline(Duration::from_secs(3600));
-            let child = child.spawn()?;
+                .deadline(Duration::from_secs(3600))
+                .spawn()?;
             let measured = measure(&child, &socket, &blocks, *reads);
             child.kill().await?;
             let (cpu, wall) = measured?;
@@ -235,6 +194,50 @@ async fn compare() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The same disk in a store, as it is, and as qcow2, each with who serves it.
+fn cases(folder: &Path, raw: &Path, disk: &FileDisk) -> Result<Vec<Case>> {
+    let store = folder.join("store");
+    let digest = Store::open(&store, StoreOptions::default())?
+        .ingest(disk)?
+        .digest;
+    let qcow2 = folder.join("disk.qcow2");
+    let mut image = ImageFile::create(&qcow2)?;
+    let options = ExportOptions {
+        format: Format::Qcow2,
+        id: Uuid::nil(),
+    };
+    export(disk, &options, &mut image, &|_| true)?;
+    image.finish()?;
+    let own = std::env::current_exe()?;
+    let ours = |cache: u64| {
+        let (own, store) = (own.display().to_string(), store.display().to_string());
+        let cache = cache.to_string();
+        vec![
+            own,
+            SERVE.into(),
+            store,
+            digest.to_string(),
+            "SOCKET".into(),
+            cache,
+        ]
+    };
+    let words = |line: &[&str], last: &Path| {
+        let words = line.iter().map(|word| (*word).to_owned());
+        words.chain([last.display().to_string()]).collect()
+    };
+    let nbdkit = words(&["nbdkit", "-f", "-r", "-U", "SOCKET", "file"], raw);
+    let qemu = words(
+        &["qemu-nbd", "-r", "-t", "-f", "qcow2", "-k", "SOCKET"],
+        &qcow2,
+    );
+    Ok(vec![
+        ("hot, ours", HOT_READS, ours(4 << 30)),
+        ("hot, nbdkit raw", HOT_READS, nbdkit),
+        ("cold, ours", COLD_READS, ours(1 << 20)),
+        ("cold, qemu-nbd qcow2 zstd", COLD_READS, qemu),
+    ])
 }
 
 /// Microseconds per read: processor time of the server, and time on the clock.
