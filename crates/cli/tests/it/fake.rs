@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use hyper::body::{Bytes, Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -189,10 +191,26 @@ impl Fake {
     }
 }
 
+/// A body that does not say how long it is, so that it may be shorter than its headers say.
+struct Said(Option<String>);
+
+impl hyper::body::Body for Said {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let said = self.0.take();
+        Poll::Ready(said.map(|text| Ok(Frame::data(Bytes::from(text)))))
+    }
+}
+
 async fn answer(
     state: Arc<Mutex<State>>,
     request: Request<Incoming>,
-) -> Result<Response<String>, Infallible> {
+) -> Result<Response<Said>, Infallible> {
     let (parts, body) = request.into_parts();
     let bytes = read(body).await;
     let reply = {
@@ -216,7 +234,7 @@ async fn answer(
     } else {
         reply.body.to_string()
     };
-    Ok(response.body(text).unwrap())
+    Ok(response.body(Said(Some(text))).unwrap())
 }
 
 async fn read(mut body: Incoming) -> Vec<u8> {
