@@ -192,7 +192,11 @@ impl Fake {
 }
 
 /// A body that does not say how long it is, so that it may be shorter than its headers say.
-struct Said(Option<String>);
+struct Said {
+    text: Option<String>,
+    /// What was said is on its way before the end is.
+    paused: bool,
+}
 
 impl hyper::body::Body for Said {
     type Data = Bytes;
@@ -200,9 +204,13 @@ impl hyper::body::Body for Said {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let said = self.0.take();
+        let said = self.text.take();
+        if said.is_none() && !std::mem::replace(&mut self.paused, true) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         Poll::Ready(said.map(|text| Ok(Frame::data(Bytes::from(text)))))
     }
 }
@@ -234,7 +242,8 @@ async fn answer(
     } else {
         reply.body.to_string()
     };
-    Ok(response.body(Said(Some(text))).unwrap())
+    let (text, paused) = (Some(text), false);
+    Ok(response.body(Said { text, paused }).unwrap())
 }
 
 async fn read(mut body: Incoming) -> Vec<u8> {
