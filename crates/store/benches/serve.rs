@@ -19,7 +19,8 @@ use disk::image::Format;
 use disk::{BLOCK_SIZE, DiskDigest, MemDisk, ReadAt, WriteAt};
 use nbd::{Client, ExportMap, Listen, Options, Server};
 use process::{Child, Command};
-use store::{FileDisk, FrameSource, ImageFile, Serving, Store, StoreOptions};
+use store::keys::FakeKeys;
+use store::{FileDisk, FrameSource, ImageFile, Keys, Serving, Store, StoreOptions};
 use uuid::Uuid;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -57,7 +58,7 @@ async fn boots() -> Result<()> {
     let mut out = io::stdout().lock();
     let path = std::env::var_os("BULLION_BENCH_DISK").ok_or("BULLION_BENCH_DISK names no disk")?;
     let folder = tempfile::tempdir()?;
-    let store = Store::open(&folder.path().join("store"), StoreOptions::default())?;
+    let store = Store::open(&folder.path().join("store"), options())?;
     let digest = store.ingest(&FileDisk::open(path.as_ref())?)?.digest;
     for name in ["without a trace", "with the trace of the first"] {
         let source: Arc<dyn FrameSource> = Arc::new(store.clone());
@@ -134,9 +135,17 @@ async fn boot(folder: &Path) -> Result<f64> {
     }
 }
 
+/// Encrypted, as stores are. The key is the same in every process.
+fn options() -> StoreOptions {
+    StoreOptions {
+        keys: Keys::Service(Arc::new(FakeKeys::default())),
+        ..StoreOptions::default()
+    }
+}
+
 /// Serves until it is killed.
 fn serve(folder: &Path, digest: &str, socket: &Path, cache: u64) -> Result<()> {
-    let store = Store::open(folder, StoreOptions::default())?;
+    let store = Store::open(folder, options())?;
     let source: Arc<dyn FrameSource> = Arc::new(store);
     let serving = Serving::with_cache(cache)?;
     let disk = serving.disk(&source, &digest.parse::<DiskDigest>()?)?;
@@ -199,7 +208,7 @@ async fn compare() -> Result<()> {
 /// The same disk in a store, as it is, and as qcow2, each with who serves it.
 fn cases(folder: &Path, raw: &Path, disk: &FileDisk) -> Result<Vec<Case>> {
     let store = folder.join("store");
-    let digest = Store::open(&store, StoreOptions::default())?
+    let digest = Store::open(&store, options())?
         .ingest(disk)?
         .digest;
     let qcow2 = folder.join("disk.qcow2");
