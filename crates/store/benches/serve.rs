@@ -208,9 +208,7 @@ async fn compare() -> Result<()> {
 /// The same disk in a store, as it is, and as qcow2, each with who serves it.
 fn cases(folder: &Path, raw: &Path, disk: &FileDisk) -> Result<Vec<Case>> {
     let store = folder.join("store");
-    let digest = Store::open(&store, options())?
-        .ingest(disk)?
-        .digest;
+    let digest = Store::open(&store, options())?.ingest(disk)?.digest;
     let qcow2 = folder.join("disk.qcow2");
     let mut image = ImageFile::create(&qcow2)?;
     let options = ExportOptions {

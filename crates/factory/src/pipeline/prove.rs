@@ -319,7 +319,10 @@ async fn keep_trace(store: &Arc<Store>, digest: DiskDigest, trace: Trace) {
     match tokio::task::spawn_blocking(keep).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
-            tracing::warn!(error = crate::pipeline::chain(&error), "a boot trace is not kept");
+            tracing::warn!(
+                error = crate::pipeline::chain(&error),
+                "a boot trace is not kept"
+            );
         }
         Err(error) => tracing::warn!(%error, "a boot trace is not kept"),
     }
