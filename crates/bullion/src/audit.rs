@@ -98,7 +98,11 @@ async fn verify(log: Log, io: &mut Io) -> Result<(), Failure> {
             let rows: Vec<Vec<String>> = proofs
                 .iter()
                 .map(|proof| {
-                    let state = if proof.faults.is_empty() { "sound" } else { "broken" };
+                    let state = if proof.faults.is_empty() {
+                        "sound"
+                    } else {
+                        "broken"
+                    };
                     vec![
                         state.to_owned(),
                         proof.node.clone(),
@@ -108,7 +112,10 @@ async fn verify(log: Log, io: &mut Io) -> Result<(), Failure> {
                     ]
                 })
                 .collect();
-            io.line(table(&["STATE", "SERVER", "LINES", "NUMBERS", "SIGNED TO"], &rows))?;
+            io.line(table(
+                &["STATE", "SERVER", "LINES", "NUMBERS", "SIGNED TO"],
+                &rows,
+            ))?;
             for fault in proofs.iter().flat_map(|proof| &proof.faults) {
                 io.line(fault)?;
             }

@@ -3,12 +3,15 @@
 //! A case that asks for something else than what it expects is told apart from one that cannot be run:
 //! the second never passes by accident.
 
+mod decided;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+use self::decided::decided;
 use crate::alias::Aliases;
 use crate::definition::{self, Compiled, Definition};
 use crate::effect::Effect;
@@ -17,7 +20,7 @@ use crate::evaluate::{Evaluated, Evaluation, Surroundings};
 use crate::field::resource_type;
 use crate::json::{self, get, list, text};
 use crate::parameters;
-use crate::request::{self, Act, Decision, Denial};
+use crate::request::{self, Act};
 use crate::verdict::{self, Question, State, Verdict};
 use crate::version::{self, Pattern, Version};
 
@@ -779,28 +782,4 @@ impl Builder<'_> {
         }
         request
     }
-}
-
-/// A decision as a verdict shows it.
-fn decided(decision: &Decision, units: &[Unit], questions: &[Question<'_>]) -> Value {
-    let allowed = decision.denials.is_empty();
-    let denied = |denial: &Denial| {
-        let (unit, question) = (&units[denial.policy], &questions[denial.policy]);
-        let assignment = &unit.assignment;
-        json!({
-            "policy": unit.keys.first(),
-            "policyDefinitionReferenceId": unit.reference,
-            "policyAssignment": text(assignment, "id").or_else(|| text(assignment, "name")),
-            "message": question.message(),
-            "error": denial.reason,
-        })
-    };
-    json!({
-        "decision": if allowed { "allow" } else { "deny" },
-        "allowed": allowed,
-        "denied": !allowed,
-        "deniedBy": decision.denials.iter().map(denied).collect::<Vec<_>>(),
-        "changes": decision.changes.iter().map(|(_, made)| made.to_json()).collect::<Vec<_>>(),
-        "resource": decision.resource,
-    })
 }

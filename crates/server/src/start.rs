@@ -30,7 +30,7 @@ use crate::issuers::{Issuers, IssuersError};
 use crate::limits::Room;
 use crate::net::listen::{self, ListenError};
 use crate::net::tls::{self, TlsError};
-use crate::options::{OptionsError, ServeOptions};
+use crate::options::{OptionsError, ServeOptions, Settings};
 use crate::rates::Rates;
 use crate::resources::policies::scans::Scans;
 use crate::state::{self, Server};
@@ -147,8 +147,7 @@ pub async fn start_with(
     let settings = options.resolve()?;
     let names = tls::host_names(&settings.names);
     let identity = tls::identity(&folder.tls(), &names, Timestamp::now())?;
-    let open = |folder| Blobs::open(folder, &settings.names).map(Arc::new);
-    let blobs = settings.blobs.as_deref().map(open).transpose()?;
+    let blobs = open_blobs(&settings)?;
     let issuers = Issuers::new(settings.issuer_ca.as_deref())?;
     let (listener, address) = bind(settings.listen).await?;
     let url = url_of(address);
@@ -194,8 +193,7 @@ pub async fn start_with(
     });
     let complying = follow(comply, stopped.clone());
     let serving = listen::run(listener, identity.config, app::router(server), stopped);
-    let note = json!({ "pid": std::process::id(), "url": url });
-    write_json(&folder.server(), &note)?;
+    note_running(&folder, &url)?;
     let running = Running {
         url,
         ca: String::from_utf8_lossy(&data::read(&identity.ca_path)?).into_owned(),
@@ -210,6 +208,17 @@ pub async fn start_with(
         folder,
     };
     Ok((running, first))
+}
+
+/// Where clients on this machine find the server, and which process it is.
+fn note_running(folder: &DataFolder, url: &str) -> Result<(), ServeError> {
+    let note = json!({ "pid": std::process::id(), "url": url });
+    write_json(&folder.server(), &note)
+}
+
+fn open_blobs(settings: &Settings) -> Result<Option<Arc<Blobs>>, BlobsError> {
+    let open = |folder| Blobs::open(folder, &settings.names).map(Arc::new);
+    settings.blobs.as_deref().map(open).transpose()
 }
 
 /// Before anything is stored: a port in use should leave no half-made installation behind.

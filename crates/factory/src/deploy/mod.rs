@@ -26,8 +26,8 @@ use wire::{Location, ProvisioningState, ResourceId, TenantId};
 use crate::factory::{Factory, make_folder};
 use crate::pipeline::{blocking, change, failed, firmware, store_failed};
 use crate::publish::{VERSION_TYPE, versions};
-use crate::shared::{self, Consumer, ImageName};
 use crate::regions::CheckoutFailed;
+use crate::shared::{self, Consumer, ImageName};
 use crate::tattoo::{TATTOO_PATH, Tattoo};
 use crate::test::boot_deadline;
 

@@ -55,8 +55,15 @@ impl Run {
             let done = match &target {
                 Target::Gallery(gallery) => match numbers.next() {
                     Some(number) => {
-                        self.to_gallery(cx, finished, &target, gallery, &number, &mut delivered)
-                            .await
+                        self.deliver_to_gallery(
+                            cx,
+                            finished,
+                            &target,
+                            gallery,
+                            &number,
+                            &mut delivered,
+                        )
+                        .await
                     }
                     None => Err(JobError::failed(
                         "InternalServerError",
@@ -148,7 +155,7 @@ impl Run {
         })
     }
 
-    async fn to_gallery(
+    async fn deliver_to_gallery(
         &mut self,
         cx: &mut Cx,
         finished: &Finished<'_>,

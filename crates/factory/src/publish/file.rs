@@ -121,7 +121,7 @@ impl Deliver for FileTarget {
             None => {
                 let mark = subject.factory.mark(&[
                     &subject.tenant.to_string(),
-                    &subject.template.folded(),
+                    subject.template.folded(),
                     &subject.digest.to_string(),
                     &self.run_output,
                 ])?;

@@ -6,7 +6,7 @@ use access::Action;
 use async_trait::async_trait;
 use catalog::{CatalogError, Draft, Precondition};
 use jobs::{StepError, StepHandle};
-use serde_json::json;
+use serde_json::{Value, json};
 use wire::ProvisioningState;
 
 use super::target::{Artifact, Deliver, Subject};
@@ -49,27 +49,7 @@ impl Deliver for ImageTarget {
                 });
             }
         }
-        let state = if subject.generalized {
-            "Generalized"
-        } else {
-            "Specialized"
-        };
-        let properties = json!({
-            "hyperVGeneration": subject.generation,
-            "storageProfile": {
-                "osDisk": {
-                    "osType": subject.os_type,
-                    "osState": state,
-                    "diskSizeGB": subject.logical_bytes.div_ceil(GIB),
-                    "caching": "ReadWrite",
-                    "storageAccountType": "Standard_LRS",
-                },
-                "dataDisks": [],
-                "zoneResilient": false,
-            },
-            "bullion": subject.facts,
-        });
-        let mut draft = Draft::new(properties)
+        let mut draft = Draft::new(properties(subject))
             .location(self.location.as_str())
             .tags(self.tags.clone());
         draft.state = ProvisioningState::Succeeded;
@@ -88,4 +68,27 @@ impl Deliver for ImageTarget {
             found: false,
         })
     }
+}
+
+/// A managed image of the subject's disk, as Azure shows one.
+fn properties(subject: &Subject) -> Value {
+    let state = match subject.generalized {
+        true => "Generalized",
+        false => "Specialized",
+    };
+    json!({
+        "hyperVGeneration": subject.generation,
+        "storageProfile": {
+            "osDisk": {
+                "osType": subject.os_type,
+                "osState": state,
+                "diskSizeGB": subject.logical_bytes.div_ceil(GIB),
+                "caching": "ReadWrite",
+                "storageAccountType": "Standard_LRS",
+            },
+            "dataDisks": [],
+            "zoneResilient": false,
+        },
+        "bullion": subject.facts,
+    })
 }

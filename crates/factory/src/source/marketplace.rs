@@ -26,13 +26,13 @@ impl Marketplace {
 
     /// Who makes the image. A vendor's folder comes last and is asked for what nobody else has.
     fn of(&self, image: &PlatformImage) -> Result<&dyn Provider, SourceError> {
-        let offers = |provider: &&Box<dyn Provider>| {
+        let offers = |provider: &&dyn Provider| {
             let named = |product: &Product| {
                 image.is_product(&product.publisher, &product.offer, &product.sku)
             };
             provider.products().iter().any(named)
         };
-        let found = self.0.iter().find(offers).map(Box::as_ref);
+        let found = self.0.iter().map(Box::as_ref).find(offers);
         found.ok_or_else(|| {
             let known = self.products().into_iter();
             let known: Vec<String> = known

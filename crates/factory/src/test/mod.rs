@@ -103,7 +103,7 @@ pub async fn run(
     spec.firmware = subject.firmware;
     let accel = hypervisor.acceleration().accel;
     let guest = hypervisor.start(spec).await?;
-    let report = boot_and_check(&*guest, accel, subject, (log, booted)).await;
+    let report = boot_and_check(&*guest, accel, subject, log, booted).await;
     // The machine ends with its handle anyway; what it says about ending cannot change the result.
     if let Err(error) = guest.kill().await {
         tracing::warn!(%error, "a test machine could not be killed");
@@ -115,7 +115,8 @@ async fn boot_and_check(
     guest: &dyn Guest,
     accel: Accel,
     subject: &TestSubject,
-    (log, booted): (&(dyn Fn(&str) + Send + Sync), &(dyn Fn() + Send + Sync)),
+    log: &(dyn Fn(&str) + Send + Sync),
+    booted: &(dyn Fn() + Send + Sync),
 ) -> Result<TestReport, MachineError> {
     let boot = guest.wait_ready(boot_deadline(accel)).await?;
     booted();

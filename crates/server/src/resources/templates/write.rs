@@ -292,17 +292,16 @@ async fn check_targets(
     properties: &Map<String, Value>,
 ) -> Result<(), ArmError> {
     for permit in &call.links {
-        match permit.action() {
-            action if action == &Action::new(PUBLISH) => check_gallery(server, permit).await?,
-            action if action == &Action::new(IMAGE_WRITE) => {
-                if !permit.scope().resource_type().is(managed_images::KIND) {
-                    return Err(validation(
-                        "properties.distribute.imageId",
-                        format!("'{}' is not the id of a managed image.", permit.scope()),
-                    ));
-                }
-            }
-            _ => {}
+        let asked = permit.action();
+        if asked == &Action::new(PUBLISH) {
+            check_gallery(server, permit).await?;
+        }
+        let is_image = permit.scope().resource_type().is(managed_images::KIND);
+        if asked == &Action::new(IMAGE_WRITE) && !is_image {
+            return Err(validation(
+                "properties.distribute.imageId",
+                format!("'{}' is not the id of a managed image.", permit.scope()),
+            ));
         }
     }
     let targets = properties.get("distribute").and_then(Value::as_array);
