@@ -287,8 +287,15 @@ fn missing(purpose: Purpose) -> Result<Vec<&'static Package>> {
     let installed = installed(&query.stdout);
     Ok(wanted
         .into_iter()
-        .filter(|package| !installed.contains(package.name))
+        .filter(|package| !installed.contains(package.name) && !brought_along(package.name))
         .collect())
+}
+
+/// Whether another package has brought the program: the Node.js of other sources has npm in it and conflicts with
+/// Debian's.
+fn brought_along(package: &str) -> bool {
+    ["nodejs", "npm"].contains(&package)
+        && program::exists(if package == "npm" { "npm" } else { "node" })
 }
 
 fn installed(listing: &str) -> BTreeSet<&str> {
