@@ -130,9 +130,10 @@ fn disks_travel_by_folder_and_by_bundle() {
     let all = place.json(&["push", first, "--to", "two", "--at", "one"]);
     let part = place.json(&["push", second, "--to", "two", "--at", "one"]);
     assert!(part["movedBytes"].as_u64() < all["movedBytes"].as_u64());
+    // Another domain seals the same blocks as other frames, so what it has is found by block, not by frame.
     assert_eq!(
         (&part["frames"], &part["framesPresent"]),
-        (&1.into(), &5.into())
+        (&1.into(), &0.into())
     );
 
     place.ok(&["push", first, "--to", "all.bundle", "--at", "one"]);
