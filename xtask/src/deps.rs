@@ -125,16 +125,6 @@ const PACKAGES: &[Package] = &[
         "unshare and setsid: namespaces for builds, a daemon without a terminal",
     ),
     package(
-        "libnbd-bin",
-        Purpose::Test,
-        "nbdinfo and nbdcopy, clients that our server of disks is tested with",
-    ),
-    package(
-        "nbdkit",
-        Purpose::Test,
-        "the server of disks that ours is measured against",
-    ),
-    package(
         "busybox-static",
         Purpose::Test,
         "the small system that tests of the build sandbox work on",
@@ -145,9 +135,14 @@ const PACKAGES: &[Package] = &[
         "the administrator's browser in examples/promote-with-az",
     ),
     package(
-        "openssl",
+        "libnbd-bin",
         Purpose::Test,
-        "makes the certificate that az signs in with",
+        "nbdinfo and nbdcopy, clients that our server of disks is tested with",
+    ),
+    package(
+        "nbdkit",
+        Purpose::Test,
+        "the server of disks that ours is measured against",
     ),
     package(
         "nodejs",
@@ -158,6 +153,11 @@ const PACKAGES: &[Package] = &[
         "npm",
         Purpose::Test,
         "installs the npm SDK, which the tests drive",
+    ),
+    package(
+        "openssl",
+        Purpose::Test,
+        "makes the certificate that az signs in with",
     ),
     package(
         "postgresql",
