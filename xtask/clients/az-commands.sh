@@ -101,7 +101,7 @@ scope=/subscriptions/$BULLION_SUBSCRIPTION_2/resourceGroups/g
 check Bullion cloud show --query name
 check "$BULLION_CLIENT_ID" ad sp show --id "$BULLION_CLIENT_ID" --query appId
 check Reader role definition list --name Reader --query '[].roleName'
-check "$scope" role assignment create --assignee "$BULLION_CLIENT_ID" --role Reader --scope "$scope" --query properties.scope
+check "$scope" role assignment create --assignee "$BULLION_CLIENT_ID" --role Reader --scope "$scope" --query scope
 check Reader role assignment list --scope "$scope" --query '[].roleDefinitionName'
 check "$BULLION_CLIENT_ID" role assignment list --query '[].principalName'
 az role assignment delete --assignee "$BULLION_CLIENT_ID" --role Reader --scope "$scope"
