@@ -279,7 +279,8 @@ async fn foreign(world: &World, factory: &Arc<Factory>, record: &RunProperties) 
                     "test -f /etc/done",
                     "grep -q bullion.test=1 /proc/cmdline",
                     "! grep -q console=tty0 /proc/cmdline",
-                    "! grep -rqs hunter22-and-more /etc /root /home /var/log",
+                    // Written so that the log of this command is not what it finds.
+                    "! grep -rqs hunter2[2]-and-more /etc /root /home /var/log",
                 ] },
             ] },
             "distribute": [{ "type": "VHD", "runOutputName": "vhd" }],
