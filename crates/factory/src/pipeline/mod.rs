@@ -5,12 +5,12 @@ mod builder;
 mod disks;
 mod distribute;
 mod origin;
-mod proof;
 mod prove;
 mod recipe;
 mod record;
 mod run;
 mod stages;
+mod statements;
 mod steps;
 #[cfg(test)]
 mod targets_tests;

@@ -260,7 +260,8 @@ fn results(reports: &[TestReport]) -> Value {
         })
         .collect();
     json!({
-        "result": if failed.is_empty() { "PASSED" } else { "FAILED" },
+        // A version that is distributed although it was refused has no report to show, and has not passed.
+        "result": if failed.is_empty() && !reports.is_empty() { "PASSED" } else { "FAILED" },
         "configuration": configuration,
         "passedTests": named(true),
         "failedTests": failed,
@@ -270,6 +271,21 @@ fn results(reports: &[TestReport]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_not_tested_has_not_passed() {
+        let report = TestReport {
+            firmware: machine::Firmware::Bios,
+            boot_seconds: 1.0,
+            state: machine::SystemState::Running,
+            checks: Vec::new(),
+        };
+        let check = |reports: &[TestReport], expected: &str| {
+            assert_eq!(results(reports)["result"], expected);
+        };
+        check(&[], "FAILED");
+        check(&[report], "PASSED");
+    }
 
     #[test]
     fn images_are_called_by_gallery_and_definition() {

@@ -259,8 +259,8 @@ fn profile(version: &Resource) -> PublishingProfile {
     serde_json::from_value(version.properties["publishingProfile"].clone()).unwrap_or_default()
 }
 
-/// What a version asks for, region by region, its own region first. One that is not ready asks for nothing yet, and a soft-deleted one for
-/// one replica in each region.
+/// What a version asks for, region by region, its own region first. One that is not ready asks for nothing yet, and a
+/// soft-deleted one for one replica in each region.
 pub fn copies(version: &Resource) -> Vec<Copy> {
     match version.state {
         ProvisioningState::Succeeded | ProvisioningState::Updating | ProvisioningState::Failed => {
