@@ -16,7 +16,7 @@ use base64::Engine;
 use catalog::{CatalogError, Outcome, Precondition, Resource};
 use disk::DiskDigest;
 use jobs::{JobContext, JobError, JobKind, NoUndo, OnUndo, Requester, StepError, StepHandle};
-use machine::{Firmware, Guest, Lifetime, MachineSpec, Network};
+use machine::{Boot, Firmware, Guest, Lifetime, MachineSpec, Network};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use store::StoreError;
@@ -503,14 +503,14 @@ async fn start(
     Ok(())
 }
 
-/// Waits for the boot and reads the machine's identity from inside it.
-async fn look(
+/// The machine, once it is ready to log in to.
+async fn booted(
     factory: &Arc<Factory>,
     s: &StepHandle,
     vm: &ResourceId,
-    plan: &Plan,
-) -> Result<Found, StepError> {
-    let guest = factory.guest(vm, &plan.region()).await;
+    region: &Location,
+) -> Result<(Arc<dyn Guest>, Boot), StepError> {
+    let guest = factory.guest(vm, region).await;
     let guest = guest.map_err(|error| failed("MachineFailed", &error))?;
     let guest = guest.ok_or_else(|| {
         StepError::failed("MachineFailed", "the machine ended before it was ready")
@@ -521,6 +521,17 @@ async fn look(
         () = s.until_cancelled() => return Err(StepError::canceled()),
     };
     s.log(format!("booted in {:.1} s: {}", boot.seconds, boot.state));
+    Ok((guest, boot))
+}
+
+/// Waits for the boot and reads the machine's identity from inside it.
+async fn look(
+    factory: &Arc<Factory>,
+    s: &StepHandle,
+    vm: &ResourceId,
+    plan: &Plan,
+) -> Result<Found, StepError> {
+    let (guest, boot) = booted(factory, s, vm, &plan.region()).await?;
     let read = guest
         .exec(&format!("cat {TATTOO_PATH}"), COMMAND_DEADLINE)
         .await;

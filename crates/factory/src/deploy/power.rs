@@ -16,10 +16,9 @@ use wire::compute::VirtualMachineProperties;
 use wire::{Location, ProvisioningState, ResourceId};
 
 use super::machines::{MACHINE_READ, PowerState};
-use super::{DISK, Plan, firmware_of_machine, size_of, start, status_permit, tenant};
+use super::{DISK, Plan, booted, firmware_of_machine, size_of, start, status_permit, tenant};
 use crate::factory::Factory;
 use crate::pipeline::{change, failed};
-use crate::test::boot_deadline;
 
 /// How long a machine has to shut itself down.
 const GRACE: Duration = Duration::from_secs(90);
@@ -166,17 +165,7 @@ async fn on(factory: &Arc<Factory>, s: &StepHandle, vm: &ResourceId) -> Result<(
     }
     let plan = plan_again(&resource, &region)?;
     start(factory, s, vm, &plan).await?;
-    let guest = factory.guest(vm, &region).await;
-    let guest = guest.map_err(|error| failed("MachineFailed", &error))?;
-    let guest = guest.ok_or_else(|| {
-        StepError::failed("MachineFailed", "the machine ended before it was ready")
-    })?;
-    let deadline = boot_deadline(guest.info().accel);
-    let boot = tokio::select! {
-        boot = guest.wait_ready(deadline) => boot.map_err(|error| failed("BootFailed", &error))?,
-        () = s.until_cancelled() => return Err(StepError::canceled()),
-    };
-    s.log(format!("booted in {:.1} s: {}", boot.seconds, boot.state));
+    let (guest, _) = booted(factory, s, vm, &region).await?;
     let permit = status_permit(vm, tenant(s)?);
     let (port, now) = (guest.info().ssh_port, s.clock().now().to_string());
     change(&factory.catalog, &permit, |draft| {
