@@ -35,12 +35,29 @@ fn folded(id: &str) -> String {
 
 /// Whether the id is the scope or lies below it, segment by segment.
 pub fn within(id: &str, scope: &str) -> bool {
-    let (id, scope) = (folded(id), folded(scope));
-    scope.is_empty()
-        || id == scope
-        || id
-            .strip_prefix(&scope)
-            .is_some_and(|rest| rest.starts_with('/'))
+    let (id, scope) = (id.trim_end_matches('/'), scope.trim_end_matches('/'));
+    strip_prefix(id, scope)
+        .is_some_and(|rest| scope.is_empty() || rest.is_empty() || rest.starts_with('/'))
+}
+
+/// What follows a beginning, whatever the case of its letters.
+fn strip_prefix<'t>(text: &'t str, start: &str) -> Option<&'t str> {
+    let (head, rest) = text.split_at_checked(start.len())?;
+    head.eq_ignore_ascii_case(start).then_some(rest)
+}
+
+/// The name at the end of an id.
+fn short(id: &str) -> &str {
+    id.trim_end_matches('/')
+        .rsplit('/')
+        .next()
+        .unwrap_or_default()
+}
+
+/// The name of a member of a group, which is written as it is or in an object.
+fn member_name(child: &Value) -> Option<&str> {
+    let own = text(child, "id").or_else(|| text(child, "name"));
+    child.as_str().or(own).map(short)
 }
 
 /// The scope that an extension resource, such as an exemption, sits on.
@@ -60,50 +77,41 @@ pub fn reaches(scope: &str, resource: &Value, hierarchy: &Value) -> bool {
     let Some(id) = text(resource, "id") else {
         return true;
     };
-    match folded(scope).strip_prefix(GROUPS) {
+    match strip_prefix(scope.trim_end_matches('/'), GROUPS) {
         Some(_) if hierarchy.is_null() => true,
-        Some(group) => ancestors(id, hierarchy).iter().any(|name| name == group),
+        Some(group) => ancestors(id, hierarchy)
+            .iter()
+            .any(|name| name.eq_ignore_ascii_case(group)),
         None => within(id, scope),
     }
 }
 
 /// Names of the management groups above a resource, nearest first.
-fn ancestors(id: &str, hierarchy: &Value) -> Vec<String> {
-    let short = |name: &str| {
-        folded(name)
-            .rsplit('/')
-            .next()
-            .unwrap_or_default()
-            .to_owned()
-    };
+fn ancestors<'v>(id: &str, hierarchy: &'v Value) -> Vec<&'v str> {
     if let Value::Array(items) = hierarchy
         && items.iter().all(Value::is_string)
     {
         return items.iter().filter_map(Value::as_str).map(short).collect();
     }
     let links = links(hierarchy);
-    let mut names: Vec<String> = Vec::new();
+    let mut names: Vec<&str> = Vec::new();
     let mut segments = id.split('/').filter(|segment| !segment.is_empty()).skip(1);
     let mut at = segments.next().map(short).unwrap_or_default();
     while names.len() < LEVELS_MAX {
-        let Some((_, parent)) = links.iter().find(|(child, _)| *child == at) else {
+        let Some((_, parent)) = links
+            .iter()
+            .find(|(child, _)| child.eq_ignore_ascii_case(at))
+        else {
             break;
         };
-        names.push(parent.clone());
-        at = parent.clone();
+        names.push(parent);
+        at = parent;
     }
     names
 }
 
 /// Pairs of child and parent, from any form in which a hierarchy is written.
-fn links(hierarchy: &Value) -> Vec<(String, String)> {
-    let short = |name: &str| {
-        folded(name)
-            .rsplit('/')
-            .next()
-            .unwrap_or_default()
-            .to_owned()
-    };
+fn links(hierarchy: &Value) -> Vec<(&str, &str)> {
     let mut links = Vec::new();
     let mut groups: Vec<&Value> = hierarchy.as_array().into_iter().flatten().collect();
     for (key, value) in hierarchy.as_object().into_iter().flatten() {
@@ -129,14 +137,10 @@ fn links(hierarchy: &Value) -> Vec<(String, String)> {
         links.extend(parent.map(|parent| (short(name), short(parent))));
         for member in ["children", "subscriptions"] {
             let children = list(group, member);
-            let named = |child: &Value| {
-                let own = text(child, "id").or_else(|| text(child, "name"));
-                child.as_str().or(own).map(short)
-            };
             links.extend(
                 children
                     .iter()
-                    .filter_map(named)
+                    .filter_map(member_name)
                     .map(|child| (child, short(name))),
             );
         }

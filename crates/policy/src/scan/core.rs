@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::plan::{Outcome, Policy};
 use super::reads::{Assigned, Reads, Root};
+use super::settle::settle;
 use super::shape::{ASK, Answer, FAILED, Tree};
 use super::table::Segment;
 use crate::applies::Deciding;
@@ -19,6 +20,10 @@ use crate::json::{key_of, list, text};
 use crate::operator;
 use crate::scope;
 use crate::verdict::{Question, State, Verdict};
+
+/// The part of a condition's steps that may go into what is worked out once: what is not counted again may
+/// not add up to more than the half that is left over.
+const SETTLED_SHARE: u64 = 8;
 
 /// What is asked of a combination of values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,10 +80,15 @@ impl Core {
         };
         let mut leaves = Vec::new();
         let rule = Tree::of(&definition.condition, &mut leaves);
+        let steps_share = STEPS_MAX / (2 * leaves.len().max(1) as u64);
         let applies = match Deciding::of(&definition.condition) {
             Deciding::Nothing => Tree::Known(super::shape::YES),
             deciding => rule.deciding(&leaves, deciding, false),
         };
+        // Which conditions decide is told by how they are written, so this comes after.
+        for leaf in &mut leaves {
+            settle(leaf, &known, steps_share / SETTLED_SHARE);
+        }
         let leaf_reads: Vec<Reads> = leaves
             .iter()
             .map(|leaf| {
@@ -108,7 +118,7 @@ impl Core {
             exempt_roots,
             effect_roots: by_place.then(location).into_iter().collect(),
             stated_roots: attested.then(|| Root::top("id")).into_iter().collect(),
-            steps_share: STEPS_MAX / (2 * leaves.len().max(1) as u64),
+            steps_share,
             policy,
             leaves,
             rule,

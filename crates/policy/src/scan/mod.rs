@@ -13,6 +13,7 @@ mod core;
 mod extract;
 mod plan;
 mod reads;
+mod settle;
 mod shape;
 mod table;
 mod test;

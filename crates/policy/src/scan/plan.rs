@@ -13,7 +13,7 @@ use super::table::{Row, Segment, Table};
 use super::test::{Rows, Test};
 use crate::alias::Aliases;
 use crate::applies;
-use crate::definition::Definition;
+use crate::definition::{Definition, Mode};
 use crate::effect::Effect;
 use crate::evaluate::Surroundings;
 use crate::verdict::State;
@@ -157,14 +157,17 @@ struct Special {
     effect: Effects,
     /// The policy cannot apply to this type, whatever the rule says.
     left_out: bool,
+    /// No row of the type can have any outcome.
+    silent: bool,
+    mode: Mode,
     assigned: Decided,
     exempt: Decided,
     stated: Decided,
     rule: Tree,
     applies: Tree,
     tests: Vec<Test>,
-    whole: Test,
-    whole_exempt: Test,
+    /// For rows that are judged as a whole: those that no exemption covers, and those that are exempt.
+    wholes: Box<[Test; 2]>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -299,6 +302,8 @@ impl Special {
         let stated = of(&core.stated_reads, &core.stated_roots)?;
         Some(Special {
             generation: segment.generation,
+            silent: silent(core, effect, &rule, &applies),
+            mode: core.policy.definition.mode,
             effect,
             left_out,
             assigned: decided(Ask::Assigned, columns(&core.assigned_roots)?),
@@ -311,8 +316,10 @@ impl Special {
             },
             rule,
             applies,
-            whole: Test::new(Ask::Whole, of(&core.reads, &more)?),
-            whole_exempt: Test::new(Ask::WholeExempt, of(&core.reads, &more)?),
+            wholes: Box::new([
+                Test::new(Ask::Whole, of(&core.reads, &more)?),
+                Test::new(Ask::WholeExempt, of(&core.reads, &more)?),
+            ]),
             tests,
         })
     }
@@ -320,8 +327,7 @@ impl Special {
     fn forget(&mut self, segment: &Segment) {
         self.generation = segment.generation;
         self.tests.iter_mut().for_each(Test::forget);
-        self.whole.forget();
-        self.whole_exempt.forget();
+        self.wholes.iter_mut().for_each(Test::forget);
         for decided in [&mut self.assigned, &mut self.exempt, &mut self.stated] {
             if let Decided::By(test) = decided {
                 test.forget();
@@ -331,10 +337,10 @@ impl Special {
 
     fn scan(&mut self, core: &Core, segment: &Segment) -> Answers {
         let mut answers = Answers::none(segment.rows());
-        if self.effect == Effects::One(Effect::Disabled) || self.rule_never_applies(core) {
+        if self.silent {
             return answers;
         }
-        let taken = segment.taken(core.policy.definition.mode);
+        let taken = segment.taken(self.mode);
         let assigned = self.assigned.rows(core, segment, &taken).yes;
         match self.effect {
             Effects::Broken => answers.add(Outcome::Error, &assigned),
@@ -349,20 +355,6 @@ impl Special {
             Effects::One(_) => self.judge(core, segment, &assigned, &mut answers),
         }
         answers
-    }
-
-    /// Whether no row of the type can have any outcome.
-    fn rule_never_applies(&self, core: &Core) -> bool {
-        if core.policy.definition.names_unreal && self.effect != Effects::Broken {
-            return self.effect != Effects::Several;
-        }
-        match self.effect {
-            Effects::One(effect) if effect.looks_for_existence() => {
-                matches!(self.rule, Tree::Known(NO))
-            }
-            Effects::One(_) => matches!(self.applies, Tree::Known(NO)),
-            _ => false,
-        }
     }
 
     /// Those that are exempt, and the others.
@@ -425,9 +417,10 @@ impl Special {
     }
 
     fn ask_row(&mut self, core: &Core, segment: &Segment, row: usize) -> Outcome {
+        let [whole, whole_exempt] = &mut *self.wholes;
         let whole = match self.exempt.row(core, segment, row) {
-            YES => &mut self.whole_exempt,
-            _ => &mut self.whole,
+            YES => whole_exempt,
+            _ => whole,
         };
         Outcome::from_answer(match whole.is_constant() {
             true => whole.constant(core, segment),
@@ -436,9 +429,8 @@ impl Special {
     }
 
     fn row(&mut self, core: &Core, segment: &Segment, row: usize) -> Outcome {
-        if self.effect == Effects::One(Effect::Disabled)
-            || self.rule_never_applies(core)
-            || !segment.takes(core.policy.definition.mode, row)
+        if self.silent
+            || !segment.takes(self.mode, row)
             || self.assigned.row(core, segment, row) != YES
         {
             return Outcome::NotApplicable;
@@ -489,6 +481,17 @@ fn effect_of(core: &Core, segment: &Segment, one: bool) -> (Effects, bool) {
     let left_out =
         applies::left_out(definition, effect, &kind) || (foreign && !effect.looks_for_existence());
     (Effects::One(effect), left_out)
+}
+
+/// Whether no row of a type can have any outcome, with what is left of the rule for it.
+fn silent(core: &Core, effect: Effects, rule: &Tree, applies: &Tree) -> bool {
+    match effect {
+        Effects::One(Effect::Disabled) => true,
+        Effects::One(_) if core.policy.definition.names_unreal => true,
+        Effects::One(effect) if effect.looks_for_existence() => matches!(rule, Tree::Known(NO)),
+        Effects::One(_) => matches!(applies, Tree::Known(NO)),
+        Effects::Broken | Effects::Several => false,
+    }
 }
 
 impl Decided {

@@ -114,7 +114,8 @@ impl Reads {
         self.fields.extend(field);
     }
 
-    fn is_constant(&self) -> bool {
+    /// Whether nothing of a resource, and nothing around it, is looked at.
+    pub fn is_constant(&self) -> bool {
         let around = self.clock || self.group || self.subscription || self.element;
         self.fields.is_empty() && !self.whole && !around
     }

@@ -70,11 +70,11 @@ impl Tree {
                 inner => Tree::Not(Box::new(inner)),
             },
             Tree::All(trees) => match series(trees, known, YES) {
-                Ok(trees) => Tree::All(trees),
+                Ok(trees) => only(trees).unwrap_or_else(Tree::All),
                 Err(answer) => Tree::Known(answer),
             },
             Tree::Any(trees) => match series(trees, known, NO) {
-                Ok(trees) => Tree::Any(trees),
+                Ok(trees) => only(trees).unwrap_or_else(Tree::Any),
                 Err(answer) => Tree::Known(answer),
             },
         }
@@ -87,6 +87,11 @@ pub fn not(answer: Answer) -> Answer {
         YES => NO,
         other => other,
     }
+}
+
+/// The only one of a series, which says what the series says.
+fn only(trees: Vec<Tree>) -> Result<Tree, Vec<Tree>> {
+    <[Tree; 1]>::try_from(trees).map(|[tree]| tree)
 }
 
 /// The parts that are still to be asked, of a series that goes on while parts answer `on`; or the answer.

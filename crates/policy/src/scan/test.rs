@@ -11,22 +11,41 @@ use super::table::Segment;
 /// Combinations of two or more columns that are kept in a plain table.
 const FLAT_MAX: usize = 1 << 18;
 
+/// What finds a known answer comes first and is small: a change is judged by very many policies, and what
+/// that costs is the memory they touch.
 #[derive(Debug)]
 pub struct Test {
+    known: Known,
+    question: Box<Question>,
+}
+
+/// What is needed when an answer is not known.
+#[derive(Debug)]
+struct Question {
     ask: Ask,
     columns: Vec<usize>,
-    known: Known,
+    /// Combinations that were asked about.
+    asked: usize,
     /// Whether an answer may be another one than yes and no.
     odd: bool,
 }
 
 #[derive(Debug)]
 enum Known {
-    /// By the code of the one column, or by the codes of all: the first counts most.
+    /// By the code of the one column.
+    One {
+        column: usize,
+        answers: Vec<Answer>,
+    },
+    Many(Box<Many>),
+}
+
+#[derive(Debug)]
+enum Many {
+    /// By the codes of all columns: the first counts most.
     Flat {
         bounds: Vec<usize>,
         answers: Vec<Answer>,
-        asked: usize,
     },
     Sparse(HashMap<Vec<u32>, Answer>),
 }
@@ -75,37 +94,43 @@ fn join(into: &mut Option<Bits>, other: Option<&Bits>) {
 impl Test {
     pub fn new(ask: Ask, columns: Vec<usize>) -> Test {
         Test {
-            ask,
-            columns,
-            known: Known::Sparse(HashMap::new()),
-            odd: false,
+            known: Known::nothing(&columns),
+            question: Box::new(Question {
+                ask,
+                columns,
+                asked: 0,
+                odd: false,
+            }),
         }
     }
 
     /// Whether no column decides, so that the answer is the same for all rows.
     pub fn is_constant(&self) -> bool {
-        self.columns.is_empty()
+        self.question.columns.is_empty()
     }
 
     pub fn forget(&mut self) {
-        self.known = Known::Sparse(HashMap::new());
-        self.odd = false;
+        self.known = Known::nothing(&self.question.columns);
+        self.question.asked = 0;
+        self.question.odd = false;
     }
 
     /// The answer for all rows.
     pub fn constant(&self, core: &Core, segment: &Segment) -> Answer {
-        core.answer(self.ask, segment, &[], &[])
+        core.answer(self.question.ask, segment, &[], &[])
     }
 
     /// The answer for one row.
     pub fn row(&mut self, core: &Core, segment: &Segment, row: usize) -> Answer {
-        if let ([column], Known::Flat { answers, .. }) = (self.columns.as_slice(), &self.known) {
-            let code = segment.columns[*column].codes()[row] as usize;
-            if let Some(answer) = answers.get(code)
-                && *answer != UNKNOWN
-            {
-                return *answer;
+        let known = match &self.known {
+            Known::One { column, answers } => {
+                let code = segment.columns[*column].codes()[row] as usize;
+                answers.get(code).copied().unwrap_or(UNKNOWN)
             }
+            Known::Many(many) => many.row(&self.question.columns, segment, row),
+        };
+        if known != UNKNOWN {
+            return known;
         }
         self.prepare(segment);
         let codes = self.codes(segment, row);
@@ -113,7 +138,7 @@ impl Test {
     }
 
     fn codes(&self, segment: &Segment, row: usize) -> Vec<u32> {
-        let columns = self.columns.iter();
+        let columns = self.question.columns.iter();
         columns
             .map(|column| segment.columns[*column].codes()[row])
             .collect()
@@ -121,85 +146,38 @@ impl Test {
 
     /// Makes room for values that are new since the last time.
     fn prepare(&mut self, segment: &Segment) {
-        let wanted: Vec<usize> = self
-            .columns
-            .iter()
-            .map(|column| segment.columns[*column].bound())
-            .collect();
-        let one = wanted.len() == 1;
-        let flat = |bounds: &[usize]| {
-            let size = bounds
-                .iter()
-                .try_fold(1usize, |size, bound| size.checked_mul(*bound));
-            size.filter(|size| one || *size <= FLAT_MAX)
-        };
-        if let Known::Flat {
-            bounds, answers, ..
-        } = &mut self.known
-        {
-            if one {
-                answers.resize(wanted[0].max(answers.len()), UNKNOWN);
-                bounds.clone_from(&wanted);
-                return;
+        match &mut self.known {
+            Known::One { column, answers } => {
+                let bound = segment.columns[*column].bound();
+                answers.resize(bound.max(answers.len()), UNKNOWN);
             }
-            if bounds.iter().zip(&wanted).all(|(have, want)| have >= want) {
-                return;
+            Known::Many(many) => {
+                let columns = self.question.columns.iter();
+                let wanted: Vec<usize> = columns
+                    .map(|column| segment.columns[*column].bound())
+                    .collect();
+                many.prepare(&wanted);
             }
-        }
-        // Some room to grow, so that a new value does not throw away what is known.
-        let roomy: Vec<usize> = match one {
-            true => wanted,
-            false => wanted.iter().map(|bound| bound + bound / 2 + 2).collect(),
-        };
-        match flat(&roomy) {
-            Some(size) => {
-                self.known = Known::Flat {
-                    bounds: roomy,
-                    answers: vec![UNKNOWN; size],
-                    asked: 0,
-                };
-            }
-            None if matches!(self.known, Known::Flat { .. }) => {
-                self.known = Known::Sparse(HashMap::new());
-            }
-            None => {}
         }
     }
 
     fn of_codes(&mut self, core: &Core, segment: &Segment, codes: Vec<u32>) -> Answer {
-        let place = match &self.known {
-            Known::Flat {
-                bounds, answers, ..
-            } => {
-                let place = place(bounds, &codes);
-                if answers[place] != UNKNOWN {
-                    return answers[place];
-                }
-                place
-            }
-            Known::Sparse(known) => {
-                if let Some(answer) = known.get(codes.as_slice()) {
-                    return *answer;
-                }
-                0
-            }
-        };
-        let answer = core.answer(self.ask, segment, &self.columns, &codes);
-        self.odd |= answer > YES;
-        match &mut self.known {
-            Known::Flat { answers, asked, .. } => {
-                answers[place] = answer;
-                *asked += 1;
-            }
-            Known::Sparse(known) => drop(known.insert(codes, answer)),
+        let known = self.known.get(&codes);
+        if known != UNKNOWN {
+            return known;
         }
+        let question = &mut self.question;
+        let answer = core.answer(question.ask, segment, &question.columns, &codes);
+        question.odd |= answer > YES;
+        question.asked += 1;
+        self.known.put(codes, answer);
         answer
     }
 
     /// The answers for many rows.
     pub fn rows(&mut self, core: &Core, segment: &Segment, mask: &Bits) -> Rows {
         self.prepare(segment);
-        match self.columns.as_slice() {
+        match self.question.columns.as_slice() {
             [column] => {
                 let codes = segment.columns[*column].codes();
                 self.learn(core, segment, codes, mask);
@@ -211,11 +189,11 @@ impl Test {
 
     /// Answers for the values that these rows have, as far as they are not known.
     fn learn(&mut self, core: &Core, segment: &Segment, codes: &[u32], mask: &Bits) {
-        let Known::Flat { answers, asked, .. } = &self.known else {
+        let Known::One { answers, .. } = &self.known else {
             return;
         };
         let bound = answers.len();
-        if *asked >= bound {
+        if self.question.asked >= bound {
             return;
         }
         // Few values are all asked; of many, those that the rows have.
@@ -228,17 +206,14 @@ impl Test {
         }
         for row in mask.rows() {
             let code = codes[row];
-            let Known::Flat { answers, .. } = &self.known else {
-                return;
-            };
-            if answers[code as usize] == UNKNOWN {
+            if self.known.get(&[code]) == UNKNOWN {
                 self.of_codes(core, segment, vec![code]);
             }
         }
     }
 
     fn read_one(&self, codes: &[u32], mask: &Bits) -> Rows {
-        let Known::Flat { answers, .. } = &self.known else {
+        let Known::One { answers, .. } = &self.known else {
             return Rows::all(FAILED, mask);
         };
         let answer = |code: &u32| answers.get(*code as usize).copied().unwrap_or(UNKNOWN);
@@ -260,36 +235,18 @@ impl Test {
             }
             found
         };
+        let odd = self.question.odd;
         Rows {
             yes: read(YES),
-            failed: self.odd.then(|| read(FAILED)),
-            ask: self.odd.then(|| read(ASK)),
+            failed: odd.then(|| read(FAILED)),
+            ask: odd.then(|| read(ASK)),
         }
     }
 
     fn read_many(&mut self, core: &Core, segment: &Segment, mask: &Bits) -> Rows {
         let mut found = Rows::all(super::shape::NO, mask);
         for row in mask.rows() {
-            let answer = match &self.known {
-                Known::Flat {
-                    bounds, answers, ..
-                } => {
-                    let codes = self.columns.iter().zip(bounds);
-                    let place = codes.fold(0, |place, (column, bound)| {
-                        place * bound + segment.columns[*column].codes()[row] as usize
-                    });
-                    answers[place]
-                }
-                Known::Sparse(_) => UNKNOWN,
-            };
-            let answer = match answer {
-                UNKNOWN => {
-                    let codes = self.codes(segment, row);
-                    self.of_codes(core, segment, codes)
-                }
-                known => known,
-            };
-            match answer {
+            match self.row(core, segment, row) {
                 YES => found.yes.put(row, true),
                 FAILED => put(&mut found.failed, mask, row),
                 ASK => put(&mut found.ask, mask, row),
@@ -300,12 +257,112 @@ impl Test {
     }
 }
 
+impl Known {
+    fn nothing(columns: &[usize]) -> Known {
+        match columns {
+            [column] => Known::One {
+                column: *column,
+                answers: Vec::new(),
+            },
+            _ => Known::Many(Box::new(Many::Sparse(HashMap::new()))),
+        }
+    }
+
+    fn get(&self, codes: &[u32]) -> Answer {
+        match (self, codes) {
+            (Known::One { answers, .. }, [code]) => {
+                answers.get(*code as usize).copied().unwrap_or(UNKNOWN)
+            }
+            (Known::One { .. }, _) => UNKNOWN,
+            (Known::Many(many), codes) => many.get(codes),
+        }
+    }
+
+    /// Keeps an answer; there is room for it.
+    fn put(&mut self, codes: Vec<u32>, answer: Answer) {
+        let slot = match self {
+            Known::One { answers, .. } => {
+                let code = codes.first().copied();
+                code.and_then(|code| answers.get_mut(code as usize))
+            }
+            Known::Many(many) => match &mut **many {
+                Many::Flat { bounds, answers } => {
+                    place(bounds, codes.into_iter()).and_then(|place| answers.get_mut(place))
+                }
+                Many::Sparse(known) => {
+                    known.insert(codes, answer);
+                    None
+                }
+            },
+        };
+        if let Some(slot) = slot {
+            *slot = answer;
+        }
+    }
+}
+
+impl Many {
+    fn get(&self, codes: &[u32]) -> Answer {
+        let answer = match self {
+            Many::Flat { bounds, answers } => {
+                place(bounds, codes.iter().copied()).and_then(|place| answers.get(place).copied())
+            }
+            Many::Sparse(known) => known.get(codes).copied(),
+        };
+        answer.unwrap_or(UNKNOWN)
+    }
+
+    /// The answer for a row, where that is found without putting its codes together.
+    fn row(&self, columns: &[usize], segment: &Segment, row: usize) -> Answer {
+        let Many::Flat { bounds, answers } = self else {
+            return UNKNOWN;
+        };
+        let codes = columns
+            .iter()
+            .map(|column| segment.columns[*column].codes()[row]);
+        let place = place(bounds, codes);
+        place
+            .and_then(|place| answers.get(place).copied())
+            .unwrap_or(UNKNOWN)
+    }
+
+    /// Makes room for codes below these bounds.
+    fn prepare(&mut self, wanted: &[usize]) {
+        if let Many::Flat { bounds, .. } = self
+            && bounds.iter().zip(wanted).all(|(have, want)| have >= want)
+        {
+            return;
+        }
+        // Some room to grow, so that a new value does not throw away what is known.
+        let roomy: Vec<usize> = wanted.iter().map(|bound| bound + bound / 2 + 2).collect();
+        let size = roomy
+            .iter()
+            .try_fold(1usize, |size, bound| size.checked_mul(*bound));
+        match (size.filter(|size| *size <= FLAT_MAX), &self) {
+            (Some(size), _) => {
+                *self = Many::Flat {
+                    bounds: roomy,
+                    answers: vec![UNKNOWN; size],
+                };
+            }
+            (None, Many::Flat { .. }) => *self = Many::Sparse(HashMap::new()),
+            (None, Many::Sparse(_)) => {}
+        }
+    }
+}
+
 fn put(into: &mut Option<Bits>, mask: &Bits, row: usize) {
     into.get_or_insert_with(|| Bits::none(mask.len()))
         .put(row, true);
 }
 
-fn place(bounds: &[usize], codes: &[u32]) -> usize {
-    let pairs = bounds.iter().zip(codes);
-    pairs.fold(0, |place, (bound, code)| place * bound + *code as usize)
+/// Where the answer for a combination of codes stands; nothing if there is no room for one of them.
+fn place(bounds: &[usize], codes: impl Iterator<Item = u32>) -> Option<usize> {
+    bounds
+        .iter()
+        .zip(codes)
+        .try_fold(0, |place, (bound, code)| {
+            let code = code as usize;
+            (code < *bound).then_some(place * bound + code)
+        })
 }
