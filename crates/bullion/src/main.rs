@@ -10,6 +10,7 @@ mod offline;
 mod policy;
 mod policy_files;
 mod store_tool;
+mod tattoo;
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -40,7 +41,8 @@ const SERVE_LOG: &str = "info";
   bullion apply examples/golden-debian
   bullion build run golden-debian
 
-Exit codes: 0 done, 1 failed, 2 wrong use (or `plan --detailed-exitcode` found changes), 130 interrupted"
+Exit codes: 0 done, 1 failed, 2 wrong use (or `plan --detailed-exitcode` found changes), 3 something is not what
+was signed or recorded, 130 interrupted"
 )]
 struct Bullion {
     #[command(flatten)]
@@ -91,6 +93,10 @@ Exit code: the command's; 127 if it is not found")]
     /// Keep disk images in a store: put, get, copy, check; no server is needed
     #[command(subcommand)]
     Store(store_tool::StoreCommand),
+
+    /// The record of identity and origin that is in every image
+    #[command(subcommand)]
+    Tattoo(tattoo::TattooCommand),
 
     /// Print a completion script for a shell
     #[command(after_help = "Example:
@@ -185,6 +191,13 @@ async fn run(arguments: Bullion) -> ExitCode {
             done => done.map(drop),
         },
         Command::Store(command) => store_tool::run(command, &mut io),
+        Command::Tattoo(command) => match tattoo::run(command) {
+            Ok(question) => {
+                let question = cli::args::Command::ReadTattoo(question);
+                return client(&global, question, io).await;
+            }
+            Err(failure) => Err(failure),
+        },
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Bullion::command(), "bullion", &mut script);

@@ -6,6 +6,7 @@
 
 mod stores;
 mod support;
+mod tattoos;
 
 use std::net::TcpListener;
 

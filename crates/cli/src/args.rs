@@ -3,6 +3,7 @@
 pub mod app;
 pub mod compliance;
 pub mod statements;
+pub mod tattoo;
 
 use camino::Utf8PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
@@ -117,6 +118,10 @@ The promotion goes on when this command stops; where it waits for approval, `bul
     /// Whether resources follow the policies that are assigned to them, and why not
     #[command(subcommand)]
     Compliance(compliance::Compliance),
+
+    /// What `tattoo read` asks; disks are read by the program.
+    #[command(skip)]
+    ReadTattoo(tattoo::ReadTattoo),
 
     /// What `policy what-if` asks, read from its files by the program.
     #[command(skip)]

@@ -82,6 +82,8 @@ pub enum Exit {
     Usage,
     /// `plan --detailed-exitcode` found something to do.
     Changes,
+    /// What was looked at is not what was signed or recorded.
+    Refuted,
     Interrupted,
 }
 
@@ -91,6 +93,7 @@ impl Exit {
             Exit::Done => 0,
             Exit::Failure => 1,
             Exit::Usage | Exit::Changes => 2,
+            Exit::Refuted => 3,
             Exit::Interrupted => 130,
         }
     }

@@ -32,6 +32,9 @@ pub enum PredicateType {
     /// Results of boots and checks.
     #[serde(rename = "https://in-toto.io/attestation/test-result/v0.1")]
     TestResult,
+    /// The record of identity and origin that is in the disk itself.
+    #[serde(rename = "urn:bullion:tattoo:1")]
+    Tattoo,
 }
 
 /// What a statement is about.

@@ -69,7 +69,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "bullion",
         &[
-            "cli", "disk", "nbd", "policy", "process", "server", "store", "wire",
+            "cli", "disk", "factory", "nbd", "policy", "process", "server", "store", "wire",
         ],
     ),
     // For tests only: nothing depends on it.

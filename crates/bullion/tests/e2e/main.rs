@@ -38,6 +38,7 @@ fn an_image_is_finished_through_kills_and_a_failing_check() {
     edit(&recipe, FAILING_CHECK, "validate:\n");
     let digest = the_next_run_goes_on_from_the_failed_step(&installation);
     building_again_finds_everything(&installation, &digest);
+    its_record_is_the_signed_one(&installation);
     promotion::goes_through_every_kill(&mut installation, &digest);
     promotion::stops_without_consent(&installation);
     promotion::waits_for_somebody_else(&mut installation);
@@ -130,11 +131,32 @@ fn building_again_finds_everything(installation: &Installation, digest: &str) {
     assert_eq!(versions(installation), ["1.0.0"]);
 }
 
+/// What was exported says which version it is, and that is what was signed.
+fn its_record_is_the_signed_one(installation: &Installation) {
+    let file = installation.beside("golden.qcow2");
+    let file = file.to_string_lossy();
+    let version = format!("{IMAGE}/1.0.0");
+    let export = ["version", "export", &version, &file, "--format", "qcow2"];
+    installation.run(&export).succeeded();
+    is_signed(installation, &file, "/images/debian-12/versions/1.0.0");
+}
+
+#[track_caller]
+fn is_signed(installation: &Installation, what: &str, version: &str) {
+    let read = installation.json(&["tattoo", "read", what, "--signed"]);
+    assert_eq!(read["tattoo"]["image.version"], "1.0.0", "{read:#}");
+    let signature = &read["signature"];
+    assert_eq!(signature["result"], "good", "{read:#}");
+    let id = signature["versionId"].as_str().unwrap_or_default();
+    assert!(id.ends_with(version), "{read:#}");
+}
+
 fn a_machine_outlives_its_server(installation: &mut Installation) {
     installation.json(&[
         "vm", "create", "web-1", "--image", IMAGE, "--region", "south",
     ]);
     assert_eq!(tattooed_version(installation), "1.0.0");
+    is_signed(installation, "web-1", "/images/debian-12/versions/1.0.0");
     let before = installation.programs();
     assert!(!before.is_empty(), "no machine runs");
     installation.kill();

@@ -13,6 +13,7 @@ mod promotion;
 mod rest;
 mod scope;
 mod statements;
+mod tattoo;
 mod vm;
 mod what_if;
 
@@ -65,6 +66,7 @@ async fn dispatch(global: &Global, command: Command, io: &mut Io) -> Result<Exit
         Command::Promote(args) => promotion::promote(&connect(global, io)?, &args, io).await,
         Command::Promotion(args) => promotion::run(&connect(global, io)?, args, io).await,
         Command::App(args) => app::run(&connect(global, io)?, args, io).await,
+        Command::ReadTattoo(args) => tattoo::read(connect(global, io), &args, io).await,
         Command::Vm(args) => {
             let profile = profile::path(io, global.profile.as_deref());
             vm::run(&connect(global, io)?, args, &profile, io).await

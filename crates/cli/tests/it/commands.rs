@@ -5,6 +5,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use cli::args::tattoo::ReadTattoo;
+use cli::args::{Command, Global, Scope};
+
 use crate::fake::{self, ENG, Fake, HOME};
 use crate::harness::{Outcome, Surroundings, shown};
 
@@ -52,6 +55,49 @@ impl Stage {
         assert_eq!(outcome.code, 0, "{}", outcome.err);
         self.fake.writes();
     }
+}
+
+/// A machine's record is held against the signed one of the version that it was made from.
+async fn record_of_a_machine(stage: &Stage, vm: &str) {
+    let version = format!(
+        "{GROUP}/providers/Microsoft.Compute/galleries/golden/images/debian-12/versions/1.0.0"
+    );
+    let record = json!({ "format": "1", "image.version": "1.0.0" });
+    stage.fake.put(
+        &format!("{vm}/providers/Bullion.Factory/machineImages/default"),
+        json!({ "properties": { "tattoo": record, "versionId": version } }),
+    );
+    let read = async |signed: Option<Value>| {
+        if let Some(record) = signed {
+            stage.fake.put(
+                &format!("{version}/providers/Bullion.Factory/statements/tattoo"),
+                json!({ "properties": { "keyId": "k", "signedAt": "t",
+                    "statement": { "predicate": { "record": record } } } }),
+            );
+        }
+        let question = Command::ReadTattoo(ReadTattoo {
+            what: "web-1".into(),
+            record: None,
+            version: None,
+            must_be_signed: true,
+            scope: Scope::default(),
+        });
+        let global = Global::default();
+        stage.surroundings.run_command(&global, question).await
+    };
+    let check = |seen: &Outcome, code: u8, told: &str| {
+        assert_eq!(seen.code, code, "{}", seen.err);
+        assert_eq!(seen.out, "format=1\nimage.version=1.0.0\n");
+        assert!(
+            seen.err.contains(told) && seen.err.contains(&version),
+            "{}",
+            seen.err
+        );
+    };
+    check(&read(None).await, 1, "Not checked");
+    check(&read(Some(record)).await, 0, "signed record is the same");
+    let other = json!({ "format": "1", "image.version": "1.0.1" });
+    check(&read(Some(other)).await, 3, "NOT what the gallery signed");
 }
 
 /// `(0.1 s)` is another one each time.
@@ -483,6 +529,7 @@ async fn machines_are_created_from_images() {
         json!({ "properties": { "tattoo": { "image_version": "1.0.0", "build_id": "b1" }, "tattooMatches": true } }),
     );
     stage.check("vm_tattoo", &["vm", "tattoo", "web-1"]).await;
+    record_of_a_machine(&stage, &vm).await;
     stage.check("vm_list", &["vm", "list"]).await;
     {
         let mut state = stage.fake.state.lock().unwrap();

@@ -17,7 +17,7 @@ use crate::test::TestReport;
 
 const STATEMENTS_WRITE: &str = "Bullion.Factory/statements/write";
 /// Raised when statements say more, so that they are made again.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 impl Run {
     /// Signs and keeps statements about the disk.

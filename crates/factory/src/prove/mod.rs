@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::build::{BuildError, RootFs};
 use crate::source::Pin;
-use crate::tattoo::Tattoo;
+use crate::tattoo::{TATTOO_PATH, Tattoo};
 use crate::test::TestReport;
 
 /// Says how the parameters of a provenance are to be read; raised when that changes.
@@ -35,6 +35,7 @@ pub const PROVENANCE: &str = "provenance";
 pub const SPDX: &str = "spdx";
 pub const CYCLONEDX: &str = "cyclonedx";
 pub const TESTS: &str = "tests";
+pub const TATTOO: &str = "tattoo";
 
 /// Why nothing can be said of a disk.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +113,7 @@ pub(crate) async fn keep(
             history(story, key, &now.to_string())?,
         ),
         (TESTS, PredicateType::TestResult, results(&story.tests)),
+        (TATTOO, PredicateType::Tattoo, record(&story.tattoo)),
     ];
     if let Some(inventory) = &inventory {
         let name = short_name(&story.tattoo.image_definition);
@@ -235,6 +237,12 @@ fn history(story: &Story, key: &StatementKey, now: &str) -> Result<Value, serde_
             byproducts: Vec::new(),
         },
     })
+}
+
+/// The tattoo as it stands in the disk. It is signed here and not in the disk itself: the same inputs give the same
+/// disk in every installation, whatever keys they have.
+fn record(tattoo: &Tattoo) -> Value {
+    json!({ "path": TATTOO_PATH, "record": crate::publish::tattoo_map(tattoo) })
 }
 
 /// As in-toto's test-result predicate has it.

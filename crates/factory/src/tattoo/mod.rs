@@ -98,23 +98,7 @@ impl Tattoo {
 
     /// Reads a record. Keys that are not known are skipped: a newer version may add some.
     pub fn parse(bytes: &[u8]) -> Result<Self, TattooError> {
-        if bytes.len() as u64 > TATTOO_BYTES_MAX {
-            return Err(TattooError::TooLong {
-                bytes: bytes.len() as u64,
-            });
-        }
-        let text = std::str::from_utf8(bytes).map_err(|_| TattooError::NotText)?;
-        let mut values = BTreeMap::new();
-        for (index, line) in text.lines().enumerate() {
-            let (key, value) = line
-                .split_once('=')
-                .ok_or(TattooError::BadLine { line: index + 1 })?;
-            if values.insert(key, value).is_some() {
-                return Err(TattooError::Twice {
-                    key: key.chars().take(VALUE_BYTES_MAX).collect(),
-                });
-            }
-        }
+        let mut values = pairs(bytes)?;
         let mut take = |key: &'static str| {
             let value = values.remove(key).ok_or(TattooError::Missing { key })?;
             if value.len() > VALUE_BYTES_MAX || value.contains(char::is_control) {
@@ -141,6 +125,38 @@ impl Tattoo {
             parent_digest: take("parent.digest")?,
         })
     }
+}
+
+/// Every line of a record, those with unknown keys as well, so that nothing that was added to it is overlooked. The
+/// bytes must be a record; control characters of unknown keys are shown as U+FFFD.
+pub fn lines(bytes: &[u8]) -> Result<BTreeMap<String, String>, TattooError> {
+    Tattoo::parse(bytes)?;
+    let plain = |text: &str| text.replace(char::is_control, "\u{fffd}");
+    let pairs = pairs(bytes)?.into_iter();
+    Ok(pairs
+        .map(|(key, value)| (plain(key), plain(value)))
+        .collect())
+}
+
+fn pairs(bytes: &[u8]) -> Result<BTreeMap<&str, &str>, TattooError> {
+    if bytes.len() as u64 > TATTOO_BYTES_MAX {
+        return Err(TattooError::TooLong {
+            bytes: bytes.len() as u64,
+        });
+    }
+    let text = std::str::from_utf8(bytes).map_err(|_| TattooError::NotText)?;
+    let mut values = BTreeMap::new();
+    for (index, line) in text.lines().enumerate() {
+        let (key, value) = line
+            .split_once('=')
+            .ok_or(TattooError::BadLine { line: index + 1 })?;
+        if values.insert(key, value).is_some() {
+            return Err(TattooError::Twice {
+                key: key.chars().take(VALUE_BYTES_MAX).collect(),
+            });
+        }
+    }
+    Ok(values)
 }
 
 impl fmt::Display for Tattoo {
@@ -251,6 +267,14 @@ mod tests {
             Tattoo::parse(format!("{good}future.key=1\n").as_bytes()).unwrap(),
             tattoo()
         );
+    }
+
+    #[test]
+    fn a_line_that_was_added_is_seen() {
+        let good = tattoo().render().unwrap();
+        let all = lines(format!("{good}x\u{7}=\u{1b}[2J\n").as_bytes()).unwrap();
+        assert_eq!(all["x\u{fffd}"], "\u{fffd}[2J");
+        assert_eq!((all.len(), all["format"].as_str()), (14, "1"));
     }
 
     #[test]
