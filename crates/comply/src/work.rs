@@ -7,12 +7,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use access::{Action, Permit, SystemReason};
 use catalog::{POLICY_STATES_MAX, PageRequest, Resource, StateKey, StateWrite, StoredState};
 use jiff::Timestamp;
+use tokio::task::{JoinHandle, JoinSet};
 use wire::{ResourceId, TenantId};
 
 use crate::board::{Board, Change};
 use crate::cache::reading;
 use crate::columns::{Columns, Known, WORTHWHILE};
-use crate::comply::Comply;
+use crate::comply::{Comply, Parts};
 use crate::error::{ComplyError, Result};
 use crate::image;
 use crate::kinds;
@@ -57,6 +58,9 @@ struct Judged {
     outcomes: Vec<(Arc<Unit>, Option<Outcome>)>,
     whole: bool,
 }
+
+/// Resources that are being judged, and the columns that are lent for it.
+type Judging = JoinHandle<(Vec<Judged>, Option<Columns>)>;
 
 impl Comply {
     /// Fills a board from the database. Answers the states of policies that are gone.
@@ -126,11 +130,26 @@ impl<'a> Work<'a> {
         self.write(|board| board.policies = policies);
         let wanted: Vec<(ResourceId, Which)> = touched.resources.into_iter().collect();
         let mut columns = self.columns_of(&wanted);
-        for batch in wanted.chunks(BATCH) {
-            let (found, gone) = self.look_up(batch).await?;
-            self.judge(found, &mut columns).await?;
+        let mut batches = wanted.chunks(BATCH);
+        let mut reading = JoinSet::new();
+        let (parts, tenant) = (&self.comply.parts, self.policies.tenant);
+        let mut read_next = |reading: &mut JoinSet<_>| {
+            if let Some(batch) = batches.next() {
+                reading.spawn(look_up(parts.clone(), tenant, batch.to_vec()));
+            }
+        };
+        read_next(&mut reading);
+        // The next are read and these are judged while what came of those before is written.
+        let mut before = Vec::new();
+        while let Some(batch) = reading.join_next().await {
+            let (found, gone) = batch.map_err(|_| ComplyError::Ended)??;
+            read_next(&mut reading);
+            let judging = self.begin(found, &mut columns).await?;
+            self.keep(std::mem::take(&mut before)).await?;
+            before = self.finish(judging, &mut columns).await?;
             self.gone(&gone).await?;
         }
+        self.keep(before).await?;
         let judged: BTreeSet<ResourceId> = wanted
             .into_iter()
             .filter(|(_, which)| *which == Which::All)
@@ -145,28 +164,6 @@ impl<'a> Work<'a> {
         }
         self.remember_images();
         Ok(())
-    }
-
-    /// The resources of a batch that are there, and the ids of the others.
-    async fn look_up(
-        &self,
-        batch: &[(ResourceId, Which)],
-    ) -> Result<(Vec<(Resource, Which)>, Vec<ResourceId>)> {
-        let ids: Vec<ResourceId> = batch.iter().map(|(id, _)| id.clone()).collect();
-        let stored = look::get_many(&self.comply.parts, &ids, self.policies.tenant).await?;
-        let mut stored: HashMap<ResourceId, Resource> = stored
-            .into_iter()
-            .map(|resource| (resource.id.clone(), resource))
-            .collect();
-        let mut found = Vec::with_capacity(batch.len());
-        let mut gone = Vec::new();
-        for (id, which) in batch {
-            match stored.remove(id) {
-                Some(resource) => found.push((resource, which.clone())),
-                None => gone.push(id.clone()),
-            }
-        }
-        Ok((found, gone))
     }
 
     /// Columns for all who judge any of them, where there are enough to make that worthwhile.
@@ -254,6 +251,17 @@ impl<'a> Work<'a> {
         resources: Vec<(Resource, Which)>,
         columns: &mut Option<Columns>,
     ) -> Result<()> {
+        let judging = self.begin(resources, columns).await?;
+        let judged = self.finish(judging, columns).await?;
+        self.keep(judged).await
+    }
+
+    /// Begins to judge. The columns are lent until the end of it.
+    async fn begin(
+        &mut self,
+        resources: Vec<(Resource, Which)>,
+        columns: &mut Option<Columns>,
+    ) -> Result<Judging> {
         let mut cases = Vec::with_capacity(resources.len());
         for (resource, which) in resources {
             if !kinds::reached(&resource.id) {
@@ -282,15 +290,23 @@ impl<'a> Work<'a> {
         }
         let now = self.now;
         let mut lent = columns.take();
-        let judged = tokio::task::spawn_blocking(move || {
+        Ok(tokio::task::spawn_blocking(move || {
             let judged = evaluate(cases, lent.as_mut(), now);
             (judged, lent)
-        });
-        let (judged, given_back) = judged.await.map_err(|_| ComplyError::Ended)?;
+        }))
+    }
+
+    /// Waits for what was begun.
+    async fn finish(
+        &mut self,
+        judging: Judging,
+        columns: &mut Option<Columns>,
+    ) -> Result<Vec<Judged>> {
+        let (judged, given_back) = judging.await.map_err(|_| ComplyError::Ended)?;
         *columns = given_back;
         let count: usize = judged.iter().map(|one| one.outcomes.len()).sum();
         self.comply.count_judged(count);
-        self.keep(judged).await
+        Ok(judged)
     }
 
     /// Writes what is new of the judged to the database, and then to memory.
@@ -387,6 +403,29 @@ impl<'a> Work<'a> {
     fn write<T>(&self, change: impl FnOnce(&mut Board) -> T) -> T {
         change(&mut self.board.write().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// The resources of a batch that are there, and the ids of the others.
+async fn look_up(
+    parts: Parts,
+    tenant: TenantId,
+    batch: Vec<(ResourceId, Which)>,
+) -> Result<(Vec<(Resource, Which)>, Vec<ResourceId>)> {
+    let ids: Vec<ResourceId> = batch.iter().map(|(id, _)| id.clone()).collect();
+    let stored = look::get_many(&parts, &ids, tenant).await?;
+    let mut stored: HashMap<ResourceId, Resource> = stored
+        .into_iter()
+        .map(|resource| (resource.id.clone(), resource))
+        .collect();
+    let mut found = Vec::with_capacity(batch.len());
+    let mut gone = Vec::new();
+    for (id, which) in batch {
+        match stored.remove(&id) {
+            Some(resource) => found.push((resource, which)),
+            None => gone.push(id),
+        }
+    }
+    Ok((found, gone))
 }
 
 fn evaluate(cases: Vec<Case>, columns: Option<&mut Columns>, now: Timestamp) -> Vec<Judged> {
