@@ -225,6 +225,28 @@ async fn persistent_is_adopted_and_starts_again() {
     assert!(!guest.is_running());
 }
 
+/// A server that is killed right after it started a machine left one that the next server finds.
+#[tokio::test]
+async fn a_start_that_was_cut_off_is_adopted() {
+    let bench = Bench::new(WRITES_AND_HALTS);
+    let spec = bench.spec(Lifetime::Persistent);
+    let record = spec.dir.join("machine.json");
+    let written = async {
+        while !record.exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let written = tokio::time::timeout(PATIENCE, written);
+    tokio::select! {
+        biased;
+        written = written => written.expect("the machine is written down"),
+        started = bench.qemu.start(spec.clone()) => drop(started.unwrap()),
+    }
+    let guest = bench.qemu.adopt(&spec.dir).await.unwrap().expect("it runs");
+    says(&guest, "UP").await;
+    guest.kill().await.unwrap();
+}
+
 #[tokio::test]
 async fn another_process_with_the_same_id_is_not_adopted() {
     let bench = Bench::new(WRITES_AND_HALTS);

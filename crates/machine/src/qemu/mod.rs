@@ -88,25 +88,8 @@ impl Hypervisor for Qemu {
             copy_firmware_variables(&spec.dir)?;
         }
         let host_key = keys.host_line(&spec.name)?;
-        let (running, ssh_port) = self.launch(&spec, free_port).await?;
-        let info = MachineInfo {
-            pid: running.id().pid,
-            ssh_port,
-            user: spec.user,
-            key_file: spec.dir.join(seed::KEY_FILE),
-            host_key,
-            accel: self.acceleration.accel,
-            firmware: spec.firmware,
-            lifetime: spec.lifetime,
-            name: spec.name,
-            dir: spec.dir,
-        };
-        let record = Record::new(info.clone(), running.id().start_ticks);
-        if let Err(error) = record.write(&info.dir) {
-            // Without its record nobody would find it again.
-            running.kill().await?;
-            return Err(error);
-        }
+        let (running, ssh_port) = self.launch(&spec, &host_key, free_port).await?;
+        let info = self.info(&spec, &host_key, ssh_port, &running);
         Ok(Arc::new(QemuGuest::new(info, keys, running)))
     }
 
@@ -124,12 +107,20 @@ impl Hypervisor for Qemu {
             key_file: dir.join(seed::KEY_FILE),
             ..record.info
         };
-        let answer = qmp::run(dir, "query-status").await;
-        answer.map_err(|source| MachineError::Control {
-            name: info.name.clone(),
-            operation: "query-status",
-            source,
-        })?;
+        // It may have been started a moment ago by a process that was killed right after that.
+        while let Err(source) = qmp::run(dir, "query-status").await {
+            if !id.is_alive() {
+                return Ok(None);
+            }
+            if id.age() > START_DEADLINE {
+                return Err(MachineError::Control {
+                    name: info.name.clone(),
+                    operation: "query-status",
+                    source,
+                });
+            }
+            tokio::time::sleep(POLL).await;
+        }
         let keys = Keys::of(dir, &info.name)?;
         let log = dir.join(LOG_FILE);
         let running = Running::Daemon { id, log };
@@ -142,10 +133,32 @@ impl Hypervisor for Qemu {
 }
 
 impl Qemu {
-    /// Starts QEMU on one of `ports` and waits until its control socket answers.
+    fn info(
+        &self,
+        spec: &MachineSpec,
+        host_key: &str,
+        ssh_port: u16,
+        running: &Running,
+    ) -> MachineInfo {
+        MachineInfo {
+            pid: running.id().pid,
+            ssh_port,
+            user: spec.user.clone(),
+            key_file: spec.dir.join(seed::KEY_FILE),
+            host_key: host_key.to_owned(),
+            accel: self.acceleration.accel,
+            firmware: spec.firmware,
+            lifetime: spec.lifetime,
+            name: spec.name.clone(),
+            dir: spec.dir.clone(),
+        }
+    }
+
+    /// Starts QEMU on one of `ports`, writes down that it runs, and waits until its control socket answers.
     async fn launch(
         &self,
         spec: &MachineSpec,
+        host_key: &str,
         mut ports: impl FnMut() -> std::io::Result<u16>,
     ) -> Result<(Running, u16), MachineError> {
         let mut last = MachineError::Spec {
@@ -159,6 +172,13 @@ impl Qemu {
                 source,
             })?;
             let running = self.spawn(spec, port).await?;
+            let info = self.info(spec, host_key, port, &running);
+            let record = Record::new(info, running.id().start_ticks);
+            if let Err(error) = record.write(&spec.dir) {
+                // Without its record nobody would find it again.
+                running.kill().await?;
+                return Err(error);
+            }
             match answers(spec, running).await {
                 Ok(running) => return Ok((running, port)),
                 Err(MachineError::Ended {
@@ -356,10 +376,10 @@ mod tests {
         });
         let mut ports = [taken.0, free].into_iter();
         let next = || Ok(ports.next().unwrap());
-        let (running, port) = qemu.launch(&spec, next).await.unwrap();
+        let (running, port) = qemu.launch(&spec, "a key", next).await.unwrap();
         assert_eq!(port, free);
         running.kill().await.unwrap();
-        let error = qemu.launch(&spec, || Ok(taken.0)).await.err().unwrap();
+        let error = qemu.launch(&spec, "a key", || Ok(taken.0)).await.err().unwrap();
         assert!(matches!(error, MachineError::Ended { .. }), "{error}");
     }
 
