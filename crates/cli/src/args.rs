@@ -220,14 +220,18 @@ pub enum Build {
     #[command(after_help = "Examples:
   bullion build run golden-debian
   bullion build run golden-debian -g images --no-wait
+  bullion build run golden-debian --junit checks.xml
 
 Steps whose inputs did not change are found, not run again. Ctrl-C stops following; the run goes on.")]
     Run {
         /// Image template, by name or resource id
         template: String,
         /// Start the run and return
-        #[arg(long)]
+        #[arg(long, conflicts_with = "junit")]
         no_wait: bool,
+        /// Write the results of the checks to this file, as JUnit XML
+        #[arg(long, value_name = "FILE")]
+        junit: Option<Utf8PathBuf>,
         #[command(flatten)]
         scope: Scope,
     },
@@ -239,11 +243,15 @@ Steps whose inputs did not change are found, not run again. Ctrl-C stops followi
         scope: Scope,
     },
     /// Show one run with its steps
-    #[command(after_help = "Example:
-  bullion build show RUN")]
+    #[command(after_help = "Examples:
+  bullion build show RUN
+  bullion build show RUN --junit checks.xml")]
     Show {
         /// Run, by name or resource id
         run: String,
+        /// Write the results of the checks to this file, as JUnit XML
+        #[arg(long, value_name = "FILE")]
+        junit: Option<Utf8PathBuf>,
         #[command(flatten)]
         scope: Scope,
     },
@@ -260,11 +268,15 @@ Steps whose inputs did not change are found, not run again. Ctrl-C stops followi
         scope: Scope,
     },
     /// Follow a run that goes on
-    #[command(after_help = "Example:
-  bullion build watch RUN")]
+    #[command(after_help = "Examples:
+  bullion build watch RUN
+  bullion build watch RUN --junit checks.xml")]
     Watch {
         /// Run, by name or resource id
         run: String,
+        /// Write the results of the checks to this file, as JUnit XML
+        #[arg(long, value_name = "FILE")]
+        junit: Option<Utf8PathBuf>,
         #[command(flatten)]
         scope: Scope,
     },

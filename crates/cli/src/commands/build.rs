@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use camino::Utf8PathBuf;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use wire::ResourceId;
 use wire::factory::LogPage;
 
 use super::follow::{self, follow};
+use super::junit;
 use super::scope::{Finder, Located, RUN, TEMPLATE, bodies};
 use crate::api;
 use crate::args::{Build, Scope};
@@ -25,16 +27,26 @@ pub async fn run(client: &Client, args: Build, io: &mut Io) -> Result<Exit, CliE
         Build::Run {
             template,
             no_wait,
+            junit,
             scope,
-        } => start(client, &template, no_wait, &scope, io).await,
+        } => {
+            let after = match no_wait {
+                true => After::Return,
+                false => After::Follow(junit),
+            };
+            start(client, &template, after, &scope, io).await
+        }
         Build::List { scope } => list(client, &scope, io).await,
-        Build::Show { run, scope } => {
+        Build::Show { run, junit, scope } => {
             let run = Finder::new(client, &scope).find(RUN, &run).await?;
             let seen = follow::look(client, &run).await?;
             follow::report(io, &seen)?;
+            if let Some(path) = junit {
+                junit::write(&path, run.id.name(), &seen.properties)?;
+            }
             Ok(Exit::Done)
         }
-        Build::Watch { run, scope } => {
+        Build::Watch { run, junit, scope } => {
             let run = Finder::new(client, &scope).find(RUN, &run).await?;
             let seen = follow::look(client, &run).await?;
             let template = seen
@@ -44,7 +56,7 @@ pub async fn run(client: &Client, args: Build, io: &mut Io) -> Result<Exit, CliE
                 .next()
                 .unwrap_or("")
                 .to_owned();
-            follow(io, client, &run, &template).await?;
+            follow(io, client, &run, &template, junit.as_deref()).await?;
             Ok(Exit::Done)
         }
         Build::Log { run, follow, scope } => {
@@ -55,10 +67,17 @@ pub async fn run(client: &Client, args: Build, io: &mut Io) -> Result<Exit, CliE
     }
 }
 
+/// What is done once a run has started.
+enum After {
+    Return,
+    /// Until it ends; then its checks are written to the file.
+    Follow(Option<Utf8PathBuf>),
+}
+
 async fn start(
     client: &Client,
     template: &str,
-    no_wait: bool,
+    after: After,
     scope: &Scope,
     io: &mut Io,
 ) -> Result<Exit, CliError> {
@@ -84,7 +103,7 @@ async fn start(
         tenant: template.tenant,
         id: run_id(&finder, &template, &reply).await?,
     };
-    if no_wait {
+    let After::Follow(junit) = after else {
         match io.format {
             Format::Json => io.json(&json!({ "id": run.id.to_string(), "name": run.id.name() }))?,
             Format::Table => io.line(run.id.name())?,
@@ -94,8 +113,8 @@ async fn start(
             "The run has started; watch it with `bullion build watch {name}`."
         ));
         return Ok(Exit::Done);
-    }
-    follow(io, client, &run, &name).await?;
+    };
+    follow(io, client, &run, &name, junit.as_deref()).await?;
     Ok(Exit::Done)
 }
 

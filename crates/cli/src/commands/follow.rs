@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use camino::Utf8Path;
 use serde::Deserialize;
 use serde_json::Value;
 use wire::factory::{How, RunProperties, RunStep, Stage, StepState};
 use wire::template::RunState;
 
+use super::junit;
 use super::scope::Located;
 use crate::api;
 use crate::client::Client;
@@ -42,12 +44,13 @@ pub fn has_ended(state: RunState) -> bool {
     !matches!(state, RunState::Running | RunState::Canceling)
 }
 
-/// Follows a run to its end, reports it, and fails if it failed.
+/// Follows a run to its end, reports it, and fails if it failed. Its checks are written either way.
 pub async fn follow(
     io: &mut Io,
     client: &Client,
     run: &Located,
     template: &str,
+    junit: Option<&Utf8Path>,
 ) -> Result<(), CliError> {
     let name = run.id.name().to_owned();
     io.goes_on = vec![
@@ -85,6 +88,9 @@ pub async fn follow(
     drop(lines);
     io.goes_on.clear();
     report(io, &seen)?;
+    if let Some(path) = junit {
+        junit::write(path, &name, &seen.properties)?;
+    }
     outcome(&name, &seen.properties)
 }
 

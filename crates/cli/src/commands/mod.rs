@@ -8,6 +8,7 @@ mod export;
 mod factory;
 mod follow;
 mod image;
+mod junit;
 mod login;
 mod promotion;
 mod rest;

@@ -469,6 +469,54 @@ async fn a_failed_check_is_named_with_its_output() {
 }
 
 #[tokio::test]
+async fn checks_are_written_as_junit() {
+    let stage = stage().await;
+    stage.applied().await;
+    let checks = json!({ "checks": [
+        { "name": "ssh-is-active", "passed": true, "seconds": 0.25, "output": "active" },
+        { "name": "no \"root\" login", "passed": false, "seconds": 1.0, "output": "<a & b>\u{1b}[0m\u{0}]]>" },
+    ]});
+    let mut stopped = step("test", "boot", "Failed", Some("run"), json!({}));
+    stopped["message"] = "the machine did not start".into();
+    let file = stage.folder.path().join("checks.xml");
+    let file = file.to_str().unwrap();
+    let cases = [
+        (
+            "junit_checks",
+            step("test", "checks", "Failed", Some("run"), checks),
+        ),
+        ("junit_no_checks", stopped),
+        (
+            "junit_nothing",
+            step("build", "recipe", "Succeeded", Some("run"), json!({})),
+        ),
+    ];
+    for (name, step) in cases {
+        let error = json!({ "code": "ValidationFailed", "message": "it failed" });
+        stage.fake.state.lock().unwrap().run = vec![run_body("Failed", json!([step]), error)];
+        let outcome = stage
+            .run(&["build", "run", "golden-debian", "--junit", file])
+            .await;
+        assert_eq!(outcome.code, 1, "{}", outcome.err);
+        insta::assert_snapshot!(name, std::fs::read_to_string(file).unwrap());
+    }
+    let outcome = stage
+        .run(&[
+            "build",
+            "show",
+            "golden-debian-1",
+            "--junit",
+            "/nowhere/c.xml",
+        ])
+        .await;
+    assert!(
+        outcome.err.contains("cannot write `/nowhere/c.xml`"),
+        "{}",
+        outcome.err
+    );
+}
+
+#[tokio::test]
 async fn an_interrupt_stops_following_and_says_how_to_go_on() {
     let stage = stage().await;
     stage.applied().await;
