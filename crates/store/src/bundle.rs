@@ -3,7 +3,8 @@
 //! A bundle is sealed with a secret of its own, which whoever shall read it must be given: it tells
 //! nothing about any store, and no store's secret opens it. Its frames are made for it, out of the
 //! blocks of its disk and no others. Blocks of a disk that the receiver is known to have can be
-//! left out; the bundle then says where on that disk they are.
+//! left out; the bundle then says where on that disk they are. What it does bring is compressed
+//! against what is like it on that disk.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -11,12 +12,15 @@ use std::io::Write;
 use disk::{BLOCK_SIZE, DiskDigest};
 
 use crate::bulk::{Buffers, batches};
+use crate::delta::{Group, Reference, TOGETHER};
 use crate::domain::{AtRest, Domain};
 use crate::error::StoreError;
 use crate::frame::{Frame, FrameId, Packer};
+use crate::manifest::Manifest;
 use crate::parallel;
 use crate::section::Piece;
 use crate::session::ZSTD_LEVEL;
+use crate::similar::Similar;
 use crate::store::{Inner, Store};
 use crate::walk::Stretch;
 
@@ -25,6 +29,8 @@ pub(crate) const VERSION: u32 = 1;
 pub(crate) const SEALED: u32 = 1;
 /// Some blocks are where another disk has them.
 pub(crate) const WITHOUT: u32 = 2;
+/// Frames come in groups, which may be compressed against that disk.
+pub(crate) const GROUPED: u32 = 4;
 /// Magic, version, flags, size, digest, the other disk's digest, domain.
 pub(crate) const HEADER_LEN: usize = 8 + 4 + 4 + 8 + 32 + 32 + 16;
 pub(crate) const CHECK_CONTEXT: &str = "bullion bundle v1";
@@ -38,9 +44,14 @@ pub(crate) const FRAME_HEADER_LEN: usize = 6;
 pub(crate) const ELSEWHERE: u8 = 0xff;
 /// Block, source, slot, count.
 pub(crate) const PIECE_LEN: usize = 10;
+/// Frames, length.
+pub(crate) const GROUP_HEADER_LEN: usize = 5;
 
 /// Frames that are packed or unpacked side by side.
 pub(crate) const GROUP: usize = 256;
+/// So many blocks must go into a bundle before the other disk is searched for what is like them,
+/// which takes reading all of it: 4 MiB.
+const WORTH_A_SEARCH: u64 = 1024;
 
 /// What a bundle was made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -67,13 +78,19 @@ impl Store {
         to: &mut dyn Write,
     ) -> Result<Bundled, StoreError> {
         let manifest = self.manifest(digest)?;
+        let known = match present {
+            None => Known::new(),
+            Some(present) => known(&self.0, present)?,
+        };
+        let reference = match present {
+            None => None,
+            Some(present) => Some(self.reference(&manifest, present, &known)?),
+        };
         let mut bundle = Writer {
             inner: &self.0,
             key,
-            known: match present {
-                None => Known::new(),
-                Some(present) => known(&self.0, present)?,
-            },
+            known,
+            reference,
             to,
             check: blake3::Hasher::new_derive_key(CHECK_CONTEXT),
             made: Bundled {
@@ -89,6 +106,30 @@ impl Store {
         let check = *bundle.check.finalize().as_bytes();
         bundle.put(&check)?;
         Ok(bundle.made)
+    }
+
+    fn reference(
+        &self,
+        manifest: &Manifest,
+        present: &DiskDigest,
+        known: &Known,
+    ) -> Result<Reference, StoreError> {
+        let mut blocks = 0;
+        self.0.each_stretch(manifest, |stretch| {
+            for piece in &stretch.pieces {
+                let slots = known.get(&stretch.frames[piece.frame as usize].id);
+                let there = |slot| slots.is_some_and(|slots| slots.iter().any(|at| at.0 == slot));
+                let of_piece = piece.slot..piece.slot + piece.count;
+                blocks += of_piece.filter(|slot| !there(*slot)).count() as u64;
+            }
+            Ok(())
+        })?;
+        let disk = self.disk(present)?;
+        let similar = (blocks >= WORTH_A_SEARCH).then(|| Similar::of(&disk, self.0.threads()));
+        Ok(Reference {
+            similar: similar.transpose()?,
+            disk,
+        })
     }
 }
 
@@ -114,7 +155,10 @@ fn header(key: &Domain, size: u64, digest: &DiskDigest, present: Option<&DiskDig
         AtRest::Sealed => SEALED,
         AtRest::Plain => 0,
     };
-    let without = if present.is_some() { WITHOUT } else { 0 };
+    let without = match present {
+        Some(_) => WITHOUT | GROUPED,
+        None => 0,
+    };
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&VERSION.to_le_bytes());
     bytes.extend_from_slice(&(sealed | without).to_le_bytes());
@@ -131,6 +175,8 @@ struct Writer<'a> {
     inner: &'a Inner,
     key: &'a Domain,
     known: Known,
+    /// None: every frame stands for itself.
+    reference: Option<Reference>,
     to: &'a mut dyn Write,
     check: blake3::Hasher,
     made: Bundled,
@@ -190,6 +236,60 @@ impl Writer<'_> {
     }
 
     fn frames(&mut self, group: &mut Vec<Packed>) -> Result<(), StoreError> {
+        match self.reference.take() {
+            None => self.alone(group),
+            Some(reference) => {
+                let put = self.together(group, &reference);
+                self.reference = Some(reference);
+                put
+            }
+        }
+    }
+
+    fn together(
+        &mut self,
+        packed: &mut Vec<Packed>,
+        reference: &Reference,
+    ) -> Result<(), StoreError> {
+        let key = self.key;
+        let mut groups: Vec<(Group, Vec<u8>)> = packed
+            .chunks(TOGETHER)
+            .map(|frames| {
+                let blocks = frames.iter().map(|frame| frame.raw.len() / BLOCK_SIZE);
+                let group = Group {
+                    blocks: blocks.map(|n| n as u8).collect(),
+                    raw: frames
+                        .iter()
+                        .flat_map(|frame| &frame.raw)
+                        .copied()
+                        .collect(),
+                };
+                (group, Vec::new())
+            })
+            .collect();
+        packed.clear();
+        parallel::for_each(
+            self.inner.threads(),
+            &mut groups,
+            || (),
+            |(), (group, made)| {
+                let encoded = group.encode(reference)?;
+                *made = match key.frames() {
+                    Some(sealer) => sealer.seal(&[group.blocks.len() as u8], &encoded)?,
+                    None => encoded,
+                };
+                Ok::<(), StoreError>(())
+            },
+        )?;
+        for (group, made) in groups {
+            self.put(&[group.blocks.len() as u8])?;
+            self.put(&(made.len() as u32).to_le_bytes())?;
+            self.put(&made)?;
+        }
+        Ok(())
+    }
+
+    fn alone(&mut self, group: &mut Vec<Packed>) -> Result<(), StoreError> {
         let key = self.key;
         parallel::for_each(
             self.inner.threads(),

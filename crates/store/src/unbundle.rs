@@ -10,10 +10,11 @@ use std::sync::mpsc::SyncSender;
 use disk::{BLOCK_SIZE, ChunkHash, DiskDigest, LeafHash, leaf_hashes};
 
 use crate::bundle::{
-    CHECK_CONTEXT, ELSEWHERE, END, FRAME_HEADER_LEN, GROUP, HEADER_LEN, MAGIC, PIECE_LEN, SEALED,
-    STRETCH, VERSION, WITHOUT,
+    CHECK_CONTEXT, ELSEWHERE, END, FRAME_HEADER_LEN, GROUP, GROUP_HEADER_LEN, GROUPED, HEADER_LEN,
+    MAGIC, PIECE_LEN, SEALED, STRETCH, VERSION, WITHOUT,
 };
 use crate::codec::Reader;
+use crate::delta::{self, Group, TOGETHER};
 use crate::domain::{AtRest, Domain, DomainId};
 use crate::error::StoreError;
 use crate::frame::{Coding, FRAME_BLOCKS, FrameId, Unpacker, frame_id, is_possible};
@@ -68,6 +69,7 @@ impl Store {
             reader,
             key,
             shape: Shape::of(header.size),
+            grouped: header.grouped,
             present: present.transpose()?,
             session: Session::new(&self.0, Outline::new(header.size))?,
         };
@@ -110,6 +112,7 @@ struct Header {
     size: u64,
     digest: DiskDigest,
     present: Option<DiskDigest>,
+    grouped: bool,
     domain: DomainId,
 }
 
@@ -120,8 +123,11 @@ impl Header {
             return Err("it is not a bundle");
         }
         let (version, flags) = (reader.u32()?, reader.u32()?);
-        if version != VERSION || flags & !(SEALED | WITHOUT) != 0 {
+        if version != VERSION || flags & !(SEALED | WITHOUT | GROUPED) != 0 {
             return Err("it has an unknown version");
+        }
+        if flags & GROUPED != 0 && flags & WITHOUT == 0 {
+            return Err("it refers to a disk that it does not name");
         }
         let size = reader.u64()?;
         if size > MAX_DISK_BYTES {
@@ -134,6 +140,7 @@ impl Header {
             size,
             digest,
             present: (flags & WITHOUT != 0).then_some(present),
+            grouped: flags & GROUPED != 0,
             domain: DomainId(reader.array()?),
         })
     }
@@ -158,6 +165,8 @@ struct Taking<'a, 'b> {
     key: Domain,
     shape: Shape,
     present: Option<StoredDisk>,
+    /// Frames come in groups.
+    grouped: bool,
     session: Session<'b>,
 }
 
@@ -173,11 +182,33 @@ struct Table {
 
 /// A frame of a bundle.
 struct Received {
+    raw: Vec<u8>,
+    leaves: Vec<LeafHash>,
+}
+
+/// One frame that stands for itself.
+struct Alone {
     coding: Coding,
     blocks: u8,
     stored: Vec<u8>,
-    raw: Vec<u8>,
-    leaves: Vec<LeafHash>,
+    received: Option<Received>,
+}
+
+/// Some that come together.
+struct Together {
+    frames: u8,
+    stored: Vec<u8>,
+    received: Vec<Received>,
+}
+
+impl Received {
+    fn new(raw: Vec<u8>) -> Received {
+        let mut leaves = [[0; 32]; FRAME_BLOCKS];
+        let leaves = &mut leaves[..raw.len() / BLOCK_SIZE];
+        leaf_hashes(&raw, leaves);
+        let leaves = leaves.to_vec();
+        Received { raw, leaves }
+    }
 }
 
 impl Taking<'_, '_> {
@@ -225,13 +256,16 @@ impl Taking<'_, '_> {
         let mut pieces = self.elsewhere(&table)?;
         let mut done = 0;
         while done < table.frames {
-            let count = (table.frames - done).min(GROUP as u32);
-            let group = self.read_frames(count)?;
+            let left = table.frames - done;
+            let group = match self.grouped {
+                true => self.read_groups(left)?,
+                false => self.read_frames(left.min(GROUP as u32))?,
+            };
             for (frame, received) in (done..).zip(&group) {
                 self.take(&table, frame, received)?;
             }
             self.session.compress(packs)?;
-            done += count;
+            done += group.len() as u32;
         }
         pieces.extend(self.session.take_pieces());
         pieces.sort_unstable_by_key(|piece| piece.block);
@@ -327,12 +361,11 @@ impl Taking<'_, '_> {
             let (coding, blocks, len) = read_frame(&head).map_err(damaged)?;
             let mut stored = vec![0; len as usize];
             self.reader.fill(&mut stored)?;
-            group.push(Received {
+            group.push(Alone {
                 coding,
                 blocks,
                 stored,
-                raw: Vec::new(),
-                leaves: Vec::new(),
+                received: None,
             });
         }
         let key = &self.key;
@@ -343,17 +376,66 @@ impl Taking<'_, '_> {
             |unpacker, frame| {
                 let id: FrameId = frame_id(frame.coding, frame.blocks, &frame.stored);
                 let shape = (id, frame.coding, frame.blocks);
+                let mut raw = Vec::new();
                 unpacker
-                    .unpack(key, shape, &frame.stored, &mut frame.raw)
+                    .unpack(key, shape, &frame.stored, &mut raw)
                     .map_err(damaged)?;
-                let mut leaves = [[0; 32]; FRAME_BLOCKS];
-                let leaves = &mut leaves[..usize::from(frame.blocks)];
-                leaf_hashes(&frame.raw, leaves);
-                frame.leaves = leaves.to_vec();
+                frame.received = Some(Received::new(raw));
                 Ok::<(), StoreError>(())
             },
         )?;
-        Ok(group)
+        Ok(group
+            .into_iter()
+            .filter_map(|frame| frame.received)
+            .collect())
+    }
+
+    /// Whole groups, as long as they are no more than `left` frames in all.
+    fn read_groups(&mut self, left: u32) -> Result<Vec<Received>, StoreError> {
+        let (mut groups, mut frames) = (Vec::new(), 0);
+        while frames < left.min(GROUP as u32) {
+            let mut head = [0; GROUP_HEADER_LEN];
+            self.reader.fill(&mut head)?;
+            let (count, len) = read_group(&head).map_err(damaged)?;
+            frames += u32::from(count);
+            if frames > left {
+                return Err(damaged("it has more frames than it says"));
+            }
+            let mut stored = vec![0; len as usize];
+            self.reader.fill(&mut stored)?;
+            groups.push(Together {
+                frames: count,
+                stored,
+                received: Vec::new(),
+            });
+        }
+        let Some(present) = &self.present else {
+            return Err(damaged("it refers to a disk that it does not name"));
+        };
+        let key = &self.key;
+        let threads = self.session.inner.threads();
+        parallel::for_each(threads, &mut groups, Vec::new, |opened, group| {
+            let plain = match key.frames() {
+                None => &group.stored,
+                Some(sealer) => {
+                    let open = sealer.open(&[group.frames], &group.stored, opened);
+                    open.map_err(|_| damaged("a frame was not sealed with its key"))?;
+                    &*opened
+                }
+            };
+            let decoded = Group::decode(group.frames, plain, present)?.map_err(damaged)?;
+            let mut rest = decoded.raw.as_slice();
+            for blocks in &decoded.blocks {
+                let (raw, after) = rest.split_at(usize::from(*blocks) * BLOCK_SIZE);
+                group.received.push(Received::new(raw.to_vec()));
+                rest = after;
+            }
+            Ok::<(), StoreError>(())
+        })?;
+        Ok(groups
+            .into_iter()
+            .flat_map(|group| group.received)
+            .collect())
     }
 }
 
@@ -380,6 +462,15 @@ fn split_at_sections(pieces: Vec<Piece<FrameRef>>) -> Vec<Piece<FrameRef>> {
 fn read_stretch(bytes: &[u8]) -> Result<(u32, u32), crate::codec::Short> {
     let mut reader = Reader::new(bytes);
     Ok((reader.u32()?, reader.u32()?))
+}
+
+fn read_group(bytes: &[u8]) -> Result<(u8, u32), &'static str> {
+    let mut reader = Reader::new(bytes);
+    let (frames, len) = (reader.u8()?, reader.u32()?);
+    match (1..=TOGETHER).contains(&usize::from(frames)) && len <= delta::MAX_BYTES {
+        true => Ok((frames, len)),
+        false => Err("a frame has an impossible shape"),
+    }
 }
 
 fn read_frame(bytes: &[u8]) -> Result<(Coding, u8, u32), &'static str> {
@@ -471,4 +562,7 @@ impl Counted<'_> {
 pub(crate) fn check_table(body: &[u8], branch: u32, size: u64) {
     let _ = Table::parse(body, branch % BRANCH_SECTIONS, &Shape::of(size));
     let _ = Header::parse(body);
+    if let Some((frames, group)) = body.split_first() {
+        let _ = delta::parse(*frames, group, size);
+    }
 }

@@ -1,6 +1,6 @@
 //! A disk in a file is the disk at the other end, or an error.
 
-use disk::DiskDigest;
+use disk::{DiskDigest, MemDisk, WriteAt};
 use proptest::prelude::*;
 use store::{Bundled, Domain, Store, StoreError, Unbundled, is_bundle};
 
@@ -88,4 +88,78 @@ fn a_damaged_bundle_is_an_error_and_no_disk() {
             assert!(to.list().expect("list").is_empty(), "byte {at}");
         }
     }
+}
+
+/// Where the header has the digest of the other disk.
+const PRESENT: std::ops::Range<usize> = 56..88;
+const LONG: usize = 6 << 20;
+
+/// A disk that holds the same noise, later by so many bytes: no block of two such disks is the same.
+fn noise(seed: u64, later: usize) -> MemDisk {
+    let mut disk = MemDisk::new(LONG + 8192);
+    let mut state = seed;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    let bytes: Vec<u8> = (0..LONG).map(|_| next()).collect();
+    disk.write_at(later as u64, &bytes)
+        .expect("within the disk");
+    disk
+}
+
+#[test]
+fn blocks_that_are_new_are_sent_as_what_differs() {
+    let (from, to) = (memory_store(), stranger());
+    let (old, new) = (noise(1, 0), noise(1, 1000));
+    let parent = from.ingest(&old).expect("ingest").digest;
+    to.ingest(&old).expect("ingest");
+    let child = from.ingest(&new).expect("ingest");
+    assert_eq!(child.new_bytes, child.data_bytes, "no block is the same");
+    let (part, _) = bundle(&from, &child.digest, Some(&parent));
+    assert!(part.len() < LONG / 20, "{} bytes", part.len());
+    assert_eq!(part, bundle(&from, &child.digest, Some(&parent)).0);
+
+    // Cut off, or with a flipped bit: an error, and no disk.
+    for step in 0..100 {
+        let at = part.len() * step / 100;
+        let mut changed = part.clone();
+        changed[at] ^= 1 << (step % 8);
+        for broken in [changed.as_slice(), &part[..at]] {
+            unbundle(&to, broken).expect_err("refused");
+            assert!(!to.has(&child.digest), "byte {at}");
+        }
+    }
+    unbundle(&to, &part).expect("the child");
+    assert_eq!(
+        &whole(&to.disk(&child.digest).expect("disk")),
+        new.as_bytes()
+    );
+    assert!(to.verify(&child.digest).expect("verify").is_sound());
+}
+
+#[test]
+fn another_disk_than_the_one_referred_to_gives_no_disk() {
+    let (from, to) = (memory_store(), memory_store());
+    let parent = from.ingest(&noise(1, 0)).expect("ingest").digest;
+    let child = from.ingest(&noise(1, 1000)).expect("ingest").digest;
+    let other = to.ingest(&noise(2, 0)).expect("ingest").digest;
+    let (mut part, _) = bundle(&from, &child, Some(&parent));
+    let missing = unbundle(&to, &part);
+    assert!(
+        matches!(missing, Err(StoreError::UnknownDisk(_))),
+        "{missing:?}"
+    );
+    // A liar makes the checksum right.
+    part[PRESENT].copy_from_slice(other.as_bytes());
+    let end = part.len() - 32;
+    let check = blake3::derive_key("bullion bundle v1", &part[..end]);
+    part[end..].copy_from_slice(&check);
+    unbundle(&to, &part).expect_err("refused");
+    assert!(!to.has(&child));
+    // Without a reference it goes as well.
+    unbundle(&to, &bundle(&from, &child, None).0).expect("the whole of it");
+    assert!(to.verify(&child).expect("verify").is_sound());
 }
