@@ -4,7 +4,10 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
+use crate::deps::{self, Purpose};
 use crate::workspace;
+
+mod disks;
 
 const HELP: &str = "\
 Run the benchmarks
@@ -13,10 +16,20 @@ Usage: cargo xtask bench [CRATE...]
 
 Without a crate, those of all crates. Results are printed; the ones that were kept are in docs/BENCHMARKS.md.
 
+The store is measured beside borg, restic, casync, xdelta3, rsync, qemu-img, qemu-nbd and nbdkit, which are installed,
+with four versions of a Debian image, which are made once: that needs root, the package archive and 3 GB.
+
 Examples:
   cargo xtask bench
   cargo xtask bench store
 ";
+
+/// The crate whose benchmarks need disks and other programs.
+const STORE: &str = "store";
+/// Where its benchmarks look for the disks.
+const STORE_DISKS: &str = "BULLION_BENCH_FOLDER";
+/// For those that measure one disk.
+const STORE_DISK: &str = "BULLION_BENCH_DISK";
 
 /// Benchmarks that are workspaces of their own, because of what they compare with: the crate that they
 /// measure, and where they are.
@@ -50,9 +63,18 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
     for name in chosen {
         // `--benches` leaves out the unit tests, whose harness does not know benchmark options.
         let metadata = workspace::metadata()?;
+        let mut environment = Vec::new();
+        if name == STORE {
+            deps::install(Purpose::Bench)?;
+            let folder = workspace::target_folder()?.join("bench-disks");
+            disks::make(&folder)?;
+            environment.push((STORE_DISK, folder.join("first.raw")));
+            environment.push((STORE_DISKS, folder));
+        }
         for bench in workspace::benches(&metadata, &name) {
-            workspace::cargo()
-                .args(["bench", "--package", &name, "--bench", &bench])
+            let cargo = workspace::cargo().args(["bench", "--package", &name, "--bench", &bench]);
+            let set = environment.iter();
+            set.fold(cargo, |cargo, (name, value)| cargo.env(name, value))
                 .run()?;
         }
         for (own, folder) in OWN_WORKSPACES.iter().filter(|(own, _)| *own == name) {

@@ -12,10 +12,10 @@ use crate::progress::Step;
 const HELP: &str = "\
 The Debian packages that Bullion needs
 
-Usage: cargo xtask deps [--for quickstart|test] [--list]
+Usage: cargo xtask deps [--for quickstart|test|bench] [--list]
 
 Options:
-  --for WHAT  only what `quickstart` or `test` needs (default: test, which includes the other)
+  --for WHAT  what `quickstart`, `test` or `bench` needs; each includes those before it (default: test)
   --list      show the table and what is missing; install nothing
 
 Installs as root, or through sudo. Without either it prints the command for an administrator.
@@ -39,6 +39,8 @@ pub enum Purpose {
     Run,
     /// To run the tests, beyond the two above.
     Test,
+    /// To measure the store beside others, beyond the three above.
+    Bench,
 }
 
 struct Package {
@@ -174,6 +176,31 @@ const PACKAGES: &[Package] = &[
         Purpose::Test,
         "qemu-img, which says whether disk images are read and written right",
     ),
+    package(
+        "borgbackup",
+        Purpose::Bench,
+        "borg, which the store is measured against",
+    ),
+    package(
+        "casync",
+        Purpose::Bench,
+        "another that the store is measured against",
+    ),
+    package(
+        "restic",
+        Purpose::Bench,
+        "another that the store is measured against",
+    ),
+    package(
+        "rsync",
+        Purpose::Bench,
+        "what replication is measured against",
+    ),
+    package(
+        "xdelta3",
+        Purpose::Bench,
+        "what replication is measured against",
+    ),
 ];
 
 pub fn command(args: &[String]) -> Result<ExitCode> {
@@ -190,8 +217,9 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
             "--for" => match args.next().map(String::as_str) {
                 Some("quickstart") => purpose = Purpose::Run,
                 Some("test") => purpose = Purpose::Test,
+                Some("bench") => purpose = Purpose::Bench,
                 other => bail!(
-                    "`--for` takes quickstart or test, not {}",
+                    "`--for` takes quickstart, test or bench, not {}",
                     other.unwrap_or("nothing")
                 ),
             },
