@@ -83,6 +83,19 @@ pub enum Command {
     #[command(subcommand)]
     Statement(statements::Statement),
 
+    /// Build a version again from what its build recorded, and compare the disks
+    #[command(after_help = "Examples:
+  bullion verify golden/debian-12/1.0.0
+  bullion verify golden/debian-12/latest --reuse-base
+  bullion verify golden/debian-12/1.0.0 --output json
+
+The server builds it from the recorded template, pins and files, with nothing found from earlier
+builds, and publishes nothing. Only what the tree executor built can be verified. Where the disks
+differ, the files that do are named.
+
+Exit code: 0 if the disk is the same, 1 if it cannot be built again, 3 if it differs")]
+    Verify(statements::Verify),
+
     /// Versions, and machines that run them, that an advisory or a package concerns
     #[command(after_help = "Examples:
   bullion affected CVE-2024-0727
@@ -92,7 +105,7 @@ pub enum Command {
 Advisories are those that the operator put into the folder `advisories` of the server's data folder. A package is found by
 its own name or by that of its source.
 
-Exit code: 0 if nothing is affected, 1 if something is")]
+Exit code: 0 if nothing is affected, 1 if something is, 2 if that could not be found out")]
     Affected(statements::Affected),
 
     /// Bring a version to the next stage of its pipeline

@@ -82,6 +82,8 @@ pub enum Exit {
     Usage,
     /// `plan --detailed-exitcode` found something to do.
     Changes,
+    /// What was asked could not be answered; where 1 is an answer.
+    Unknown,
     /// What was looked at is not what was signed or recorded.
     Refuted,
     Interrupted,
@@ -92,7 +94,7 @@ impl Exit {
         match self {
             Exit::Done => 0,
             Exit::Failure => 1,
-            Exit::Usage | Exit::Changes => 2,
+            Exit::Usage | Exit::Changes | Exit::Unknown => 2,
             Exit::Refuted => 3,
             Exit::Interrupted => 130,
         }

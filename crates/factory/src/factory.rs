@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use catalog::{AuthStore, Catalog, Clock, JobStore, Statements};
 use jobs::{Jobs, RunnerBuilder, StepError};
 use machine::{Acceleration, Hypervisor, Qemu};
+use provenance::PublicKey;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 use wire::Location;
@@ -18,7 +19,7 @@ use crate::build::{SecretValue, Secrets};
 use crate::deploy::{DeleteMachine, Deploy, Machines, Power};
 use crate::export::Exports;
 use crate::fetch::{Fetch, Web};
-use crate::pipeline::{BuildRun, Builder, WorkDisks};
+use crate::pipeline::{BuildRun, Builder, VerifyBuild, WorkDisks};
 use crate::promote::{Promote, Promotions};
 use crate::prove::{KeyError, StatementKey};
 use crate::publish::Ask;
@@ -161,6 +162,7 @@ pub struct Factory {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) statements: Arc<dyn Statements>,
     pub(crate) key: Arc<StatementKey>,
+    trusted: Vec<PublicKey>,
     pub(crate) regions: Arc<Regions>,
     pub(crate) links: Links,
     pub(crate) provider: Arc<dyn Provider>,
@@ -245,6 +247,7 @@ impl Factory {
             clock: options.jobs.clock(),
             statements: options.statements,
             key: Arc::new(StatementKey::open(&data.join("keys"))?),
+            trusted: crate::prove::trusted(&data.join("keys"))?,
             provider: parts.provider,
             builder: parts.builder,
             ask: options.ask,
@@ -261,6 +264,7 @@ impl Factory {
         runner.register(DeleteMachine(Arc::clone(self)));
         runner.register(Power(Arc::clone(self)));
         runner.register(Promote(Arc::clone(self)));
+        runner.register(VerifyBuild(Arc::clone(self)));
         runner.reconcile(Arc::new(Replicate::new(Arc::clone(self))));
         runner.reconcile(Arc::new(Reclaim::new(Arc::clone(self))));
         runner.reconcile(Arc::new(Scrub::new(Arc::clone(self))));
@@ -268,6 +272,12 @@ impl Factory {
         runner.reconcile(Arc::new(Triggers(Arc::clone(self))));
         // A second registration keeps the first runner's signals.
         let _ = self.jobs.set(runner.jobs());
+    }
+
+    /// The keys that statements are trusted from: the own one first.
+    pub fn statement_keys(&self) -> Vec<PublicKey> {
+        let own = std::iter::once(*self.key.public());
+        own.chain(self.trusted.iter().copied()).collect()
     }
 
     /// The key that statements of this factory are signed with.

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use access::{Action, Assignment, Identity, Permit, RoleId, SecretHash, authorize};
 use catalog::{
     AuthStore, Catalog, Clock, Draft, Installation, JobRow, JobStore, ManualClock, NewInstallation,
-    Precondition, Record, Resource, SqliteCatalog, StoredSecret,
+    Precondition, Record, Resource, SqliteCatalog, Statements as _, StoredSecret,
 };
 use jobs::{JobId, JobKind, Runner, RunnerBuilder, Submit};
 use machine::fake::FakeHypervisor;
@@ -279,6 +279,37 @@ impl World {
         };
         let grants = access::Grants::new(tenant, principal, vec![assignment]);
         authorize(&self.clerk, &grants, &Action::new(action), scope, tenant).expect("a permit")
+    }
+
+    /// Changes what was signed about a version's disk, as whoever may write to the database could.
+    pub async fn tamper(&self, version: &ResourceId, name: &str, change: impl FnOnce(&mut Value)) {
+        let found = self.get(version).await.expect("a version");
+        let disk = found.properties["bullion"]["diskDigest"].as_str();
+        let disk = disk.expect("a digest");
+        let permit = self.permit_of(&self.operator, "read", version).await;
+        let kept = self.catalog.statement(&permit, disk, name).await;
+        let mut kept = kept.expect("a catalog").expect("a statement");
+        let mut envelope = serde_json::from_str(&kept.envelope).expect("an envelope");
+        change(&mut envelope);
+        kept.envelope = envelope.to_string();
+        let permit = self.permit_of(&self.operator, "write", version).await;
+        let done = self.catalog.keep_statement(&permit, disk, &kept).await;
+        done.expect("keep a statement");
+    }
+
+    /// Gives a version a disk that nothing is known of.
+    pub async fn replace_disk(&self, version: &ResourceId) {
+        const EPOCH: i64 = 1_800_000_000;
+        let mut found = self.get(version).await.expect("a version");
+        let digest = found.properties["bullion"]["diskDigest"].as_str();
+        let digest: disk::DiskDigest = digest.expect("a digest").parse().expect("a digest");
+        let store = self.regions.store(&Location::new("north")).expect("north");
+        let old = store.disk(&digest).expect("a disk");
+        let record = crate::tattoo::Tattoo::default();
+        let changes = crate::tattoo::apply(&old, &record, EPOCH).expect("a record");
+        let new = store.ingest_child(&digest, &changes).expect("a disk");
+        found.properties["bullion"]["diskDigest"] = new.digest.to_string().into();
+        self.put(version, Draft::from_resource(found)).await;
     }
 
     /// Throws all disks away, as if the folders of the stores had been lost.

@@ -35,6 +35,9 @@ pub enum PredicateType {
     /// The record of identity and origin that is in the disk itself.
     #[serde(rename = "urn:bullion:tattoo:1")]
     Tattoo,
+    /// All that a build was made from, so that it can be made again.
+    #[serde(rename = "urn:bullion:build-record:1")]
+    BuildRecord,
 }
 
 /// What a statement is about.

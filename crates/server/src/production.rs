@@ -15,7 +15,7 @@ use factory::deploy::{
 };
 use factory::export::{ExportedImage, ImageError, ImageFormat};
 use factory::import::{ImportSource, Imported};
-use factory::pipeline::{self, BuildRun, TemplateProblem};
+use factory::pipeline::{self, Base, BuildRun, TemplateProblem, VerifyBuild, VerifyInput};
 
 use factory::promote::{self, Promote, PromoteInput};
 use factory::replicate::{everywhere, replication_status};
@@ -344,6 +344,15 @@ impl Work for FactoryWork {
         job
     }
 
+    fn verify_build(&self, version: &ResourceId, base: Base) -> NewJob {
+        let mut job = new_job::<VerifyBuild>(&VerifyInput {
+            version: version.clone(),
+            base,
+        });
+        job.exclusive = Some(pipeline::verify_exclusive(version));
+        job
+    }
+
     async fn verify_promotion(&self, promotion: &PromotionProperties) -> Result<Value, ArmError> {
         let verified = promote::verify(&self.factory, promotion).await;
         let verified = verified.map_err(|error| {
@@ -358,7 +367,7 @@ impl Work for FactoryWork {
     }
 
     fn statement_keys(&self) -> Vec<PublicKey> {
-        vec![*self.factory.statement_key().public()]
+        self.factory.statement_keys()
     }
 
     fn products(&self) -> Vec<Product> {

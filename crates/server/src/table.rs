@@ -242,6 +242,7 @@ fn statements() -> Vec<Operation> {
         row!(GET Named statements::KIND, RESOURCE, "Bullion.Factory/statements/read", statements::get, subject: Subject::Parent),
         row!(GET Named statements::PACKAGES, RESOURCE, "Bullion.Factory/packages/read", statements::packages, subject: Subject::Parent),
         row!(POST Collection statements::COMPARE, GROUP, "Microsoft.Compute/galleries/images/versions/comparePackages/action", statements::compare, links: statements::links),
+        row!(POST Collection statements::VERIFY, GROUP, "Microsoft.Compute/galleries/images/versions/verifyBuild/action", statements::verify),
         row!(GET Collection statements::AFFECTED, SUBSCRIPTION, "Bullion.Factory/affected/read", statements::affected),
     ]
 }

@@ -11,6 +11,7 @@ use catalog::{NewJob, Resource};
 use factory::deploy::PowerChange;
 use factory::export::{ExportedImage, ImageFormat};
 use factory::import::{ImportSource, Imported};
+use factory::pipeline::Base;
 use factory::source::Product;
 use jobs::{StepError, StepHandle};
 use provenance::PublicKey;
@@ -56,6 +57,8 @@ pub trait Work: Send + Sync {
     async fn replicate(&self, step: &StepHandle, version: &Resource) -> Result<(), StepError>;
     /// The job that brings a version to the next stage.
     fn promote(&self, promotion: &ResourceId) -> NewJob;
+    /// The job that builds a version again and compares.
+    fn verify_build(&self, version: &ResourceId, base: Base) -> NewJob;
     /// Compares the disks of both stages, read anew.
     async fn verify_promotion(&self, promotion: &PromotionProperties) -> Result<Value, ArmError>;
     /// The keys that statements about disks are trusted from.

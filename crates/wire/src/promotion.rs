@@ -47,6 +47,9 @@ pub struct PipelineStage {
 pub enum Gate {
     /// The version's own tests passed before it was published.
     TestsPassed { name: String },
+    /// There is a signed provenance of the version's disk. One that proves nothing stops every promotion; this asks
+    /// that there is one.
+    Provenance { name: String },
     /// A machine started from the version in one of the stage's regions passes these checks.
     DeployAndCheck {
         name: String,
@@ -78,6 +81,7 @@ impl Gate {
     pub fn name(&self) -> &str {
         match self {
             Self::TestsPassed { name }
+            | Self::Provenance { name }
             | Self::DeployAndCheck { name, .. }
             | Self::Approval { name, .. } => name,
         }

@@ -39,6 +39,7 @@ fn an_image_is_finished_through_kills_and_a_failing_check() {
     let digest = the_next_run_goes_on_from_the_failed_step(&installation);
     building_again_finds_everything(&installation, &digest);
     its_record_is_the_signed_one(&installation);
+    it_is_built_again_the_same(&installation, &digest);
     promotion::goes_through_every_kill(&mut installation, &digest);
     promotion::stops_without_consent(&installation);
     promotion::waits_for_somebody_else(&mut installation);
@@ -139,6 +140,15 @@ fn its_record_is_the_signed_one(installation: &Installation) {
     let export = ["version", "export", &version, &file, "--format", "qcow2"];
     installation.run(&export).succeeded();
     is_signed(installation, &file, "/images/debian-12/versions/1.0.0");
+}
+
+/// The parent is not made again: that mmdebstrap makes the same one is tested where disks are made.
+fn it_is_built_again_the_same(installation: &Installation, digest: &str) {
+    let version = format!("{IMAGE}/1.0.0");
+    let verified = installation.json(&["verify", &version, "--reuse-base"]);
+    assert_eq!(verified["matches"], true, "{verified:#}");
+    assert_eq!(verified["rebuiltDigest"], digest, "{verified:#}");
+    assert_eq!(versions(installation), ["1.0.0"]);
 }
 
 #[track_caller]

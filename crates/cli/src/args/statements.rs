@@ -1,4 +1,4 @@
-//! Arguments of `sbom`, `statement` and `affected`.
+//! Arguments of `sbom`, `statement`, `verify` and `affected`.
 
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -83,4 +83,17 @@ pub struct Affected {
     /// Subscription, by name or id; all that are visible unless given
     #[arg(long, short = 's', value_name = "NAME|ID")]
     pub subscription: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// `gallery/definition/version`, or a resource id
+    pub version: String,
+
+    /// Take the first disk from the store where it is still there, and build only what is on it
+    #[arg(long)]
+    pub reuse_base: bool,
+
+    #[command(flatten)]
+    pub scope: Scope,
 }

@@ -54,6 +54,17 @@ impl Client {
         self.wait(ask, reply).await
     }
 
+    /// Sends the request, waits until what it started has ended, and gives what came of it, as the operation says.
+    pub async fn output(&self, ask: Ask<'_>) -> Result<Value, CliError> {
+        let reply = self.send(ask).await?;
+        let pause = reply.retry_after().unwrap_or(POLL_PAUSE);
+        let Some(url) = reply.header("azure-asyncoperation").map(str::to_owned) else {
+            return Ok(reply.body);
+        };
+        let mut ended = self.poll_operation(ask, &url, pause).await?;
+        Ok(ended["properties"].take())
+    }
+
     /// Waits for the operation that an answer has started.
     pub async fn wait(&self, ask: Ask<'_>, reply: Reply) -> Result<Value, CliError> {
         let pause = reply.retry_after().unwrap_or(POLL_PAUSE);
@@ -85,7 +96,7 @@ impl Client {
         ask: Ask<'_>,
         url: &str,
         mut pause: Duration,
-    ) -> Result<(), CliError> {
+    ) -> Result<Value, CliError> {
         let started = Instant::now();
         loop {
             self.pause(ask.operation, started, pause).await?;
@@ -97,7 +108,7 @@ impl Client {
                 .and_then(Value::as_str)
                 .unwrap_or("");
             match status {
-                "Succeeded" => return Ok(()),
+                "Succeeded" => return Ok(reply.body),
                 "Failed" | "Canceled" => {
                     let none =
                         serde_json::json!({ "code": status, "message": "no reason was given" });

@@ -15,6 +15,7 @@ mod rest;
 mod scope;
 mod statements;
 mod tattoo;
+mod verify;
 mod vm;
 mod what_if;
 
@@ -63,7 +64,8 @@ async fn dispatch(global: &Global, command: Command, io: &mut Io) -> Result<Exit
         Command::Version(args) => image::versions(&connect(global, io)?, args, io).await,
         Command::Sbom(args) => statements::sbom(&connect(global, io)?, args, io).await,
         Command::Statement(args) => statements::statements(&connect(global, io)?, args, io).await,
-        Command::Affected(args) => statements::affected(&connect(global, io)?, &args, io).await,
+        Command::Verify(args) => verify::run(&connect(global, io)?, &args, io).await,
+        Command::Affected(args) => statements::affected(connect(global, io), &args, io).await,
         Command::Promote(args) => promotion::promote(&connect(global, io)?, &args, io).await,
         Command::Promotion(args) => promotion::run(&connect(global, io)?, args, io).await,
         Command::App(args) => app::run(&connect(global, io)?, args, io).await,

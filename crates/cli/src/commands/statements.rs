@@ -10,7 +10,7 @@ use crate::args::Scope;
 use crate::args::compliance::PolicyScope;
 use crate::args::statements::{Affected, Bill, Sbom, Statement};
 use crate::client::{Ask, Client};
-use crate::error::{CliError, Exit};
+use crate::error::{CliError, Exit, render};
 use crate::io::{Format, Io, table};
 
 const STATEMENTS: &str = "/providers/Bullion.Factory/statements";
@@ -125,7 +125,33 @@ pub async fn statements(client: &Client, args: Statement, io: &mut Io) -> Result
     Ok(Exit::Done)
 }
 
-pub async fn affected(client: &Client, args: &Affected, io: &mut Io) -> Result<Exit, CliError> {
+/// Whoever runs this in a pipeline must be able to tell "affected" from "not known", so an error ends otherwise than
+/// elsewhere.
+pub async fn affected(
+    client: Result<Client, CliError>,
+    args: &Affected,
+    io: &mut Io,
+) -> Result<Exit, CliError> {
+    let done = match client {
+        Ok(client) => look_for_affected(&client, args, io).await,
+        Err(error) => Err(error),
+    };
+    match done {
+        Err(CliError::Interrupted) => Err(CliError::Interrupted),
+        Err(error) if error.is_closed_output() => Err(error),
+        Err(error) => {
+            io.say(render(&error));
+            Ok(Exit::Unknown)
+        }
+        done => done,
+    }
+}
+
+async fn look_for_affected(
+    client: &Client,
+    args: &Affected,
+    io: &mut Io,
+) -> Result<Exit, CliError> {
     let asked = PolicyScope {
         subscription: args.subscription.clone(),
         ..PolicyScope::default()

@@ -57,6 +57,54 @@ impl Stage {
     }
 }
 
+#[tokio::test]
+async fn a_rebuilt_version_is_the_same_or_its_files_are_named() {
+    let stage = stage().await;
+    stage.applied().await;
+    let version = format!(
+        "{GROUP}/providers/Microsoft.Compute/galleries/golden/images/debian-12/versions/1.0.0"
+    );
+    let verify = async |output: Value| {
+        stage.fake.state.lock().unwrap().output = output;
+        stage.run(&["verify", &version]).await
+    };
+    let same = verify(json!({ "matches": true, "diskDigest": "bd1:01" })).await;
+    assert_eq!(
+        (same.code, same.out.as_str()),
+        (0, "bd1:01\n"),
+        "{}",
+        same.err
+    );
+    let other = json!({ "matches": false, "diskDigest": "bd1:01", "rebuiltDigest": "bd1:02",
+        "differences": [{ "path": "/etc/motd", "change": "Content" }], "more": 7, "message": "8 files differ" });
+    let other = verify(other).await;
+    assert_eq!(other.code, 3, "{}", other.err);
+    assert_eq!(other.out, "CHANGE   PATH\nContent  /etc/motd\n");
+    for told in ["7 more", "bd1:02: 8 files differ"] {
+        assert!(other.err.contains(told), "{}", other.err);
+    }
+    assert_eq!(verify(Value::Null).await.code, 1);
+}
+
+/// 1 is an answer, so what is no answer is 2.
+#[tokio::test]
+async fn affected_is_told_from_not_known() {
+    let stage = stage().await;
+    stage.applied().await;
+    let ask = ["affected", "xz-utils"];
+    assert_eq!(stage.run(&ask).await.code, 0);
+    let found = format!("{SUBSCRIPTION}/providers/Bullion.Factory/affected/one");
+    stage.fake.put(&found, json!({ "packages": [] }));
+    assert_eq!(stage.run(&ask).await.code, 1);
+    let nowhere = Surroundings::default().run(&ask).await;
+    assert_eq!(nowhere.code, 2);
+    assert!(
+        nowhere.err.contains("error: no server to talk to"),
+        "{}",
+        nowhere.err
+    );
+}
+
 /// A machine's record is held against the signed one of the version that it was made from.
 async fn record_of_a_machine(stage: &Stage, vm: &str) {
     let version = format!(

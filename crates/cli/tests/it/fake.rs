@@ -44,6 +44,8 @@ pub struct State {
     pub exported: (String, &'static str),
     /// Where downloads break, one after the other.
     pub breaks: Vec<usize>,
+    /// What operations say came of them.
+    pub output: Value,
     operations: Vec<usize>,
     url: String,
 }
@@ -514,7 +516,7 @@ fn operation(state: &mut State, number: usize) -> Reply {
     } else {
         "Succeeded"
     };
-    let mut reply = reply(200, json!({ "status": status }));
+    let mut reply = reply(200, json!({ "status": status, "properties": state.output }));
     reply.headers = vec![("retry-after", "0".into())];
     reply
 }
@@ -566,6 +568,11 @@ fn post(state: &mut State, path: &str, bytes: &[u8]) -> Reply {
         let mut reply = reply(202, json!({ "id": run }));
         reply.headers = start_operation(state);
         reply.headers.push(("x-bullion-run", run));
+        return reply;
+    }
+    if path.ends_with("/verifyBuild") {
+        let mut reply = reply(202, Value::Null);
+        reply.headers = start_operation(state);
         return reply;
     }
     if path.ends_with("/readLog") {

@@ -54,6 +54,18 @@ impl RootFs {
         cow.0.into_changes().map_err(io_error)
     }
 
+    /// Every file of this partition of `disk`, in the order of the paths, with the hashes of contents.
+    pub(crate) fn walk(&self, disk: &dyn ReadAt) -> Result<Vec<ext4::Entry>, ext4::Ext4Error> {
+        let open_error = |source| ext4::Ext4Error::Open {
+            detail: String::from("its partition lies outside the disk"),
+            source: Some(source),
+        };
+        let mut device = ReadDevice(disk);
+        let mut partition =
+            ext4::Partition::new(&mut device, self.0.start, self.length()).map_err(open_error)?;
+        ext4::walk(&mut partition, ext4::Detail::ContentHash)
+    }
+
     /// Has `look` read this partition of `disk`.
     pub(crate) fn read<T, E: From<ext4::Ext4Error>>(
         &self,

@@ -258,6 +258,7 @@ async fn plan(factory: &Arc<Factory>, s: &StepHandle, vm: &ResourceId) -> Result
     let digest = digest
         .parse::<DiskDigest>()
         .map_err(|error| failed("GalleryImageNotFound", &error))?;
+    factory.proof_for_use(&permit, &version.id, &digest).await?;
     let tattoo = serde_json::from_value(version.properties["bullion"]["tattoo"].clone());
     let size = body
         .hardware_profile

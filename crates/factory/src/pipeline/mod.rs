@@ -6,6 +6,9 @@ mod disks;
 mod distribute;
 mod origin;
 mod prove;
+mod rebuild;
+#[cfg(test)]
+mod rebuild_tests;
 mod recipe;
 mod record;
 mod run;
@@ -22,6 +25,7 @@ pub use builder::Builder;
 pub use builder::FakeBuilder;
 pub use disks::{CheckoutError, WorkDisk, WorkDisks};
 pub(crate) use origin::newest;
+pub use rebuild::{Base, VERIFY_ACTION, VerifyBuild, VerifyInput, verify_exclusive};
 pub(crate) use recipe::firmware;
 pub use recipe::{
     Distribution, Executor, FileTarget, ImageTarget, Numbering, Recipe, RecipeSource, Reference,

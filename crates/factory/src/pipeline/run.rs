@@ -231,6 +231,7 @@ impl Run {
         if self.recipe.source_only {
             return self.prove_source(cx, &resolved, &home, base).await;
         }
+        let from = base.digest;
         let built = self.build(cx, &resolved, &home, base).await?;
         let built = self.finish(cx, &resolved, &home, built).await?;
         let allocated = self.allocate(cx, &resolved, &built).await?;
@@ -248,7 +249,8 @@ impl Run {
             Err(error) => return Err(error),
         };
         let boot_seconds = reports.first().map_or(0.0, |report| report.boot_seconds);
-        self.prove(cx, &resolved, &home, &tattooed, reports).await?;
+        self.prove(cx, &resolved, &home, (&from, &tattooed), reports)
+            .await?;
         let finished = Finished {
             resolved: &resolved,
             home: &home,

@@ -25,7 +25,7 @@ use crate::build::{
 use crate::factory::Factory;
 use crate::fetch::{self, Fetched};
 use crate::import::{DISK_BYTES_MAX, Padded};
-use crate::source::BaseRequest;
+use crate::source::{BaseRequest, Pin};
 
 const DEFINITION_READ: &str = "Microsoft.Compute/galleries/images/read";
 /// Raised whenever a machine would make something else of the same customizers.
@@ -130,23 +130,7 @@ impl Run {
                 let (factory, store, pin) =
                     (Arc::clone(&self.factory), Arc::clone(home), pin.clone());
                 let action = move |handle: StepHandle, _: Shown| async move {
-                    let work = factory
-                        .work_folder()
-                        .map_err(|error| failed("SourceFailed", &error))?;
-                    let lines = log_lines(&handle);
-                    let made = factory
-                        .provider
-                        .bootstrap(&pin, &request, work.path(), lines);
-                    let raw = made.await.map_err(|error| failed("SourceFailed", &error))?;
-                    handle.log("keeping the base disk");
-                    blocking(move || {
-                        let disk =
-                            FileDisk::open(&raw).map_err(|error| failed("SourceFailed", &error))?;
-                        let kept = store.ingest(&disk).map_err(|error| store_failed(&error))?;
-                        drop(work);
-                        Ok(StepDisk::of(kept, kept.data_bytes))
-                    })
-                    .await
+                    bootstrapped(&factory, store, &pin, &request, &handle).await
                 };
                 self.step(cx, named, present(&self.factory, home), action)
                     .await
@@ -301,16 +285,7 @@ impl Run {
                 must: resolved.is_built(),
             };
             let action = move |handle: StepHandle, _: Shown| async move {
-                work.run(handle, move |disk| {
-                    let root = RootFs::find(disk)?;
-                    let records = root.read(disk, |tree| build::generalise(tree, epoch))?;
-                    if records.is_empty() {
-                        return Ok(disk::Changes::new());
-                    }
-                    root.apply(disk, records, epoch)
-                        .map_err(BuildError::ReadParent)
-                })
-                .await
+                work.run(handle, move |disk| generalised(disk, epoch)).await
             };
             let named = Named::pure(Stage::Build, "generalize", key);
             disk = self
@@ -358,6 +333,41 @@ impl Run {
         let name = self.input.run.name();
         (on_error == OnBuildError::Abort).then(|| self.factory.kept_folder().join(name))
     }
+}
+
+/// A disk made of a pinned archive.
+pub(super) async fn bootstrapped(
+    factory: &Arc<Factory>,
+    store: Arc<Store>,
+    pin: &Pin,
+    request: &BaseRequest,
+    handle: &StepHandle,
+) -> Result<StepDisk, StepError> {
+    let work = factory
+        .work_folder()
+        .map_err(|error| failed("SourceFailed", &error))?;
+    let lines = log_lines(handle);
+    let made = factory.provider.bootstrap(pin, request, work.path(), lines);
+    let raw = made.await.map_err(|error| failed("SourceFailed", &error))?;
+    handle.log("keeping the base disk");
+    blocking(move || {
+        let disk = FileDisk::open(&raw).map_err(|error| failed("SourceFailed", &error))?;
+        let kept = store.ingest(&disk).map_err(|error| store_failed(&error))?;
+        drop(work);
+        Ok(StepDisk::of(kept, kept.data_bytes))
+    })
+    .await
+}
+
+/// What generalising changes on a disk.
+pub(super) fn generalised(disk: &dyn ReadAt, epoch: i64) -> Result<disk::Changes, BuildError> {
+    let root = RootFs::find(disk)?;
+    let records = root.read(disk, |tree| build::generalise(tree, epoch))?;
+    if records.is_empty() {
+        return Ok(disk::Changes::new());
+    }
+    root.apply(disk, records, epoch)
+        .map_err(BuildError::ReadParent)
 }
 
 /// The step that carries out all customizers in a machine.
@@ -414,7 +424,7 @@ pub(crate) fn bring(
 }
 
 /// The disk of a source that is there already, in the home region's store. Blocks.
-fn taken_in(
+pub(super) fn taken_in(
     factory: &Factory,
     store: &Arc<Store>,
     home: &Location,
@@ -501,19 +511,19 @@ pub(super) fn present(
 }
 
 /// One customizer's work in the tree.
-struct Customize {
-    factory: Arc<Factory>,
-    resolved: Resolved,
-    store: Arc<Store>,
-    parent: DiskDigest,
-    customizer: Customizer,
-    secrets: Vec<SecretValue>,
-    keep: Option<PathBuf>,
-    deadline: std::time::Duration,
+pub(super) struct Customize {
+    pub factory: Arc<Factory>,
+    pub resolved: Resolved,
+    pub store: Arc<Store>,
+    pub parent: DiskDigest,
+    pub customizer: Customizer,
+    pub secrets: Vec<SecretValue>,
+    pub keep: Option<PathBuf>,
+    pub deadline: std::time::Duration,
 }
 
 impl Customize {
-    fn run(self, handle: StepHandle) -> BoxFuture<StepDisk> {
+    pub(super) fn run(self, handle: StepHandle) -> BoxFuture<StepDisk> {
         Box::pin(async move {
             let Customize {
                 factory,
@@ -622,15 +632,15 @@ async fn in_machine(
 }
 
 /// A change of a whole disk that needs no process.
-struct Finish {
-    store: Arc<Store>,
-    disk: StepDisk,
+pub(super) struct Finish {
+    pub store: Arc<Store>,
+    pub disk: StepDisk,
     /// Whether a file system that cannot be read is an error; a foreign disk may have any.
-    must: bool,
+    pub must: bool,
 }
 
 impl Finish {
-    async fn run(
+    pub(super) async fn run(
         self,
         handle: StepHandle,
         change: impl FnOnce(&dyn ReadAt) -> Result<disk::Changes, BuildError> + Send + 'static,

@@ -4,11 +4,13 @@
 use std::sync::Arc;
 
 use access::{Action, Permit, SystemReason};
+use disk::DiskDigest;
 use jobs::{JobContext, JobError, StepHandle, step_key};
 use store::Store;
 use wire::factory::Stage;
 
 use super::prove::Tattooed;
+use super::rebuild::BuildRecord;
 use super::run::{Named, Run, RunUndo};
 use super::stages::Resolved;
 use super::steps::{Shown, blocking, failed, store_failed};
@@ -17,7 +19,7 @@ use crate::test::TestReport;
 
 const STATEMENTS_WRITE: &str = "Bullion.Factory/statements/write";
 /// Raised when statements say more, so that they are made again.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 impl Run {
     /// Signs and keeps statements about the disk.
@@ -26,7 +28,7 @@ impl Run {
         cx: &mut JobContext<RunUndo>,
         resolved: &Resolved,
         home: &Arc<Store>,
-        tattooed: &Tattooed,
+        (base, tattooed): (&DiskDigest, &Tattooed),
         tests: Vec<TestReport>,
     ) -> Result<(), JobError> {
         // What was brought here, or was built without an archive, has no story that is known to its beginning.
@@ -48,6 +50,7 @@ impl Run {
                 .map(|customizer| customizer.name().to_owned())
                 .collect(),
             tests,
+            record: BuildRecord::of(self, resolved, base, &tattooed.tattoo)?,
             started: self.started().to_owned(),
         };
         let key = step_key("statements", FORMAT, &(digest, factory.key.id()));

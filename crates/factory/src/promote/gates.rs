@@ -16,6 +16,7 @@ use super::{GATE_FAILED, GateOutcome, REGION_UNAVAILABLE, Source};
 use crate::deploy::firmware_of_generation;
 use crate::factory::Factory;
 use crate::pipeline::failed;
+use crate::prove::Proof;
 use crate::serving::ServingError;
 use crate::tattoo::Tattoo;
 use crate::test::TestSubject;
@@ -45,6 +46,11 @@ pub(super) async fn ask(
     }
     let answer = match gate {
         Gate::TestsPassed { .. } => tests_passed(source),
+        Gate::Provenance { .. } => {
+            let version = super::version_id(&promotion.from, &promotion.version);
+            let version = version.map_err(super::refused)?;
+            provenance(factory.proof_for_use(own, &version, &source.digest).await?)
+        }
         Gate::DeployAndCheck {
             region, validators, ..
         } => {
@@ -103,6 +109,22 @@ fn tests_passed(source: &Source) -> Answer {
         passed,
         message,
         evidence,
+    }
+}
+
+/// One that proves nothing has stopped the promotion before.
+fn provenance(proof: Option<Proof>) -> Answer {
+    match proof {
+        Some(proof) => Answer {
+            passed: true,
+            message: String::new(),
+            evidence: proof.evidence(),
+        },
+        None => Answer {
+            passed: false,
+            message: "there is no signed provenance of this version".to_owned(),
+            evidence: Value::Null,
+        },
     }
 }
 

@@ -191,6 +191,14 @@ impl Promote {
             Err(error) => return Err(error.into()),
         };
         let source = source_of(&version, step.clock().now())?;
+        let proof = self
+            .0
+            .proof_for_use(&rights.source, &version.id, &source.digest);
+        let proof = proof.await?;
+        step.log(match proof {
+            Some(_) => "the signed provenance is about this disk",
+            None => "there is no provenance of this disk",
+        });
         let digest = source.digest.to_string();
         let built_by = source.facts.get("builtBy").cloned().unwrap_or_default();
         let built_by = serde_json::from_value(built_by).ok();
@@ -271,6 +279,9 @@ impl Promote {
             let message = format!("`{}` has another disk than before", there.id);
             return Err(StepError::failed("Conflict", message));
         }
+        self.0
+            .proof_for_use(&rights.source, &there.id, &source.digest)
+            .await?;
         let own = rights.own;
         let draft = draft(id, promotion, source, &step.job().to_string());
         if !publish::is_there(catalog, &own).await? {
@@ -412,7 +423,7 @@ fn copy_to(
     }
 }
 
-pub(super) fn digest_of(version: &Resource) -> Option<DiskDigest> {
+pub(crate) fn digest_of(version: &Resource) -> Option<DiskDigest> {
     let text = version.properties["bullion"]["diskDigest"].as_str()?;
     text.parse().ok()
 }

@@ -1,14 +1,19 @@
-//! The key that this installation signs statements with. It never leaves its file but to sign.
+//! The key that this installation signs statements with, and the public keys of others that it trusts. The own key never
+//! leaves its file but to sign.
 
 use std::fs::{self, OpenOptions, Permissions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use provenance::{PublicKey, SigningKey};
+use provenance::{PublicKey, SigningKey, VerifyError};
 
 const FILE: &str = "statements.key";
 const SEED_BYTES: usize = 32;
+/// Folder of public keys beside the own key: of other installations, or of this one before it got another key.
+const TRUSTED: &str = "trusted";
+const TRUSTED_MAX: usize = 64;
+const PEM_BYTES_MAX: u64 = 4 << 10;
 /// Nobody but the server's user.
 const MODE: u32 = 0o600;
 
@@ -29,6 +34,44 @@ pub enum KeyError {
     Length { path: PathBuf, bytes: usize },
     #[error("others may read the key `{}`; `chmod 600` it", path.display())]
     Readable { path: PathBuf },
+    #[error("`{}` is not trusted", path.display())]
+    Trusted {
+        path: PathBuf,
+        #[source]
+        source: VerifyError,
+    },
+    #[error("there are more than {TRUSTED_MAX} files in `{}`", path.display())]
+    TooMany { path: PathBuf },
+}
+
+/// The public keys, one PEM file each, in `trusted` of `folder`. There need be none.
+pub fn trusted(folder: &Path) -> Result<Vec<PublicKey>, KeyError> {
+    let folder = folder.join(TRUSTED);
+    let entries = match fs::read_dir(&folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.and_then(Iterator::collect::<io::Result<Vec<_>>>),
+    };
+    let entries = entries.map_err(|source| KeyError::Open {
+        path: folder.clone(),
+        source,
+    })?;
+    if entries.len() > TRUSTED_MAX {
+        return Err(KeyError::TooMany { path: folder });
+    }
+    let paths = entries.into_iter().map(|entry| entry.path());
+    let pem = paths.filter(|path| path.extension().is_some_and(|extension| extension == "pem"));
+    pem.map(|path| {
+        let mut text = String::new();
+        let read = fs::File::open(&path)
+            .and_then(|file| file.take(PEM_BYTES_MAX).read_to_string(&mut text));
+        match read {
+            Ok(_) => {
+                PublicKey::from_pem(&text).map_err(|source| KeyError::Trusted { path, source })
+            }
+            Err(source) => Err(KeyError::Open { path, source }),
+        }
+    })
+    .collect()
 }
 
 /// The installation's key for statements.
@@ -115,6 +158,21 @@ mod tests {
         assert_eq!(names, 1, "nothing is left beside the key");
         let other = tempfile::tempdir().unwrap();
         assert_ne!(StatementKey::open(other.path()).unwrap().id(), first.id());
+    }
+
+    #[test]
+    fn public_keys_of_others_are_trusted_where_they_are_given() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(trusted(folder.path()).unwrap(), []);
+        let given = folder.path().join(TRUSTED);
+        fs::create_dir(&given).unwrap();
+        let other = *SigningKey::from_seed(&[9; 32]).public();
+        fs::write(given.join("other.pem"), other.pem()).unwrap();
+        fs::write(given.join("README"), "not a key").unwrap();
+        assert_eq!(trusted(folder.path()).unwrap(), [other]);
+        fs::write(given.join("bad.pem"), "not a key").unwrap();
+        let error = trusted(folder.path()).unwrap_err();
+        assert!(error.to_string().contains("bad.pem"), "{error}");
     }
 
     #[test]

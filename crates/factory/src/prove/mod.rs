@@ -1,15 +1,23 @@
 //! Prove: what is in a finished disk and how it came to be, as signed statements that are kept with the disk. It
 //! looks and writes down; it changes no disk and decides nothing.
 
+mod check;
 mod key;
+#[cfg(test)]
+mod statements_tests;
 
-pub use key::{KeyError, StatementKey};
+pub(crate) use check::Proof;
+pub use check::{Opened, PROVENANCE_INVALID, ProofError, open};
+pub use key::{KeyError, StatementKey, trusted};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use access::Permit;
-use catalog::{CatalogError, Clock, Statements, StoredBill, StoredPackage, StoredStatement};
+use catalog::{
+    CatalogError, Clock, STATEMENT_BYTES_MAX, Statements, StoredBill, StoredPackage,
+    StoredStatement,
+};
 use disk::ReadAt;
 use provenance::{
     BuildDefinition, BuildMetadata, Builder, Dependency, IN_TOTO_PAYLOAD, Image, Inventory,
@@ -36,6 +44,8 @@ pub const SPDX: &str = "spdx";
 pub const CYCLONEDX: &str = "cyclonedx";
 pub const TESTS: &str = "tests";
 pub const TATTOO: &str = "tattoo";
+/// What `verify` rebuilds from. It holds the template, which readers of a version need not see, so it is not shown.
+pub const RECORD: &str = "record";
 
 /// Why nothing can be said of a disk.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +92,8 @@ pub(crate) struct Story {
     pub run: String,
     pub customizers: Vec<String>,
     pub tests: Vec<TestReport>,
+    /// What the disk can be built from again.
+    pub record: Value,
     /// RFC 3339, in UTC.
     pub started: String,
 }
@@ -114,6 +126,7 @@ pub(crate) async fn keep(
         ),
         (TESTS, PredicateType::TestResult, results(&story.tests)),
         (TATTOO, PredicateType::Tattoo, record(&story.tattoo)),
+        (RECORD, PredicateType::BuildRecord, story.record.clone()),
     ];
     if let Some(inventory) = &inventory {
         let name = short_name(&story.tattoo.image_definition);
@@ -138,10 +151,15 @@ pub(crate) async fn keep(
         let statement = Statement::new(subject(story), predicate_type, predicate);
         let payload = serde_json::to_vec(&statement)?;
         let envelope = key.signing().seal(IN_TOTO_PAYLOAD, &payload);
+        let envelope = serde_json::to_string(&envelope)?;
+        // A template may bring more in its files than is kept. Its image is as good, and cannot be verified later.
+        if name == RECORD && envelope.len() > STATEMENT_BYTES_MAX {
+            continue;
+        }
         let statement = StoredStatement {
             name: name.to_owned(),
             at: now,
-            envelope: serde_json::to_string(&envelope)?,
+            envelope,
         };
         kept.keep_statement(permit, &story.digest, &statement)
             .await?;

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use access::Permit;
 use catalog::{PackageUse, PageRequest, Resource, StoredBill};
-use provenance::{
-    Advisory, Envelope, Hit, IN_TOTO_PAYLOAD, Inventory, OsRelease, Package, Query, Statement,
-    difference,
-};
+use factory::pipeline::Base;
+use factory::prove::{self, Opened};
+use http::StatusCode;
+use provenance::{Advisory, Hit, Inventory, OsRelease, Package, Query, difference};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use wire::compute::VirtualMachineProperties;
@@ -24,6 +24,7 @@ use crate::state::Server;
 
 pub const KIND: &str = "Bullion.Factory/statements";
 pub const PACKAGES: &str = "Bullion.Factory/packages";
+pub const VERIFY: &str = "Microsoft.Compute/galleries/images/versions/verifyBuild";
 pub const COMPARE: &str = "Microsoft.Compute/galleries/images/versions/comparePackages";
 pub const AFFECTED: &str = "Bullion.Factory/affected";
 const BASE: &str = "baseVersion";
@@ -62,6 +63,7 @@ pub async fn all(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     let value: Vec<Value> = names
         .map_err(errors::catalog)?
         .into_iter()
+        .filter(|(name, _)| name != prove::RECORD)
         .map(|(name, at)| {
             json!({
                 "id": format!("{}/providers/{KIND}/{name}", call.permit.scope()),
@@ -78,6 +80,9 @@ pub async fn all(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
 pub async fn get(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     let disk = disk_of(&server, &call.permit).await?;
     let name = call.id.name().to_ascii_lowercase();
+    if name == prove::RECORD {
+        return Err(errors::not_found(&call.id));
+    }
     let found = server
         .statements
         .statement(&call.permit, &disk, &name)
@@ -92,16 +97,12 @@ pub async fn get(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
         );
         ArmError::new(ErrorCode::Conflict, message)
     };
-    let envelope: Envelope =
-        serde_json::from_str(&found.envelope).map_err(|error| broken(&error))?;
     let keys = server.work.statement_keys();
-    let (payload, key) = envelope
-        .open(IN_TOTO_PAYLOAD, &keys)
-        .map_err(|error| broken(&error))?;
-    let statement: Statement = serde_json::from_slice(&payload).map_err(|error| broken(&error))?;
-    if !statement.concerns(&disk) {
-        return Err(broken(&"it is about another disk"));
-    }
+    let Opened {
+        envelope,
+        statement,
+        key,
+    } = prove::open(&found, &disk, &keys).map_err(|error| broken(&error))?;
     Ok(Reply::ok(json!({
         "id": call.id.to_string(),
         "name": found.name,
@@ -115,6 +116,19 @@ pub async fn get(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
             "statement": statement,
         },
     })))
+}
+
+/// Builds the version again from what its build recorded, and compares. The answer is that of the operation.
+pub async fn verify(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    need(&server, &call).await?;
+    let base = match &call.body["base"] {
+        Value::Null => Base::default(),
+        given => serde_json::from_value(given.clone())
+            .map_err(|_| errors::invalid("base", "The base is 'Rebuild' or 'Reuse'."))?,
+    };
+    let job = server.work.verify_build(&call.id, base);
+    let job = server.submit(&call.permit, job).await?;
+    server.polled(Reply::new(StatusCode::ACCEPTED, None), &call, &call.id, job)
 }
 
 /// The packages in a version.

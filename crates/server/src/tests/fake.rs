@@ -10,6 +10,7 @@ use catalog::{Backend, Draft, NewJob, Precondition, Resource};
 use factory::deploy::PowerChange;
 use factory::export::{ExportedImage, ImageFormat};
 use factory::import::{ImportSource, Imported};
+use factory::pipeline::Base;
 use factory::source::Product;
 use jobs::{
     JobContext, JobError, JobKind, Jobs, NoUndo, OnUndo, Runner, RunnerBuilder, StepError,
@@ -54,6 +55,7 @@ pub async fn engine(parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> 
     builder.register(SwitchOff(catalog.clone()));
     builder.register(Remove(catalog.clone()));
     builder.register(Promote(catalog.clone()));
+    builder.register(VerifyBuild(catalog.clone()));
     engine::register(&mut builder, catalog, work.clone(), blobs);
     let runner = builder.start();
     Ok(Box::new(FakeEngine { work, runner }))
@@ -84,6 +86,7 @@ struct SwitchOn(Arc<dyn Backend>);
 struct SwitchOff(Arc<dyn Backend>);
 struct Remove(Arc<dyn Backend>);
 struct Promote(Arc<dyn Backend>);
+struct VerifyBuild(Arc<dyn Backend>);
 
 /// A job of one step, which logs a line and changes the resource that the job works for.
 macro_rules! one_step {
@@ -163,6 +166,13 @@ one_step!(
     "delete-machine",
     "Microsoft.Compute/virtualMachines/delete",
     |catalog, permit| { catalog.delete(&permit, Precondition::None).await? }
+);
+
+one_step!(
+    VerifyBuild,
+    "verify-build",
+    "Microsoft.Compute/galleries/images/versions/verifyBuild/action",
+    |catalog, permit| { catalog.get(&permit.to_read_own()).await? }
 );
 
 one_step!(
@@ -321,6 +331,10 @@ impl Work for FakeWork {
 
     async fn verify_promotion(&self, _promotion: &PromotionProperties) -> Result<Value, ArmError> {
         Ok(json!({ "equal": true, "stages": [] }))
+    }
+
+    fn verify_build(&self, version: &ResourceId, _base: Base) -> NewJob {
+        new_job("verify-build", version)
     }
 
     fn statement_keys(&self) -> Vec<PublicKey> {

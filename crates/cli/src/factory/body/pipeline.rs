@@ -59,6 +59,9 @@ impl Factory {
                 Gate::TestsPassed { name } => {
                     json!({ "type": "TestsPassed", "name": name.as_str() })
                 }
+                Gate::Provenance { name } => {
+                    json!({ "type": "Provenance", "name": name.as_str() })
+                }
                 Gate::DeployAndCheck {
                     name,
                     region,

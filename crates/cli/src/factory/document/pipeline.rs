@@ -50,6 +50,9 @@ pub struct Stage {
 pub enum Gate {
     /// The version was built here and passed the checks of its template.
     TestsPassed { name: ScopeName },
+    /// There is a signed provenance of the version: it was built here, or where a key is trusted. Without this gate a
+    /// version that has none is promoted; one whose provenance proves nothing never is.
+    Provenance { name: ScopeName },
     /// A machine started from the version in one of the stage's regions passes these checks.
     DeployAndCheck {
         name: ScopeName,

@@ -1,0 +1,124 @@
+//! Rebuilding on fakes: the same record gives the same disk, another one is told file by file.
+
+use std::sync::atomic::Ordering;
+
+use catalog::{JobRow, JobState};
+use provenance::IN_TOTO_PAYLOAD;
+use serde_json::{Value, json};
+use wire::ResourceId;
+
+use super::rebuild::{Base, VERIFY_ACTION, VerifyBuild, VerifyInput};
+use crate::prove::{RECORD, open};
+use crate::testing::World;
+
+async fn built() -> (World, ResourceId) {
+    let world = World::new(&["north"]).await;
+    let (_, job) = world.run(&world.factory()).await;
+    assert_eq!(job.state, JobState::Succeeded, "{:?}", job.failure);
+    let version = world.definition.child("versions", "1.0.0").unwrap();
+    (world, version)
+}
+
+async fn verified(world: &World, version: &ResourceId, base: Base) -> JobRow {
+    let (factory, version) = (world.factory(), version.clone());
+    let input = VerifyInput {
+        version: version.clone(),
+        base,
+    };
+    let submitted = world.submit::<VerifyBuild>(&factory, VERIFY_ACTION, &version, &input);
+    let (runner, job) = submitted.await;
+    assert!(runner.run_next().await);
+    world.job(VERIFY_ACTION, &version, job).await
+}
+
+/// Has the record say something else, and signs that.
+async fn change_record(world: &World, version: &ResourceId, change: impl FnOnce(&mut Value)) {
+    let found = world.get(version).await.unwrap();
+    let disk = found.properties["bullion"]["diskDigest"].as_str().unwrap();
+    let factory = world.factory();
+    let sign = |envelope: &mut Value| {
+        let kept = catalog::StoredStatement {
+            name: RECORD.into(),
+            at: jiff::Timestamp::UNIX_EPOCH,
+            envelope: envelope.to_string(),
+        };
+        let mut statement = open(&kept, disk, &factory.statement_keys())
+            .unwrap()
+            .statement;
+        change(&mut statement.predicate);
+        let payload = serde_json::to_vec(&statement).unwrap();
+        let sealed = factory
+            .statement_key()
+            .signing()
+            .seal(IN_TOTO_PAYLOAD, &payload);
+        *envelope = serde_json::to_value(sealed).unwrap();
+    };
+    world.tamper(version, RECORD, sign).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_record_gives_the_same_disk() {
+    let (world, version) = built().await;
+    let made = || world.provider.bootstrapped.load(Ordering::SeqCst);
+    for (base, expected) in [(Base::Reuse, 1), (Base::Rebuild, 2)] {
+        // What the archive has meanwhile does not count.
+        world.provider.move_archive();
+        let done = verified(&world, &version, base).await;
+        assert_eq!(done.state, JobState::Succeeded, "{:?}", done.failure);
+        let output = done.output.unwrap();
+        assert_eq!(output["matches"], true, "{output:#}");
+        assert_eq!(output["diskDigest"], output["rebuiltDigest"]);
+        assert_eq!(made(), expected, "{base:?}");
+    }
+    assert_eq!(
+        world.builder.built.lock().unwrap().len(),
+        3,
+        "nothing is found"
+    );
+    assert_eq!(world.versions().await, ["1.0.0"], "nothing is published");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_says_other_things_is_told_file_by_file() {
+    let (world, version) = built().await;
+    change_record(&world, &version, |record| {
+        record["properties"]["customize"] = json!([
+            { "type": "Shell", "name": "motd", "inline": ["echo another > /etc/motd"] },
+            { "type": "Shell", "name": "more", "inline": ["true"] },
+        ]);
+    })
+    .await;
+    let done = verified(&world, &version, Base::Reuse).await;
+    assert_eq!(done.state, JobState::Succeeded, "{:?}", done.failure);
+    let output = done.output.unwrap();
+    assert_eq!(output["matches"], false, "{output:#}");
+    let found = output["differences"].as_array().unwrap();
+    for expected in [
+        json!({ "path": "/etc/built-motd", "change": "Content" }),
+        json!({ "path": "/etc/built-more", "change": "Added" }),
+    ] {
+        assert!(found.contains(&expected), "{output:#}");
+    }
+    assert!(
+        output["message"].as_str().unwrap().contains("differ"),
+        "{output:#}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_record_that_is_signed_is_rebuilt_from() {
+    let (world, version) = built().await;
+    let forge = |envelope: &mut Value| envelope["payload"] = "e30=".into();
+    world.tamper(&version, RECORD, forge).await;
+    let failure = verified(&world, &version, Base::Reuse)
+        .await
+        .failure
+        .unwrap();
+    assert_eq!(failure.code, "ProvenanceInvalid", "{failure:?}");
+    world.replace_disk(&version).await;
+    let failure = verified(&world, &version, Base::Reuse)
+        .await
+        .failure
+        .unwrap();
+    assert_eq!(failure.code, "CannotRebuild", "{failure:?}");
+}
