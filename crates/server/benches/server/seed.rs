@@ -16,6 +16,8 @@ pub const SUBSCRIPTION: &str = "5b0d0d4e-7d5a-4b3e-8a51-0f6a2c9d1e01";
 /// Versions of one definition.
 pub const VERSIONS: usize = 10_000;
 const API: &str = "api-version=2024-03-03";
+/// More definitions and versions than a subscription may have in a region unless told otherwise.
+const CONFIG: &str = "[limits]\nimage_definitions = 100000000\nimage_versions = 100000000\n";
 
 pub fn database() -> Option<String> {
     std::env::var("BULLION_BENCH_DATABASE").ok()
@@ -34,8 +36,11 @@ pub fn version(number: usize) -> String {
 }
 
 pub async fn start(data: &Path) -> Result<Running> {
+    let config = data.with_extension("toml");
+    std::fs::write(&config, CONFIG)?;
     let options = ServeOptions {
         data: data.to_path_buf(),
+        config: Some(config),
         listen: Some("127.0.0.1:0".parse()?),
         database: database(),
         ..ServeOptions::default()
