@@ -19,6 +19,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 pub struct Installation {
     folder: TempDir,
+    /// Of `bullion serve`, beyond its address and folder.
+    options: Vec<String>,
     server: Option<Child>,
 }
 
@@ -33,15 +35,47 @@ pub struct Said {
 impl Installation {
     /// An empty folder and a server that has just started on it, signed in as its administrator.
     pub fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// The same with more options of `bullion serve`. A server on a database that has an administrator makes none, so
+    /// nobody is signed in at it.
+    pub fn with(options: &[&str]) -> Self {
         // Disks of a few gigabytes: not on a small /tmp.
         let folder =
             tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("cannot create a folder");
         let mut installation = Self {
             folder,
+            options: options.iter().map(|&option| option.to_owned()).collect(),
             server: None,
         };
         installation.start();
         installation
+    }
+
+    /// Signs in at this server as the administrator that another one on its database made.
+    pub fn login_as_of(&self, other: &Installation) {
+        let read = |file: PathBuf| std::fs::read_to_string(file).expect("cannot read a file");
+        let parse = |file| serde_json::from_str::<Value>(&read(file)).expect("it is JSON");
+        let admin = parse(other.data().join("admin.json"));
+        let server = parse(self.data().join("server.json"));
+        let text = |of: &Value, key: &str| of[key].as_str().unwrap_or_default().to_owned();
+        let secret = self.beside("secret");
+        std::fs::write(&secret, text(&admin, "clientSecret")).expect("cannot write a file");
+        self.run(&[
+            "login",
+            "--url",
+            &text(&server, "url"),
+            "--ca",
+            &self.data().join("tls/ca.pem").to_string_lossy(),
+            "--tenant",
+            &text(&admin, "tenantId"),
+            "--client-id",
+            &text(&admin, "clientId"),
+            "--client-secret-file",
+            &secret.to_string_lossy(),
+        ])
+        .succeeded();
     }
 
     pub fn data(&self) -> PathBuf {
@@ -65,12 +99,16 @@ impl Installation {
         self.start_with(&[("BULLION_HALT_AT", place), ("BULLION_HALT_FILE", &told)]);
     }
 
-    /// Kills the server once it has come to the place.
-    pub fn kill_at_halt(&mut self, deadline: Duration) {
+    pub fn wait_for_halt(&self, deadline: Duration) {
         let told = self.beside("halted");
         wait_for("the server to come to its place", deadline, || {
             told.exists().then_some(())
         });
+    }
+
+    /// Kills the server once it has come to the place.
+    pub fn kill_at_halt(&mut self, deadline: Duration) {
+        self.wait_for_halt(deadline);
         self.kill();
         self.wait_for_programs();
     }
@@ -105,6 +143,7 @@ impl Installation {
         let mut child = command()
             .args(["serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(self.data())
+            .args(&self.options)
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("cannot share the log"))
@@ -122,12 +161,11 @@ impl Installation {
             (server["pid"] == pid).then_some(())
         });
         self.server = Some(child);
-        self.run(&[
-            "login",
-            "--from",
-            &data.join("admin.json").to_string_lossy(),
-        ])
-        .succeeded();
+        let admin = data.join("admin.json");
+        if admin.exists() {
+            self.run(&["login", "--from", &admin.to_string_lossy()])
+                .succeeded();
+        }
     }
 
     /// As a power cut would: nothing in the server gets to run.

@@ -82,7 +82,7 @@ impl Region {
         let own = self.stores();
         let all: Vec<Store> = own.iter().chain(others).cloned().collect();
         let sources = all.iter().filter(|source| source.has(digest));
-        let mut failed = format!("no region holds the disk {digest}");
+        let mut failed = format!("no region of this server holds the disk {digest}");
         for source in sources {
             match copy(source, store, digest, &all, flow) {
                 Ok(moved) => return Ok(moved),
