@@ -75,6 +75,7 @@ pub async fn create(
         }
         Bits::Machine(machine) => {
             check_fits_machine(server, call, &machine).await?;
+            power::need_off(server, &machine, "Create Gallery Image Version").await?;
             let facts = bits::facts_of_machine(&machine);
             body.properties.insert(FACTS.into(), facts);
             body.properties["storageProfile"]["osDiskImage"] =

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use access::{Action, Permit, SystemReason};
 use catalog::{CatalogError, PageRequest, Resource};
 use machine::Guest;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use wire::{Location, ResourceId, ResourceType, TenantId};
 
@@ -26,29 +26,34 @@ const PAGES_MAX: usize = 100;
 /// What of a machine's name is in its folder's: paths to sockets must stay short.
 const FOLDER_NAME_CHARS: usize = 24;
 
-/// Whether a machine runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// Whether a machine runs. Those on the way are told by the job that switches it, which ends them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PowerState {
+    Starting,
     Running,
+    Stopping,
     Stopped,
+    Deallocating,
     /// Stopped, and so that Azure would not let one pay for it.
     Deallocated,
 }
 
 impl PowerState {
     fn status(self) -> Value {
-        match self {
-            PowerState::Running => json!({
-                "code": "PowerState/running", "level": "Info", "displayStatus": "VM running",
-            }),
-            PowerState::Stopped => json!({
-                "code": "PowerState/stopped", "level": "Info", "displayStatus": "VM stopped",
-            }),
-            PowerState::Deallocated => json!({
-                "code": "PowerState/deallocated", "level": "Info", "displayStatus": "VM deallocated",
-            }),
-        }
+        let name = match self {
+            PowerState::Starting => "starting",
+            PowerState::Running => "running",
+            PowerState::Stopping => "stopping",
+            PowerState::Stopped => "stopped",
+            PowerState::Deallocating => "deallocating",
+            PowerState::Deallocated => "deallocated",
+        };
+        json!({
+            "code": format!("PowerState/{name}"),
+            "level": "Info",
+            "displayStatus": format!("VM {name}"),
+        })
     }
 }
 
@@ -177,9 +182,7 @@ impl Factory {
                     .await?;
                 match state {
                     PowerState::Running => report.running.push(machine.id),
-                    PowerState::Stopped | PowerState::Deallocated => {
-                        report.stopped.push(machine.id);
-                    }
+                    _ => report.stopped.push(machine.id),
                 }
             }
         }
@@ -223,14 +226,17 @@ impl Factory {
     }
 }
 
-/// The state to tell: a machine that was deallocated and does not run still is.
+/// The state to tell: a machine that was deallocated and does not run still is, and one that a job switches is on its
+/// way until that job has ended, whoever kills the server meanwhile.
 fn told(machine: &Resource, live: PowerState) -> PowerState {
-    let deallocated = json!(PowerState::Deallocated);
-    match live {
-        PowerState::Stopped if machine.properties["bullion"]["powerState"] == deallocated => {
-            PowerState::Deallocated
-        }
-        live => live,
+    let kept = &machine.properties["bullion"]["powerState"];
+    match (PowerState::deserialize(kept).ok(), live) {
+        (
+            Some(way @ (PowerState::Starting | PowerState::Stopping | PowerState::Deallocating)),
+            _,
+        ) => way,
+        (Some(PowerState::Deallocated), PowerState::Stopped) => PowerState::Deallocated,
+        (_, live) => live,
     }
 }
 
@@ -256,7 +262,10 @@ pub fn instance_view(machine: &Resource, power: PowerState) -> Value {
             "code": "OSState/generalized", "level": "Info", "displayStatus": "VM generalized",
         }));
     }
+    let firmware = machine.properties["bullion"]["firmware"].as_str();
+    let uefi = firmware.is_some_and(|firmware| firmware.eq_ignore_ascii_case("uefi"));
     json!({
+        "hyperVGeneration": if uefi { "V2" } else { "V1" },
         "computerName": machine.properties["osProfile"]["computerName"],
         "osName": machine.properties["bullion"]["tattoo"]["os.version"],
         "statuses": statuses,

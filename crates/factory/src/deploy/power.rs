@@ -36,6 +36,14 @@ pub enum PowerChange {
 }
 
 impl PowerChange {
+    /// The state while the machine is being brought down.
+    fn on_the_way(self) -> PowerState {
+        match self {
+            PowerChange::Deallocate => PowerState::Deallocating,
+            _ => PowerState::Stopping,
+        }
+    }
+
     /// The state after it.
     fn leads_to(self) -> PowerState {
         match self {
@@ -145,6 +153,7 @@ async fn off(
     let Some(guest) = guest.map_err(|error| failed("MachineFailed", &error))? else {
         return Ok(());
     };
+    tell(factory, s, vm, what.on_the_way()).await?;
     let stopped = match what {
         PowerChange::PowerOffAtOnce => guest.kill().await,
         _ => guest.stop(GRACE).await.map(|how| s.log(format!("{how:?}"))),
@@ -164,6 +173,13 @@ async fn on(factory: &Arc<Factory>, s: &StepHandle, vm: &ResourceId) -> Result<(
         ));
     }
     let plan = plan_again(&resource, &region)?;
+    let there = factory.guest(vm, &region).await;
+    if there
+        .map_err(|error| failed("MachineFailed", &error))?
+        .is_none()
+    {
+        tell(factory, s, vm, PowerState::Starting).await?;
+    }
     start(factory, s, vm, &plan).await?;
     let (guest, _) = booted(factory, s, vm, &region).await?;
     let permit = status_permit(vm, tenant(s)?);
@@ -171,6 +187,21 @@ async fn on(factory: &Arc<Factory>, s: &StepHandle, vm: &ResourceId) -> Result<(
     change(&factory.catalog, &permit, |draft| {
         draft.properties["bullion"]["ssh"]["port"] = port.into();
         draft.properties["bullion"]["startedAt"] = now.clone().into();
+    })
+    .await?;
+    Ok(())
+}
+
+/// Says that the machine is on its way; the end of the job says where it came to.
+async fn tell(
+    factory: &Arc<Factory>,
+    s: &StepHandle,
+    vm: &ResourceId,
+    state: PowerState,
+) -> Result<(), StepError> {
+    let permit = status_permit(vm, tenant(s)?);
+    change(&factory.catalog, &permit, |draft| {
+        draft.properties["bullion"]["powerState"] = json!(state);
     })
     .await?;
     Ok(())

@@ -11,8 +11,8 @@ use serde_json::json;
 use wire::{ProvisioningState, ResourceId};
 
 use super::{
-    DeleteMachine, DeleteMachineInput, Deploy, DeployInput, MACHINE_WRITE, PowerState,
-    instance_view, machine_image,
+    DISK, DeleteMachine, DeleteMachineInput, Deploy, DeployInput, MACHINE_WRITE, Power,
+    PowerChange, PowerInput, PowerState, instance_view, machine_image,
 };
 use crate::testing::World;
 
@@ -113,6 +113,110 @@ async fn deploy(world: &World, vm: &ResourceId) -> JobRow {
         .await;
     assert!(runner.run_next().await);
     world.job(MACHINE_WRITE, vm, job).await
+}
+
+/// A machine that runs and is about to be switched.
+struct OneSwitch {
+    world: World,
+    vm: ResourceId,
+    change: PowerChange,
+}
+
+impl OneSwitch {
+    async fn fresh(change: PowerChange) -> OneSwitch {
+        let OneMachine { world, vm } = OneMachine::fresh().await;
+        assert_eq!(deploy(&world, &vm).await.state, JobState::Succeeded);
+        OneSwitch { world, vm, change }
+    }
+
+    /// What the machine says of its power, and whether its disk is there.
+    async fn look(&self) -> (String, bool) {
+        let factory = self.world.factory();
+        let live = factory.power_state(&self.vm).await;
+        let view = instance_view(&self.world.get(&self.vm).await.unwrap(), live);
+        let code = view["statuses"][1]["code"].as_str().unwrap();
+        let folder = factory.machine_folder(&self.vm, &wire::Location::new("south"));
+        (code.to_owned(), folder.join(DISK).is_file())
+    }
+}
+
+#[async_trait]
+impl Trial for OneSwitch {
+    type Kind = Power;
+
+    fn kind(&self) -> Power {
+        Power(self.world.factory())
+    }
+
+    fn input(&self) -> PowerInput {
+        PowerInput {
+            vm: self.vm.clone(),
+            change: self.change,
+        }
+    }
+
+    fn permit(&self) -> Permit {
+        self.world.clerk_permit(MACHINE_WRITE, &self.vm)
+    }
+
+    fn catalog(&self) -> Arc<SqliteCatalog> {
+        self.world.catalog.clone()
+    }
+
+    fn clock(&self) -> ManualClock {
+        self.world.clock.clone()
+    }
+
+    async fn check_done(&self, _job: &JobRow) {
+        let (running, code): (&[&str], _) = match self.change {
+            PowerChange::Start | PowerChange::Restart => (&["web-1"], "PowerState/running"),
+            PowerChange::PowerOff | PowerChange::PowerOffAtOnce => (&[], "PowerState/stopped"),
+            PowerChange::Deallocate => (&[], "PowerState/deallocated"),
+        };
+        assert_eq!(self.world.machines.running(), running);
+        assert_eq!(self.look().await, (code.to_owned(), true));
+        let resource = self.world.get(&self.vm).await.unwrap();
+        assert_eq!(resource.state, ProvisioningState::Succeeded);
+    }
+
+    /// A switch is not taken back; the machine says where it stands.
+    async fn check_undone(&self, _job: &JobRow) {
+        let code = match self.world.machines.running().is_empty() {
+            true => "PowerState/stopped",
+            false => "PowerState/running",
+        };
+        assert_eq!(self.look().await, (code.to_owned(), true));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn switching_passes_the_generic_tests() {
+    for change in [
+        PowerChange::Restart,
+        PowerChange::PowerOffAtOnce,
+        PowerChange::Deallocate,
+    ] {
+        testing::check_kind(async || OneSwitch::fresh(change).await).await;
+    }
+}
+
+/// Another server that starts while a machine is on its way leaves it on its way: its job will say where it came to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_is_on_its_way_until_its_job_ends() {
+    for (stored, shown) in [
+        (PowerState::Starting, "PowerState/starting"),
+        (PowerState::Stopping, "PowerState/stopping"),
+        (PowerState::Deallocating, "PowerState/deallocating"),
+        (PowerState::Stopped, "PowerState/running"),
+        (PowerState::Deallocated, "PowerState/running"),
+    ] {
+        let trial = OneSwitch::fresh(PowerChange::Start).await;
+        let mut draft = Draft::from_resource(trial.world.get(&trial.vm).await.unwrap());
+        draft.properties["bullion"]["powerState"] = json!(stored);
+        trial.world.put(&trial.vm, draft).await;
+        trial.world.factory().adopt_machines().await.unwrap();
+        assert_eq!(trial.look().await, (shown.to_owned(), true));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -379,7 +379,11 @@ mod tests {
         let (running, port) = qemu.launch(&spec, "a key", next).await.unwrap();
         assert_eq!(port, free);
         running.kill().await.unwrap();
-        let error = qemu.launch(&spec, "a key", || Ok(taken.0)).await.err().unwrap();
+        let error = qemu
+            .launch(&spec, "a key", || Ok(taken.0))
+            .await
+            .err()
+            .unwrap();
         assert!(matches!(error, MachineError::Ended { .. }), "{error}");
     }
 

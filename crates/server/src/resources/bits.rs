@@ -7,7 +7,7 @@ use factory::shared::ImageName;
 use serde_json::{Map, Value};
 use wire::{ArmError, ErrorCode, ProvisioningState, ResourceId, ResourceType};
 
-use super::{disks, images, machines, managed_images, power, shared, versions};
+use super::{disks, images, machines, managed_images, shared, versions};
 use crate::errors;
 use crate::import::Origin;
 use crate::operation::{Call, Link};
@@ -51,7 +51,7 @@ pub enum Bits {
     Of(Box<Resource>),
     /// These are to be read by a job.
     From(Origin),
-    /// These are to be read from the disk of a machine, which does not run.
+    /// These are to be read from the disk of a machine, which must not run ([`super::power::need_off`]).
     Machine(Box<Resource>),
 }
 
@@ -139,7 +139,6 @@ pub async fn find(
         Source::Resource { target, .. } => {
             let source = known(server, call, target).await?;
             if source.id.resource_type().is(machines::KIND) {
-                power::need_off(server, &source).await?;
                 return Ok(Bits::Machine(source));
             }
             return Ok(Bits::Of(source));

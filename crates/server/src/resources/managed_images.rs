@@ -74,6 +74,7 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     let found = bits::find(&server, &call, sources(&call.body), missing).await;
     if let Ok(Bits::Machine(machine)) = &found {
         take_machine(&mut body.properties, machine, &location)?;
+        power::need_off(&server, machine, "Create Image").await?;
     }
     settle(&mut body.properties)?;
     let facts = match &found {
@@ -105,8 +106,7 @@ fn take_machine(
     let name = machine.id.name();
     if !power::is_generalized(machine) {
         return Err(power::not_allowed(format!(
-            "Cannot create an image from virtual machine '{name}' because the virtual machine has not been \
-             generalized."
+            "The operation 'Create Image' requires the Virtual Machine '{name}' to be Generalized."
         )));
     }
     let home = machine.location.clone().unwrap_or_default();

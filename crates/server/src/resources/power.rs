@@ -15,6 +15,8 @@ use crate::operation::Call;
 use crate::state::Server;
 
 const FACTS: &str = "bullion";
+/// What the codes of a machine's power begin with.
+const POWER: &str = "PowerState/";
 
 pub async fn start(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     switch(&server, &call, PowerChange::Start).await
@@ -49,10 +51,14 @@ async fn switch(server: &Server, call: &Call, change: PowerChange) -> Result<Rep
     let machine = need(server, call).await?;
     call.preconditions.check(Some(&machine))?;
     need_deployed(&machine)?;
-    let starts = matches!(change, PowerChange::Start | PowerChange::Restart);
-    if starts && is_generalized(&machine) {
+    let starts = match change {
+        PowerChange::Start => Some("start"),
+        PowerChange::Restart => Some("restart"),
+        PowerChange::PowerOff | PowerChange::PowerOffAtOnce | PowerChange::Deallocate => None,
+    };
+    if let Some(operation) = starts.filter(|_| is_generalized(&machine)) {
         return Err(not_allowed(format!(
-            "The virtual machine '{}' has been generalized and cannot be started.",
+            "Operation '{operation}' is not allowed on VM '{}' since the VM is generalized.",
             machine.id.name()
         )));
     }
@@ -66,7 +72,7 @@ async fn switch(server: &Server, call: &Call, change: PowerChange) -> Result<Rep
 pub async fn generalize(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     let machine = need(&server, &call).await?;
     need_deployed(&machine)?;
-    need_off(&server, &machine).await?;
+    need_off(&server, &machine, "generalize").await?;
     let mut draft = Draft::from_resource(machine.clone());
     draft.properties[FACTS][GENERALIZED] = true.into();
     store(&server, &call, Some(&machine), draft).await?;
@@ -97,19 +103,20 @@ fn need_deployed(machine: &Resource) -> Result<(), ArmError> {
     )))
 }
 
-/// The bits of a machine that runs change while they are read.
-pub async fn need_off(server: &Server, machine: &Resource) -> Result<(), ArmError> {
+/// The bits of a machine that runs, or is on its way, change while they are read.
+pub async fn need_off(
+    server: &Server,
+    machine: &Resource,
+    operation: &str,
+) -> Result<(), ArmError> {
     let view = server.work.instance_view(machine).await;
-    let statuses = view["statuses"].as_array();
-    let runs = statuses
-        .into_iter()
-        .flatten()
-        .any(|status| status["code"] == "PowerState/running");
-    if !runs {
+    let statuses = view["statuses"].as_array().into_iter().flatten();
+    let mut power = statuses.filter_map(|status| status["code"].as_str()?.strip_prefix(POWER));
+    let Some(state) = power.find(|state| !matches!(*state, "stopped" | "deallocated")) else {
         return Ok(());
-    }
+    };
     Err(not_allowed(format!(
-        "The virtual machine '{}' is running. Deallocate it first.",
+        "Operation '{operation}' is not allowed on VM '{}' since the VM is {state}.",
         machine.id.name()
     )))
 }

@@ -645,7 +645,7 @@ async fn images_are_made_of_machines_that_are_off_and_generalized() {
     done("restart").await;
     let running = post("generalize").await;
     assert!(
-        running.message().contains("is running"),
+        running.message().contains("since the VM is running"),
         "{:?}",
         running.body
     );
@@ -661,7 +661,7 @@ async fn images_are_made_of_machines_that_are_off_and_generalized() {
         &path,
         from.clone(),
         409,
-        "has not been generalized",
+        "requires the Virtual Machine 'm' to be Generalized",
     )
     .await;
     let version = |number: &str, key: &str| {
@@ -674,7 +674,9 @@ async fn images_are_made_of_machines_that_are_off_and_generalized() {
     assert_eq!(post("generalize").await.status, 200);
     let refused = post("start").await;
     assert!(
-        refused.message().contains("has been generalized"),
+        refused
+            .message()
+            .contains("'start' is not allowed on VM 'm' since the VM is generalized"),
         "{:?}",
         refused.body
     );
