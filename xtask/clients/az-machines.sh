@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Drives az through the life of a machine that runs a real guest: it is switched, keeps its disk, and becomes an image.
-# Run by the part `boot`, with the machine's id in BULLION_MACHINE.
+# By hand, on the server's host, with the id of a running machine in BULLION_MACHINE, and BULLION_URL, BULLION_CA,
+# BULLION_TENANT, BULLION_SUBSCRIPTION, BULLION_CLIENT_ID, BULLION_CLIENT_SECRET: it takes two minutes, and generalizes it.
 set -euo pipefail
 . "$(dirname "$0")/az-helpers.sh"
 

@@ -1,5 +1,5 @@
-//! Real clients of others that the tests drive: az, the Python SDK and the npm SDK, each in an environment of its own, with
-//! its versions written down.
+//! Real clients of others that the tests drive: az, the Python SDK, the npm SDK and schemathesis, each in an environment of
+//! its own, with its versions written down.
 
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,8 @@ use crate::workspace;
 /// All packages with their versions; a change of it makes a new environment.
 const AZ: &str = include_str!("../clients/az.txt");
 const SDK: &str = include_str!("../clients/sdk.txt");
+/// What sends requests that it makes of our OpenAPI document.
+const OPENAPI: &str = include_str!("../clients/openapi.txt");
 /// The packages for node.
 const NPM: [&str; 2] = ["@azure/arm-compute@24.1.0", "@azure/identity@4.13.1"];
 const PYTHON: &str = "/usr/bin/python3";
@@ -46,6 +48,11 @@ pub fn az(log: &Path, step: &Step) -> Result<Result<Vec<Program>, String>> {
 pub fn sdk(log: &Path, step: &Step) -> Result<Result<Vec<Program>, String>> {
     let clients = workspace::target_folder()?.join("test-clients");
     let (python_home, node_home) = (clients.join("sdk"), clients.join("npm"));
+    let openapi_home = clients.join("openapi");
+    if !python(&openapi_home, OPENAPI, "openapi.txt", log, step)? {
+        let why = "cannot install schemathesis; xtask/clients/openapi.txt says which";
+        return Ok(Err(why.to_owned()));
+    }
     if !python(&python_home, SDK, "sdk.txt", log, step)? {
         let why = "cannot install the Python SDK; xtask/clients/sdk.txt says which";
         return Ok(Err(why.to_owned()));
@@ -66,7 +73,14 @@ pub fn sdk(log: &Path, step: &Step) -> Result<Result<Vec<Program>, String>> {
             "NODE_EXTRA_CA_CERTS=$BULLION_CA exec node \"$0\"",
         ])
         .arg(node_home.join("sdk.mjs").as_os_str());
-    Ok(Ok(vec![with_python, with_node]))
+    let with_openapi = below_dev("1")?
+        .arg(
+            workspace::root()
+                .join("xtask/clients/openapi.sh")
+                .as_os_str(),
+        )
+        .env("SCHEMATHESIS", openapi_home.join("bin/st"));
+    Ok(Ok(vec![with_python, with_node, with_openapi]))
 }
 
 fn below_dev(tenants: &str) -> Result<Program> {

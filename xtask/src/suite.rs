@@ -98,7 +98,9 @@ impl Part {
             Self::Postgres => "servers that share a database",
             Self::S3 => "stores in a real S3-compatible server",
             Self::Az => "the real az, against `bullion dev`",
-            Self::Sdk => "the SDKs for Python and node, against `bullion dev`",
+            Self::Sdk => {
+                "SDKs for Python and node, requests made of the OpenAPI document, against `bullion dev`"
+            }
             Self::Boot => "real images and machines",
             Self::Quickstart => "the first hour of a user, twice",
         }

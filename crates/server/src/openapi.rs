@@ -159,10 +159,12 @@ fn operation(row: &Operation, method: &Method, place: Place) -> Value {
             responses.insert("204".into(), empty("Done, and nothing to tell."));
         }
     }
-    responses.insert(
-        "default".into(),
-        json!({ "$ref": "#/components/responses/Error" }),
-    );
+    // What is answered to HEAD has no body, so its refusals have none.
+    let refused = match *method {
+        Method::HEAD => empty("Refused, or there is none."),
+        _ => json!({ "$ref": "#/components/responses/Error" }),
+    };
+    responses.insert("default".into(), refused);
     let mut operation = json!({
         "operationId": format!("{verb}_{kind}_{place:?}"),
         "tags": [row.kind.split('/').next().unwrap_or_default()],
