@@ -5,13 +5,11 @@
 //! not open to the consumer may leave this module.
 
 use access::{Action, Permit, SystemReason};
-use catalog::{AuthStore, Catalog, CatalogError, PageRequest, Resource};
+use catalog::{AuthStore, Catalog, CatalogError, Pages, Resource};
 use serde_json::Value;
-use wire::{ResourceId, ResourceType, SubscriptionId, TenantId};
+use wire::{ResourceId, SubscriptionId, TenantId};
 
 const GALLERY: &str = "Microsoft.Compute/galleries";
-/// Pages of galleries of one tenant, or of versions of one gallery.
-const PAGES_MAX: usize = 20;
 const UUID_CHARS: usize = 36;
 
 /// Who wants to use a gallery.
@@ -198,19 +196,7 @@ async fn list(
 ) -> Result<Vec<Resource>, CatalogError> {
     let action = Action::new(format!("{kind}/read"));
     let permit = Permit::system(SystemReason::Reconcile, action, scope, tenant);
-    let mut found = Vec::new();
-    let mut page = PageRequest::largest();
-    for _ in 0..PAGES_MAX {
-        let listed = catalog
-            .list(&permit, &ResourceType::new(kind), page)
-            .await?;
-        found.extend(listed.resources);
-        let Some(next) = listed.next else {
-            break;
-        };
-        page = PageRequest::largest().after(next);
-    }
-    Ok(found)
+    Pages::of(catalog, &permit, kind).all().await
 }
 
 #[cfg(test)]

@@ -9,25 +9,23 @@ use std::time::Duration;
 
 use access::{Action, Identity, Permit, SystemReason, authorize};
 use async_trait::async_trait;
-use catalog::{CatalogError, PageRequest, Resource};
+use catalog::{CatalogError, Pages, Resource};
 use jobs::{Cancel, Reconciler, StepError, Submit};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use wire::factory::RunProperties;
 use wire::template::RunState;
-use wire::{AppId, PrincipalId, ResourceId, ResourceType, TenantId};
+use wire::{AppId, PrincipalId, ResourceId, TenantId};
 
 use crate::factory::Factory;
 use crate::pipeline::{BuildRun, RUN_TYPE, Recipe, RecipeSource, chain, change, exclusive, newest};
-use crate::publish;
+use crate::publish::{self, VERSION_READ};
 
 pub const TRIGGER_TYPE: &str = "Microsoft.VirtualMachineImages/imageTemplates/triggers";
 const RUN_ACTION: &str = "Microsoft.VirtualMachineImages/imageTemplates/run/action";
-const VERSION_READ: &str = "Microsoft.Compute/galleries/images/versions/read";
 const PERIOD: Duration = Duration::from_secs(60);
 /// Failures in a row after which nothing is built.
 const FAILURES_MAX: usize = 3;
-const PAGES_MAX: usize = 100;
 
 pub struct Triggers(pub Arc<Factory>);
 
@@ -266,18 +264,7 @@ async fn list(
     permit: &Permit,
     kind: &str,
 ) -> Result<Vec<Resource>, CatalogError> {
-    let kind = ResourceType::new(kind);
-    let mut found = Vec::new();
-    let mut page = PageRequest::largest();
-    for _ in 0..PAGES_MAX {
-        let answer = factory.catalog.list(permit, &kind, page).await?;
-        found.extend(answer.resources);
-        let Some(next) = answer.next else {
-            break;
-        };
-        page = PageRequest::largest().after(next);
-    }
-    Ok(found)
+    Pages::of(&*factory.catalog, permit, kind).all().await
 }
 
 #[cfg(test)]
@@ -304,9 +291,8 @@ mod tests {
 
     async fn runs(world: &World) -> usize {
         let permit = world.clerk_permit("Bullion.Factory/runs/read", &world.group);
-        let kind = ResourceType::new(RUN_TYPE);
-        let page = catalog::Catalog::list(&*world.catalog, &permit, &kind, PageRequest::largest());
-        page.await.unwrap().resources.len()
+        let runs = Pages::of(&*world.catalog, &permit, RUN_TYPE).all();
+        runs.await.unwrap().len()
     }
 
     /// One round, after which so many runs exist and the trigger says so.

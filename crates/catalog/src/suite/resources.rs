@@ -10,6 +10,7 @@ use super::world::World;
 use crate::auth::Record;
 use crate::clock::ManualClock;
 use crate::error::CatalogError;
+use crate::pages::Pages;
 use crate::resource::{
     Continuation, Draft, Etag, GET_MANY_MAX, PageRequest, Precondition, UniqueKey,
 };
@@ -292,6 +293,11 @@ async fn pages_join_to_the_whole<B: Backend>(world: &World<B>) {
             expected,
             "pages of {limit}"
         );
+        let permit = world.read(&world.id("")).await;
+        let pages = Pages::of(&world.catalog, &permit, kind).by(limit);
+        let all = pages.all().await.expect("all pages");
+        let all: Vec<&str> = all.iter().map(|one| one.id.name()).collect();
+        assert_eq!(all, expected, "all by pages of {limit}");
     }
     for bad in ["", "1", "1zz", "2aa", "1616"] {
         assert!(

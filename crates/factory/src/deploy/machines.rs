@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use access::{Action, Permit, SystemReason};
-use catalog::{CatalogError, PageRequest, Resource};
+use catalog::{CatalogError, Pages, Resource};
 use machine::Guest;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use wire::{Location, ResourceId, ResourceType, TenantId};
+use wire::{Location, ResourceId, TenantId};
 
 use crate::factory::{Factory, FactoryError};
 use crate::pipeline::change;
@@ -20,8 +20,6 @@ pub(super) const MACHINE_READ: &str = "Microsoft.Compute/virtualMachines/read";
 pub(super) const MACHINE_WRITE: &str = "Microsoft.Compute/virtualMachines/write";
 /// The member of a machine's facts that says that images may be made of it and that it does not start again.
 pub const GENERALIZED: &str = "generalized";
-/// Pages of machines that one tenant may have.
-const PAGES_MAX: usize = 100;
 
 /// What of a machine's name is in its folder's: paths to sockets must stay short.
 const FOLDER_NAME_CHARS: usize = 24;
@@ -191,18 +189,8 @@ impl Factory {
 
     async fn all_machines(&self, tenant: TenantId) -> Result<Vec<Resource>, FactoryError> {
         let permit = startup_permit(MACHINE_READ, ResourceId::root(), tenant);
-        let kind = ResourceType::new(MACHINE_TYPE);
-        let mut found = Vec::new();
-        let mut page = PageRequest::largest();
-        for _ in 0..PAGES_MAX {
-            let answer = self.catalog.list(&permit, &kind, page).await?;
-            found.extend(answer.resources);
-            let Some(next) = answer.next else {
-                break;
-            };
-            page = PageRequest::largest().after(next);
-        }
-        Ok(found)
+        let machines = Pages::of(&*self.catalog, &permit, MACHINE_TYPE);
+        Ok(machines.all().await?)
     }
 
     async fn tell_power_state(

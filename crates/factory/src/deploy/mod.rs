@@ -25,7 +25,7 @@ use wire::{Location, ProvisioningState, ResourceId, TenantId};
 
 use crate::factory::{Factory, make_folder};
 use crate::pipeline::{blocking, change, failed, firmware, store_failed};
-use crate::publish::{VERSION_TYPE, versions};
+use crate::publish::{VERSION_READ, VERSION_TYPE, versions};
 use crate::regions::CheckoutFailed;
 use crate::shared::{self, Consumer, ImageName};
 use crate::tattoo::{TATTOO_PATH, Tattoo};
@@ -39,7 +39,6 @@ pub use latest::{CONSUMPTION_END, SOFT_DELETED};
 use machines::{MACHINE_READ, MACHINE_WRITE};
 pub use power::{Power, PowerChange, PowerInput};
 
-const VERSION_READ: &str = "Microsoft.Compute/galleries/images/versions/read";
 const DEFINITION_TYPE: &str = "Microsoft.Compute/galleries/images";
 const DEFINITION_READ: &str = "Microsoft.Compute/galleries/images/read";
 const DISK: &str = "disk.raw";

@@ -16,10 +16,9 @@ use super::recipe::{Executor, Recipe, RecipeSource};
 use super::steps::failed;
 use crate::build::{Action as Customization, Customizer};
 use crate::factory::Factory;
-use crate::publish;
+use crate::publish::{self, VERSION_READ};
 use crate::source::{LATEST, Pin, PlatformImage};
 
-const VERSION_READ: &str = "Microsoft.Compute/galleries/images/versions/read";
 const IMAGE_READ: &str = "Microsoft.Compute/images/read";
 /// Whoever reads the bits of a disk can make a machine of them, so it takes more than a reader.
 const DISK_WRITE: &str = "Microsoft.Compute/disks/write";

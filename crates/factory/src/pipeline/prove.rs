@@ -15,13 +15,12 @@ use super::recipe::Target;
 use super::run::{Named, Run};
 use super::stages::{BoxFuture, Cx, Resolved, present};
 use super::steps::{Shown, StepDisk, blocking, failed, store_failed, test_name};
-use crate::publish::{self, Allocation};
+use crate::publish::{self, Allocation, VERSION_READ};
 use crate::scan::{self, Finding};
 use crate::serving::ServingError;
 use crate::tattoo::{self, Tattoo};
 use crate::test::{TEST_FORMAT, TestReport, TestSubject};
 
-const VERSION_READ: &str = "Microsoft.Compute/galleries/images/versions/read";
 const DATE_FORMAT: &str = "%Y-%m-%dT%H:%M:%SZ";
 
 /// The disk of a version, with the record that is in it.

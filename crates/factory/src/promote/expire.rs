@@ -7,19 +7,17 @@ use std::time::Duration;
 
 use access::{Action, Identity, Permit, SystemReason, authorize};
 use async_trait::async_trait;
-use catalog::{CatalogError, Draft, PageRequest, Precondition, Resource};
+use catalog::{CatalogError, Draft, Pages, Precondition, Resource};
 use jiff::Timestamp;
 use jobs::{Cancel, Reconciler, StepError, Submit};
 use wire::promotion::{PromotionProperties, PromotionState};
-use wire::{ResourceId, ResourceType, TenantId};
+use wire::{ResourceId, TenantId};
 
 use super::record::{self, Record};
 use super::{PROMOTION_TYPE, PROMOTION_WRITE, Promote, PromoteInput, decide};
 use crate::factory::Factory;
 
 const PERIOD: Duration = Duration::from_secs(15);
-/// Pages of promotions of one tenant in one pass.
-const PAGES_MAX: usize = 100;
 
 pub struct Promotions(pub Arc<Factory>);
 
@@ -56,18 +54,8 @@ impl Promotions {
     async fn all(&self, tenant: TenantId) -> Result<Vec<Resource>, CatalogError> {
         let action = Action::new(format!("{PROMOTION_TYPE}/read"));
         let permit = Permit::system(SystemReason::Reconcile, action, ResourceId::root(), tenant);
-        let kind = ResourceType::new(PROMOTION_TYPE);
-        let mut found = Vec::new();
-        let mut page = PageRequest::largest();
-        for _ in 0..PAGES_MAX {
-            let answer = self.0.catalog.list(&permit, &kind, page).await?;
-            found.extend(answer.resources);
-            let Some(next) = answer.next else {
-                break;
-            };
-            page = PageRequest::largest().after(next);
-        }
-        Ok(found)
+        let promotions = Pages::of(&*self.0.catalog, &permit, PROMOTION_TYPE);
+        promotions.all().await
     }
 
     async fn look_after(&self, resource: &Resource) -> Result<(), StepError> {

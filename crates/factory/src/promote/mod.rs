@@ -46,7 +46,6 @@ pub const PROMOTION_TYPE: &str = "Bullion.Factory/promotions";
 /// cannot bring a pipeline of their own, with fewer gates.
 pub const PIPELINE_TAG: &str = "bullion-pipeline";
 const PROMOTION_WRITE: &str = "Bullion.Factory/promotions/write";
-const VERSION_READ: &str = "Microsoft.Compute/galleries/images/versions/read";
 const VERSION_WRITE: &str = "Microsoft.Compute/galleries/images/versions/write";
 const VERSION_DELETE: &str = "Microsoft.Compute/galleries/images/versions/delete";
 /// Failure codes that decide what becomes of the promotion.

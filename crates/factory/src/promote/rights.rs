@@ -9,7 +9,8 @@ use jobs::StepError;
 use wire::promotion::PromotionProperties;
 use wire::{AppId, ErrorCode, ResourceId, TenantId};
 
-use super::{VERSION_READ, plan};
+use super::plan;
+use crate::publish::VERSION_READ;
 
 /// Both rights that a promotion needs.
 pub(super) struct Rights {

@@ -15,12 +15,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use access::{Action, Permit, SystemReason};
-use catalog::{Catalog, CatalogError, Draft, PageRequest, Precondition, Resource};
+use catalog::{Catalog, CatalogError, Draft, Pages, Precondition, Resource};
 use disk::DiskDigest;
 use jobs::StepError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use wire::{Location, ProvisioningState, ResourceId, ResourceType, TenantId, VersionNumber};
+use wire::{Location, ProvisioningState, ResourceId, TenantId, VersionNumber};
 
 use crate::pipeline::{Distribution, Numbering};
 use crate::tattoo::Tattoo;
@@ -29,9 +29,9 @@ pub(crate) use file::SparseFile;
 pub use target::{Artifact, Deliver, Subject};
 
 pub const VERSION_TYPE: &str = "Microsoft.Compute/galleries/images/versions";
+/// The right to read versions, and with it to use their disks.
+pub const VERSION_READ: &str = "Microsoft.Compute/galleries/images/versions/read";
 const VERSION_DELETE: &str = "Microsoft.Compute/galleries/images/versions/delete";
-/// Pages of versions that one definition may have.
-const PAGES_MAX: usize = 100;
 const FIRST_MAJOR: i32 = 1;
 const GIB: u64 = 1 << 30;
 
@@ -65,18 +65,7 @@ pub(crate) async fn versions(
     catalog: &Arc<dyn Catalog>,
     permit: &Permit,
 ) -> Result<Vec<Resource>, CatalogError> {
-    let kind = ResourceType::new(VERSION_TYPE);
-    let mut found = Vec::new();
-    let mut page = PageRequest::largest();
-    for _ in 0..PAGES_MAX {
-        let answer = catalog.list(permit, &kind, page).await?;
-        found.extend(answer.resources);
-        let Some(next) = answer.next else {
-            break;
-        };
-        page = PageRequest::largest().after(next);
-    }
-    Ok(found)
+    Pages::of(&**catalog, permit, VERSION_TYPE).all().await
 }
 
 /// Whether a number that was chosen before may still be used for what it was chosen for.

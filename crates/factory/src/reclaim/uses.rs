@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use access::{Action, Permit, SystemReason};
-use catalog::{CatalogError, PageRequest, Resource};
+use catalog::{Pages, Resource};
 use disk::DiskDigest;
 use serde_json::Value;
 use store::region::Want;
-use wire::{Location, ResourceId, ResourceType, TenantId};
+use wire::{Location, ResourceId, TenantId};
 
 use crate::factory::Factory;
 use crate::publish::VERSION_TYPE;
@@ -21,8 +21,6 @@ const KINDS: [&str; 4] = [
     "Microsoft.Compute/snapshots",
     "Microsoft.Compute/virtualMachines",
 ];
-/// Pages of one kind in one tenant. More is an error: what is not seen would be taken for unused.
-const PAGES_MAX: usize = 10_000;
 /// How deep a digest may lie in a body.
 const DEPTH_MAX: usize = 16;
 
@@ -53,32 +51,44 @@ impl Uses {
             wants.push(want);
         }
     }
+
+    fn of_version(&mut self, version: &Resource) {
+        for copy in replicate::asked(version) {
+            self.add(copy.digest, &copy.region, copy.want);
+        }
+        // Disks beside the first one, wherever a version names them.
+        let mut named = Vec::new();
+        digests(&version.properties, 0, &mut named);
+        for copy in replicate::asked(version) {
+            for digest in &named {
+                self.add(*digest, &copy.region, copy.want);
+            }
+        }
+    }
+
+    fn of_resource(&mut self, resource: &Resource) {
+        let region = Location::new(resource.location.clone().unwrap_or_default());
+        let mut named = Vec::new();
+        digests(&resource.properties, 0, &mut named);
+        for digest in named {
+            self.add(digest, &region, want_of_resource(resource));
+        }
+    }
 }
 
 pub async fn of(factory: &Arc<Factory>) -> Result<Uses, Box<dyn std::error::Error + Send + Sync>> {
     let mut uses = Uses::default();
     for tenant in factory.auth.tenants().await? {
-        for version in all(factory, tenant.tenant, VERSION_TYPE).await? {
-            for copy in replicate::asked(&version) {
-                uses.add(copy.digest, &copy.region, copy.want);
-            }
-            // Disks beside the first one, wherever a version names them.
-            let mut named = Vec::new();
-            digests(&version.properties, 0, &mut named);
-            for copy in replicate::asked(&version) {
-                for digest in &named {
-                    uses.add(*digest, &copy.region, copy.want);
-                }
-            }
+        let permit = reading(tenant.tenant, VERSION_TYPE);
+        let mut pages = Pages::of(&*factory.catalog, &permit, VERSION_TYPE);
+        while let Some(versions) = pages.next().await? {
+            versions.iter().for_each(|version| uses.of_version(version));
         }
         for kind in KINDS {
-            for resource in all(factory, tenant.tenant, kind).await? {
-                let region = Location::new(resource.location.clone().unwrap_or_default());
-                let mut named = Vec::new();
-                digests(&resource.properties, 0, &mut named);
-                for digest in named {
-                    uses.add(digest, &region, want_of_resource(&resource));
-                }
+            let permit = reading(tenant.tenant, kind);
+            let mut pages = Pages::of(&*factory.catalog, &permit, kind);
+            while let Some(resources) = pages.next().await? {
+                resources.iter().for_each(|one| uses.of_resource(one));
             }
         }
     }
@@ -94,30 +104,14 @@ fn want_of_resource(resource: &Resource) -> Want {
     }
 }
 
-async fn all(
-    factory: &Arc<Factory>,
-    tenant: TenantId,
-    kind: &str,
-) -> Result<Vec<Resource>, Box<dyn std::error::Error + Send + Sync>> {
-    let permit = Permit::system(
+/// A permit that reads all resources of a kind in a tenant. They are taken page by page: there may be a million of them.
+fn reading(tenant: TenantId, kind: &str) -> Permit {
+    Permit::system(
         SystemReason::Reconcile,
         Action::new(format!("{kind}/read")),
         ResourceId::root(),
         tenant,
-    );
-    let kind = ResourceType::new(kind);
-    let mut found = Vec::new();
-    let mut page = PageRequest::largest();
-    for _ in 0..PAGES_MAX {
-        let answer: Result<_, CatalogError> = factory.catalog.list(&permit, &kind, page).await;
-        let answer = answer?;
-        found.extend(answer.resources);
-        let Some(next) = answer.next else {
-            return Ok(found);
-        };
-        page = PageRequest::largest().after(next);
-    }
-    Err(format!("there are more than {PAGES_MAX} pages of {kind:?}").into())
+    )
 }
 
 /// Every digest in a body, wherever it stands.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use access::{Action, Permit, SystemReason};
 use async_trait::async_trait;
-use catalog::{Resource, later};
+use catalog::{Pages, Resource, later};
 use jiff::Timestamp;
 use jobs::{Cancel, Reconciler, StepError};
 use serde_json::json;
@@ -19,12 +19,11 @@ use wire::{ProvisioningState, ResourceId};
 
 use super::{Copy, RegionResult, copies, heal};
 use crate::factory::Factory;
-use crate::publish::versions;
+use crate::publish::{VERSION_READ, VERSION_TYPE};
 
 /// The reconciler's name, for nudges.
 pub const RECONCILER: &str = "replicate";
 const PERIOD: Duration = Duration::from_secs(60);
-const VERSION_READ: &str = "Microsoft.Compute/galleries/images/versions/read";
 /// Copies at one time; those that a job waits for are not among them.
 const AT_ONCE: usize = 4;
 /// Until a failed copy is tried again: this, then twice that, up to the longest.
@@ -66,16 +65,19 @@ impl Replicate {
                 ResourceId::root(),
                 tenant.tenant,
             );
-            for version in versions(&factory.catalog, &permit).await? {
-                for copy in copies(&version) {
-                    if self.may_be_tried(&copy)
-                        && let Some(lacks) = self.lacks(&version, &copy).await?
-                    {
-                        due.push((lacks, copy));
+            let mut pages = Pages::of(&*factory.catalog, &permit, VERSION_TYPE);
+            while let Some(versions) = pages.next().await? {
+                for version in versions {
+                    for copy in copies(&version) {
+                        if self.may_be_tried(&copy)
+                            && let Some(lacks) = self.lacks(&version, &copy).await?
+                        {
+                            due.push((lacks, copy));
+                        }
                     }
-                }
-                if version.state == ProvisioningState::Failed {
-                    failed.push(version);
+                    if version.state == ProvisioningState::Failed {
+                        failed.push(version);
+                    }
                 }
             }
         }

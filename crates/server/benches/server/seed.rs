@@ -154,7 +154,7 @@ pub fn definition(sku: &str) -> Value {
         "features": [{ "name": "SecurityType", "value": "TrustedLaunchSupported" }] } })
 }
 
-/// As a build publishes them.
+/// As a build publishes them, but without a disk: no store has one here, and replication would try to get it for ever.
 fn properties() -> Value {
     json!({
         "publishingProfile": {
@@ -165,7 +165,6 @@ fn properties() -> Value {
         "storageProfile": { "osDiskImage": { "sizeInGB": 2, "hostCaching": "None" } },
         "safetyProfile": { "reportedForPolicyViolation": false, "allowDeletionOfReplicatedLocations": true },
         "bullion": {
-            "digest": "bd1:0101010101010101010101010101010101010101010101010101010101010101",
             "logicalBytes": 2_147_483_648_u64, "builtBy": { "principal": "7d5a4b3e-8a51-4f6a-8c9d-1e0102030405" },
             "replication": [{ "region": "north", "state": "Completed", "progress": 100 }]
         }

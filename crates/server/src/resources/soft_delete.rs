@@ -10,9 +10,7 @@ use std::time::Duration;
 
 use access::{Action, Permit, SystemReason};
 use async_trait::async_trait;
-use catalog::{
-    AuthStore, Catalog, CatalogError, Clock, Draft, PageRequest, Precondition, Resource,
-};
+use catalog::{AuthStore, Catalog, CatalogError, Clock, Draft, Pages, Precondition, Resource};
 use factory::deploy::{CONSUMPTION_END, SOFT_DELETED};
 use jiff::{SignedDuration, Timestamp, Unit};
 use jobs::{Cancel, Reconciler};
@@ -38,8 +36,6 @@ const FACTS: &str = "bullion";
 /// The reconciler's name and how often it looks.
 const RECONCILER: &str = "purge-versions";
 const PERIOD: Duration = Duration::from_secs(300);
-/// Pages of versions of one tenant.
-const PAGES_MAX: usize = 100;
 
 /// Checks the policy of a gallery's PUT. Answers whether it changes what is kept, which takes a right of its own.
 pub fn settle_policy(
@@ -130,19 +126,8 @@ fn elsewhere(id: &ResourceId, location: &Location, home: &Location) -> ArmError 
 }
 
 async fn below(server: &Server, permit: &Permit, kind: &str) -> Result<Vec<Resource>, ArmError> {
-    let mut found = Vec::new();
-    let mut page = PageRequest::largest();
-    for _ in 0..PAGES_MAX {
-        let of = ResourceType::new(kind);
-        let listed = server.catalog.list(permit, &of, page).await;
-        let listed = listed.map_err(errors::catalog)?;
-        found.extend(listed.resources);
-        let Some(next) = listed.next else {
-            break;
-        };
-        page = PageRequest::largest().after(next);
-    }
-    Ok(found)
+    let found = Pages::of(&*server.catalog, permit, kind).all().await;
+    found.map_err(errors::catalog)
 }
 
 /// The gallery that the call's resource is in.
@@ -326,20 +311,14 @@ impl Reconciler for Purge {
             let action = Action::new(versions::READ);
             let root = ResourceId::root();
             let permit = Permit::system(SystemReason::Reconcile, action, root, tenant.tenant);
-            let mut page = PageRequest::largest();
-            for _ in 0..PAGES_MAX {
-                let of = ResourceType::new(versions::KIND);
-                let listed = self.catalog.list(&permit, &of, page).await?;
-                for version in listed.resources.iter().filter(|one| is_due(one, now)) {
+            let mut pages = Pages::of(&*self.catalog, &permit, versions::KIND);
+            while let Some(page) = pages.next().await? {
+                for version in page.iter().filter(|one| is_due(one, now)) {
                     if stop.is_raised() {
                         return Ok(());
                     }
                     self.purge(version).await?;
                 }
-                let Some(next) = listed.next else {
-                    break;
-                };
-                page = PageRequest::largest().after(next);
             }
         }
         Ok(())

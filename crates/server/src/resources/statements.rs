@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use access::Permit;
-use catalog::{PackageUse, PageRequest, Resource, StoredBill};
+use catalog::{PackageUse, Pages, Resource, StoredBill};
 use factory::pipeline::Base;
 use factory::prove::{self, Opened};
 use http::StatusCode;
@@ -15,7 +15,7 @@ use provenance::{Advisory, Hit, Inventory, OsRelease, Package, Query, difference
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use wire::compute::VirtualMachineProperties;
-use wire::{ArmError, ErrorCode, ResourceId, ResourceType};
+use wire::{ArmError, ErrorCode, ResourceId};
 
 use super::{Reply, machines, need, versions};
 use crate::errors;
@@ -28,8 +28,6 @@ pub const VERIFY: &str = "Microsoft.Compute/galleries/images/versions/verifyBuil
 pub const COMPARE: &str = "Microsoft.Compute/galleries/images/versions/comparePackages";
 pub const AFFECTED: &str = "Bullion.Factory/affected";
 const BASE: &str = "baseVersion";
-/// Pages of versions or machines that one question looks through.
-const PAGES_MAX: usize = 100;
 
 /// The version that the comparison begins at needs a right of its own.
 pub fn links(body: &Value) -> Vec<Link> {
@@ -270,19 +268,8 @@ async fn hits(
 }
 
 async fn listed(server: &Server, permit: &Permit, kind: &str) -> Result<Vec<Resource>, ArmError> {
-    let kind = ResourceType::new(kind);
-    let mut found = Vec::new();
-    let mut page = PageRequest::largest();
-    for _ in 0..PAGES_MAX {
-        let answer = server.catalog.list(permit, &kind, page).await;
-        let answer = answer.map_err(errors::catalog)?;
-        found.extend(answer.resources);
-        let Some(next) = answer.next else {
-            return Ok(found);
-        };
-        page = PageRequest::largest().after(next);
-    }
-    Ok(found)
+    let found = Pages::of(&*server.catalog, permit, kind).all().await;
+    found.map_err(errors::catalog)
 }
 
 /// Ids of machines by the version that they run, folded.
