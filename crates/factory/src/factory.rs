@@ -27,6 +27,7 @@ use crate::reclaim::{self, Reclaim};
 use crate::regions::{RegionError, Regions, StorageSettings};
 use crate::replicate::{Links, RECONCILER, Replicate};
 use crate::scrub::{self, Scrub};
+use crate::secret_file::{self, SEED_BYTES};
 use crate::serving::ServedDisks;
 use crate::source::{LATEST, Marketplace, PlatformImage, Product, Provider};
 use crate::trigger::Triggers;
@@ -438,35 +439,11 @@ impl Factory {
 }
 
 /// The key of marks; made on its first use.
-fn mark_key(path: &Path) -> std::io::Result<[u8; 32]> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let read = |path: &Path| -> std::io::Result<[u8; 32]> {
-        let bytes = fs::read(path)?;
-        bytes
-            .try_into()
-            .map_err(|_| std::io::ErrorKind::InvalidData.into())
-    };
-    match read(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        known => return known,
-    }
-    let mut key = [0u8; 32];
-    for half in key.chunks_mut(16) {
-        half.copy_from_slice(uuid::Uuid::new_v4().as_bytes());
-    }
-    let mut options = fs::File::options();
-    let made = options.write(true).create_new(true).mode(0o600).open(path);
-    match made {
-        Ok(mut file) => {
-            file.write_all(&key)?;
-            file.sync_all()?;
-            Ok(key)
-        }
-        // Another step was faster.
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => read(path),
-        Err(error) => Err(error),
-    }
+fn mark_key(path: &Path) -> std::io::Result<[u8; SEED_BYTES]> {
+    let bytes = secret_file::read_or_make(path)?;
+    bytes
+        .try_into()
+        .map_err(|_| std::io::ErrorKind::InvalidData.into())
 }
 
 pub(crate) fn make_folder(path: &Path) -> Result<(), FactoryError> {

@@ -1,21 +1,20 @@
 //! The key that this installation signs statements with, and the public keys of others that it trusts. The own key never
 //! leaves its file but to sign.
 
-use std::fs::{self, OpenOptions, Permissions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::fs;
+use std::io::{self, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use provenance::{PublicKey, SigningKey, VerifyError};
 
+use crate::secret_file::{self, SEED_BYTES};
+
 const FILE: &str = "statements.key";
-const SEED_BYTES: usize = 32;
 /// Folder of public keys beside the own key: of other installations, or of this one before it got another key.
 const TRUSTED: &str = "trusted";
 const TRUSTED_MAX: usize = 64;
 const PEM_BYTES_MAX: u64 = 4 << 10;
-/// Nobody but the server's user.
-const MODE: u32 = 0o600;
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -86,14 +85,7 @@ impl StatementKey {
             path: path.clone(),
             source,
         };
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                make(folder, &path).map_err(fail)?;
-                fs::read(&path).map_err(fail)?
-            }
-            Err(error) => return Err(fail(error)),
-        };
+        let bytes = secret_file::read_or_make(&path).map_err(fail)?;
         let mode = fs::metadata(&path).map_err(fail)?.permissions().mode();
         if mode & 0o077 != 0 {
             return Err(KeyError::Readable { path });
@@ -120,28 +112,6 @@ impl StatementKey {
     pub(crate) fn signing(&self) -> &SigningKey {
         &self.0
     }
-}
-
-/// Written whole under another name first: a key that was cut off would sign nothing and could not be told from one
-/// that was damaged.
-fn make(folder: &Path, path: &Path) -> io::Result<()> {
-    let seed: [u8; SEED_BYTES] = rand::random();
-    let new = folder.join(format!("{FILE}.new"));
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(MODE)
-        .open(&new)?;
-    file.set_permissions(Permissions::from_mode(MODE))?;
-    file.write_all(&seed)?;
-    file.sync_all()?;
-    // A key that came to be meanwhile stays.
-    match fs::hard_link(&new, path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => fs::remove_file(&new)?,
-    }
-    fs::File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
@@ -180,10 +150,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         StatementKey::open(folder.path()).unwrap();
         let path = folder.path().join(FILE);
-        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         let error = StatementKey::open(folder.path()).unwrap_err();
         assert!(matches!(error, KeyError::Readable { .. }), "{error}");
-        fs::set_permissions(&path, Permissions::from_mode(MODE)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(&path, b"short").unwrap();
         let error = StatementKey::open(folder.path()).unwrap_err();
         assert!(error.to_string().contains("5 bytes"), "{error}");
