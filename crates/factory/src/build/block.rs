@@ -56,14 +56,9 @@ impl RootFs {
 
     /// Every file of this partition of `disk`, in the order of the paths, with the hashes of contents.
     pub(crate) fn walk(&self, disk: &dyn ReadAt) -> Result<Vec<ext4::Entry>, ext4::Ext4Error> {
-        let open_error = |source| ext4::Ext4Error::Open {
-            detail: String::from("its partition lies outside the disk"),
-            source: Some(source),
-        };
-        let mut device = ReadDevice(disk);
-        let mut partition =
-            ext4::Partition::new(&mut device, self.0.start, self.length()).map_err(open_error)?;
-        ext4::walk(&mut partition, ext4::Detail::ContentHash)
+        self.partition(disk, |partition| {
+            ext4::walk(partition, ext4::Detail::ContentHash)
+        })
     }
 
     /// Has `look` read this partition of `disk`.
@@ -72,6 +67,14 @@ impl RootFs {
         disk: &dyn ReadAt,
         look: impl FnOnce(&mut ext4::Tree<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
+        self.partition(disk, |partition| look(&mut ext4::Tree::open(partition)?))
+    }
+
+    fn partition<T, E: From<ext4::Ext4Error>>(
+        &self,
+        disk: &dyn ReadAt,
+        look: impl FnOnce(&mut ext4::Partition<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
         let open_error = |source| ext4::Ext4Error::Open {
             detail: String::from("its partition lies outside the disk"),
             source: Some(source),
@@ -79,7 +82,7 @@ impl RootFs {
         let mut device = ReadDevice(disk);
         let mut partition =
             ext4::Partition::new(&mut device, self.0.start, self.length()).map_err(open_error)?;
-        look(&mut ext4::Tree::open(&mut partition)?)
+        look(&mut partition)
     }
 }
 
