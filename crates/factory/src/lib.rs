@@ -19,7 +19,7 @@ mod regions;
 pub mod replicate;
 pub mod scan;
 mod scrub;
-mod secret_file;
+pub mod secret_file;
 mod serving;
 pub mod shared;
 pub mod source;

@@ -3,6 +3,7 @@
 //! Writes leave their line in the catalog, in their own transaction. What is here comes beside them, and never holds a
 //! request up: a flood of refusals is counted rather than stored.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use access::{Grants, Identity, Origin, Permit};
 use axum::extract::ConnectInfo;
 use catalog::{ActivityStatus, Actor, Backend, CatalogError, Checkpoint, Entry, Note};
+use factory::secret_file::{self, SEED_BYTES};
 use http::Method;
 use http::request::Parts;
 use jiff::{Timestamp, ToSpan as _};
@@ -21,7 +23,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 use wire::{ArmError, ErrorCode, ResourceId, TenantId};
 
-use crate::data::{self, DataError, DataFolder};
+use crate::data::{DataError, DataFolder};
 use crate::errors;
 use crate::exchange::Reply;
 use crate::operation::Operation;
@@ -55,17 +57,25 @@ pub struct Recorder {
 }
 
 /// The key that this data folder's server signs its chain with; made at the first use.
+///
+/// # Errors
+/// The file cannot be read or made, or is damaged. A new key in its place would leave the chain so far unproven.
 pub fn signing_key(folder: &Path) -> Result<SigningKey, DataError> {
     let path = folder.join("activity-key");
-    let kept = data::read_if_there(&path)?.and_then(|seed| <[u8; 32]>::try_from(seed).ok());
-    if let Some(seed) = kept {
-        return Ok(SigningKey::from_seed(&seed));
+    let seed = secret_file::read_or_make(&path).and_then(|bytes| {
+        <[u8; SEED_BYTES]>::try_from(bytes).map_err(|bytes| {
+            let why = format!(
+                "it has {} bytes, not {SEED_BYTES}; put it back from a backup, or move it away for a new one (what the \
+                 old key signed can then not be verified)",
+                bytes.len()
+            );
+            io::Error::new(io::ErrorKind::InvalidData, why)
+        })
+    });
+    match seed {
+        Ok(seed) => Ok(SigningKey::from_seed(&seed)),
+        Err(cause) => Err(DataError::Read { path, cause }),
     }
-    let mut seed = [0; 32];
-    seed[..16].copy_from_slice(Uuid::new_v4().as_bytes());
-    seed[16..].copy_from_slice(Uuid::new_v4().as_bytes());
-    data::write_private(&path, &seed)?;
-    Ok(SigningKey::from_seed(&seed))
 }
 
 /// What is signed of a checkpoint.

@@ -169,3 +169,20 @@ async fn a_flood_of_refusals_is_counted() {
     }
     assert_eq!(stored + counted, 300);
 }
+
+#[test]
+fn a_damaged_key_is_refused_and_not_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = || crate::activity::signing_key(folder.path());
+    let made = *key().unwrap().public();
+    assert_eq!(*key().unwrap().public(), made);
+    let file = folder.path().join("activity-key");
+    std::fs::write(&file, b"short").unwrap();
+    let error = key().expect_err("it is damaged");
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(
+        cause.contains("5 bytes") && cause.contains("backup"),
+        "{cause}"
+    );
+    assert_eq!(std::fs::read(&file).unwrap(), b"short");
+}
