@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use store::keys::FakeKeys;
 use store::region::{Kind, Member, Position, Region, Unlimited, Want};
-use store::{Collect, Domain, FrameCache, Keys, Store, StoreOptions};
+use store::{Collect, DEFAULT_INDEX_BYTES, Domain, FrameCache, Keys, Store, StoreOptions};
 
 use crate::chaos::Chaos;
 use crate::model::{Model, random_disk};
@@ -46,9 +46,13 @@ pub struct Report {
     pub collected: u64,
 }
 
+/// So little that a store must let go of most of what it knows: every second one has it.
+const TINY_INDEX_BYTES: u64 = 24 << 10;
+
 struct Node {
     member: usize,
     place: Chaos,
+    index_bytes: u64,
 }
 
 struct Site {
@@ -80,8 +84,9 @@ pub fn run(seed: u64) -> Report {
     world.report
 }
 
-fn options() -> StoreOptions {
+fn options(index_bytes: u64) -> StoreOptions {
     StoreOptions {
+        index_bytes,
         threads: NonZero::<usize>::MIN,
         keys: Keys::Service(Arc::new(FakeKeys::default())),
         // All stores of the world trust each other.
@@ -90,8 +95,8 @@ fn options() -> StoreOptions {
     }
 }
 
-fn open(place: &Chaos) -> Option<Store> {
-    Store::open_place(Box::new(place.clone()), options()).ok()
+fn open(place: &Chaos, index_bytes: u64) -> Option<Store> {
+    Store::open_place(Box::new(place.clone()), options(index_bytes)).ok()
 }
 
 impl Site {
@@ -100,9 +105,17 @@ impl Site {
         let mut nodes = Vec::new();
         for (member, (zone, name, premium)) in layout.iter().enumerate() {
             let place = Chaos::default();
-            let store = open(&place).expect("a new store");
+            let index_bytes = match member % 2 {
+                0 => DEFAULT_INDEX_BYTES,
+                _ => TINY_INDEX_BYTES,
+            };
+            let store = open(&place, index_bytes).expect("a new store");
             region.add(Member::open(zone, name, *premium, store));
-            nodes.push(Node { member, place });
+            nodes.push(Node {
+                member,
+                place,
+                index_bytes,
+            });
         }
         Site {
             region,
@@ -117,9 +130,11 @@ impl Site {
 
     /// Opens what a crash or a loss closed, as a restarted server does.
     fn reopen(&self, node: usize) {
-        let place = &self.nodes[node].place;
+        let Node {
+            place, index_bytes, ..
+        } = &self.nodes[node];
         place.restart();
-        match open(place) {
+        match open(place, *index_bytes) {
             Some(store) => self.member(node).comes_back(store),
             None => self.member(node).goes_away("it cannot be opened"),
         }

@@ -10,7 +10,7 @@
 //! crashed writer left has no manifest and goes the same way. At any moment the note may be lost;
 //! then the grace period begins again, and that is all.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 
 use disk::DiskDigest;
@@ -19,10 +19,9 @@ use crate::bulk::batches;
 use crate::codec::{PACKS, Reader, manifest_name};
 use crate::error::StoreError;
 use crate::frame::{Frame, FrameId, frame_id};
-use crate::index::{Location, Precedence};
-use crate::pack::PackBuilder;
+use crate::index::{Location, Reach};
+use crate::mend::write_frames;
 use crate::serve::trace_name;
-use crate::session::write_packs;
 use crate::store::{Inner, Store, read_footer};
 
 /// Where retired packs are noted.
@@ -94,21 +93,24 @@ impl Store {
         let mut note = read_note(&*inner.place)?;
         let needed = self.needed()?;
         let mut done = Collected::default();
-        for pack in sort(inner, &needed).sparse {
-            if !copy_out(inner, pack, &needed, &mut done)? {
-                done.damaged_packs
-                    .push(inner.index().pack(pack).to_string());
+        let Sorted { mut dead, sparse } = sort(inner, &needed);
+        let mut written = HashSet::new();
+        for pack in sparse {
+            match copy_out(inner, pack, &needed, &mut done)? {
+                None => done.damaged_packs.push(inner.index().pack(pack)),
+                Some(names) => {
+                    dead.push(pack);
+                    written.extend(names);
+                }
             }
         }
-        // Only now: what was copied may have become a pack that was dead before.
-        let retired = sort(inner, &needed).dead;
+        // What was copied may have become a pack that was dead before.
         let names: BTreeMap<String, u32> = {
             let index = inner.index();
-            retired
-                .iter()
-                .map(|pack| (index.pack(*pack).to_string(), *pack))
-                .collect()
+            let dead = dead.into_iter().map(|pack| (index.pack(pack), pack));
+            dead.filter(|(name, _)| !written.contains(name)).collect()
         };
+        let retired: Vec<u32> = names.values().copied().collect();
         // What is needed again is no garbage; what is dated after now was dated by another clock.
         note.retain(|name, since| names.contains_key(name) && *since <= when.now);
         for (name, pack) in &names {
@@ -120,6 +122,7 @@ impl Store {
         }
         inner.index_mut().retire(&retired);
         write_note(inner, &note)?;
+        let mut gone = Vec::new();
         for (name, pack) in &names {
             let bytes = inner.index().pack_len(*pack);
             if when.now - note.get(name).copied().unwrap_or(when.now) < when.grace {
@@ -127,18 +130,17 @@ impl Store {
                 done.waiting_bytes += bytes;
                 continue;
             }
-            inner
-                .place
-                .delete(name)
-                .map_err(|source| StoreError::Delete {
-                    name: name.clone(),
-                    source,
-                })?;
-            inner.index_mut().forget(*pack);
+            if let Err(source) = inner.place.delete(name) {
+                inner.index_mut().forget(&gone);
+                let name = name.clone();
+                return Err(StoreError::Delete { name, source });
+            }
+            gone.push(*pack);
             note.remove(name);
             done.removed_packs += 1;
             done.removed_bytes += bytes;
         }
+        inner.index_mut().forget(&gone);
         if done.removed_packs > 0 {
             write_note(inner, &note)?;
         }
@@ -147,14 +149,56 @@ impl Store {
 
     /// All frames and tables that a disk needs. What a table names is looked at once, however many
     /// disks share it, so this costs what differs between them. No key is needed.
-    fn needed(&self) -> Result<HashSet<FrameId>, StoreError> {
-        let mut needed = HashSet::new();
+    fn needed(&self) -> Result<Marks, StoreError> {
+        let mut needed = Marks::default();
         for disk in self.list()? {
             let outside = self.0.outside(&disk.digest)?;
-            self.0
-                .each_frame(&outside, &mut |used| Ok(needed.insert(used.id)))?;
+            self.0.each_frame(&outside, &mut |used| {
+                let found = self.0.find(&used.id, Reach::Lasting)?;
+                Ok(found.is_none_or(|at| needed.add(&at)))
+            })?;
         }
         Ok(needed)
+    }
+}
+
+/// Which frames are needed: a bit for each, so that a store of any size can be gone through.
+#[derive(Default)]
+struct Marks(HashMap<u32, Marked>);
+
+#[derive(Default)]
+struct Marked {
+    frames: Vec<u64>,
+    /// What they come to, as stored.
+    bytes: u64,
+}
+
+impl Marks {
+    /// Whether it was not marked before.
+    fn add(&mut self, at: &Location) -> bool {
+        let pack = self.0.entry(at.pack).or_default();
+        let (word, bit) = ((at.nth / 64) as usize, 1 << (at.nth % 64));
+        if pack.frames.len() <= word {
+            pack.frames.resize(word + 1, 0);
+        }
+        let is_new = pack.frames[word] & bit == 0;
+        if is_new {
+            pack.frames[word] |= bit;
+            pack.bytes += u64::from(at.len);
+        }
+        is_new
+    }
+
+    fn bytes(&self, pack: u32) -> u64 {
+        self.0.get(&pack).map_or(0, |marked| marked.bytes)
+    }
+
+    fn has(&self, at: &Location) -> bool {
+        let word = self
+            .0
+            .get(&at.pack)
+            .and_then(|pack| pack.frames.get((at.nth / 64) as usize));
+        word.is_some_and(|word| word & 1 << (at.nth % 64) != 0)
     }
 }
 
@@ -166,49 +210,38 @@ struct Sorted {
     sparse: Vec<u32>,
 }
 
-fn sort(inner: &Inner, needed: &HashSet<FrameId>) -> Sorted {
+/// A frame that is in two packs is needed in one of them.
+fn sort(inner: &Inner, needed: &Marks) -> Sorted {
     let index = inner.index();
-    // A frame that is in two packs is needed in one of them.
-    let mut live: BTreeMap<u32, u64> = index.pack_numbers().map(|pack| (pack, 0)).collect();
-    for id in needed {
-        if let Some(number) = index.number(id) {
-            let at = index.frame(number);
-            *live.entry(at.pack).or_default() += u64::from(at.len);
-        }
-    }
-    let (dead, live): (Vec<_>, Vec<_>) = live.into_iter().partition(|(_, bytes)| *bytes == 0);
-    let sparse = live
-        .into_iter()
-        .filter(|(pack, bytes)| bytes * 2 < index.frame_bytes(*pack));
+    let (dead, live): (Vec<u32>, Vec<u32>) = index
+        .pack_numbers()
+        .partition(|pack| needed.bytes(*pack) == 0);
+    let is_sparse = |pack: &u32| needed.bytes(*pack) * 2 < index.frame_bytes(*pack);
     Sorted {
-        dead: dead.into_iter().map(|(pack, _)| pack).collect(),
-        sparse: sparse.map(|(pack, _)| pack).collect(),
+        dead,
+        sparse: live.into_iter().filter(is_sparse).collect(),
     }
 }
 
-/// Copies what is needed of a pack to new ones. `false` if the pack is not what it was; then it
-/// stays, for what can still be read in it.
+/// Copies what is needed of a pack to new ones, whose names it answers. None if the pack is not
+/// what it was; then it stays, for what can still be read in it.
 fn copy_out(
     inner: &Inner,
     pack: u32,
-    needed: &HashSet<FrameId>,
+    needed: &Marks,
     done: &mut Collected,
-) -> Result<bool, StoreError> {
-    let (name, wanted) = {
+) -> Result<Option<Vec<String>>, StoreError> {
+    let mut wanted = inner.frames_of(pack)?;
+    wanted.retain(|at| needed.has(at));
+    let entry = {
         let index = inner.index();
-        let here = |id: &FrameId| {
-            let at = *index.frame(index.number(id)?);
-            (at.pack == pack).then_some(at)
-        };
-        let wanted: Vec<Location> = needed.iter().filter_map(here).collect();
-        (index.pack(pack), wanted)
-    };
-    let entry = crate::place::Entry {
-        name: name.to_string(),
-        bytes: inner.index().pack_len(pack),
+        crate::place::Entry {
+            name: index.pack(pack),
+            bytes: index.pack_len(pack),
+        }
     };
     let Ok(footer) = read_footer(&*inner.place, &entry)? else {
-        return Ok(false);
+        return Ok(None);
     };
     let fingerprints: BTreeMap<FrameId, _> = footer
         .frames
@@ -235,25 +268,13 @@ fn copy_out(
             }
         });
         match read {
-            Err(StoreError::Damaged { .. } | StoreError::DamagedFrame { .. }) => return Ok(false),
+            Err(StoreError::Damaged { .. } | StoreError::DamagedFrame { .. }) => return Ok(None),
             other => other?,
         }
     }
     done.copied_frames += frames.len() as u64;
     done.copied_bytes += wanted.iter().map(|at| u64::from(at.len)).sum::<u64>();
-    write_packs(inner, Precedence::New, |packs| {
-        let mut builder = PackBuilder::default();
-        for (frame, fingerprints) in frames {
-            if let Some(full) = builder.push(&frame, fingerprints) {
-                packs.send(full).map_err(|_| StoreError::WriterStopped)?;
-            }
-        }
-        match builder.finish() {
-            Some(full) => packs.send(full).map_err(|_| StoreError::WriterStopped),
-            None => Ok(()),
-        }
-    })?;
-    Ok(true)
+    write_frames(inner, frames).map(Some)
 }
 
 /// A note that is lost or cannot be understood only costs time.

@@ -359,6 +359,23 @@ impl Store {
         )
     }
 
+    /// The same, unless the secret is wrapped with the newest key of this service. Whether it was
+    /// wrapped anew.
+    pub fn keep_wrapped(&self, service: &dyn KeyService) -> Result<bool, StoreError> {
+        if self.0.header.secret.is_some() {
+            return Ok(false);
+        }
+        let (_, state) = read_keys(&*self.0.place)?;
+        match state {
+            State::Erased => Ok(false),
+            State::Wrapped {
+                service: by,
+                wrapped,
+            } if by == service.name() && service.is_newest(&wrapped)? => Ok(false),
+            State::Wrapped { .. } => self.rewrap(service).map(|()| true),
+        }
+    }
+
     /// Reads the store with a secret that was exported before, and has a service keep it from now
     /// on: for a store whose key is lost, but not for one that was erased.
     pub fn restore(&self, domain: &Domain, service: &dyn KeyService) -> Result<(), StoreError> {

@@ -14,8 +14,9 @@ use disk::{
     DiskDigest, LeafHash, ReadAt, read_sparse,
 };
 
+use crate::domain::Domain;
 use crate::error::StoreError;
-use crate::index::Precedence;
+use crate::index::{Fingerprint, Precedence};
 use crate::manifest::{MAX_DISK_BYTES, Manifest};
 use crate::outline::{Draft, Outline};
 use crate::pack::Pack;
@@ -204,15 +205,14 @@ fn unchanged(
         return Ok(([ChunkHash::ZERO; SECTION_CHUNKS], Vec::new()));
     };
     let digest = parent.digest();
-    let frames = section.frames.iter();
-    let numbers = frames.map(|used| inner.number(used, digest));
-    let numbers: Vec<u32> = numbers.collect::<Result<_, _>>()?;
+    let found = inner.locate_all(&section.frames, digest)?;
+    inner.warm_near(found.iter().copied())?;
     let mut kept = Vec::with_capacity(section.pieces.len());
     for piece in &section.pieces {
         for step in 0..piece.count {
             let block = piece.block + u32::from(step);
             if !dirty.contains(u64::from(block)) {
-                let frame = FrameRef::Stored(numbers[piece.frame as usize]);
+                let frame = FrameRef::Stored(found[piece.frame as usize].used());
                 push_piece(
                     &mut kept,
                     Piece {
@@ -270,6 +270,7 @@ struct Scanned {
     index: usize,
     bytes: Vec<u8>,
     leaves: Vec<LeafHash>,
+    fingerprints: Vec<Fingerprint>,
     hash: ChunkHash,
 }
 
@@ -308,6 +309,7 @@ impl Intake<'_> {
             index: 0,
             bytes: vec![],
             leaves: vec![],
+            fingerprints: vec![],
             hash: ChunkHash::ZERO,
         };
         let mut slots: Vec<_> = iter::repeat_with(new)
@@ -325,13 +327,18 @@ impl Intake<'_> {
                 break;
             }
             let batch = &mut slots[..filled];
-            let view = self.view;
+            let (view, domain) = (self.view, &session.domain);
             parallel::for_each(
                 threads,
                 batch,
                 || ChunkDigester::new(size),
-                |digester, slot| slot.read(view, digester).map_err(StoreError::ReadDisk),
+                |digester, slot| {
+                    slot.read(view, digester, domain)
+                        .map_err(StoreError::ReadDisk)
+                },
             )?;
+            let all = batch.iter().flat_map(|slot| &slot.fingerprints);
+            session.inner.warm(all)?;
             self.take(session, batch)?;
             session.compress(packs)?;
             let last = slots[filled - 1].index as u64 + 1;
@@ -352,15 +359,16 @@ impl Intake<'_> {
             }
             let index = session.inner.index();
             let first = (slot.index * BLOCKS_PER_CHUNK) as u32;
-            let blocks = slot.bytes.chunks_exact(BLOCK_SIZE).zip(&slot.leaves);
-            for (at, (bytes, leaf)) in blocks.enumerate() {
+            let hashes = slot.leaves.iter().zip(&slot.fingerprints);
+            let blocks = slot.bytes.chunks_exact(BLOCK_SIZE).zip(hashes);
+            for (at, (bytes, (leaf, fingerprint))) in blocks.enumerate() {
                 let block = first + at as u32;
                 let counts = self
                     .parent
                     .as_ref()
                     .is_none_or(|(_, dirty)| dirty.contains(u64::from(block)));
                 if counts && *leaf != [0; 32] {
-                    session.block(&index, block, leaf, bytes);
+                    session.block(&index, block, *fingerprint, bytes);
                 }
             }
         }
@@ -398,7 +406,12 @@ impl Intake<'_> {
 }
 
 impl Scanned {
-    fn read(&mut self, view: &dyn ReadAt, digester: &mut ChunkDigester) -> io::Result<()> {
+    fn read(
+        &mut self,
+        view: &dyn ReadAt,
+        digester: &mut ChunkDigester,
+        domain: &Domain,
+    ) -> io::Result<()> {
         let start = self.index as u64 * CHUNK_SIZE as u64;
         let len = (view.size() - start).min(CHUNK_SIZE as u64) as usize;
         self.bytes.resize(len, 0);
@@ -406,6 +419,9 @@ impl Scanned {
         self.hash = digester.chunk(self.index, &self.bytes);
         self.leaves.clear();
         self.leaves.extend_from_slice(digester.leaves());
+        self.fingerprints.clear();
+        let known = self.leaves.iter().map(|leaf| domain.fingerprint(leaf));
+        self.fingerprints.extend(known);
         // The last block of a disk is kept whole, as it was hashed.
         self.bytes.resize(len.next_multiple_of(BLOCK_SIZE), 0);
         Ok(())

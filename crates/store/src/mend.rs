@@ -12,7 +12,7 @@ use disk::{BLOCK_SIZE, leaf_hashes};
 use crate::collect::{read_note, write_note};
 use crate::error::StoreError;
 use crate::frame::{FRAME_BLOCKS, Frame, FrameId, Unpacker, frame_id};
-use crate::index::{Fingerprint, Location, Precedence};
+use crate::index::{Fingerprint, Location, Precedence, Reach};
 use crate::pack::{Pack, PackBuilder};
 use crate::place::Entry;
 use crate::session::write_packs;
@@ -64,7 +64,7 @@ impl Store {
     pub fn packs(&self) -> Vec<String> {
         let index = self.0.index();
         let live = index.live_packs();
-        let mut names: Vec<String> = live.map(|pack| index.pack(pack).to_string()).collect();
+        let mut names: Vec<String> = live.map(|pack| index.pack(pack)).collect();
         names.sort();
         names
     }
@@ -76,7 +76,7 @@ impl Store {
         let Some(pack) = inner.index().pack_number(name) else {
             return Ok(PackCheck::default());
         };
-        let frames = inner.index().frames_of(pack);
+        let frames = inner.frames_of(pack)?;
         let read = Read::of(inner, pack, &frames)?;
         let damaged = frames.iter().filter(|at| read.sound(at).is_none());
         Ok(PackCheck {
@@ -96,7 +96,7 @@ impl Store {
         now: u64,
     ) -> Result<Mended, StoreError> {
         let inner = &*self.0;
-        let found = inner.index().number(id).map(|at| *inner.index().frame(at));
+        let found = inner.find(id, Reach::Lasting)?;
         if let Some(at) = found {
             let name = inner.index().pack(at.pack);
             return self.mend_pack(&name, others, now);
@@ -108,7 +108,7 @@ impl Store {
             Some((frame, fingerprints)) => {
                 mended.frames = 1;
                 mended.bytes = frame.stored.len() as u64;
-                write(inner, vec![(frame, fingerprints)])?;
+                write_frames(inner, vec![(frame, fingerprints)])?;
             }
         }
         Ok(mended)
@@ -122,7 +122,7 @@ impl Store {
         let Some(pack) = inner.index().pack_number(name) else {
             return Ok(Mended::default());
         };
-        let frames = inner.index().frames_here(pack);
+        let frames = inner.frames_here(pack)?;
         let read = Read::of(inner, pack, &frames)?;
         let fingerprints = fingerprints_of(inner, pack)?;
         if fingerprints.is_some() && frames.iter().all(|at| read.sound(at).is_some()) {
@@ -154,7 +154,10 @@ impl Store {
             }
         }
         // Where everything was repaired, the new pack is the old one, in its name too.
-        if write(inner, sound)?.iter().any(|written| written == name) {
+        if write_frames(inner, sound)?
+            .iter()
+            .any(|written| written == name)
+        {
             return Ok(mended);
         }
         inner.index_mut().retire(&[pack]);
@@ -163,7 +166,7 @@ impl Store {
             let name = name.to_owned();
             let removed = inner.place.delete(&name);
             removed.map_err(|source| StoreError::Delete { name, source })?;
-            inner.index_mut().forget(pack);
+            inner.index_mut().forget(&[pack]);
             return Ok(mended);
         }
         let mut note = read_note(&*inner.place)?;
@@ -235,7 +238,7 @@ type Fingerprints = BTreeMap<FrameId, Vec<Fingerprint>>;
 /// As the pack's own footer says; `None` if it cannot be understood.
 fn fingerprints_of(inner: &Inner, pack: u32) -> Result<Option<Fingerprints>, StoreError> {
     let entry = Entry {
-        name: inner.index().pack(pack).to_string(),
+        name: inner.index().pack(pack),
         bytes: inner.index().pack_len(pack),
     };
     let footer = match read_footer(&*inner.place, &entry) {
@@ -279,7 +282,7 @@ fn fingerprints_here(
 fn from_others(inner: &Inner, id: &FrameId, others: &[Store]) -> Option<(Frame, Vec<Fingerprint>)> {
     let mut unpacker = Unpacker::new();
     others.iter().find_map(|other| {
-        let at = other.0.index().readable(id)?;
+        let at = other.0.find(id, Reach::Reading).ok()??;
         let stored = other.0.pack_range(at.pack, at.offset, at.len).ok()?;
         if frame_id(at.coding, at.blocks, &stored) != *id {
             return None;
@@ -296,7 +299,10 @@ fn from_others(inner: &Inner, id: &FrameId, others: &[Store]) -> Option<(Frame, 
 }
 
 /// Writes packs with these frames, and answers their names.
-fn write(inner: &Inner, frames: Vec<(Frame, Vec<Fingerprint>)>) -> Result<Vec<String>, StoreError> {
+pub(crate) fn write_frames(
+    inner: &Inner,
+    frames: Vec<(Frame, Vec<Fingerprint>)>,
+) -> Result<Vec<String>, StoreError> {
     let mut names = Vec::new();
     write_packs(inner, Precedence::New, |packs| {
         let mut builder = PackBuilder::default();

@@ -54,8 +54,7 @@ impl Store {
             }
             match read_footer(&*inner.place, &entry) {
                 Ok(Ok(footer)) => {
-                    let mut index = inner.index_mut();
-                    index.add(&entry.name, entry.bytes, &footer, Precedence::Known);
+                    inner.take(&entry.name, entry.bytes, &footer, Precedence::Known);
                     found += 1;
                 }
                 Ok(Err(what)) => tracing::debug!(pack = entry.name, what, "a pack is left out"),

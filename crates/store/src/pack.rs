@@ -96,32 +96,47 @@ impl PackBuilder {
         if frames.is_empty() {
             return None;
         }
-        let start = bytes.len();
-        for frame in &frames {
-            bytes.extend_from_slice(&frame.id.0);
-            bytes.extend_from_slice(&frame.len.to_le_bytes());
-            bytes.extend_from_slice(&[frame.blocks, frame.coding.to_byte()]);
-            bytes.extend_from_slice(frame.fingerprints.as_flattened());
-        }
-        let footer_len = (bytes.len() - start) as u32;
-        let check = checksum(&bytes[start..], frames.len() as u32);
-        bytes.extend_from_slice(&footer_len.to_le_bytes());
-        bytes.extend_from_slice(&(frames.len() as u32).to_le_bytes());
-        bytes.extend_from_slice(&check);
-        bytes.extend_from_slice(END_MAGIC);
+        let footer = PackFooter { frames };
+        let name = push_end(&footer, &mut bytes);
         Some(Pack {
-            name: pack_name(&check),
+            name,
             bytes,
-            footer: PackFooter { frames },
+            footer,
         })
     }
+}
+
+/// Appends what comes after the frames of a pack, and answers the pack's name.
+fn push_end(footer: &PackFooter, bytes: &mut Vec<u8>) -> String {
+    let start = bytes.len();
+    for frame in &footer.frames {
+        bytes.extend_from_slice(&frame.id.0);
+        bytes.extend_from_slice(&frame.len.to_le_bytes());
+        bytes.extend_from_slice(&[frame.blocks, frame.coding.to_byte()]);
+        bytes.extend_from_slice(frame.fingerprints.as_flattened());
+    }
+    let footer_len = (bytes.len() - start) as u32;
+    let frames = footer.frames.len() as u32;
+    let check = checksum(&bytes[start..], frames);
+    bytes.extend_from_slice(&footer_len.to_le_bytes());
+    bytes.extend_from_slice(&frames.to_le_bytes());
+    bytes.extend_from_slice(&check);
+    bytes.extend_from_slice(END_MAGIC);
+    pack_name(&check)
+}
+
+/// The name and the end of a pack whose frames nobody has. For simulations.
+pub(crate) fn made_up_file(footer: &PackFooter) -> (String, Vec<u8>) {
+    let mut end = Vec::new();
+    let name = push_end(footer, &mut end);
+    (name, end)
 }
 
 fn pack_name(check: &[u8; 32]) -> String {
     format!("{PACKS}{}.pack", hex(&check[..16]))
 }
 
-fn header() -> [u8; HEADER_LEN] {
+pub(crate) fn header() -> [u8; HEADER_LEN] {
     let mut header = [0; HEADER_LEN];
     header[..8].copy_from_slice(MAGIC);
     header[8..12].copy_from_slice(&VERSION.to_le_bytes());
@@ -173,6 +188,29 @@ impl Trailer {
 }
 
 impl PackFooter {
+    /// Of frames that nobody has, one after the other. For simulations.
+    pub(crate) fn made_up(
+        frames: impl Iterator<Item = (FrameId, Coding, u32, Vec<Fingerprint>)>,
+    ) -> PackFooter {
+        let mut offset = HEADER_LEN as u64;
+        let frames = frames.map(|(id, coding, len, fingerprints)| {
+            let blocks = fingerprints.len() as u8;
+            let at = offset;
+            offset += u64::from(len);
+            PackedFrame {
+                id,
+                coding,
+                blocks,
+                offset: at,
+                len,
+                fingerprints,
+            }
+        });
+        PackFooter {
+            frames: frames.collect(),
+        }
+    }
+
     /// Reads a footer. `frames_end` is where it begins: frames lie between the header and there,
     /// without gaps.
     pub(crate) fn parse(

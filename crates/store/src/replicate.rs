@@ -13,7 +13,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
-use disk::{BLOCK_SIZE, DiskDigest, LeafHash, leaf_hashes};
+use disk::{BLOCK_SIZE, DiskDigest, leaf_hashes};
 
 use crate::bulk::{Batch, Buffers, batches};
 use crate::domain::Domain;
@@ -188,7 +188,7 @@ impl Copy<'_> {
                         let slot = usize::from(piece.slot + step);
                         let bytes = &received.raw[slot * BLOCK_SIZE..][..BLOCK_SIZE];
                         let block = piece.block + u32::from(step);
-                        session.block(&index, block, &received.leaves[slot], bytes);
+                        session.block(&index, block, received.fingerprints[slot], bytes);
                     }
                 }
                 done(received);
@@ -213,9 +213,8 @@ impl Plan {
         let at = copy
             .from
             .locate_all(&stretch.frames, &copy.manifest.digest)?;
-        let index = session.inner.index();
-        let there: Vec<Option<FrameRef>> =
-            at.iter().map(|at| session.frame(&index, &at.id)).collect();
+        let there = at.iter().map(|at| session.frame(&at.id));
+        let there: Vec<Option<FrameRef>> = there.collect::<Result<_, _>>()?;
         let mut plan = Plan {
             base: Vec::new(),
             missing: (0u32..)
@@ -285,7 +284,6 @@ struct Received {
     number: u32,
     frame: Frame,
     raw: Vec<u8>,
-    leaves: Vec<LeafHash>,
     fingerprints: Vec<Fingerprint>,
 }
 
@@ -315,6 +313,9 @@ fn receive(
         parallel::for_each(threads, group, Buffers::new, |buffers, work| {
             check(from, &domain, buffers, work)
         })?;
+        let all = group.iter().flat_map(|work| &work.received);
+        let all = all.flat_map(|received| &received.fingerprints);
+        session.inner.warm(all)?;
         for received in group.iter_mut().flat_map(|work| work.received.drain(..)) {
             take(session, &received);
         }
@@ -345,7 +346,6 @@ fn check(
             number,
             frame,
             raw: raw.to_vec(),
-            leaves: leaves.to_vec(),
             fingerprints,
         });
         Ok(())

@@ -24,7 +24,7 @@ const SECTION: u8 = 1;
 const BRANCH: u8 = 2;
 
 /// A frame that a disk uses, as its manifest says. A [`crate::FrameSource`] can read it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct UsedFrame {
     pub(crate) id: FrameId,
     pub(crate) blocks: u8,

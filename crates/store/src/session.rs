@@ -7,12 +7,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
-use disk::LeafHash;
-
 use crate::domain::Domain;
 use crate::error::StoreError;
 use crate::frame::{FRAME_BYTES, Frame, FrameId, Packer};
-use crate::index::{ByFingerprint, Fingerprint, Index, Precedence};
+use crate::index::{ByFingerprint, Fingerprint, Index, Precedence, Reach};
 use crate::manifest::Manifest;
 use crate::outline::{Draft, Outline};
 use crate::pack::{Pack, PackBuilder};
@@ -49,10 +47,10 @@ pub(crate) fn write_packs<T>(
     })
 }
 
-/// A frame that is stored, by its number in the index, or one of this session.
+/// A frame that is stored, or one of this session by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum FrameRef {
-    Stored(u32),
+    Stored(UsedFrame),
     New(u32),
 }
 
@@ -117,13 +115,19 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// One block of the disk, which is stored if it is not yet.
-    pub(crate) fn block(&mut self, index: &Index, block: u32, leaf: &LeafHash, bytes: &[u8]) {
-        let fingerprint = self.domain.fingerprint(leaf);
+    /// One block of the disk, which is stored if it is not yet, as far as the index knows; see
+    /// [`Inner::warm`].
+    pub(crate) fn block(
+        &mut self,
+        index: &Index,
+        block: u32,
+        fingerprint: Fingerprint,
+        bytes: &[u8],
+    ) {
         let (frame, slot) = if let Some((number, slot)) = self.pending.get(&fingerprint) {
             (FrameRef::New(*number), *slot)
-        } else if let Some(at) = index.block(&fingerprint) {
-            (FrameRef::Stored(at.frame), at.slot)
+        } else if let Some((frame, slot)) = index.block(&fingerprint) {
+            (FrameRef::Stored(frame), slot)
         } else {
             if self.open.fingerprints.is_empty() {
                 self.open.number = self.new_number();
@@ -145,11 +149,14 @@ impl<'a> Session<'a> {
     }
 
     /// A frame by its name, be it stored or of this session.
-    pub(crate) fn frame(&self, index: &Index, id: &FrameId) -> Option<FrameRef> {
-        match self.pending_ids.get(id) {
+    pub(crate) fn frame(&self, id: &FrameId) -> Result<Option<FrameRef>, StoreError> {
+        Ok(match self.pending_ids.get(id) {
             Some(number) => number.map(FrameRef::New),
-            None => index.number(id).map(FrameRef::Stored),
-        }
+            None => {
+                let found = self.inner.find(id, Reach::Lasting)?;
+                found.map(|at| FrameRef::Stored(at.used()))
+            }
+        })
     }
 
     /// Takes a frame as it is, if the store has none of its blocks. `used` are the pieces of the
@@ -284,7 +291,7 @@ impl<'a> Session<'a> {
             let (inner, frames) = (self.inner, &self.frames);
             let name = |frame: FrameRef| match frame {
                 FrameRef::New(number) => frames[number as usize],
-                FrameRef::Stored(number) => Some(inner.index().frame(number).used()),
+                FrameRef::Stored(frame) => Some(frame),
             };
             self.outline
                 .settle(inner, &self.domain, &name, &mut |table| {
@@ -300,7 +307,7 @@ impl<'a> Session<'a> {
     /// A table of the manifest, which is stored if it is not yet.
     fn table(&mut self, table: Frame, packs: &SyncSender<Pack>) -> Result<(), StoreError> {
         let known = self.pending_ids.contains_key(&table.id)
-            || self.inner.index().number(&table.id).is_some();
+            || self.inner.find(&table.id, Reach::Lasting)?.is_some();
         if known {
             return Ok(());
         }

@@ -9,7 +9,7 @@ use disk::DiskDigest;
 use crate::bulk::{Buffers, batches};
 use crate::error::StoreError;
 use crate::frame::Unpacker;
-use crate::index::Location;
+use crate::index::{Location, Reach};
 use crate::manifest::{BranchRef, Manifest};
 use crate::section::{Section, SectionRef, UsedFrame};
 use crate::serve::Trace;
@@ -85,7 +85,7 @@ impl FrameSource for Store {
     }
 
     fn read_frame(&self, frame: &UsedFrame, into: &mut Vec<u8>) -> Result<u64, StoreError> {
-        let at = self.0.index().readable(&frame.id);
+        let at = self.0.find(&frame.id, Reach::Reading)?;
         let at = at.ok_or(StoreError::LostFrame { frame: frame.id })?;
         let (at, stored) = self.0.stored(at)?;
         UNPACKER.with_borrow_mut(|unpacker| self.0.unpack(&at, &stored, unpacker, into))?;
@@ -98,10 +98,10 @@ impl FrameSource for Store {
 
     fn read_frames(&self, frames: &[UsedFrame], each: &mut dyn FnMut(usize, u64, Vec<u8>)) {
         let located: Vec<(u32, Location)> = {
-            let index = self.0.index();
             let numbered = frames.iter().zip(0u32..);
+            let find = |frame: &UsedFrame| self.0.find(&frame.id, Reach::Reading).ok()?;
             numbered
-                .filter_map(|(frame, at)| Some((at, index.readable(&frame.id)?)))
+                .filter_map(|(frame, at)| Some((at, find(frame)?)))
                 .collect()
         };
         let mut buffers = Buffers::new();

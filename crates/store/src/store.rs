@@ -41,7 +41,13 @@ pub struct StoreOptions {
     pub domain: Option<Domain>,
     /// The name of a new store; a random one unless given.
     pub id: Option<StoreId>,
+    /// Memory for what is known of the store's packs, in bytes. A store of which more would have
+    /// to be known finds all that it holds, but may store some blocks twice.
+    pub index_bytes: u64,
 }
+
+/// Enough for 10 TiB of distinct blocks.
+pub const DEFAULT_INDEX_BYTES: u64 = 512 << 20;
 
 impl Default for StoreOptions {
     fn default() -> Self {
@@ -52,6 +58,7 @@ impl Default for StoreOptions {
             keys: Keys::default(),
             domain: None,
             id: None,
+            index_bytes: DEFAULT_INDEX_BYTES,
         }
     }
 }
@@ -66,6 +73,8 @@ pub(crate) struct Inner {
     pub(crate) header: Header,
     pub(crate) lock: RwLock<Lock>,
     index: RwLock<Index>,
+    /// Held by who makes room in the index.
+    pub(crate) tidy: Mutex<()>,
     writer: Mutex<()>,
 }
 
@@ -145,34 +154,19 @@ impl Store {
     /// Opens a store in any place. The caller sees to it that no one else writes there.
     pub fn open_place(place: Box<dyn Place>, options: StoreOptions) -> Result<Store, StoreError> {
         let (header, lock) = open_header(&*place, &options)?;
-        let mut index = Index::default();
-        // Where a frame is in two packs, the one that stays counts.
         let retired = read_note(&*place)?;
-        let mut packs = list(&*place, PACKS)?;
-        packs.sort_by_key(|entry| retired.contains_key(&entry.name));
-        for entry in packs {
-            let footer = match read_footer(&*place, &entry) {
-                // A list may be older than what it lists.
-                Err(error) if error.is_not_found() => continue,
-                footer => footer?,
-            };
-            match footer {
-                Ok(footer) => index.add(&entry.name, entry.bytes, &footer, Precedence::Known),
-                Err(what) => {
-                    tracing::warn!(pack = entry.name, what, "a pack is left out of the store");
-                    index.damaged.push(entry.name);
-                }
-            }
-        }
-        let index = RwLock::new(index);
-        Ok(Store(Arc::new(Inner {
+        let index = RwLock::new(Index::new(options.index_bytes));
+        let inner = Inner {
             place,
             options,
             header,
             lock: RwLock::new(lock),
             index,
+            tidy: Mutex::new(()),
             writer: Mutex::new(()),
-        })))
+        };
+        inner.take_up(&retired)?;
+        Ok(Store(Arc::new(inner)))
     }
 
     /// Whether a disk is here with all its frames.
@@ -278,8 +272,7 @@ impl Inner {
     pub(crate) fn commit(&self, pack: &Pack, precedence: Precedence) -> Result<(), StoreError> {
         self.put(&pack.name, &pack.bytes)?;
         let bytes = pack.bytes.len() as u64;
-        self.index_mut()
-            .add(&pack.name, bytes, &pack.footer, precedence);
+        self.take(&pack.name, bytes, &pack.footer, precedence);
         Ok(())
     }
 
@@ -361,13 +354,10 @@ impl Inner {
             .get_range(&name, u64::from(offset), len as usize)
             .map_err(|source| match source.kind() {
                 io::ErrorKind::UnexpectedEof => StoreError::Damaged {
-                    name: name.to_string(),
+                    name,
                     what: "it is shorter than it was",
                 },
-                _ => StoreError::Get {
-                    name: name.to_string(),
-                    source,
-                },
+                _ => StoreError::Get { name, source },
             })
     }
 
@@ -388,7 +378,7 @@ impl Inner {
     pub(crate) fn damaged_frame(&self, at: &Location, what: &'static str) -> StoreError {
         StoreError::DamagedFrame {
             frame: at.id,
-            pack: self.index().pack(at.pack).to_string(),
+            pack: self.index().pack(at.pack),
             what,
         }
     }

@@ -18,7 +18,7 @@ use crate::delta::{self, Group, TOGETHER};
 use crate::domain::{AtRest, Domain, DomainId};
 use crate::error::StoreError;
 use crate::frame::{Coding, FRAME_BLOCKS, FrameId, Unpacker, frame_id, is_possible};
-use crate::index::Precedence;
+use crate::index::{Fingerprint, Precedence};
 use crate::manifest::{MAX_DISK_BYTES, Manifest};
 use crate::outline::{Draft, Outline};
 use crate::pack::Pack;
@@ -261,8 +261,15 @@ impl Taking<'_, '_> {
                 true => self.read_groups(left)?,
                 false => self.read_frames(left.min(GROUP as u32))?,
             };
-            for (frame, received) in (done..).zip(&group) {
-                self.take(&table, frame, received)?;
+            let domain = &self.session.domain;
+            let known = |received: &Received| -> Vec<Fingerprint> {
+                let leaves = received.leaves.iter();
+                leaves.map(|leaf| domain.fingerprint(leaf)).collect()
+            };
+            let known: Vec<_> = group.iter().map(known).collect();
+            self.session.inner.warm(known.iter().flatten())?;
+            for (frame, (received, known)) in (done..).zip(group.iter().zip(&known)) {
+                self.take(&table, frame, (received, known))?;
             }
             self.session.compress(packs)?;
             done += group.len() as u32;
@@ -320,7 +327,10 @@ impl Taking<'_, '_> {
                 pieces.push(Piece {
                     block: piece.block + (extent.block - piece.frame),
                     frame: FrameRef::Stored(
-                        self.session.inner.number(&extent.frame, present.digest())?,
+                        self.session
+                            .inner
+                            .locate(&extent.frame, present.digest())?
+                            .used(),
                     ),
                     slot: extent.slot,
                     count: extent.count,
@@ -333,7 +343,12 @@ impl Taking<'_, '_> {
         Ok(split_at_sections(pieces))
     }
 
-    fn take(&mut self, table: &Table, frame: u32, received: &Received) -> Result<(), StoreError> {
+    fn take(
+        &mut self,
+        table: &Table,
+        frame: u32,
+        (received, known): (&Received, &[Fingerprint]),
+    ) -> Result<(), StoreError> {
         let first = table.pieces.partition_point(|piece| piece.frame < frame);
         let index = self.session.inner.index();
         let own = table.pieces[first..].iter();
@@ -347,7 +362,7 @@ impl Taking<'_, '_> {
                 }
                 let bytes = &received.raw[slot * BLOCK_SIZE..][..BLOCK_SIZE];
                 let block = piece.block + u32::from(step);
-                self.session.block(&index, block, leaf, bytes);
+                self.session.block(&index, block, known[slot], bytes);
             }
         }
         Ok(())

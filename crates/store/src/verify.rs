@@ -80,7 +80,7 @@ impl Store {
         let mut damaged = Vec::new();
         let packs: Vec<u32> = self.0.index().pack_numbers().collect();
         for pack in packs {
-            let at = self.0.index().frames_of(pack);
+            let at = self.0.frames_of(pack)?;
             damaged.extend(self.damaged_among(at)?);
             damaged.truncate(MAX_NAMED);
         }
@@ -119,7 +119,7 @@ impl Store {
         Ok(found
             .map(|at| DamagedFrame {
                 frame: at.id,
-                pack: index.pack(at.pack).to_string(),
+                pack: index.pack(at.pack),
             })
             .collect())
     }

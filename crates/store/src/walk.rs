@@ -11,7 +11,7 @@ use disk::DiskDigest;
 use crate::bulk::batches;
 use crate::error::StoreError;
 use crate::frame::{FrameId, frame_id};
-use crate::index::Location;
+use crate::index::{Location, Reach};
 use crate::manifest::{BranchRef, Manifest, Outside};
 use crate::section::{
     Piece, Refs, Section, SectionRef, UsedFrame, decode_branch, push_piece, read_refs,
@@ -39,8 +39,7 @@ impl Inner {
         used: &UsedFrame,
         disk: &DiskDigest,
     ) -> Result<Location, StoreError> {
-        let index = self.index();
-        let found = index.number(&used.id).map(|number| *index.frame(number));
+        let found = self.find(&used.id, Reach::Lasting)?;
         found
             .filter(|at| at.blocks == used.blocks)
             .ok_or(StoreError::MissingFrame {
@@ -49,18 +48,9 @@ impl Inner {
             })
     }
 
-    /// What the index calls a frame of a disk.
-    pub(crate) fn number(&self, used: &UsedFrame, disk: &DiskDigest) -> Result<u32, StoreError> {
-        let number = self.index().number(&used.id);
-        number.ok_or(StoreError::MissingFrame {
-            frame: used.id,
-            disk: *disk,
-        })
-    }
-
     /// Where a frame or table can be read, be it on its way out.
     pub(crate) fn readable(&self, id: &FrameId, disk: &DiskDigest) -> Result<Location, StoreError> {
-        let found = self.index().readable(id);
+        let found = self.find(id, Reach::Reading)?;
         found.ok_or(StoreError::MissingFrame {
             frame: *id,
             disk: *disk,
@@ -84,7 +74,7 @@ impl Inner {
                 Err(error) if error.is_not_found() => error,
                 Err(error) => return Err(error),
             };
-            let moved = self.index().readable(&at.id);
+            let moved = self.find(&at.id, Reach::Reading)?;
             tries += 1;
             match moved.filter(|now| now.pack != at.pack && tries < MOVES) {
                 None => return Err(gone),

@@ -199,6 +199,11 @@ impl KeyService for KeyFile {
         };
         opened().ok_or_else(|| self.wrong_key())
     }
+
+    fn is_newest(&self, wrapped: &[u8]) -> Result<bool, KeyError> {
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(wrapped.starts_with(&keys[0].id))
+    }
 }
 
 impl KeyFile {
@@ -299,6 +304,8 @@ mod tests {
         let old = keys.wrap(&DOMAIN, &[9; 32]).expect("wrap");
         keys.rotate().expect("rotate");
         let new = keys.wrap(&DOMAIN, &[9; 32]).expect("wrap");
+        assert!(keys.is_newest(&new).expect("ask"));
+        assert!(!keys.is_newest(&old).expect("ask"));
         let again = KeyFile::load(&path).expect("load");
         for (keys, wrapped) in [(&keys, &old), (&again, &old), (&again, &new)] {
             assert_eq!(keys.unwrap(&DOMAIN, wrapped).expect("unwrap"), [9; 32]);

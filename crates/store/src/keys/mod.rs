@@ -58,6 +58,9 @@ pub trait KeyService: Send + Sync + fmt::Debug {
 
     /// With any key that the service had and has not forgotten.
     fn unwrap(&self, domain: &DomainId, wrapped: &[u8]) -> Result<[u8; 32], KeyError>;
+
+    /// Whether this was wrapped with the newest key.
+    fn is_newest(&self, wrapped: &[u8]) -> Result<bool, KeyError>;
 }
 
 /// Where the secret of a store's domain is kept.

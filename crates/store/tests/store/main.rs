@@ -6,6 +6,7 @@ mod checkout;
 mod collect;
 mod corruption;
 mod faults;
+mod index;
 mod ingest;
 mod keys;
 mod places;

@@ -1,0 +1,246 @@
+//! What bounding the index costs: memory, blocks that are stored twice, and time, by a simulation
+//! in which versions of disks are lists of numbers. `cargo bench -p store --bench index`.
+//!
+//! A *family* of disks begins with new blocks; each next version of it keeps most of the last one,
+//! at other places, has some runs that another family has too, and the rest is new. Runs are as
+//! long as those that two Debian disks share.
+
+use std::error::Error;
+use std::fs;
+use std::io::{self, Write};
+use std::time::Instant;
+
+use store::simulate::{Run, Simulation};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const BLOCK: u64 = 4096;
+/// As between the two rebuilt Debian disks: 121,000 blocks in 7,165 runs.
+const MEAN_RUN: u64 = 17;
+/// Lookups that a time is the mean of.
+const LOOKUPS: u64 = 2000;
+
+/// How disks of a store follow from each other.
+struct Churn {
+    /// Of one disk.
+    blocks: u64,
+    families: usize,
+    versions: usize,
+    /// In hundredths of a disk.
+    new: u64,
+    /// Of the rest, what comes from another family.
+    foreign: u64,
+}
+
+fn main() -> Result<()> {
+    let mut out = io::stdout().lock();
+    // 10 TiB of distinct blocks and 512 MiB, a hundredth of both.
+    let hundredth = Churn {
+        blocks: 2 * GIB / BLOCK,
+        families: 10,
+        versions: 200,
+        new: 24,
+        foreign: 3,
+    };
+    for mib in [512, 64, 20, 10, 5] {
+        loss(&mut out, &hundredth, mib * MIB)?;
+    }
+    flat(&mut out)?;
+    if std::env::var_os("BULLION_BENCH_WHOLE").is_some() {
+        whole(&mut out, 10 << 40, 512 * MIB)?;
+    }
+    Ok(())
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+/// The next version of a disk.
+fn next(
+    last: &[Run],
+    other: &[Run],
+    churn: &Churn,
+    random: &mut Random,
+    fresh: &mut u64,
+) -> Vec<Run> {
+    let mut disk = Vec::with_capacity(last.len());
+    for run in last {
+        let kind = random.below(100);
+        if kind < churn.new {
+            disk.push(Run {
+                first: *fresh,
+                count: run.count,
+            });
+            *fresh += run.count;
+        } else if kind < churn.new + churn.foreign && !other.is_empty() {
+            disk.push(other[random.below(other.len() as u64) as usize]);
+        } else {
+            disk.push(*run);
+        }
+    }
+    // Files that survive lie elsewhere, but what lies together mostly stays together.
+    let piece = 64;
+    let pieces = disk.len() / piece;
+    for at in 0..pieces {
+        let to = random.below(pieces as u64) as usize;
+        if to > at {
+            let (left, right) = disk.split_at_mut(to * piece);
+            left[at * piece..][..piece].swap_with_slice(&mut right[..piece]);
+        }
+    }
+    disk
+}
+
+fn first(churn: &Churn, random: &mut Random, fresh: &mut u64) -> Vec<Run> {
+    let (mut disk, mut done) = (Vec::new(), 0);
+    while done < churn.blocks {
+        let count = 1 + random.below(2 * MEAN_RUN - 1);
+        disk.push(Run {
+            first: *fresh,
+            count,
+        });
+        (*fresh, done) = (*fresh + count, done + count);
+    }
+    disk
+}
+
+fn loss(out: &mut dyn Write, churn: &Churn, index_bytes: u64) -> Result<()> {
+    let mut simulation = Simulation::new(index_bytes)?;
+    let (mut random, mut fresh) = (Random(88172645463325252), 0);
+    let mut families: Vec<Vec<Run>> = vec![Vec::new(); churn.families];
+    let (mut looked, mut stored) = (0, 0);
+    let clock = Instant::now();
+    for version in 0..churn.versions {
+        let family = version % churn.families;
+        let disk = match families[family].is_empty() {
+            true => first(churn, &mut random, &mut fresh),
+            false => {
+                let other = random.below(churn.families as u64) as usize;
+                let other = families[other].clone();
+                next(&families[family], &other, churn, &mut random, &mut fresh)
+            }
+        };
+        let done = simulation.ingest(&disk)?;
+        looked += done.blocks;
+        stored += done.stored;
+        families[family] = disk;
+    }
+    let known = simulation.index_use();
+    writeln!(
+        out,
+        "limit {:>4} MiB: {} versions, {:.1} GiB distinct, {:.2} GiB stored twice ({:.2} % of what is found by a whole index), \
+         index {:.1} MiB, {} of {} packs known, a hook in {}, {} lists, {:.2} us a block",
+        index_bytes / MIB,
+        churn.versions,
+        (fresh * BLOCK) as f64 / GIB as f64,
+        ((stored - fresh) * BLOCK) as f64 / GIB as f64,
+        100.0 * (stored - fresh) as f64 / (looked - fresh) as f64,
+        known.bytes as f64 / MIB as f64,
+        known.known_packs,
+        known.packs,
+        known.one_in,
+        known.runs,
+        clock.elapsed().as_secs_f64() * 1e6 / looked as f64,
+    )?;
+    Ok(())
+}
+
+/// Lookups in a store of one, ten, a hundred … ten thousand versions.
+fn flat(out: &mut dyn Write) -> Result<()> {
+    const PACKS_PER_VERSION: u64 = 3;
+    let mut simulation = Simulation::new(64 * MIB)?;
+    let mut random = Random(88172645463325252);
+    let mut fresh = 0;
+    for versions in [10u64, 100, 1000, 10_000] {
+        while simulation.packs() < versions * PACKS_PER_VERSION {
+            let count = Simulation::blocks_in_pack() * PACKS_PER_VERSION;
+            simulation.ingest(&[Run {
+                first: fresh,
+                count,
+            }])?;
+            fresh += count;
+        }
+        let packs = simulation.packs();
+        let reads = simulation.reads();
+        let clock = Instant::now();
+        for _ in 0..LOOKUPS {
+            let pack = random.below(packs);
+            if !simulation.finds(pack, random.below(328) as usize)? {
+                return Err("a frame is not found".into());
+            }
+        }
+        let there = clock.elapsed().as_secs_f64() * 1e6 / LOOKUPS as f64;
+        let there_reads = (simulation.reads() - reads) as f64 / LOOKUPS as f64;
+        let reads = simulation.reads();
+        let clock = Instant::now();
+        for number in 0..LOOKUPS {
+            if !simulation.finds_nothing(number)? {
+                return Err("what is not there is found".into());
+            }
+        }
+        let nowhere = clock.elapsed().as_secs_f64() * 1e6 / LOOKUPS as f64;
+        let nowhere_reads = (simulation.reads() - reads) as f64 / LOOKUPS as f64;
+        let known = simulation.index_use();
+        writeln!(
+            out,
+            "{versions:>6} versions, {:.0} GiB distinct: a frame anywhere {there:.0} us, {there_reads:.1} reads; one that is \
+             nowhere {nowhere:.0} us, {nowhere_reads:.1} reads; index {:.1} MiB, {} of {packs} packs known, {} lists",
+            (fresh * BLOCK) as f64 / GIB as f64,
+            known.bytes as f64 / MIB as f64,
+            known.known_packs,
+            known.runs,
+        )?;
+    }
+    Ok(())
+}
+
+/// A store of this many bytes of distinct blocks, in full.
+fn whole(out: &mut dyn Write, distinct: u64, index_bytes: u64) -> Result<()> {
+    let mut simulation = Simulation::new(index_bytes)?;
+    let clock = Instant::now();
+    let count = Simulation::blocks_in_pack();
+    let mut most = 0;
+    for pack in 0..distinct / BLOCK / count {
+        simulation.ingest(&[Run {
+            first: pack * count,
+            count,
+        }])?;
+        if pack % 4096 == 0 {
+            most = most.max(simulation.index_use().bytes);
+        }
+    }
+    let known = simulation.index_use();
+    writeln!(
+        out,
+        "{:.1} TiB in {} packs: index {:.0} MiB at most, {:.0} MiB now, {} packs known, {} hooks, one in {}, {} lists; {}; {:.0} s",
+        distinct as f64 / (1u64 << 40) as f64,
+        known.packs,
+        most as f64 / MIB as f64,
+        known.bytes as f64 / MIB as f64,
+        known.known_packs,
+        known.hooks,
+        known.one_in,
+        known.runs,
+        memory()?,
+        clock.elapsed().as_secs_f64(),
+    )?;
+    Ok(())
+}
+
+/// Of this process, now and at its highest.
+fn memory() -> Result<String> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let lines = status.lines();
+    let lines = lines.filter(|line| line.starts_with("VmHWM") || line.starts_with("VmRSS"));
+    Ok(lines.collect::<Vec<_>>().join(", "))
+}

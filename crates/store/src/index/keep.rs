@@ -1,0 +1,513 @@
+//! Keeping the index within its limit: what is not in memory is noted in the place and read again
+//! when a lookup leads there.
+//!
+//! Nothing here is needed for a store to be whole. What cannot be noted stays in memory, and what
+//! was noted and cannot be read any more is made anew from the packs at the next opening.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, PoisonError};
+
+use super::merge::{RunWriter, merge};
+use super::runs::{
+    Entry as RunEntry, FOLDER, Group, MAX_RUNS, NotedPack, ROOT, Run, Runs, frame_key, group_name,
+    named,
+};
+use super::{Fingerprint, Index, IndexUse, KnownPack, Level, Location, Precedence, Standing};
+use crate::codec::PACKS;
+use crate::collect::Note;
+use crate::error::StoreError;
+use crate::frame::FrameId;
+use crate::pack::PackFooter;
+use crate::place::Entry;
+use crate::store::{Inner, Store, list, read_footer};
+
+/// Packs that are read again for one stretch of a disk: those in which most of it seems to be.
+const MAX_WARMED: usize = 64;
+/// Packs whose frames nobody noted may take a quarter of the limit before they are.
+const UNNOTED_PART: usize = 4;
+/// An older list is merged with younger ones if it is no more than so many times as long.
+const MERGE_RATIO: usize = 2;
+/// Numbers of packs that are gone are only kept up to so many, or as many as there are packs.
+const MAX_LOST_NUMBERS: usize = 4096;
+
+/// For whom a frame is looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Something that is written will need it.
+    Lasting,
+    /// It is only read now.
+    Reading,
+}
+
+impl Reach {
+    pub(super) fn worst(self) -> Standing {
+        match self {
+            Reach::Lasting => Standing::Noted,
+            Reach::Reading => Standing::Retired,
+        }
+    }
+}
+
+impl Store {
+    /// What the index takes, and how much of the store is in it.
+    pub fn index_use(&self) -> IndexUse {
+        self.0.index().usage()
+    }
+}
+
+impl Index {
+    /// Whether all that is known of the store is in memory.
+    fn is_whole(&self) -> bool {
+        self.runs.runs.is_empty()
+    }
+
+    fn has_room(&self, footer: &PackFooter) -> bool {
+        let blocks: usize = blocks_of(footer);
+        self.by_fingerprint.len() + blocks <= self.limits.blocks
+            && self.loaded_frames + footer.frames.len() <= self.limits.frames
+    }
+
+    /// Takes up what was noted, as far as the packs are still there. `false` if it is of no use.
+    fn restore(&mut self, runs: Runs, groups: Vec<Group>, packs: &[Entry]) -> bool {
+        let there: BTreeMap<&str, u64> = packs
+            .iter()
+            .map(|entry| (entry.name.as_str(), entry.bytes))
+            .collect();
+        let limit = packs.len() * 2 + MAX_LOST_NUMBERS;
+        let last = groups.iter().filter_map(|group| group.packs.last());
+        if last.clone().any(|(number, _)| *number as usize >= limit) {
+            return false;
+        }
+        let is_there = |pack: &NotedPack| {
+            let bytes = there.get(super::pack_name(&pack.name).as_str());
+            bytes == Some(&u64::from(pack.file_bytes))
+        };
+        for group in &groups {
+            for (number, pack) in &group.packs {
+                if (*number as usize) < self.packs.len() {
+                    return false;
+                }
+                while self.packs.len() < *number as usize {
+                    self.packs.push(KnownPack::gone());
+                }
+                match is_there(pack) && !self.pack_names.contains_key(&pack.name) {
+                    true => {
+                        let pack = self.name_pack(*pack);
+                        self.packs[pack as usize].is_covered = true;
+                    }
+                    false => self.packs.push(KnownPack::gone()),
+                }
+            }
+        }
+        for (key, pack) in groups.into_iter().flat_map(|group| group.hooks) {
+            if self.packs[pack as usize].standing != Standing::Gone {
+                self.hooks.add(key, pack, |_| false);
+            }
+        }
+        self.runs = Arc::new(runs);
+        true
+    }
+
+    /// What is not noted yet, if that is a good part of what is in memory.
+    fn unnoted(&self) -> Option<(Group, Vec<RunEntry>)> {
+        let numbered = || self.packs.iter().zip(0u32..);
+        let fresh =
+            || numbered().filter(|(pack, _)| !pack.is_covered && pack.standing != Standing::Gone);
+        let blocks: usize = fresh().map(|(pack, _)| pack.about.blocks as usize).sum();
+        let frames: usize = fresh().map(|(pack, _)| pack.frames.len()).sum();
+        if blocks * UNNOTED_PART < self.limits.blocks && frames * UNNOTED_PART < self.limits.frames
+        {
+            return None;
+        }
+        let packs: Vec<_> = fresh().map(|(pack, number)| (number, pack.about)).collect();
+        let entries = fresh().flat_map(|(pack, number)| {
+            let frames = pack.frames.iter();
+            frames.map(move |at| (frame_key(&at.id), number))
+        });
+        let mut entries: Vec<RunEntry> = entries.collect();
+        entries.sort_unstable();
+        let is_fresh = |pack: u32| {
+            packs
+                .binary_search_by_key(&pack, |(number, _)| *number)
+                .is_ok()
+        };
+        let hooks = self.hooks.all().filter(|(_, pack)| is_fresh(*pack));
+        let hooks = hooks.collect();
+        Some((Group { packs, hooks }, entries))
+    }
+
+    /// Lets go of what was not used for longest, until there is room and a quarter more.
+    fn evict(&mut self, footer: &PackFooter) {
+        let mut loaded: Vec<u32> = (0u32..)
+            .zip(&self.packs)
+            .filter(|(_, pack)| pack.is_covered && pack.level > Level::Named)
+            .map(|(number, _)| number)
+            .collect();
+        loaded.sort_by_key(|pack| *self.packs[*pack as usize].used.get_mut());
+        let room = |limit: usize| limit / 4 * 3;
+        let mut blocks = self.by_fingerprint.len() + blocks_of(footer);
+        let mut dropped = HashSet::new();
+        for pack in loaded {
+            let frames = self.loaded_frames + footer.frames.len();
+            if blocks <= room(self.limits.blocks) && frames <= room(self.limits.frames) {
+                break;
+            }
+            let known = &mut self.packs[pack as usize];
+            if known.level == Level::Blocks {
+                blocks = blocks.saturating_sub(known.about.blocks as usize);
+            }
+            self.loaded_frames -= known.frames.len();
+            known.frames = Arc::new([]);
+            known.level = Level::Named;
+            dropped.insert(pack);
+        }
+        self.by_id.retain(|_, at| !dropped.contains(&at.pack));
+        self.by_fingerprint
+            .retain(|_, at| !dropped.contains(&at.pack));
+    }
+
+    /// Packs not in memory that hooks lead to, those with most of them first.
+    fn hooked<'a>(&self, fingerprints: impl Iterator<Item = &'a Fingerprint>) -> Vec<u32> {
+        let mut hits: BTreeMap<u32, u32> = BTreeMap::new();
+        for fingerprint in fingerprints {
+            let Some(pack) = self.hooks.get(fingerprint) else {
+                continue;
+            };
+            let known = &self.packs[pack as usize];
+            if known.level < Level::Blocks && known.standing < Standing::Retired {
+                *hits.entry(pack).or_default() += 1;
+            }
+        }
+        let mut packs: Vec<(u32, u32)> = hits.into_iter().collect();
+        packs.sort_by_key(|(pack, hits)| (std::cmp::Reverse(*hits), *pack));
+        packs.truncate(MAX_WARMED);
+        packs.into_iter().map(|(pack, _)| pack).collect()
+    }
+
+    fn in_pack(&self, pack: u32, id: &FrameId) -> Option<Location> {
+        let mut frames = self.packs[pack as usize].frames.iter();
+        frames.find(|at| at.id == *id).copied()
+    }
+}
+
+impl KnownPack {
+    /// The number of a pack that is no more.
+    fn gone() -> KnownPack {
+        KnownPack {
+            about: NotedPack {
+                name: [0; 16],
+                file_bytes: 0,
+                frame_bytes: 0,
+                table_bytes: 0,
+                frames: 0,
+                tables: 0,
+                blocks: 0,
+            },
+            standing: Standing::Gone,
+            level: Level::Named,
+            is_covered: true,
+            used: Default::default(),
+            frames: Arc::new([]),
+        }
+    }
+}
+
+fn blocks_of(footer: &PackFooter) -> usize {
+    footer
+        .frames
+        .iter()
+        .map(|frame| frame.fingerprints.len())
+        .sum()
+}
+
+impl Inner {
+    /// Makes the index of what is in the place. Where a frame is in two packs, one that is not
+    /// noted as nobody's counts.
+    pub(crate) fn take_up(&self, retired: &Note) -> Result<(), StoreError> {
+        let mut packs = list(&*self.place, PACKS)?;
+        self.take_up_noted(&packs)?;
+        packs.sort_by_key(|entry| retired.contains_key(&entry.name));
+        for entry in packs {
+            if self.index().knows_pack(&entry.name) {
+                continue;
+            }
+            let footer = match read_footer(&*self.place, &entry) {
+                // A list may be older than what it lists.
+                Err(error) if error.is_not_found() => continue,
+                footer => footer?,
+            };
+            match footer {
+                Ok(footer) => {
+                    self.take(&entry.name, entry.bytes, &footer, Precedence::Known);
+                }
+                Err(what) => {
+                    tracing::warn!(pack = entry.name, what, "a pack is left out of the store");
+                    self.index_mut().damaged.push(entry.name);
+                }
+            }
+        }
+        let mut index = self.index_mut();
+        for name in retired.keys() {
+            index.set_noted(name);
+        }
+        Ok(())
+    }
+
+    fn take_up_noted(&self, packs: &[Entry]) -> Result<(), StoreError> {
+        let noted = match Runs::open(&*self.place) {
+            Ok(None) => return Ok(()),
+            Ok(Some(noted)) => Some(noted),
+            Err(error @ StoreError::Damaged { .. }) => {
+                tracing::warn!(%error, "the index is made anew from the packs");
+                None
+            }
+            Err(error) if error.is_not_found() => None,
+            Err(error) => return Err(error),
+        };
+        let files = noted.as_ref().map(|(runs, _)| runs.files());
+        let fresh = || Index::new(self.options.index_bytes);
+        let mut index = fresh();
+        let is_of_use = noted.is_some_and(|(runs, groups)| index.restore(runs, groups, packs));
+        *self.index_mut() = match is_of_use {
+            true => index,
+            false => fresh(),
+        };
+        let counts: HashSet<String> = files.filter(|_| is_of_use).into_iter().flatten().collect();
+        if !is_of_use {
+            self.drop_noted();
+        }
+        for entry in list(&*self.place, FOLDER)? {
+            if !counts.contains(&entry.name)
+                && let Err(error) = self.place.delete(&entry.name)
+            {
+                tracing::debug!(name = entry.name, %error, "a file of an older index stays");
+            }
+        }
+        Ok(())
+    }
+
+    /// The next opening makes the index anew.
+    fn drop_noted(&self) {
+        if let Err(error) = self.place.delete(ROOT) {
+            tracing::warn!(%error, "an index that is of no use stays");
+        }
+    }
+
+    /// Takes a pack that is in the place into the index.
+    pub(crate) fn take(&self, name: &str, bytes: u64, footer: &PackFooter, which: Precedence) {
+        self.make_room(footer);
+        self.index_mut().add(name, bytes, footer, which);
+    }
+
+    /// Sees to it that what a footer says fits into memory.
+    fn make_room(&self, footer: &PackFooter) {
+        if self.index().has_room(footer) {
+            return;
+        }
+        let _tidy = self.tidy.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.index().has_room(footer) {
+            return;
+        }
+        let unnoted = self.index().unnoted();
+        if let Some((group, entries)) = unnoted
+            && let Err(error) = self.note(group, entries)
+        {
+            tracing::warn!(%error, "the index could not be noted and takes more memory than it should");
+        }
+        self.index_mut().evict(footer);
+    }
+
+    /// Writes down where these frames are, so that they need not be in memory.
+    fn note(&self, group: Group, entries: Vec<RunEntry>) -> Result<(), StoreError> {
+        let place = &*self.place;
+        let put = |name: &str, bytes: &[u8]| {
+            place.put(name, bytes).map_err(|source| StoreError::Put {
+                name: name.to_owned(),
+                source,
+            })
+        };
+        let old = Arc::clone(&self.index().runs);
+        let mut next = Runs::clone(&old);
+        let bytes = group.encode();
+        next.groups.push(named(&bytes));
+        put(&group_name(&named(&bytes)), &bytes)?;
+        let mut writer = RunWriter::new(place);
+        for entry in entries {
+            writer.push(entry)?;
+        }
+        next.runs
+            .extend(Some(writer.finish()?).filter(|run| !run.is_empty()));
+        let from = merged_from(&next.runs);
+        if from + 1 < next.runs.len() {
+            let gone: HashSet<u32> = {
+                let index = self.index();
+                let numbered = index.packs.iter().zip(0u32..);
+                let gone = numbered.filter(|(pack, _)| pack.standing == Standing::Gone);
+                gone.map(|(_, number)| number).collect()
+            };
+            let young = next.runs.split_off(from);
+            let one = merge(place, &young, &|pack| !gone.contains(&pack))?;
+            next.runs.extend(Some(one).filter(|run| !run.is_empty()));
+        }
+        put(ROOT, &next.encode())?;
+        let counts: HashSet<String> = next.files().into_iter().collect();
+        {
+            let mut index = self.index_mut();
+            index.runs = Arc::new(next);
+            for (number, _) in &group.packs {
+                index.packs[*number as usize].is_covered = true;
+            }
+        }
+        for name in old.files() {
+            if !counts.contains(&name)
+                && let Err(error) = place.delete(&name)
+            {
+                tracing::debug!(name, %error, "a file of an older index stays");
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a pack's footer, if less of it is in memory. Whether that pack can be used.
+    fn load(&self, pack: u32, level: Level) -> Result<bool, StoreError> {
+        let (entry, level) = {
+            let index = self.index();
+            let known = &index.packs[pack as usize];
+            let level = match known.standing {
+                Standing::Current | Standing::Noted => level,
+                Standing::Retired => level.min(Level::Frames),
+                Standing::Gone => return Ok(false),
+            };
+            if known.level >= level {
+                return Ok(true);
+            }
+            let entry = Entry {
+                name: index.pack(pack),
+                bytes: index.pack_len(pack),
+            };
+            (entry, level)
+        };
+        match read_footer(&*self.place, &entry) {
+            Ok(Ok(footer)) => {
+                self.make_room(&footer);
+                let mut index = self.index_mut();
+                if index.packs[pack as usize].standing == Standing::Gone {
+                    return Ok(false);
+                }
+                index.load(pack, &footer, level, Precedence::Known);
+                Ok(true)
+            }
+            Ok(Err(what)) => {
+                tracing::warn!(pack = entry.name, what, "a pack is left out of the store");
+                let mut index = self.index_mut();
+                index.forget(&[pack]);
+                index.damaged.push(entry.name);
+                Ok(false)
+            }
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Where a frame or table is.
+    pub(crate) fn find(&self, id: &FrameId, reach: Reach) -> Result<Option<Location>, StoreError> {
+        let runs = {
+            let index = self.index();
+            if let Some(found) = index.resident(id, reach) {
+                return Ok(Some(found));
+            }
+            Arc::clone(&index.runs)
+        };
+        let mut packs = match runs.packs_of(&*self.place, id) {
+            Err(error @ StoreError::Damaged { .. }) => {
+                self.drop_noted();
+                return Err(error);
+            }
+            // Lists that were merged meanwhile: the new ones say the same.
+            Err(error) if error.is_not_found() => {
+                let now = Arc::clone(&self.index().runs);
+                match Arc::ptr_eq(&now, &runs) {
+                    true => return Err(error),
+                    false => now.packs_of(&*self.place, id)?,
+                }
+            }
+            packs => packs?,
+        };
+        {
+            let index = self.index();
+            let standing = |pack: &u32| index.packs.get(*pack as usize).map(|known| known.standing);
+            packs.retain(|pack| standing(pack).is_some_and(|known| known <= reach.worst()));
+            packs.sort_by_key(|pack| (standing(pack), *pack));
+        }
+        for pack in packs {
+            if self.load(pack, Level::Frames)?
+                && let Some(found) = self.index().in_pack(pack, id)
+            {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads again what is known of packs in which these blocks seem to be.
+    pub(crate) fn warm<'a>(
+        &self,
+        fingerprints: impl Iterator<Item = &'a Fingerprint>,
+    ) -> Result<(), StoreError> {
+        let packs = {
+            let index = self.index();
+            match index.is_whole() {
+                true => return Ok(()),
+                false => index.hooked(fingerprints),
+            }
+        };
+        self.warm_packs(packs)
+    }
+
+    /// Reads again what is known of the packs that these are in: what is written over a disk is
+    /// likely to be in it already, at another place.
+    pub(crate) fn warm_near(&self, at: impl Iterator<Item = Location>) -> Result<(), StoreError> {
+        if self.index().is_whole() {
+            return Ok(());
+        }
+        let packs: HashSet<u32> = at.map(|at| at.pack).collect();
+        self.warm_packs(packs.into_iter().take(MAX_WARMED).collect())
+    }
+
+    fn warm_packs(&self, packs: Vec<u32>) -> Result<(), StoreError> {
+        for pack in packs {
+            self.load(pack, Level::Blocks)?;
+        }
+        Ok(())
+    }
+
+    /// Everything that a pack holds, whether lookups lead there or not; nothing if it is gone.
+    pub(crate) fn frames_of(&self, pack: u32) -> Result<Vec<Location>, StoreError> {
+        match self.load(pack, Level::Frames)? {
+            true => Ok(self.index().packs[pack as usize].frames.to_vec()),
+            false => Ok(Vec::new()),
+        }
+    }
+
+    /// The frames for which lookups lead to a pack.
+    pub(crate) fn frames_here(&self, pack: u32) -> Result<Vec<Location>, StoreError> {
+        let mut here = Vec::new();
+        for at in self.frames_of(pack)? {
+            let found = self.find(&at.id, Reach::Lasting)?;
+            here.extend(found.filter(|found| found.pack == pack));
+        }
+        Ok(here)
+    }
+}
+
+/// From which list on lists are merged, so that each is more than twice as long as those after it.
+fn merged_from(runs: &[Run]) -> usize {
+    let pages = |run: &Run| run.iter().map(|part| part.fences.len()).sum::<usize>();
+    let mut from = runs.len().saturating_sub(1);
+    let mut young = runs.last().map(pages).unwrap_or(0);
+    while from > 0 && (pages(&runs[from - 1]) <= MERGE_RATIO * young || from + 1 > MAX_RUNS) {
+        from -= 1;
+        young += pages(&runs[from]);
+    }
+    from
+}

@@ -1,0 +1,297 @@
+//! The index under a load that no test could store: packs that are made up again when they are
+//! read, and disks that are lists of numbered blocks. For benchmarks and tests of the index only:
+//! nothing here hashes, compresses or keeps a block.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::error::StoreError;
+use crate::frame::{Coding, FrameId, ID_LEN, Packing};
+use crate::index::{Fingerprint, IndexUse, Precedence, Reach};
+use crate::keys::Keys;
+use crate::pack::{HEADER_LEN, PackFooter, TRAILER_LEN, made_up_file};
+use crate::place::{Entry, MemoryPlace, Place};
+use crate::store::{Store, StoreOptions};
+
+/// Blocks in a frame.
+const FRAME_BLOCKS: usize = 16;
+/// Frames in a pack: 8 MiB of Debian, compressed to two fifths.
+const PACK_FRAMES: usize = 328;
+const PACK_BLOCKS: usize = PACK_FRAMES * FRAME_BLOCKS;
+/// Stored bytes of a frame.
+const FRAME_BYTES: u32 = 25 << 10;
+/// Blocks of a disk that are looked up together, as an ingest with two threads does.
+const STRETCH_BLOCKS: usize = 4096;
+
+/// Blocks with numbers that follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    pub first: u64,
+    pub count: u64,
+}
+
+/// What a disk came to.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Looked {
+    pub blocks: u64,
+    /// Blocks that were stored, be it for the first time or again.
+    pub stored: u64,
+}
+
+/// Spreads the bits of a number.
+fn mix(number: u64, salt: u64) -> u64 {
+    let mut x = number ^ salt.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    for factor in [0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb_u64] {
+        x = (x ^ x >> 30).wrapping_mul(factor);
+    }
+    x ^ x >> 31
+}
+
+fn fingerprint(block: u64) -> Fingerprint {
+    let mut out = Fingerprint::default();
+    out[..8].copy_from_slice(&mix(block, 1).to_le_bytes());
+    out[8..].copy_from_slice(&mix(block, 2).to_le_bytes()[..4]);
+    out
+}
+
+fn frame_id(pack: u64, nth: usize) -> FrameId {
+    let number = pack * PACK_FRAMES as u64 + nth as u64;
+    let mut id = [0; ID_LEN];
+    id[..8].copy_from_slice(&mix(number, 3).to_le_bytes());
+    id[8..16].copy_from_slice(&mix(number, 4).to_le_bytes());
+    FrameId(id)
+}
+
+/// What a pack of these blocks says about itself.
+fn footer(pack: u64, blocks: &[Run]) -> PackFooter {
+    let coding = Coding {
+        packing: Packing::Zstd,
+        sealed: true,
+    };
+    let all: Vec<u64> = blocks
+        .iter()
+        .flat_map(|run| run.first..run.first + run.count)
+        .collect();
+    PackFooter::made_up(all.chunks(FRAME_BLOCKS).enumerate().map(|(nth, blocks)| {
+        let known = blocks.iter().map(|block| fingerprint(*block)).collect();
+        (frame_id(pack, nth), coding, FRAME_BYTES, known)
+    }))
+}
+
+/// A pack that is not kept: its number, and the blocks in it.
+type Made = (u64, Vec<Run>);
+
+/// Keeps what the index notes, and of packs how they came to be.
+#[derive(Debug, Clone, Default)]
+struct MadeUp {
+    noted: MemoryPlace,
+    packs: Arc<Mutex<HashMap<String, Made>>>,
+    /// The footer and the end of the pack that was read last.
+    last: Arc<Mutex<(String, Vec<u8>)>>,
+    reads: Arc<AtomicU64>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl MadeUp {
+    fn made(&self, name: &str) -> Option<Made> {
+        locked(&self.packs).get(name).cloned()
+    }
+
+    fn len(blocks: &[Run]) -> u64 {
+        let blocks: u64 = blocks.iter().map(|run| run.count).sum();
+        let frames = blocks.div_ceil(FRAME_BLOCKS as u64);
+        HEADER_LEN as u64 + frames * u64::from(FRAME_BYTES) + Self::tail(frames, blocks)
+    }
+
+    fn tail(frames: u64, blocks: u64) -> u64 {
+        frames * 26 + blocks * size_of::<Fingerprint>() as u64 + TRAILER_LEN as u64
+    }
+}
+
+impl Place for MadeUp {
+    fn put(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.noted.put(name, bytes)
+    }
+
+    fn get_range(&self, name: &str, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        let Some((pack, blocks)) = self.made(name) else {
+            return self.noted.get_range(name, offset, len);
+        };
+        if offset == 0 {
+            return Ok(crate::pack::header()[..len].to_vec());
+        }
+        let mut last = locked(&self.last);
+        if last.0 != name {
+            *last = (name.to_owned(), made_up_file(&footer(pack, &blocks)).1);
+        }
+        let start = MadeUp::len(&blocks) - last.1.len() as u64;
+        let from = (offset - start) as usize;
+        Ok(last.1[from..from + len].to_vec())
+    }
+
+    fn size(&self, name: &str) -> io::Result<Option<u64>> {
+        match self.made(name) {
+            Some((_, blocks)) => Ok(Some(MadeUp::len(&blocks))),
+            None => self.noted.size(name),
+        }
+    }
+
+    fn list(&self, prefix: &str) -> io::Result<Vec<Entry>> {
+        let mut all = self.noted.list(prefix)?;
+        let packs = locked(&self.packs);
+        let packs = packs.iter().filter(|(name, _)| name.starts_with(prefix));
+        all.extend(packs.map(|(name, (_, blocks))| Entry {
+            name: name.clone(),
+            bytes: MadeUp::len(blocks),
+        }));
+        all.sort();
+        Ok(all)
+    }
+
+    fn delete(&self, name: &str) -> io::Result<()> {
+        locked(&self.packs).remove(name);
+        self.noted.delete(name)
+    }
+}
+
+/// A store without blocks.
+#[derive(Debug)]
+pub struct Simulation {
+    place: MadeUp,
+    store: Store,
+    /// Of a pack that is not full yet.
+    open: Vec<u64>,
+    pending: HashSet<u64>,
+    packs: u64,
+}
+
+fn open(place: &MadeUp, index_bytes: u64) -> Result<Store, StoreError> {
+    let options = StoreOptions {
+        keys: Keys::Off,
+        index_bytes,
+        ..StoreOptions::default()
+    };
+    Store::open_place(Box::new(place.clone()), options)
+}
+
+impl Simulation {
+    pub fn new(index_bytes: u64) -> Result<Simulation, StoreError> {
+        let place = MadeUp::default();
+        Ok(Simulation {
+            store: open(&place, index_bytes)?,
+            place,
+            open: Vec::new(),
+            pending: HashSet::new(),
+            packs: 0,
+        })
+    }
+
+    /// As after a start of the process, with this much memory.
+    pub fn reopen(&mut self, index_bytes: u64) -> Result<(), StoreError> {
+        self.close_pack();
+        self.store = open(&self.place, index_bytes)?;
+        Ok(())
+    }
+
+    /// Looks up a disk and stores what is not found.
+    pub fn ingest(&mut self, disk: &[Run]) -> Result<Looked, StoreError> {
+        let mut looked = Looked::default();
+        let mut stretch = Vec::with_capacity(STRETCH_BLOCKS);
+        for run in disk {
+            for block in run.first..run.first + run.count {
+                stretch.push((block, fingerprint(block)));
+                if stretch.len() == STRETCH_BLOCKS {
+                    self.look_up(&mut stretch, &mut looked)?;
+                }
+            }
+        }
+        self.look_up(&mut stretch, &mut looked)?;
+        self.close_pack();
+        Ok(looked)
+    }
+
+    fn look_up(
+        &mut self,
+        stretch: &mut Vec<(u64, Fingerprint)>,
+        looked: &mut Looked,
+    ) -> Result<(), StoreError> {
+        let store = self.store.clone();
+        store.0.warm(stretch.iter().map(|(_, known)| known))?;
+        for (block, known) in stretch.drain(..) {
+            looked.blocks += 1;
+            if self.pending.contains(&block) || store.0.index().block(&known).is_some() {
+                continue;
+            }
+            looked.stored += 1;
+            self.pending.insert(block);
+            self.open.push(block);
+            if self.open.len() == PACK_BLOCKS {
+                self.close_pack();
+            }
+        }
+        Ok(())
+    }
+
+    fn close_pack(&mut self) {
+        let blocks = std::mem::take(&mut self.open);
+        self.pending.clear();
+        let mut runs: Vec<Run> = Vec::new();
+        for block in blocks {
+            match runs.last_mut() {
+                Some(last) if last.first + last.count == block => last.count += 1,
+                _ => runs.push(Run {
+                    first: block,
+                    count: 1,
+                }),
+            }
+        }
+        if runs.is_empty() {
+            return;
+        }
+        runs.shrink_to_fit();
+        let footer = footer(self.packs, &runs);
+        let (name, _) = made_up_file(&footer);
+        let bytes = MadeUp::len(&runs);
+        let made = (self.packs, runs);
+        locked(&self.place.packs).insert(name.clone(), made);
+        self.packs += 1;
+        let inner = &self.store.0;
+        inner.take(&name, bytes, &footer, Precedence::Known);
+    }
+
+    /// Whether a frame of a pack is found where it is; packs count from 0, full ones of 328 frames.
+    pub fn finds(&self, pack: u64, nth: usize) -> Result<bool, StoreError> {
+        let found = self.store.0.find(&frame_id(pack, nth), Reach::Lasting)?;
+        Ok(found.is_some_and(|at| at.nth as usize == nth))
+    }
+
+    /// Whether something that is not there is found.
+    pub fn finds_nothing(&self, number: u64) -> Result<bool, StoreError> {
+        let id = frame_id(u64::MAX / PACK_FRAMES as u64 - 1 - number, 0);
+        Ok(self.store.0.find(&id, Reach::Lasting)?.is_none())
+    }
+
+    pub fn packs(&self) -> u64 {
+        self.packs
+    }
+
+    /// Blocks that a full pack has.
+    pub fn blocks_in_pack() -> u64 {
+        PACK_BLOCKS as u64
+    }
+
+    /// Reads of the place so far.
+    pub fn reads(&self) -> u64 {
+        self.place.reads.load(Ordering::Relaxed)
+    }
+
+    pub fn index_use(&self) -> IndexUse {
+        self.store.index_use()
+    }
+}
