@@ -24,8 +24,20 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// What makes a system of it that starts, as images of clouds do.
 const SYSTEM: &str = "ca-certificates,cloud-guest-utils,cloud-init,dbus,e2fsprogs,initramfs-tools,iproute2,\
                       isc-dhcp-client,kmod,linux-image-cloud-amd64,locales,openssh-server,procps,sudo,systemd-sysv,udev";
-/// What is added for the small change. None of them has a daemon.
-const ADDED: [&str; 4] = ["htop", "strace", "tmux", "vim"];
+/// What is added for the small change: some 20 MB, 5 MB as packages, so that what delta coders make of it is
+/// what they make of other small updates of a system. None of them has a daemon.
+const ADDED: [&str; 10] = [
+    "bash-completion",
+    "file",
+    "htop",
+    "jq",
+    "less",
+    "lsof",
+    "rsync",
+    "strace",
+    "tcpdump",
+    "tmux",
+];
 const NAMES: [&str; 4] = ["first", "large", "in-place", "small"];
 
 /// Makes what is not there yet, in this folder.
