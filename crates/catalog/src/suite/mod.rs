@@ -12,6 +12,7 @@ mod policy_states;
 mod postgres;
 mod resources;
 mod rights;
+mod rounds;
 mod statements;
 mod world;
 
@@ -29,6 +30,7 @@ pub async fn run<B: Backend>(fresh: impl AsyncFn(ManualClock) -> B) {
     rights::run(&fresh).await;
     jobs::run(&fresh).await;
     changes::run(&fresh).await;
+    rounds::run(&fresh).await;
     policy_states::run(&fresh).await;
     statements::run(&fresh).await;
 }
