@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use catalog::{AuthStore, Catalog, Clock, JobStore, Statements};
+use catalog::{AuthStore, Catalog, ChangeFeed, Clock, JobStore, Statements};
 use jobs::{Jobs, RunnerBuilder, StepError};
 use machine::{Acceleration, Hypervisor, Qemu};
 use provenance::PublicKey;
@@ -38,8 +38,11 @@ const FOLDER_MODE: u32 = 0o700;
 /// Where a factory works and what it keeps its resources in.
 #[derive(Clone)]
 pub struct FactoryOptions {
+    /// This server, among those of one catalog: the machines that it made are its own.
+    pub server: String,
     pub data: PathBuf,
     pub catalog: Arc<dyn Catalog>,
+    pub feed: Arc<dyn ChangeFeed>,
     pub auth: Arc<dyn AuthStore>,
     pub jobs: Arc<dyn JobStore>,
     pub statements: Arc<dyn Statements>,
@@ -157,8 +160,10 @@ pub enum FactoryError {
 
 /// A factory.
 pub struct Factory {
+    pub(crate) server: String,
     pub(crate) data: PathBuf,
     pub(crate) catalog: Arc<dyn Catalog>,
+    pub(crate) feed: Arc<dyn ChangeFeed>,
     pub(crate) auth: Arc<dyn AuthStore>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) statements: Arc<dyn Statements>,
@@ -234,6 +239,7 @@ impl Factory {
         let web = Arc::new(Web::new(options.fetch_hosts));
         let fetch = parts.fetch.unwrap_or_else(|| web.clone());
         Ok(Arc::new(Factory {
+            server: options.server,
             blobs: options.blobs,
             fetch,
             web,
@@ -244,6 +250,7 @@ impl Factory {
             served: ServedDisks::new(data.join("cache/nbd.sock")),
             machines: Machines::default(),
             catalog: options.catalog,
+            feed: options.feed,
             auth: options.auth,
             clock: options.jobs.clock(),
             statements: options.statements,

@@ -262,6 +262,21 @@ impl Regions {
             .collect()
     }
 
+    /// The stores that can be used now, each with its region. Another answer than before means that one came or went.
+    pub fn usable(&self) -> BTreeSet<String> {
+        let names = self.names();
+        let regions = names.iter().filter_map(|name| self.region(name).ok());
+        regions
+            .flat_map(|region| {
+                let members = region.members();
+                let usable = members.iter().filter(|member| member.store().is_some());
+                usable
+                    .map(|member| format!("{} {}", region.name(), member.shown()))
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
     pub fn zones(&self, region: &Location) -> Vec<String> {
         self.region(region)
             .map(|region| region.zones())

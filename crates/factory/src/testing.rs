@@ -345,8 +345,10 @@ impl World {
     /// The same with other tools.
     pub fn factory_with(&self, parts: Parts) -> Arc<Factory> {
         let options = FactoryOptions {
+            server: "server".to_owned(),
             data: self.folder.path().to_owned(),
             catalog: self.catalog.clone(),
+            feed: self.catalog.clone(),
             auth: self.catalog.clone(),
             jobs: self.catalog.clone(),
             statements: self.catalog.clone(),

@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use access::Permit;
 use async_trait::async_trait;
-use catalog::CatalogError;
+use catalog::{Catalog, CatalogError};
 use comply::{Comply, Write, WriteKind};
 use factory::publish::Ask;
 use http::Method;
 use serde_json::{Map, Value, json};
-use wire::{ApiVersion, ArmError, ResourceId, TenantId};
+use wire::{ApiVersion, ArmError, Location, ResourceId, TenantId};
 
+use crate::limits::{self, Limits};
 use crate::operation::Operation;
 use crate::path::Shape;
 use crate::resources::{present, subscriptions, tags};
@@ -116,16 +117,30 @@ pub async fn foreseen(
     refusal(&server.comply, tenant, id, body, version.to_string()).await
 }
 
-/// The same for a version that a job is about to write.
-pub struct Policies(pub Arc<Comply>);
+/// The same for a version that a job is about to write, and whether there is room for it.
+pub struct Gate {
+    pub comply: Arc<Comply>,
+    pub catalog: Arc<dyn Catalog>,
+    pub limits: Limits,
+}
 
 #[async_trait]
-impl Ask for Policies {
+impl Ask for Gate {
     async fn may_write(&self, tenant: TenantId, resource: Value) -> Result<(), ArmError> {
         let id = resource["id"].as_str().unwrap_or_default();
         let id =
             ResourceId::parse(id).map_err(|error| errors::internal("a version's id", &error))?;
-        refusal(&self.0, tenant, &id, &resource, JOBS_VERSION.to_owned()).await
+        refusal(
+            &self.comply,
+            tenant,
+            &id,
+            &resource,
+            JOBS_VERSION.to_owned(),
+        )
+        .await?;
+        let location = resource["location"].as_str().unwrap_or_default();
+        let location = Location::new(location);
+        limits::need_room_for(&*self.catalog, &self.limits, tenant, &id, &location).await
     }
 }
 

@@ -13,9 +13,10 @@ use jobs::{Jobs, RunnerBuilder};
 
 use crate::blobs::Blobs;
 use crate::import::{Import, Importer};
+use crate::limits::Limits;
 use crate::publish::PublishCopy;
 use crate::removal::RemoveGroup;
-use crate::resources::soft_delete::Purge;
+use crate::resources::soft_delete::{Purge, PurgeParts};
 use crate::work::Work;
 
 pub struct EngineParts {
@@ -31,6 +32,8 @@ pub struct EngineParts {
     pub jobs: JobsRun,
     /// Policies, which are asked about what jobs write on their own.
     pub comply: Arc<Comply>,
+    /// How much of what jobs write on their own there may be.
+    pub limits: Limits,
     /// Where bits are and how they are kept.
     pub storage: StorageSettings,
 }
@@ -75,11 +78,12 @@ pub fn register(
         jobs,
         work: work.clone(),
     });
-    builder.reconcile(Arc::new(Purge {
+    builder.reconcile(Arc::new(Purge::new(PurgeParts {
         catalog: catalog.clone(),
+        feed: catalog.clone(),
         auth: catalog.clone(),
         clock: catalog.clock(),
-    }));
+    })));
     let importer = Importer {
         catalog,
         work,

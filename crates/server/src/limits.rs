@@ -8,8 +8,10 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use access::{Action, Permit, SystemReason};
+use catalog::{Catalog, CatalogError};
 use serde::Deserialize;
-use wire::{ArmError, ErrorCode, Location, ResourceType};
+use wire::{ArmError, ErrorCode, Location, ResourceId, ResourceType, TenantId};
 
 use crate::errors;
 use crate::operation::Call;
@@ -130,14 +132,53 @@ pub async fn need_room(
     if found < limit {
         return Ok(());
     }
-    Err(ArmError::new(
+    Err(full(what, limit, found, &location))
+}
+
+/// The same for what a job is about to write. What is there already needs no room, so that a step which is done again
+/// after its write is not refused.
+pub async fn need_room_for(
+    catalog: &dyn Catalog,
+    limits: &Limits,
+    tenant: TenantId,
+    id: &ResourceId,
+    location: &Location,
+) -> Result<(), ArmError> {
+    let kind = id.resource_type();
+    let all = limits.all().into_iter();
+    let Some((kind, _, what, limit)) = all.into_iter().find(|(known, ..)| kind.is(known)) else {
+        return Ok(());
+    };
+    let Some(subscription) = id.subscription() else {
+        return Ok(());
+    };
+    let scope = ResourceId::subscription_scope(subscription);
+    let read = |scope| {
+        let action = Action::new(format!("{kind}/read"));
+        Permit::system(SystemReason::Reconcile, action, scope, tenant)
+    };
+    let of = ResourceType::new(kind);
+    let found = catalog.count(&read(scope), &of, location).await;
+    let found = found.map_err(errors::catalog)?;
+    if found < limit {
+        return Ok(());
+    }
+    match catalog.get(&read(id.clone())).await {
+        Ok(_) => Ok(()),
+        Err(CatalogError::NotFound { .. }) => Err(full(what, limit, found, location)),
+        Err(error) => Err(errors::catalog(error)),
+    }
+}
+
+fn full(what: &str, limit: u64, found: u64, location: &Location) -> ArmError {
+    ArmError::new(
         ErrorCode::OperationNotAllowed,
         format!(
             "Operation could not be completed as it results in exceeding the limit of {what} per \
              subscription and region. Location: {location}, Current Limit: {limit}, Current Usage: {found}, \
              Additional Required: 1."
         ),
-    ))
+    )
 }
 
 /// How many of a type the call's subscription has in a location.

@@ -29,7 +29,7 @@ use tokio::task::JoinSet;
 use wire::promotion::PromotionProperties;
 use wire::{ArmError, ArmErrorBody, ErrorCode, Location, ResourceId, ResourceType, TenantId};
 
-use crate::enforcement::Policies;
+use crate::enforcement::Gate;
 use crate::engine::{self, Engine, EngineError, EngineParts, JobsRun};
 use crate::errors;
 use crate::resources::tenancy::{self, REGION};
@@ -71,15 +71,22 @@ pub async fn engine(parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> 
         fetch_hosts,
         jobs,
         comply,
+        limits,
         storage,
     } = parts;
     let factory = Factory::open(FactoryOptions {
+        server: server.clone(),
         data,
         catalog: catalog.clone(),
+        feed: catalog.clone(),
         auth: catalog.clone(),
         jobs: catalog.clone(),
         statements: catalog.clone(),
-        ask: Arc::new(Policies(comply)),
+        ask: Arc::new(Gate {
+            comply,
+            catalog: catalog.clone(),
+            limits,
+        }),
         blobs: blobs.as_ref().map(|blobs| BlobPlace {
             folder: blobs.folder().to_owned(),
             url,
@@ -387,7 +394,7 @@ impl Work for FactoryWork {
     }
 
     async fn instance_view(&self, machine: &Resource) -> Value {
-        let state = self.factory.power_state(&machine.id).await;
+        let state = self.factory.shown_power_state(machine).await;
         deploy::instance_view(machine, state)
     }
 

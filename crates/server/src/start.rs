@@ -145,8 +145,7 @@ pub async fn start_with(
 ) -> Result<(Running, Option<FirstStart>), ServeError> {
     let folder = DataFolder::open(&options.data)?;
     let settings = options.resolve()?;
-    let names = tls::host_names(&settings.names);
-    let identity = tls::identity(&folder.tls(), &names, Timestamp::now())?;
+    let identity = tls::identity(&folder.tls(), &settings.names, Timestamp::now())?;
     let blobs = open_blobs(&settings)?;
     let issuers = Issuers::new(settings.issuer_ca.as_deref())?;
     let (listener, address) = bind(settings.listen).await?;
@@ -165,6 +164,7 @@ pub async fn start_with(
         fetch_hosts: settings.fetch_hosts.clone(),
         jobs: settings.jobs,
         comply: Arc::clone(&comply),
+        limits: settings.limits,
         storage: settings.storage,
     })
     .await?;

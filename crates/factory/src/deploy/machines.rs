@@ -157,6 +157,22 @@ impl Factory {
         }
     }
 
+    /// Whether this server made the machine; another one on the same catalog may have, and then only that one sees
+    /// whether it runs.
+    fn is_own(&self, machine: &Resource) -> bool {
+        let server = &machine.properties["bullion"][super::SERVER];
+        server.as_str().is_none_or(|server| server == self.server)
+    }
+
+    /// [`Factory::power_state`], and of another server's machine what that one wrote down last.
+    pub async fn shown_power_state(&self, machine: &Resource) -> PowerState {
+        if self.is_own(machine) {
+            return self.power_state(&machine.id).await;
+        }
+        PowerState::deserialize(&machine.properties["bullion"]["powerState"])
+            .unwrap_or(PowerState::Stopped)
+    }
+
     /// The disk of a machine that does not run, a raw file.
     pub async fn machine_disk(&self, machine: &ResourceId) -> Option<PathBuf> {
         let region = self.region_of(machine)?;
@@ -167,12 +183,13 @@ impl Factory {
         disk.is_file().then_some(disk)
     }
 
-    /// Takes over the machines that run and marks those that do not. For the server's start.
+    /// Takes over the machines of this server that run and marks those that do not. For the server's start.
     pub async fn adopt_machines(&self) -> Result<AdoptReport, FactoryError> {
         let mut report = AdoptReport::default();
         for tenant in self.auth.tenants().await? {
             for machine in self.all_machines(tenant.tenant).await? {
-                if machine.properties["bullion"]["versionId"].is_null() {
+                let has_power = !machine.properties["bullion"]["versionId"].is_null();
+                if !has_power || !self.is_own(&machine) {
                     continue;
                 }
                 let state = self.power_state(&machine.id).await;

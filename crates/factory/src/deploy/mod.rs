@@ -42,6 +42,8 @@ pub use power::{Power, PowerChange, PowerInput};
 const DEFINITION_TYPE: &str = "Microsoft.Compute/galleries/images";
 const DEFINITION_READ: &str = "Microsoft.Compute/galleries/images/read";
 const DISK: &str = "disk.raw";
+/// Of a machine's facts: the server that made it.
+const SERVER: &str = "server";
 const LATEST: &str = "latest";
 const DEFAULT_USER: &str = "bullion";
 const COMMAND_DEADLINE: std::time::Duration = std::time::Duration::from_secs(120);
@@ -155,7 +157,7 @@ impl JobKind for Deploy {
             .await?
             .value
         };
-        let facts = facts(&plan, &found);
+        let facts = facts(&plan, &found, &factory.server);
         let (written, id) = (facts.clone(), vm.clone());
         let nothing = OnUndo::Nothing("the end of the job says how the machine is");
         cx.step_once("record", nothing, |s| async move {
@@ -587,8 +589,9 @@ async fn add_keys(guest: &dyn Guest, keys: &[String]) -> Result<(), StepError> {
     ))
 }
 
-fn facts(plan: &Plan, found: &Found) -> Value {
+fn facts(plan: &Plan, found: &Found, server: &str) -> Value {
     json!({
+        SERVER: server,
         "versionId": plan.version.to_string(),
         "exactVersion": plan.version.name(),
         "diskDigest": plan.digest.to_string(),

@@ -219,6 +219,27 @@ async fn a_machine_is_on_its_way_until_its_job_ends() {
     }
 }
 
+/// Two servers on one catalog: each sees only whether its own machines run.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_servers_machine_is_left_as_that_one_wrote_it() {
+    let OneMachine { world, vm } = OneMachine::fresh().await;
+    assert_eq!(deploy(&world, &vm).await.state, JobState::Succeeded);
+    let folder = world.folder.path().join("machines");
+    std::fs::rename(&folder, world.folder.path().join("elsewhere")).unwrap();
+    for (server, stored) in [("another", "running"), ("server", "stopped")] {
+        let mut draft = Draft::from_resource(world.get(&vm).await.unwrap());
+        draft.properties["bullion"]["server"] = json!(server);
+        draft.properties["bullion"]["powerState"] = json!("running");
+        world.put(&vm, draft).await;
+        let factory = world.factory();
+        factory.adopt_machines().await.unwrap();
+        let resource = world.get(&vm).await.unwrap();
+        assert_eq!(resource.properties["bullion"]["powerState"], stored);
+        let shown = factory.shown_power_state(&resource).await;
+        assert_eq!(json!(shown), stored);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_finds_machines_that_run_and_those_that_do_not() {
     let OneMachine { world, vm } = OneMachine::fresh().await;

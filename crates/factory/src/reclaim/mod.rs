@@ -3,7 +3,8 @@
 //!
 //! Nothing is removed on the strength of a list that could not be read to its end, and nothing that a
 //! region still waits to get from here. When a disk became unused is noted in the data folder; if the
-//! note is lost, the time begins again.
+//! note is lost, the time begins again. As long as no such resource, no store and no disk came or went and no time
+//! ran out, nothing is asked of the catalog.
 
 mod note;
 #[cfg(test)]
@@ -12,6 +13,8 @@ mod uses;
 
 use std::collections::BTreeSet;
 use std::error::Error;
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -39,8 +42,21 @@ const NOTE: &str = "uses.json";
 /// Gives room back.
 pub struct Reclaim {
     factory: Arc<Factory>,
+    known: Mutex<Known>,
+}
+
+/// What one pass leaves to the next.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    /// Up to here no change made a difference since all was looked at; none until it was.
+    since: Option<u64>,
+    /// What the stores had then.
+    held: Vec<(Location, BTreeSet<DiskDigest>)>,
+    usable: BTreeSet<String>,
+    /// When the first disk may go that is not used, in seconds since 1970.
+    due: Option<u64>,
     /// Stores that may have something to collect, by how people know them; `None` until all were looked at once.
-    dirty: Mutex<Option<BTreeSet<String>>>,
+    dirty: Option<BTreeSet<String>>,
 }
 
 /// What one pass did.
@@ -57,39 +73,45 @@ impl Reclaim {
     pub fn new(factory: Arc<Factory>) -> Reclaim {
         Reclaim {
             factory,
-            dirty: Mutex::new(None),
+            known: Mutex::default(),
         }
     }
 
-    async fn pass(&self) -> Result<Done, Box<dyn Error + Send + Sync>> {
-        let uses = uses::of(&self.factory).await?;
-        let (regions, now) = (Arc::clone(&self.factory.regions), self.factory.clock.now());
-        let now = u64::try_from(now.as_second()).unwrap_or(0);
-        let path = self.factory.data.join("regions").join(NOTE);
-        let dirty = {
-            let mut dirty = self.dirty.lock().unwrap_or_else(PoisonError::into_inner);
-            dirty.take()
+    async fn pass(&self, stop: &Cancel) -> Result<Done, Box<dyn Error + Send + Sync>> {
+        let mut known = {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.clone()
         };
-        let worked = tokio::task::spawn_blocking(move || {
-            let mut note = Note::read(&path);
-            let mut pass = Pass {
-                regions: &regions,
-                uses: &uses,
-                now,
-                done: Done::default(),
-                first: dirty.is_none(),
-                dirty: dirty.unwrap_or_default(),
+        let regions = Arc::clone(&self.factory.regions);
+        let listed = tokio::task::spawn_blocking(move || (held(&regions), regions.usable()));
+        let (held, usable) = listed.await?;
+        let now = u64::try_from(self.factory.clock.now().as_second()).unwrap_or(0);
+        let is_same = known.held == held && known.usable == usable;
+        let is_due = known.due.is_some_and(|due| due <= now);
+        let uses = if is_same && !is_due && !self.may_differ(&mut known).await? {
+            None
+        } else {
+            let since = self.factory.feed.latest_change().await?;
+            let all = held.iter().flat_map(|(_, held)| held).copied().collect();
+            let Some(uses) = uses::of(&self.factory, all, stop).await? else {
+                return Ok(Done::default());
             };
-            for region in regions.names() {
-                if let Ok(region) = regions.region(&region) {
-                    pass.region(&region, &mut note);
-                }
-            }
-            note.write(&path)?;
-            Ok::<_, std::io::Error>((pass.done, pass.dirty))
-        });
-        let (done, still) = worked.await??;
-        *self.dirty.lock().unwrap_or_else(PoisonError::into_inner) = Some(still);
+            known = Known {
+                since: Some(since),
+                held,
+                usable,
+                due: None,
+                dirty: known.dirty,
+            };
+            Some(uses)
+        };
+        let (regions, path) = (
+            Arc::clone(&self.factory.regions),
+            self.factory.data.join("regions").join(NOTE),
+        );
+        let worked = tokio::task::spawn_blocking(move || work(&regions, known, uses, now, &path));
+        let (done, known) = worked.await??;
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
         if done != Done::default() {
             tracing::info!(
                 disks = done.removed,
@@ -100,47 +122,107 @@ impl Reclaim {
         }
         Ok(done)
     }
+
+    /// Whether the catalog may ask for something else than before.
+    async fn may_differ(&self, known: &mut Known) -> Result<bool, Box<dyn Error + Send + Sync>> {
+        match &mut known.since {
+            Some(since) => uses::may_differ(&self.factory, since).await,
+            None => Ok(true),
+        }
+    }
+}
+
+/// What each region has. A store that cannot be listed has nothing that could be given back.
+fn held(regions: &Regions) -> Vec<(Location, BTreeSet<DiskDigest>)> {
+    let names = regions.names().into_iter();
+    let held = names.filter_map(|name| {
+        let region = regions.region(&name).ok()?;
+        let stores = region.stores();
+        let lists = stores.iter().filter_map(|store| store.list().ok());
+        let digests = lists.flatten().map(|disk| disk.digest).collect();
+        Some((name, digests))
+    });
+    held.collect()
+}
+
+/// Gives back what is not used, where it is known what is, and collects what that left.
+fn work(
+    regions: &Regions,
+    mut known: Known,
+    uses: Option<Uses>,
+    now: u64,
+    path: &Path,
+) -> io::Result<(Done, Known)> {
+    let mut pass = Pass {
+        regions,
+        now,
+        done: Done::default(),
+        first: known.dirty.is_none(),
+        dirty: known.dirty.take().unwrap_or_default(),
+        due: known.due,
+    };
+    if let Some(uses) = uses {
+        let mut note = Note::read(path);
+        for (name, held) in &known.held {
+            if let Ok(region) = regions.region(name) {
+                pass.region(&region, held, &uses, &mut note);
+            }
+        }
+        note.write(path)?;
+    }
+    for region in regions.names() {
+        if let Ok(region) = regions.region(&region) {
+            for member in region.members() {
+                if let Some(store) = member.store() {
+                    pass.collect(&region, &member, &store);
+                }
+            }
+        }
+    }
+    known.dirty = Some(pass.dirty);
+    known.due = pass.due;
+    Ok((pass.done, known))
 }
 
 struct Pass<'a> {
     regions: &'a Regions,
-    uses: &'a Uses,
     /// Seconds since 1970.
     now: u64,
     done: Done,
     /// No store was looked at since the start.
     first: bool,
     dirty: BTreeSet<String>,
+    due: Option<u64>,
 }
 
 impl Pass<'_> {
-    fn region(&mut self, region: &Region, note: &mut Note) {
-        let held: BTreeSet<DiskDigest> = region
-            .stores()
-            .iter()
-            .filter_map(|store| store.list().ok())
-            .flatten()
-            .map(|disk| disk.digest)
-            .collect();
-        note.forget_others(region.name(), &held);
+    fn region(
+        &mut self,
+        region: &Region,
+        held: &BTreeSet<DiskDigest>,
+        uses: &Uses,
+        note: &mut Note,
+    ) {
+        note.forget_others(region.name(), held);
         for digest in held {
-            let wants = self.uses.wants(region.name(), &digest);
+            let wants = uses.wants(region.name(), digest);
             let outcome = match wants.is_empty() {
-                true => self.unused(region, &digest, note),
+                true => self.unused(region, digest, uses, note),
                 false => {
-                    note.used(region.name(), &digest);
-                    self.surplus(region, &digest, &wants)
+                    note.used(region.name(), digest);
+                    self.surplus(region, digest, &wants)
                 }
             };
             if let Err(error) = outcome {
+                self.again_at(self.now);
                 tracing::warn!(region = region.name(), %digest, error = chain(&error), "a disk stays for now");
             }
         }
-        for member in region.members() {
-            if let Some(store) = member.store() {
-                self.collect(region, &member, &store);
-            }
-        }
+    }
+
+    /// Everything is looked at once more then, at the latest.
+    fn again_at(&mut self, then: u64) {
+        self.due = Some(self.due.map_or(then, |due| due.min(then)));
     }
 
     /// A disk that nobody has in this region.
@@ -148,6 +230,7 @@ impl Pass<'_> {
         &mut self,
         region: &Region,
         digest: &DiskDigest,
+        uses: &Uses,
         note: &mut Note,
     ) -> Result<(), store::StoreError> {
         let settings = self.regions.settings();
@@ -160,8 +243,9 @@ impl Pass<'_> {
         let found = self.now.saturating_sub(kept.as_secs());
         if self.regions.was_found_since(digest, found)
             || self.now.saturating_sub(since) < kept.as_secs()
-            || self.is_awaited(digest)
+            || self.is_awaited(digest, uses)
         {
+            self.again_at(self.now.max(since.saturating_add(kept.as_secs())));
             return Ok(());
         }
         region.delete(digest)?;
@@ -172,8 +256,8 @@ impl Pass<'_> {
     }
 
     /// Whether a region that shall have the disk has it not yet, be it because it is away.
-    fn is_awaited(&self, digest: &DiskDigest) -> bool {
-        self.uses.elsewhere(digest).any(|(region, want)| {
+    fn is_awaited(&self, digest: &DiskDigest, uses: &Uses) -> bool {
+        uses.elsewhere(digest).any(|(region, want)| {
             let region = self.regions.region(&Location::new(region));
             !region.is_ok_and(|region| is_complete(&region, digest, want))
         })
@@ -192,7 +276,10 @@ impl Pass<'_> {
                 Ok(placement) if is_complete(region, digest, *want) => {
                     keep.extend(placement.members);
                 }
-                _ => return Ok(()),
+                _ => {
+                    self.again_at(self.now);
+                    return Ok(());
+                }
             }
         }
         let others = self
@@ -261,7 +348,7 @@ impl Reconciler for Reclaim {
         PERIOD
     }
 
-    async fn reconcile(&self, _: &Cancel) -> Result<(), Box<dyn Error + Send + Sync>> {
-        self.pass().await.map(drop)
+    async fn reconcile(&self, stop: &Cancel) -> Result<(), Box<dyn Error + Send + Sync>> {
+        self.pass(stop).await.map(drop)
     }
 }

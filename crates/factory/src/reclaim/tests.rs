@@ -53,11 +53,16 @@ fn bytes(world: &World, region: &str) -> u64 {
         .bytes()
 }
 
+async fn pass(reclaim: &Reclaim) -> Done {
+    let never = CancelSource::new();
+    reclaim.pass(&never.token()).await.unwrap()
+}
+
 /// Passes, an hour apart, until one does nothing more.
 async fn settle(world: &World, reclaim: &Reclaim) {
     for _ in 0..100 {
         world.clock.advance(Duration::from_secs(3600));
-        reclaim.pass().await.unwrap();
+        pass(reclaim).await;
     }
 }
 
@@ -66,7 +71,7 @@ async fn a_deleted_version_gives_its_room_back_after_the_grace() {
     let world = World::new(&["north", "south"]).await;
     let (factory, version, digest) = published(&world).await;
     let reclaim = Reclaim::new(Arc::clone(&factory));
-    reclaim.pass().await.unwrap();
+    pass(&reclaim).await;
     settle(&world, &reclaim).await;
     assert!(holds(&world, "north", &digest) && holds(&world, "south", &digest));
     let before = bytes(&world, "south");
@@ -76,7 +81,7 @@ async fn a_deleted_version_gives_its_room_back_after_the_grace() {
         .delete(&permit, Precondition::None)
         .await
         .unwrap();
-    assert_eq!(reclaim.pass().await.unwrap(), Done::default());
+    assert_eq!(pass(&reclaim).await, Done::default());
     assert!(holds(&world, "north", &digest), "it is within its grace");
     // A restart in between loses nothing of the time that passed.
     drop(reclaim);
@@ -91,7 +96,7 @@ async fn a_region_that_is_dropped_gives_its_room_back_and_the_others_keep_theirs
     let world = World::new(&["north", "south"]).await;
     let (factory, version, digest) = published(&world).await;
     let reclaim = Reclaim::new(Arc::clone(&factory));
-    reclaim.pass().await.unwrap();
+    pass(&reclaim).await;
     let permit = system(&world, WRITE, &version);
     let catalog: Arc<dyn Catalog> = world.catalog.clone();
     crate::pipeline::change(&catalog, &permit, |draft| {
@@ -117,7 +122,7 @@ async fn a_region_waits_for_nothing_that_another_one_still_needs() {
     south.delete(&digest).unwrap();
     south.members()[0].goes_away("for the test");
     let reclaim = Reclaim::new(Arc::clone(&factory));
-    reclaim.pass().await.unwrap();
+    pass(&reclaim).await;
     let permit = system(&world, WRITE, &version);
     let catalog: Arc<dyn Catalog> = world.catalog.clone();
     crate::pipeline::change(&catalog, &permit, |draft| {
@@ -165,7 +170,7 @@ async fn fewer_replicas_free_stores_and_more_fill_them() {
     let status = crate::replicate::replication_status(&world.get(&version).await.unwrap());
     assert_eq!(status["summary"][0]["state"], "Completed");
     ask("Standard_LRS").await;
-    reclaim.pass().await.unwrap();
+    pass(&reclaim).await;
     assert_eq!(copies(), 1);
     assert!(
         region.check(Kind::PremiumLrs).is_err(),

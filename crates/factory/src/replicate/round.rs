@@ -1,21 +1,24 @@
 //! The reconciler: what every version asks for against what is there. Copies run side by side, small
 //! ones first, so that a large one holds up nobody; one that fails is tried again after a while that
 //! grows, and keeps nothing else waiting.
+//!
+//! A pass looks at what was written since the last one, at what failed and is due, and at a stretch of all others; at
+//! all of them again when a store came or went.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use access::{Action, Permit, SystemReason};
 use async_trait::async_trait;
-use catalog::{Pages, Resource, later};
+use catalog::{Position, Reading, Resource, Round, Stretch, later};
 use jiff::Timestamp;
 use jobs::{Cancel, Reconciler, StepError};
 use serde_json::json;
 use tokio::task::JoinSet;
 use wire::compute::RegionalReplicationState;
-use wire::{ProvisioningState, ResourceId};
+use wire::{ProvisioningState, ResourceId, ResourceType, TenantId};
 
 use super::{Copy, RegionResult, copies, heal};
 use crate::factory::Factory;
@@ -33,56 +36,104 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30 * 60);
 /// Failures so far of one disk in one region, and when it may be tried again.
 #[derive(Debug, Clone, Copy)]
 struct Waiting {
+    tenant: TenantId,
     failures: u32,
     until: Timestamp,
+}
+
+/// What one pass leaves to the next.
+#[derive(Debug, Default)]
+struct Progress {
+    position: Position,
+    /// The stores that could be used, by region, when they were last looked at.
+    stores: BTreeSet<String>,
+    waiting: BTreeMap<(ResourceId, String), Waiting>,
+}
+
+/// What a pass has to do.
+#[derive(Debug, Default)]
+struct Due {
+    /// What is not there and may be tried now, with the bytes that it lacks.
+    copies: Vec<(u64, Copy)>,
+    /// Versions that failed; they are whole once they have all.
+    failed: Vec<Resource>,
 }
 
 /// Brings what is there to what is wanted, for all versions of all tenants.
 pub struct Replicate {
     factory: Arc<Factory>,
-    waiting: Mutex<BTreeMap<(ResourceId, String), Waiting>>,
+    progress: Mutex<Progress>,
 }
 
 impl Replicate {
     pub fn new(factory: Arc<Factory>) -> Replicate {
         Replicate {
             factory,
-            waiting: Mutex::default(),
+            progress: Mutex::default(),
         }
     }
 
-    /// What is not there and may be tried now, with the bytes that it lacks, small ones first; and the versions that
-    /// failed, which are whole once they have all.
-    async fn due(&self) -> Result<(Vec<(u64, Copy)>, Vec<Resource>), Box<dyn Error + Send + Sync>> {
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Small ones first.
+    async fn due(&self) -> Result<Due, Box<dyn Error + Send + Sync>> {
         let factory = &self.factory;
-        let mut due = Vec::new();
-        let mut failed = Vec::new();
-        for tenant in factory.auth.tenants().await? {
-            let action = Action::new(VERSION_READ);
-            let permit = Permit::system(
-                SystemReason::Reconcile,
-                action,
-                ResourceId::root(),
-                tenant.tenant,
-            );
-            let mut pages = Pages::of(&*factory.catalog, &permit, VERSION_TYPE);
-            while let Some(versions) = pages.next().await? {
-                for version in versions {
-                    for copy in copies(&version) {
-                        if self.may_be_tried(&copy)
-                            && let Some(lacks) = self.lacks(&version, &copy).await?
-                        {
-                            due.push((lacks, copy));
-                        }
-                    }
-                    if version.state == ProvisioningState::Failed {
-                        failed.push(version);
-                    }
-                }
+        let (position, again) = self.begin();
+        let tenants = factory.auth.tenants().await?;
+        let reading = Reading {
+            catalog: &*factory.catalog,
+            feed: &*factory.feed,
+            kind: ResourceType::new(VERSION_TYPE),
+            tenants: tenants.iter().map(|tenant| tenant.tenant).collect(),
+            permit: &reading,
+            stretch: Stretch::default(),
+        };
+        let mut round = Round::begin(reading, position).await?;
+        for (tenant, version) in again {
+            round.also(tenant, version);
+        }
+        let mut due = Due::default();
+        while let Some(versions) = round.next().await? {
+            for version in versions {
+                self.look(version, &mut due).await?;
             }
         }
-        due.sort_by_key(|(lacks, _)| *lacks);
-        Ok((due, failed))
+        due.copies.sort_by_key(|(lacks, _)| *lacks);
+        self.progress().position = round.end();
+        Ok(due)
+    }
+
+    /// Where the pass begins, and what failed before and is due.
+    fn begin(&self) -> (Position, Vec<(TenantId, ResourceId)>) {
+        let stores = self.factory.regions.usable();
+        let now = self.factory.clock.now();
+        let mut progress = self.progress();
+        if progress.stores != stores {
+            progress.stores = stores;
+            progress.position.look_again();
+        }
+        let waiting = progress.waiting.iter();
+        let again = waiting
+            .filter(|(_, waiting)| waiting.until <= now)
+            .map(|((version, _), waiting)| (waiting.tenant, version.clone()))
+            .collect();
+        (progress.position.clone(), again)
+    }
+
+    async fn look(&self, version: Resource, due: &mut Due) -> Result<(), StepError> {
+        for copy in copies(&version) {
+            if self.may_be_tried(&copy)
+                && let Some(lacks) = self.lacks(&version, &copy).await?
+            {
+                due.copies.push((lacks, copy));
+            }
+        }
+        if version.state == ProvisioningState::Failed {
+            due.failed.push(version);
+        }
+        Ok(())
     }
 
     /// A version that failed in some regions only is whole once they have it.
@@ -117,13 +168,13 @@ impl Replicate {
     }
 
     fn may_be_tried(&self, copy: &Copy) -> bool {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = waiting.get(&(copy.version.clone(), copy.region.folded()));
+        let key = (copy.version.clone(), copy.region.folded());
+        let known = self.progress().waiting.get(&key).copied();
         known.is_none_or(|known| known.until <= self.factory.clock.now())
     }
 
     fn note(&self, copy: &Copy, failed: bool) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = &mut self.progress().waiting;
         let key = (copy.version.clone(), copy.region.folded());
         if !failed {
             waiting.remove(&key);
@@ -133,10 +184,18 @@ impl Replicate {
         let wait = FIRST_WAIT
             .saturating_mul(1 << failures.min(10))
             .min(LONGEST_WAIT);
-        let until = later(self.factory.clock.now(), wait);
-        let failures = failures + 1;
-        waiting.insert(key, Waiting { failures, until });
+        let entry = Waiting {
+            tenant: copy.tenant,
+            failures: failures + 1,
+            until: later(self.factory.clock.now(), wait),
+        };
+        waiting.insert(key, entry);
     }
+}
+
+fn reading(tenant: TenantId) -> Permit {
+    let action = Action::new(VERSION_READ);
+    Permit::system(SystemReason::Reconcile, action, ResourceId::root(), tenant)
 }
 
 #[async_trait]
@@ -151,8 +210,8 @@ impl Reconciler for Replicate {
 
     async fn reconcile(&self, stop: &Cancel) -> Result<(), Box<dyn Error + Send + Sync>> {
         self.factory.look_for_regions().await;
-        let (due, failed) = self.due().await?;
-        let mut due = due.into_iter();
+        let Due { copies, failed } = self.due().await?;
+        let mut due = copies.into_iter();
         let mut running = JoinSet::new();
         let mut first_error: Option<StepError> = None;
         loop {

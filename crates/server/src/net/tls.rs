@@ -59,9 +59,11 @@ pub struct Identity {
     pub ca_path: PathBuf,
 }
 
-/// Loads the certificates in `folder`, making or renewing what is missing, near its end or for other names.
+/// Loads the certificates in `folder`, making or renewing what is missing, near its end or for other names than the
+/// host's own and these.
 pub fn identity(folder: &Path, names: &[String], now: Timestamp) -> Result<Identity, TlsError> {
     data::create_folder(folder)?;
+    let names = host_names(names);
     let files = Files::new(folder);
     let note = read_note(&files)?;
     let days = |count: i64| now + (count * 24).hours();
@@ -80,12 +82,12 @@ pub fn identity(folder: &Path, names: &[String], now: Timestamp) -> Result<Ident
                 days(CA_DAYS)
             }
         };
-        make_server(&files, names, now)?;
+        make_server(&files, &names, now)?;
         let note = Note {
             version: NOTE_VERSION,
             ca_not_after,
             server_not_after: days(SERVER_DAYS),
-            names: names.to_vec(),
+            names,
         };
         // Last, so that a crash before this line leaves a note that does not match and all is made again.
         let text = serde_json::to_vec_pretty(&note).expect("a note is plain data");
@@ -222,7 +224,7 @@ fn load(files: &Files) -> Result<Identity, TlsError> {
 }
 
 /// The names under which this host may be asked for: loopback always, and its own name.
-pub fn host_names(extra: &[String]) -> Vec<String> {
+fn host_names(extra: &[String]) -> Vec<String> {
     let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(String::from).into();
     let own = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     for name in std::iter::once(own.trim()).chain(extra.iter().map(String::as_str)) {

@@ -4,18 +4,22 @@
 //! stores; what lists, shows or chooses versions passes it over. A machine may still be made from exactly this version
 //! until `consumptionEndTime`. Then it waits, unusable, until the reconciler [`Purge`] removes it.
 
+use std::collections::BTreeSet;
 use std::error::Error;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use access::{Action, Permit, SystemReason};
 use async_trait::async_trait;
-use catalog::{AuthStore, Catalog, CatalogError, Clock, Draft, Pages, Precondition, Resource};
+use catalog::{
+    AuthStore, Catalog, CatalogError, ChangeFeed, Clock, Draft, Pages, Position, Precondition,
+    Reading, Resource, Round, Stretch,
+};
 use factory::deploy::{CONSUMPTION_END, SOFT_DELETED};
 use jiff::{SignedDuration, Timestamp, Unit};
 use jobs::{Cancel, Reconciler};
 use serde_json::{Map, Value, json};
-use wire::{ArmError, Location, ProvisioningState, ResourceId, ResourceType};
+use wire::{ArmError, Location, ProvisioningState, ResourceId, ResourceType, TenantId};
 
 use super::{Reply, find, images, need, page_reply, page_request, versions};
 use crate::operation::Call;
@@ -36,6 +40,8 @@ const FACTS: &str = "bullion";
 /// The reconciler's name and how often it looks.
 const RECONCILER: &str = "purge-versions";
 const PERIOD: Duration = Duration::from_secs(300);
+/// Ends that are remembered.
+const ENDS_MAX: usize = 10_000;
 
 /// Checks the policy of a gallery's PUT. Answers whether it changes what is kept, which takes a right of its own.
 pub fn settle_policy(
@@ -290,9 +296,37 @@ pub async fn remove(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> 
 
 /// Removes soft-deleted versions whose time has come.
 pub struct Purge {
+    parts: PurgeParts,
+    progress: Mutex<Progress>,
+}
+
+/// What [`Purge`] works with.
+pub struct PurgeParts {
     pub catalog: Arc<dyn Catalog>,
+    pub feed: Arc<dyn ChangeFeed>,
     pub auth: Arc<dyn AuthStore>,
     pub clock: Arc<dyn Clock>,
+}
+
+/// What one pass leaves to the next.
+#[derive(Debug, Clone, Default)]
+struct Progress {
+    position: Position,
+    /// When those end that end first. What does not fit comes up again by and by.
+    ends: BTreeSet<(Timestamp, TenantId, ResourceId)>,
+}
+
+impl Progress {
+    /// Remembers when a version ends, if it does.
+    fn saw(&mut self, version: &Resource) {
+        if let Some(end) = end_of(version) {
+            let version = (end, version.tenant, version.id.clone());
+            self.ends.insert(version);
+            if self.ends.len() > ENDS_MAX {
+                self.ends.pop_last();
+            }
+        }
+    }
 }
 
 #[async_trait]
@@ -306,39 +340,74 @@ impl Reconciler for Purge {
     }
 
     async fn reconcile(&self, stop: &Cancel) -> Result<(), Box<dyn Error + Send + Sync>> {
-        let now = self.clock.now();
-        for tenant in self.auth.tenants().await? {
-            let action = Action::new(versions::READ);
-            let root = ResourceId::root();
-            let permit = Permit::system(SystemReason::Reconcile, action, root, tenant.tenant);
-            let mut pages = Pages::of(&*self.catalog, &permit, versions::KIND);
-            while let Some(page) = pages.next().await? {
-                for version in page.iter().filter(|one| is_due(one, now)) {
-                    if stop.is_raised() {
-                        return Ok(());
-                    }
-                    self.purge(version).await?;
+        let known = self.progress().clone();
+        let tenants = self.parts.auth.tenants().await?;
+        let reading = Reading {
+            catalog: &*self.parts.catalog,
+            feed: &*self.parts.feed,
+            kind: ResourceType::new(versions::KIND),
+            tenants: tenants.iter().map(|tenant| tenant.tenant).collect(),
+            permit: &reading,
+            stretch: Stretch::default(),
+        };
+        let mut round = Round::begin(reading, known.position.clone()).await?;
+        let mut progress = known;
+        // They are read again: one that was restored ends no more.
+        let now = self.parts.clock.now();
+        while let Some(first) = progress.ends.first()
+            && first.0 <= now
+        {
+            if let Some((_, tenant, id)) = progress.ends.pop_first() {
+                round.also(tenant, id);
+            }
+        }
+        while let Some(versions) = round.next().await? {
+            for version in versions {
+                if stop.is_raised() {
+                    return Ok(());
+                }
+                match end_of(&version).is_some_and(|end| end <= now) {
+                    true => self.purge(&version).await?,
+                    false => progress.saw(&version),
                 }
             }
         }
+        progress.position = round.end();
+        *self.progress() = progress;
         Ok(())
     }
 }
 
-fn is_due(version: &Resource, now: Timestamp) -> bool {
+fn reading(tenant: TenantId) -> Permit {
+    let action = Action::new(versions::READ);
+    Permit::system(SystemReason::Reconcile, action, ResourceId::root(), tenant)
+}
+
+/// When a soft-deleted version is gone for good.
+fn end_of(version: &Resource) -> Option<Timestamp> {
     let end = version.properties[FACTS][SOFT_DELETED][HARD_DELETION].as_str();
-    end.and_then(|end| end.parse::<Timestamp>().ok())
-        .is_some_and(|end| end <= now)
+    end.and_then(|end| end.parse().ok())
 }
 
 impl Purge {
+    pub fn new(parts: PurgeParts) -> Purge {
+        Purge {
+            parts,
+            progress: Mutex::default(),
+        }
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn purge(&self, version: &Resource) -> Result<(), CatalogError> {
         let action = Action::new(format!("{}/delete", versions::KIND));
         let (id, tenant) = (version.id.clone(), version.tenant);
         let permit = Permit::system(SystemReason::Reconcile, action, id, tenant);
         // One that was restored meanwhile has another etag.
         let unmoved = Precondition::Match(version.etag.clone());
-        match self.catalog.delete(&permit, unmoved).await {
+        match self.parts.catalog.delete(&permit, unmoved).await {
             Ok(_) => {
                 tracing::info!(version = %version.id, "a soft-deleted version has ended");
                 Ok(())

@@ -6,9 +6,9 @@ use super::galleries::{definition, definition_as, definition_body, publish};
 use super::site::{GROUP, SUBSCRIPTION, Site};
 use super::tenancy::{SUBSCRIPTION_2, subscription, tenant};
 
-const GALLERY: &str = "/subscriptions/11111111-1111-4111-8111-111111111111/resourceGroups/factory/providers/Microsoft.Compute/galleries/g";
+pub const GALLERY: &str = "/subscriptions/11111111-1111-4111-8111-111111111111/resourceGroups/factory/providers/Microsoft.Compute/galleries/g";
 
-async fn check(site: &Site, method: &str, path: &str, body: Value, status: u16, part: &str) {
+pub async fn check(site: &Site, method: &str, path: &str, body: Value, status: u16, part: &str) {
     let seen = site.ask(method, path, Some(body.clone())).await;
     assert_eq!(
         seen.status, status,
@@ -324,11 +324,13 @@ async fn soft_delete_ends_when_its_time_has_come() {
         .unwrap();
     let catalog = std::sync::Arc::new(catalog);
     let clock = std::sync::Arc::new(catalog::ManualClock::starting_at(jiff::Timestamp::now()));
-    let purge = crate::resources::soft_delete::Purge {
+    use crate::resources::soft_delete::{Purge, PurgeParts};
+    let purge = Purge::new(PurgeParts {
         catalog: catalog.clone(),
+        feed: catalog.clone(),
         auth: catalog.clone(),
         clock: clock.clone(),
-    };
+    });
     let action = access::Action::new("Microsoft.Compute/galleries/images/versions/read");
     let id = wire::ResourceId::parse(&version).unwrap();
     let permit = access::Permit::system(access::SystemReason::Reconcile, action, id, site.tenant);
@@ -344,7 +346,7 @@ fn gallery(permissions: &str) -> Value {
     json!({ "location": "north", "properties": { "sharingProfile": { "permissions": permissions } } })
 }
 
-fn seen_by(subscription: &str, rest: &str) -> String {
+pub fn seen_by(subscription: &str, rest: &str) -> String {
     format!("/subscriptions/{subscription}/providers/Microsoft.Compute/locations/{rest}")
 }
 
@@ -546,78 +548,6 @@ async fn a_community_gallery_is_everybodys() {
     )
     .await;
     assert_eq!(ask(&one).await.status, 404);
-}
-
-#[tokio::test]
-async fn limits_are_told_and_shown() {
-    let dir = tempfile::tempdir().unwrap();
-    let limits = "[limits]\ngalleries = 1\nimage_definitions = 2\nimage_versions = 1\n";
-    std::fs::write(dir.path().join("bullion.toml"), limits).unwrap();
-    let site = Site::start_in(dir.path()).await.with_group().await;
-    let image = definition(&site, GROUP).await;
-    let version = format!("{image}/versions/1.0.0");
-    publish(&site, &version, &["north"]).await;
-    let second = format!("{GALLERY}2");
-    check(
-        &site,
-        "PUT",
-        &second,
-        json!({ "location": "north" }),
-        409,
-        "Current Limit: 1, Current Usage: 1",
-    )
-    .await;
-    check(
-        &site,
-        "PUT",
-        &second,
-        json!({ "location": "south" }),
-        201,
-        "",
-    )
-    .await;
-    let copy = json!({ "location": "north", "properties": { "storageProfile": { "source": { "id": version } } } });
-    check(
-        &site,
-        "PUT",
-        &format!("{image}/versions/1.0.1"),
-        copy,
-        409,
-        "OperationNotAllowed",
-    )
-    .await;
-    check(
-        &site,
-        "PUT",
-        GALLERY,
-        json!({ "location": "north" }),
-        200,
-        "",
-    )
-    .await;
-    let usages = site.get(&seen_by(SUBSCRIPTION, "North/usages")).await.body;
-    let found: Vec<_> = usages["value"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|usage| {
-            (
-                usage["name"]["value"].as_str().unwrap(),
-                usage["currentValue"].as_u64().unwrap(),
-                usage["limit"].as_u64().unwrap(),
-            )
-        })
-        .collect();
-    assert_eq!(
-        found[..3],
-        [
-            ("galleries", 1, 1),
-            ("galleryImages", 1, 2),
-            ("galleryImageVersions", 1, 1)
-        ]
-    );
-    let sizes = site.get(&seen_by(SUBSCRIPTION, "north/vmSizes")).await.body;
-    assert_eq!(sizes["value"][1]["name"], "Standard_B1s");
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ mod generic;
 mod graph;
 mod hostile;
 mod identity;
+mod limits;
 mod policies;
 mod policy_states;
 mod policy_versions;
