@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 
 use crate::deps::{self, Purpose};
+use crate::postgres::{Server, Writes};
 use crate::workspace;
 
 mod disks;
@@ -15,6 +16,8 @@ Run the benchmarks
 Usage: cargo xtask bench [CRATE...]
 
 Without a crate, those of all crates. Results are printed; the ones that were kept are in docs/BENCHMARKS.md.
+
+The server is measured on SQLite, and again on a PostgreSQL that is installed and runs only as long.
 
 The store is measured beside borg, restic, casync, xdelta3, rsync, qemu-img, qemu-nbd and nbdkit, which are installed,
 with four versions of a Debian image, which are made once: that needs root, the package archive and 3 GB.
@@ -30,6 +33,10 @@ const STORE: &str = "store";
 const STORE_DISKS: &str = "BULLION_BENCH_FOLDER";
 /// For those that measure one disk.
 const STORE_DISK: &str = "BULLION_BENCH_DISK";
+
+/// The crate whose benchmarks are run on each database.
+const SERVER: &str = "server";
+const SERVER_DATABASE: &str = "BULLION_BENCH_DATABASE";
 
 /// Benchmarks that are workspaces of their own, because of what they compare with: the crate that they
 /// measure, and where they are.
@@ -77,6 +84,9 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
             set.fold(cargo, |cargo, (name, value)| cargo.env(name, value))
                 .run()?;
         }
+        if name == SERVER {
+            on_postgres()?;
+        }
         for (own, folder) in OWN_WORKSPACES.iter().filter(|(own, _)| *own == name) {
             let manifest = format!("{folder}/Cargo.toml");
             // Beside what the workspace builds, and not among the sources.
@@ -88,4 +98,16 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The server's requests once more, on a database that is reached through a socket.
+fn on_postgres() -> Result<()> {
+    deps::install(Purpose::Test)?;
+    println!("on PostgreSQL:");
+    let log = workspace::target_folder()?.join("bench-postgres.log");
+    let server = Server::start(&log, Writes::Durable)?;
+    workspace::cargo()
+        .args(["bench", "--package", SERVER, "--bench", SERVER])
+        .env(SERVER_DATABASE, server.url())
+        .run()
 }

@@ -1,4 +1,4 @@
-//! A PostgreSQL server for the time of the tests: a data folder of its own, reached by a socket in that folder alone,
+//! A PostgreSQL server for the time of the tests or of a benchmark: a data folder of its own, reached by a socket in that folder alone,
 //! run by a user without rights, and stopped by its process id. The host's own servers are not touched.
 
 use std::os::unix::fs::DirBuilderExt;
@@ -19,14 +19,21 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Lines of the server's own log that a failed start shows.
 const LOG_LINES: usize = 20;
-/// What lies in the folder is worth nothing after the tests, so nothing waits for the disk.
-const SETTINGS: [&str; 5] = [
-    "listen_addresses=",
-    "max_connections=400",
+const SETTINGS: [&str; 2] = ["listen_addresses=", "max_connections=400"];
+const CARELESS: [&str; 3] = [
     "fsync=off",
     "synchronous_commit=off",
     "full_page_writes=off",
 ];
+
+/// Whether a write waits for the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writes {
+    /// What lies in the folder is worth nothing after the tests.
+    Careless,
+    /// As anybody has it who keeps what is in it.
+    Durable,
+}
 
 pub struct Server {
     folder: PathBuf,
@@ -34,7 +41,7 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn start(log: &Path) -> Result<Self> {
+    pub fn start(log: &Path, writes: Writes) -> Result<Self> {
         let programs = programs()?;
         let as_user = as_user()?;
         let as_user: Vec<&str> = as_user.iter().map(String::as_str).collect();
@@ -62,7 +69,8 @@ impl Server {
             .arg("-k")
             .arg(folder.as_os_str())
             .in_folder(&folder);
-        for setting in SETTINGS {
+        let careless = CARELESS.iter().filter(|_| writes == Writes::Careless);
+        for setting in SETTINGS.iter().chain(careless) {
             serve = serve.args(["-c", setting]);
         }
         let process = serve.through(&as_user).start_apart(log)?;
@@ -71,7 +79,7 @@ impl Server {
         Ok(server)
     }
 
-    /// For the tests' environment.
+    /// For the environment of what uses it.
     pub fn url(&self) -> String {
         format!(
             "postgres:///postgres?host={}&user=bullion",

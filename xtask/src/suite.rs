@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::deps::{self, Purpose};
+use crate::postgres::Writes;
 use crate::program::{self, Program};
 use crate::progress::{Step, seconds};
 use crate::workspace::{self, Needs, cargo};
@@ -358,7 +359,7 @@ fn postgres_tests(log: &Path, step: &Step) -> Result<Ended> {
     let Some(test) = tests_that_need(Needs::Postgres)? else {
         return run_all(Vec::new(), log, step);
     };
-    let server = postgres::Server::start(&log.with_extension("server.log"))?;
+    let server = postgres::Server::start(&log.with_extension("server.log"), Writes::Careless)?;
     run_all(vec![test.env(POSTGRES, server.url())], log, step)
 }
 
