@@ -35,7 +35,7 @@ pub use permit::{
     Forbidden, Link, Origin, Permit, SystemReason, Visible, authorize, authorize_link,
     authorize_list, authorize_own,
 };
-pub use refresh::RefreshToken;
+pub use refresh::{RefreshToken, UrlToken};
 pub use role::{
     Assignment, RoleDefinition, RoleId, RolePermission, built_in_ready, built_in_role,
     built_in_roles,

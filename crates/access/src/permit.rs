@@ -36,6 +36,8 @@ pub enum SystemReason {
     JobStatus,
     /// The server looks at its own regions and machines when it starts.
     Startup,
+    /// Whoever presents a URL that was given out with a right, as long as it is good.
+    SharedUrl,
 }
 
 /// What a list may show.

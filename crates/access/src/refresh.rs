@@ -12,6 +12,9 @@ use crate::SecretError;
 const BYTES: usize = 32;
 const PRESENTED_BYTES_MAX: usize = 512;
 
+/// The secret part of a URL that was given out: the same kind of thing, of which the digest alone is kept.
+pub type UrlToken = RefreshToken;
+
 #[derive(Debug, Clone)]
 pub struct RefreshToken(SecretString);
 

@@ -350,6 +350,7 @@ pub enum Version {
     #[command(after_help = "Examples:
   bullion version export golden/debian-12/1.0.0 debian.qcow2 --format qcow2
   bullion version export golden/debian-12/latest debian.vhd --format vhd
+  bullion version export golden/debian-12/1.0.0 data.raw --lun 0
   bullion version export golden/debian-12/1.0.0 debian.raw && bullion store put debian.raw --at /srv/images
 
 stdout gets the digest of the disk; `store put` of the file prints the same.")]
@@ -361,6 +362,9 @@ stdout gets the digest of the disk; `store put` of the file prints the same.")]
         out: Utf8PathBuf,
         #[arg(long, value_name = "FORMAT", default_value = "raw")]
         format: ExportFormat,
+        /// The data disk with this lun, in the place of the one to boot from
+        #[arg(long, value_name = "LUN")]
+        lun: Option<u32>,
         #[command(flatten)]
         scope: Scope,
     },

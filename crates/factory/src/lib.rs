@@ -6,6 +6,7 @@
 
 pub mod build;
 pub mod deploy;
+pub mod disks;
 pub mod export;
 mod factory;
 pub mod fetch;

@@ -20,6 +20,6 @@ pub use error::MachineError;
 pub use hypervisor::{Guest, Hypervisor};
 pub use qemu::{Qemu, missing_programs};
 pub use spec::{
-    Boot, ExecOutput, Firmware, Lifetime, MachineDisk, MachineInfo, MachineSpec, Network, Stopped,
-    SystemState,
+    Boot, DataDisk, ExecOutput, Firmware, Lifetime, MachineDisk, MachineInfo, MachineSpec, Network,
+    Stopped, SystemState,
 };

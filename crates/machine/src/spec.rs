@@ -56,6 +56,15 @@ impl<P: Into<PathBuf>> From<P> for MachineDisk {
     }
 }
 
+/// A disk beside the one that the machine boots from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataDisk {
+    /// The number of its place. The guest finds it as `/dev/disk/by-id/virtio-lun{lun}`.
+    pub lun: u32,
+    /// Where it is.
+    pub disk: MachineDisk,
+}
+
 /// What to start.
 #[derive(Debug, Clone)]
 pub struct MachineSpec {
@@ -65,7 +74,9 @@ pub struct MachineSpec {
     pub dir: PathBuf,
     /// Its disk.
     pub disk: MachineDisk,
-    /// Writes go to a temporary overlay and are forgotten; the disk does not change.
+    /// Its other disks, each with a number of its own.
+    pub data_disks: Vec<DataDisk>,
+    /// Writes go to a temporary overlay and are forgotten; no disk changes.
     pub snapshot: bool,
     /// BIOS or UEFI.
     pub firmware: Firmware,
@@ -97,6 +108,7 @@ impl MachineSpec {
             name,
             dir: dir.into(),
             disk: disk.into(),
+            data_disks: Vec::new(),
             snapshot: true,
             firmware: Firmware::Uefi,
             cpus: 2,

@@ -17,6 +17,7 @@ use wire::{ArmError, ErrorCode};
 
 use crate::activity::RequestIds;
 use crate::exchange::{Base, Reply};
+use crate::resources::disk_access;
 use crate::resources::templates;
 use crate::{bearer, blobs, dispatch, errors, graph, oauth, openapi, path, state::Server};
 
@@ -106,6 +107,9 @@ async fn route(server: Arc<Server>, request: Request) -> Reply {
     }
     if let Some(name) = blobs::route(&parts) {
         return blobs::answer(server.blobs.as_deref(), &name, &parts).await;
+    }
+    if let Some(disk) = disk_access::route(&parts) {
+        return disk_access::answer(&server, &disk, &parts).await;
     }
     if let Some(ask) = graph::route(&parts) {
         return graph::answer(&server, ask, &parts, body).await;

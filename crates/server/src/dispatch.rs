@@ -24,7 +24,7 @@ use crate::state::Server;
 use crate::{bearer, enforcement, errors, oauth, patch, table};
 
 /// Scopes that one body may link to.
-const LINKS_MAX: usize = 32;
+const LINKS_MAX: usize = 72;
 /// How often a write is tried against others of the same resource.
 const WRITES_MAX: usize = 4;
 

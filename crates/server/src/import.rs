@@ -3,6 +3,7 @@
 //!
 //! A file is named by its blob and looked up when the job reads it. Under whose right is the jobs' matter.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use access::{Action, Permit};
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 use wire::{Location, ProvisioningState, ResourceId};
 
 use crate::blobs::Blobs;
-use crate::resources::machines;
+use crate::resources::{data_disks, machines};
 use crate::work::Work;
 
 /// Writes of one resource that are tried against those of others.
@@ -30,8 +31,41 @@ pub enum Origin {
     Blob(String),
     /// A new disk of so many bytes.
     Zeros(u64),
-    /// The disk of a machine that does not run.
+    /// The disk that a machine boots from; it does not run.
     Machine(ResourceId),
+    /// A data disk of a machine that does not run, by its number.
+    MachineData { machine: ResourceId, lun: u32 },
+}
+
+/// What of a resource's disks is to be brought in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Origins {
+    /// Of the disk to boot from, or the only one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub os: Option<Origin>,
+    /// Of data disks, by their numbers.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub data: BTreeMap<u32, Origin>,
+}
+
+impl Origins {
+    pub fn is_empty(&self) -> bool {
+        self.os.is_none() && self.data.is_empty()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Origin> {
+        self.os.iter().chain(self.data.values())
+    }
+}
+
+impl From<Origin> for Origins {
+    fn from(origin: Origin) -> Origins {
+        Origins {
+            os: Some(origin),
+            data: BTreeMap::new(),
+        }
+    }
 }
 
 /// Brings bits in and writes down what they are.
@@ -45,26 +79,35 @@ pub struct Importer {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ImportInput {
     pub resource: ResourceId,
-    pub origin: Origin,
+    pub origins: Origins,
 }
 
 /// The job for everything but versions.
 pub struct Import(pub Importer);
 
-pub fn job(resource: &ResourceId, origin: &Origin) -> NewJob {
+pub fn job(resource: &ResourceId, origins: Origins) -> NewJob {
+    let exclusive = Some(exclusive(resource, &origins, "import"));
+    let input = ImportInput {
+        resource: resource.clone(),
+        origins,
+    };
     NewJob {
         kind: Import::NAME.into(),
-        input: json!({ "resource": resource, "origin": origin }),
-        exclusive: Some(exclusive(resource, Some(origin), "import")),
+        input: json!(input),
+        exclusive,
         visible_at: Vec::new(),
     }
 }
 
-/// With what the job must be alone: a machine whose disk it reads, which must not start, or else its own resource.
-pub fn exclusive(resource: &ResourceId, origin: Option<&Origin>, what: &str) -> String {
-    match origin {
-        Some(Origin::Machine(machine)) => machines::exclusive(machine),
-        _ => format!("{what} {}", resource.folded()),
+/// With what the job must be alone: a machine whose disks it reads, which must not start, or else its own resource.
+pub fn exclusive(resource: &ResourceId, origins: &Origins, what: &str) -> String {
+    let machine = origins.all().find_map(|origin| match origin {
+        Origin::Machine(machine) | Origin::MachineData { machine, .. } => Some(machine),
+        Origin::Blob(_) | Origin::Zeros(_) => None,
+    });
+    match machine {
+        Some(machine) => machines::exclusive(machine),
+        None => format!("{what} {}", resource.folded()),
     }
 }
 
@@ -85,11 +128,33 @@ pub fn facts(draft: &mut Draft, imported: &Imported) {
 }
 
 impl Importer {
+    /// Brings all disks in, each in a step of its own; the digest of the one to boot from, if that is among them.
+    pub async fn bring_all(
+        &self,
+        cx: &mut JobContext<NoUndo>,
+        resource: &ResourceId,
+        origins: &Origins,
+    ) -> Result<Option<String>, JobError> {
+        let nothing = || OnUndo::Nothing("bits that no resource names are the store's own matter");
+        let mut digest = None;
+        if let Some(origin) = &origins.os {
+            let step = |step| self.bring(step, resource, None, origin);
+            digest = Some(cx.step_once("import", nothing(), step).await?.value);
+        }
+        for (lun, origin) in &origins.data {
+            let step = |step| self.bring(step, resource, Some(*lun), origin);
+            let name = format!("import data disk {lun}");
+            cx.step_once(&name, nothing(), step).await?;
+        }
+        Ok(digest)
+    }
+
     /// Takes the bits in, in the resource's own region, and writes down on it what they are.
-    pub async fn bring(
+    async fn bring(
         &self,
         step: StepHandle,
         resource: &ResourceId,
+        lun: Option<u32>,
         origin: &Origin,
     ) -> Result<String, StepError> {
         let permit = write_permit(&step, resource).await?;
@@ -101,20 +166,26 @@ impl Importer {
             imported = self.work.import(&region, source) => imported?,
             () = step.until_cancelled() => return Err(StepError::canceled()),
         };
-        change(&*self.catalog, &permit, |draft| facts(draft, &imported)).await?;
+        change(&*self.catalog, &permit, |draft| match lun {
+            None => facts(draft, &imported),
+            Some(lun) => data_disks::brought(&mut draft.properties, lun, &imported),
+        })
+        .await?;
         Ok(imported.digest.to_string())
     }
 
     async fn source(&self, origin: &Origin) -> Result<ImportSource, StepError> {
+        let of_machine = async |machine: &ResourceId, lun| {
+            let disk = self.work.machine_disk(machine, lun).await;
+            let message = format!("a disk of {} is not there, or in use", machine.name());
+            let gone = || StepError::failed("OperationNotAllowed", message);
+            disk.map(ImportSource::Raw).ok_or_else(gone)
+        };
         let name = match origin {
             Origin::Zeros(bytes) => return Ok(ImportSource::Zeros { bytes: *bytes }),
             Origin::Blob(name) => name,
-            Origin::Machine(machine) => {
-                let disk = self.work.machine_disk(machine).await;
-                let message = format!("the disk of {} is not there, or in use", machine.name());
-                let gone = || StepError::failed("OperationNotAllowed", message);
-                return disk.map(ImportSource::Raw).ok_or_else(gone);
-            }
+            Origin::Machine(machine) => return of_machine(machine, None).await,
+            Origin::MachineData { machine, lun } => return of_machine(machine, Some(*lun)).await,
         };
         let gone = |message: String| StepError::failed("BlobNotFound", message);
         match &self.blobs {
@@ -178,13 +249,8 @@ impl JobKind for Import {
         cx: &mut JobContext<NoUndo>,
         input: ImportInput,
     ) -> Result<Value, JobError> {
-        let nothing = OnUndo::Nothing("bits that no resource names are the store's own matter");
-        let digest = cx
-            .step_once("import", nothing, |step| {
-                self.0.bring(step, &input.resource, &input.origin)
-            })
-            .await?;
-        Ok(json!({ "diskDigest": digest.value }))
+        let brought = self.0.bring_all(cx, &input.resource, &input.origins);
+        Ok(json!({ "diskDigest": brought.await? }))
     }
 
     async fn undo(

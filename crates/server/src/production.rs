@@ -13,6 +13,7 @@ use catalog::{
 use factory::deploy::{
     self, DeleteMachine, DeleteMachineInput, Deploy, DeployInput, Power, PowerChange, PowerInput,
 };
+use factory::disks::DiskDigest;
 use factory::export::{ExportedImage, ImageError, ImageFormat};
 use factory::import::{ImportSource, Imported};
 use factory::pipeline::{self, Base, BuildRun, TemplateProblem, VerifyBuild, VerifyInput};
@@ -325,8 +326,8 @@ impl Work for FactoryWork {
         })
     }
 
-    async fn machine_disk(&self, machine: &ResourceId) -> Option<PathBuf> {
-        self.factory.machine_disk(machine).await
+    async fn machine_disk(&self, machine: &ResourceId, lun: Option<u32>) -> Option<PathBuf> {
+        self.factory.machine_disk(machine, lun).await
     }
 
     fn delete_machine(&self, machine: &ResourceId) -> NewJob {
@@ -400,21 +401,15 @@ impl Work for FactoryWork {
 
     async fn export(
         &self,
-        version: &Resource,
+        digest: &DiskDigest,
         format: ImageFormat,
     ) -> Result<ExportedImage, ArmError> {
-        let digest = version.properties["bullion"]["diskDigest"].as_str();
-        let digest = digest.and_then(|text| text.parse().ok()).ok_or_else(|| {
-            errors::conflict(
-                "The version has no disk yet. Retry when its provisioning state is Succeeded.",
-            )
-        })?;
-        let image = self.factory.export(&digest, format).await;
+        let image = self.factory.export(digest, format).await;
         image.map_err(|error| match error {
             ImageError::NoHolder(_) => errors::conflict(
-                "No region holds the disk of the version whole at this moment. Look at its replication status.",
+                "No region holds the disk whole at this moment. Look at the replication status of its version.",
             ),
-            error => errors::internal("exporting a version", &error),
+            error => errors::internal("exporting a disk", &error),
         })
     }
 

@@ -1,6 +1,6 @@
 //! A client's PUT of an image version: where an existing one is replicated, or a new one made from another.
 //!
-//! A new version has the same disk as its source, so nothing is copied but what a region lacks; the disk of a VHD is
+//! A new version has the same disks as its source, so nothing is copied but what a region lacks; disks of VHDs are
 //! taken in first.
 
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use wire::{ArmError, ProvisioningState, ResourceId};
 use crate::body::ResourceBody;
 use crate::errors;
 use crate::exchange::Reply;
-use crate::import::{self, Importer, Origin};
+use crate::import::{self, Importer, Origins};
 use crate::operation::Call;
 use crate::resources::bits::{self, Bits};
 use crate::resources::{
-    managed_images, power, put_reply_of, store, submit_with, tracked, versions,
+    data_disks, managed_images, power, put_reply_of, store, submit_with, tracked, versions,
 };
 use crate::state::Server;
 
@@ -51,27 +51,23 @@ pub async fn create(
     mut body: ResourceBody,
     location: &str,
 ) -> Result<Reply, ArmError> {
-    let data = body.properties.get("storageProfile");
-    let data = data.and_then(|profile| profile["dataDiskImages"].as_array());
-    if data.is_some_and(|data| !data.is_empty()) {
-        return Err(errors::invalid(
-            "properties.storageProfile.dataDiskImages",
-            "Data disks are not supported: an image version has one OS disk.",
-        ));
-    }
+    let asked = data_disks::asked(&data_disks::OF_VERSION, &call.body)?;
     let missing = errors::invalid(
         SOURCE,
         "A new image version needs exactly one source: the id of a managed image, disk, snapshot or \
          gallery image version, or the URI of a VHD.",
     );
-    let bits = bits::find(server, call, versions::sources(&call.body), missing).await?;
-    let mut origin = None;
+    let sources = versions::sources(&call.body);
+    data_disks::need_other_than(&data_disks::OF_VERSION, &asked, &sources)?;
+    let bits = bits::find(server, call, sources, missing).await?;
+    let mut origins = Origins::default();
     match bits {
         Bits::Of(source) => {
             check_fits(server, call, &source).await?;
             body.properties
                 .insert(FACTS.into(), bits::facts_of(&source));
             take_profile(&mut body, &source);
+            data_disks::inherit(&data_disks::OF_VERSION, &mut body.properties, &source)?;
         }
         Bits::Machine(machine) => {
             check_fits_machine(server, call, &machine).await?;
@@ -80,28 +76,35 @@ pub async fn create(
             body.properties.insert(FACTS.into(), facts);
             body.properties["storageProfile"]["osDiskImage"] =
                 json!({ "hostCaching": "ReadWrite" });
-            origin = Some(Origin::Machine(machine.id.clone()));
+            data_disks::inherit(&data_disks::OF_VERSION, &mut body.properties, &machine)?;
+            origins = bits::origins_of_machine(&machine);
         }
         Bits::From(from) => {
             let facts = bits::facts_from(&body.properties, &[versions::URI]);
             body.properties.insert(FACTS.into(), facts);
-            origin = Some(from);
+            origins.os = Some(from);
         }
     }
+    data_disks::find(
+        server,
+        call,
+        &data_disks::OF_VERSION,
+        asked,
+        &mut body.properties,
+        &mut origins,
+    )
+    .await?;
     body.properties["publishingProfile"]["publishedDate"] = published_now().into();
     let draft = tracked(body, location, None).state(ProvisioningState::Creating);
+    let exclusive = import::exclusive(&call.id, &origins, "version");
     let input = PublishCopyInput {
         version: call.id.clone(),
-        origin,
+        origins,
     };
     let job = NewJob {
         kind: PublishCopy::NAME.into(),
         input: json!(input),
-        exclusive: Some(import::exclusive(
-            &call.id,
-            input.origin.as_ref(),
-            "version",
-        )),
+        exclusive: Some(exclusive),
         visible_at: Vec::new(),
     };
     let (put, job) = submit_with(server, call, None, draft, job).await?;
@@ -124,7 +127,9 @@ fn take_profile(body: &mut ResourceBody, source: &Resource) {
                 if let Some(member) = value.as_object_mut() {
                     member.remove("source");
                 }
-                profile[key] = value;
+                if key != data_disks::OF_VERSION.list {
+                    profile[key] = value;
+                }
             }
         }
         return;
@@ -224,9 +229,9 @@ fn published_now() -> String {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PublishCopyInput {
     pub version: ResourceId,
-    /// Where the bits come from, if they are in no store yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub origin: Option<Origin>,
+    /// Where those bits come from that are in no store yet.
+    #[serde(default, skip_serializing_if = "Origins::is_empty")]
+    pub origins: Origins,
 }
 
 /// Brings the bits of a new version to every region of it; then the version may be used.
@@ -243,14 +248,9 @@ impl JobKind for PublishCopy {
         cx: &mut JobContext<NoUndo>,
         input: PublishCopyInput,
     ) -> Result<Value, JobError> {
-        let nothing = || OnUndo::Nothing("replicas of a version that failed are deleted with it");
-        if let Some(origin) = &input.origin {
-            cx.step_once("import", nothing(), |step| {
-                self.0.bring(step, &input.version, origin)
-            })
-            .await?;
-        }
-        cx.step_once("replicate", nothing(), |step| {
+        let nothing = OnUndo::Nothing("replicas of a version that failed are deleted with it");
+        self.0.bring_all(cx, &input.version, &input.origins).await?;
+        cx.step_once("replicate", nothing, |step| {
             self.replicate(step, &input.version)
         })
         .await?;

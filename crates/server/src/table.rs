@@ -12,8 +12,8 @@ use crate::operation::{Operation, Subject, Tenancy, no_links};
 use crate::path::{ArmPath, Place, Shape};
 use crate::resources::templates::triggers;
 use crate::resources::{
-    activity_log, applications, consents, credentials, disks, everything, exports, galleries,
-    gallery_applications, groups, identities, images, locks, machines, managed_images,
+    activity_log, applications, consents, credentials, disk_access, disks, everything, exports,
+    galleries, gallery_applications, groups, identities, images, locks, machines, managed_images,
     management_groups, marketplace, operations, people, pipelines, policies, power, promotions,
     roles, runs, shared, sharing, signing_keys, soft_delete, statements, subscriptions, tags,
     templates, tenancy, usages, versions,
@@ -300,6 +300,10 @@ fn disks_and_images() -> Vec<Operation> {
         row!(GET Named disks::DISK, GROUP, "Microsoft.Compute/disks/read", disks::get),
         row!(GET Collection disks::DISK, LISTED, "Microsoft.Compute/disks/read", disks::all_disks),
         row!(DELETE Named disks::DISK, GROUP, "Microsoft.Compute/disks/delete", disks::remove),
+        row!(POST Collection "Microsoft.Compute/disks/beginGetAccess", GROUP, "Microsoft.Compute/disks/beginGetAccess/action", disk_access::begin),
+        row!(POST Collection "Microsoft.Compute/disks/endGetAccess", GROUP, "Microsoft.Compute/disks/endGetAccess/action", disk_access::end),
+        row!(POST Collection "Microsoft.Compute/snapshots/beginGetAccess", GROUP, "Microsoft.Compute/snapshots/beginGetAccess/action", disk_access::begin),
+        row!(POST Collection "Microsoft.Compute/snapshots/endGetAccess", GROUP, "Microsoft.Compute/snapshots/endGetAccess/action", disk_access::end),
         row!(PUT Named disks::SNAPSHOT, GROUP, "Microsoft.Compute/snapshots/write", disks::put, links: disks::links),
         row!(GET Named disks::SNAPSHOT, GROUP, "Microsoft.Compute/snapshots/read", disks::get),
         row!(GET Collection disks::SNAPSHOT, LISTED, "Microsoft.Compute/snapshots/read", disks::all_snapshots),

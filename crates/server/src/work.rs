@@ -9,6 +9,7 @@ use access::Permit;
 use async_trait::async_trait;
 use catalog::{NewJob, Resource};
 use factory::deploy::PowerChange;
+use factory::disks::DiskDigest;
 use factory::export::{ExportedImage, ImageFormat};
 use factory::import::{ImportSource, Imported};
 use factory::pipeline::Base;
@@ -47,8 +48,9 @@ pub trait Work: Send + Sync {
     fn deploy(&self, machine: &ResourceId) -> NewJob;
     /// The job that switches a machine on or off.
     fn switch(&self, machine: &ResourceId, change: PowerChange) -> NewJob;
-    /// The disk of a machine that does not run, a raw file on this server.
-    async fn machine_disk(&self, machine: &ResourceId) -> Option<PathBuf>;
+    /// The disk that a machine boots from, or the data disk of a number, a raw file on this server. The machine does
+    /// not run.
+    async fn machine_disk(&self, machine: &ResourceId, lun: Option<u32>) -> Option<PathBuf>;
     /// The job that stops a machine and removes it and its resource.
     fn delete_machine(&self, machine: &ResourceId) -> NewJob;
     /// Takes a disk into the stores of a region. Doing it twice finds what is there.
@@ -73,10 +75,10 @@ pub trait Work: Send + Sync {
     fn replication_status(&self, version: &Resource) -> Value;
     /// Azure's `instanceView`, looked at now.
     async fn instance_view(&self, machine: &Resource) -> Value;
-    /// A version's disk as an image file, from whichever region holds it.
+    /// A disk as an image file, from whichever region holds it.
     async fn export(
         &self,
-        version: &Resource,
+        digest: &DiskDigest,
         format: ImageFormat,
     ) -> Result<ExportedImage, ArmError>;
     /// What the machine really runs, once that is known.

@@ -35,7 +35,7 @@ pub async fn run(
     client: &Client,
     version: &Located,
     out: &Utf8Path,
-    format: ExportFormat,
+    (format, lun): (ExportFormat, Option<u32>),
     io: &mut Io,
 ) -> Result<Exit, CliError> {
     if out.exists() {
@@ -43,7 +43,10 @@ pub async fn run(
         return Err(CliError::failed(format!("`{out}` exists already"), hint));
     }
     let rest = format!("/providers/Bullion.Factory/exports/{}", format.name());
-    let url = api::below(&version.id, &rest, api::BULLION);
+    let mut url = api::below(&version.id, &rest, api::BULLION);
+    if let Some(lun) = lun {
+        url.push_str(&format!("&lun={lun}"));
+    }
     let partial = Partial::new(out);
     let go_on = format!(
         "What came so far is in `{}`; run this again to go on.",

@@ -69,10 +69,11 @@ pub async fn versions(client: &Client, args: Version, io: &mut Io) -> Result<Exi
             path,
             out,
             format,
+            lun,
             scope,
         } => {
             let found = locate(client, &path, &scope).await?;
-            return super::export::run(client, &found, &out, format, io).await;
+            return super::export::run(client, &found, &out, (format, lun), io).await;
         }
     }
     Ok(Exit::Done)

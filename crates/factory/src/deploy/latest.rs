@@ -7,6 +7,8 @@ use jiff::Timestamp;
 use wire::compute::PublishingProfile;
 use wire::{Location, ProvisioningState, ResourceId, VersionNumber};
 
+use crate::disks::Disks;
+
 /// States of a version that `latest` may mean: a region that is complete is used while others copy; a version of
 /// which a region failed is somebody's to look at first.
 const LATEST_STATES: [ProvisioningState; 3] = [
@@ -20,7 +22,7 @@ const LATEST_STATES: [ProvisioningState; 3] = [
 pub(super) struct Candidate {
     pub id: ResourceId,
     pub number: VersionNumber,
-    pub digest: DiskDigest,
+    pub disks: Disks,
     /// Whether `latest` means it in the machine's region.
     pub in_latest: bool,
 }
@@ -53,12 +55,7 @@ pub(super) fn candidate(
     if !is_usable(version, now) {
         return None;
     }
-    let digest = version
-        .properties
-        .pointer("/bullion/diskDigest")?
-        .as_str()?
-        .parse()
-        .ok()?;
+    let disks = Disks::of(version)?;
     let profile = version
         .properties
         .get("publishingProfile")
@@ -75,7 +72,7 @@ pub(super) fn candidate(
     Some(Candidate {
         id: version.id.clone(),
         number: version.id.name().parse().ok()?,
-        digest,
+        disks,
         in_latest: target.is_some()
             && !profile.exclude_from_latest
             && !hidden_here
@@ -94,7 +91,7 @@ pub(super) enum NoVersion {
     NotInRegion { image: ResourceId, region: Location },
 }
 
-/// The greatest version that `latest` means, among those whose disk is `complete` in the region.
+/// The greatest version that `latest` means, among those whose disks are all `complete` in the region.
 pub(super) fn latest(
     definition: &ResourceId,
     region: &Location,
@@ -108,7 +105,7 @@ pub(super) fn latest(
     let found = offered
         .into_iter()
         .rev()
-        .find(|candidate| complete(&candidate.digest));
+        .find(|candidate| candidate.disks.all().all(&complete));
     found.ok_or_else(|| match any {
         false => NoVersion::NoLatest {
             definition: definition.clone(),
@@ -134,7 +131,7 @@ mod tests {
         Candidate {
             id: definition.child("versions", &number.to_string()).unwrap(),
             number,
-            digest: DiskDigest::from_bytes([number.patch as u8; 32]),
+            disks: Disks::only(DiskDigest::from_bytes([number.patch as u8; 32])),
             in_latest,
         }
     }

@@ -173,13 +173,14 @@ impl Factory {
             .unwrap_or(PowerState::Stopped)
     }
 
-    /// The disk of a machine that does not run, a raw file.
-    pub async fn machine_disk(&self, machine: &ResourceId) -> Option<PathBuf> {
+    /// The disk that a machine boots from, or the data disk of a number, a raw file. Nothing while the machine runs.
+    pub async fn machine_disk(&self, machine: &ResourceId, lun: Option<u32>) -> Option<PathBuf> {
         let region = self.region_of(machine)?;
         if self.power_state(machine).await == PowerState::Running {
             return None;
         }
-        let disk = self.machine_folder(machine, &region).join(super::DISK);
+        let name = lun.map_or_else(|| super::DISK.to_owned(), super::data_disks::file_name);
+        let disk = self.machine_folder(machine, &region).join(name);
         disk.is_file().then_some(disk)
     }
 

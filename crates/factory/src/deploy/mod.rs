@@ -1,6 +1,7 @@
 //! Deploy: a machine is made from a version in its region, starts, and is asked from inside what it
 //! is. It runs on without the server.
 
+mod data_disks;
 mod latest;
 mod machines;
 mod power;
@@ -385,7 +386,7 @@ async fn choose(
                 let found = candidates
                     .into_iter()
                     .find(|candidate| candidate.id == wanted);
-                let found = found.filter(|candidate| there(&candidate.digest));
+                let found = found.filter(|candidate| candidate.disks.all().all(there));
                 found.ok_or(latest::NoVersion::NotInRegion {
                     image: wanted,
                     region: place.clone(),

@@ -17,6 +17,7 @@ use super::recipe::{Distribution, Target};
 use super::run::{Named, Run, RunUndo};
 use super::stages::{Cx, Resolved};
 use super::steps::{Shown, blocking};
+use crate::disks::Disks;
 use crate::publish::{self, Allocation, Artifact, Deliver, Publication, Published, Subject};
 use crate::replicate::{self, RegionResult};
 
@@ -274,7 +275,7 @@ impl Run {
             let copy = replicate::Copy {
                 version: version.clone(),
                 tenant: self.tenant,
-                digest,
+                disks: Disks::only(digest),
                 home: finished.resolved.home(),
                 region: region.name.clone(),
                 want,

@@ -273,6 +273,7 @@ impl Run {
                     .map_err(|error| failed("TestFailed", &error))?;
                 let subject = TestSubject {
                     disk: disk.disk(),
+                    data_disks: Vec::new(),
                     work: work.path().join("machine"),
                     firmware,
                     validators,

@@ -188,7 +188,7 @@ impl VerifyBuild {
     async fn record(&self, permit: &Permit) -> Result<(DiskDigest, BuildRecord), StepError> {
         let factory = &self.0;
         let version = factory.catalog.get(&permit.to_read_own()).await?;
-        let digest = crate::promote::digest_of(&version);
+        let disks = crate::disks::Disks::of(&version);
         let none = || {
             let message = format!(
                 "no record of a build is kept with `{}`: it was not built here, or by an older release; build it again",
@@ -196,7 +196,7 @@ impl VerifyBuild {
             );
             StepError::failed(NOT_REBUILT, message)
         };
-        let digest = digest.ok_or_else(none)?;
+        let digest = disks.ok_or_else(none)?.os;
         let disk = digest.to_string();
         let kept = factory.statements.statement(permit, &disk, RECORD).await?;
         let opened = prove::open(&kept.ok_or_else(none)?, &disk, &factory.statement_keys());

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use access::Permit;
+use disk::DiskDigest;
 use jobs::{StepError, StepHandle};
-use machine::Firmware;
+use machine::{DataDisk, Firmware};
 use serde_json::{Value, json};
 use store::FrameSource;
 use wire::Location;
@@ -17,7 +18,7 @@ use crate::deploy::firmware_of_generation;
 use crate::factory::Factory;
 use crate::pipeline::failed;
 use crate::prove::Proof;
-use crate::serving::ServingError;
+use crate::serving::{Attachable, ServingError};
 use crate::tattoo::Tattoo;
 use crate::test::TestSubject;
 
@@ -49,7 +50,11 @@ pub(super) async fn ask(
         Gate::Provenance { .. } => {
             let version = super::version_id(&promotion.from, &promotion.version);
             let version = version.map_err(super::refused)?;
-            provenance(factory.proof_for_use(own, &version, &source.digest).await?)
+            provenance(
+                factory
+                    .proof_for_use(own, &version, &source.disks.os)
+                    .await?,
+            )
         }
         Gate::DeployAndCheck {
             region, validators, ..
@@ -103,7 +108,7 @@ fn tests_passed(source: &Source) -> Answer {
         "run": run,
         "recipeDigest": fact("recipeDigest"),
         "bootSeconds": fact("bootSeconds"),
-        "diskDigest": source.digest.to_string(),
+        "diskDigest": source.disks.os.to_string(),
     });
     Answer {
         passed,
@@ -174,24 +179,20 @@ async fn deploy_and_check(
     source: &Source,
 ) -> Result<Answer, StepError> {
     let region = place.region;
-    let down = |reason: String| StepError::transient(REGION_UNAVAILABLE, reason);
     let hypervisor = factory.hypervisor().await;
-    let (regions, wanted, digest) = (Arc::clone(&factory.regions), region.clone(), source.digest);
-    let store = crate::pipeline::blocking(move || Ok(regions.holder(&wanted, &digest))).await?;
-    let store = store.ok_or_else(|| down(format!("region {region} lost the disk")))?;
-    let frames: Arc<dyn FrameSource> = Arc::new((*store).clone());
-    let disk = factory.served.serve(frames, digest).await;
-    let disk = disk.map_err(|error| match &error {
-        ServingError::Store(_) => {
-            let why = crate::pipeline::chain(&error);
-            down(format!("region {region}: {why}"))
-        }
-        _ => failed("StoreFailed", &error),
-    })?;
+    let disk = serve(factory, region, source.disks.os).await?;
+    let mut data = Vec::new();
+    for one in &source.disks.data {
+        data.push((one.lun, serve(factory, region, one.digest).await?));
+    }
     let work = factory.work_folder();
     let work = work.map_err(|error| failed("TestFailed", &error))?;
     let subject = TestSubject {
         disk: disk.disk(),
+        data_disks: data
+            .iter()
+            .map(|(lun, served)| as_data(*lun, served))
+            .collect(),
         work: work.path().join("machine"),
         firmware: place.firmware,
         validators: with_identity(validators),
@@ -218,12 +219,40 @@ async fn deploy_and_check(
     };
     evidence["region"] = json!(region);
     evidence["machine"] = machine;
-    evidence["diskDigest"] = json!(source.digest.to_string());
+    evidence["diskDigest"] = json!(source.disks.os.to_string());
     Ok(Answer {
         passed,
         message,
         evidence,
     })
+}
+
+/// A disk as the region's store holds it, for as long as the answer lives.
+async fn serve(
+    factory: &Arc<Factory>,
+    region: &Location,
+    digest: DiskDigest,
+) -> Result<Attachable, StepError> {
+    let down = |reason: String| StepError::transient(REGION_UNAVAILABLE, reason);
+    let (regions, wanted) = (Arc::clone(&factory.regions), region.clone());
+    let store = crate::pipeline::blocking(move || Ok(regions.holder(&wanted, &digest))).await?;
+    let store = store.ok_or_else(|| down(format!("region {region} lost the disk {digest}")))?;
+    let frames: Arc<dyn FrameSource> = Arc::new((*store).clone());
+    let served = factory.served.serve(frames, digest).await;
+    served.map_err(|error| match &error {
+        ServingError::Store(_) => {
+            let why = crate::pipeline::chain(&error);
+            down(format!("region {region}: {why}"))
+        }
+        _ => failed("StoreFailed", &error),
+    })
+}
+
+fn as_data(lun: u32, served: &Attachable) -> DataDisk {
+    DataDisk {
+        lun,
+        disk: served.disk(),
+    }
 }
 
 /// What the stage asks, after the question whether this machine is the version at all.

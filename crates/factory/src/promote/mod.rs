@@ -1,4 +1,4 @@
-//! Promote: one image version goes to the next stage's gallery, with the same disk and the same number, once every
+//! Promote: one image version goes to the next stage's gallery, with the same disks and the same number, once every
 //! gate of that stage has said yes.
 //!
 //! A promotion acts as the stage's own principal in both tenants, whoever asked for it, and its rights are read anew
@@ -20,7 +20,6 @@ use std::sync::Arc;
 use access::{Action, Permit, SystemReason};
 use async_trait::async_trait;
 use catalog::{CatalogError, Draft, Outcome, Precondition, Resource};
-use disk::DiskDigest;
 use jobs::{JobContext, JobError, JobKind, OnUndo, StepError, StepHandle};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -34,6 +33,7 @@ pub use plan::{
 };
 pub use verify::{Verified, VerifiedStage, verify};
 
+use crate::disks::Disks;
 use crate::factory::Factory;
 use crate::publish;
 use crate::replicate::want_of;
@@ -70,11 +70,12 @@ pub struct Promote(pub Arc<Factory>);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Source {
-    digest: DiskDigest,
+    disks: Disks,
     home: Location,
     /// What the build wrote down about the version.
     facts: Map<String, Value>,
     os_disk: Value,
+    data_disks: Value,
     end_of_life: Value,
     tags: std::collections::BTreeMap<String, String>,
     published_date: String,
@@ -140,7 +141,7 @@ impl JobKind for Promote {
             .value;
         Ok(json!({
             "versionId": version,
-            "diskDigest": source.digest.to_string(),
+            "diskDigest": source.disks.os.to_string(),
             "regionsBehind": behind,
         }))
     }
@@ -192,13 +193,13 @@ impl Promote {
         let source = source_of(&version, step.clock().now())?;
         let proof = self
             .0
-            .proof_for_use(&rights.source, &version.id, &source.digest);
+            .proof_for_use(&rights.source, &version.id, &source.disks.os);
         let proof = proof.await?;
         step.log(match proof {
             Some(_) => "the signed provenance is about this disk",
             None => "there is no provenance of this disk",
         });
-        let digest = source.digest.to_string();
+        let digest = source.disks.os.to_string();
         let built_by = source.facts.get("builtBy").cloned().unwrap_or_default();
         let built_by = serde_json::from_value(built_by).ok();
         record
@@ -241,7 +242,7 @@ impl Promote {
         region: &Location,
     ) -> Result<RegionResult, StepError> {
         let rights = rights::rights(&*self.0.auth, promotion).await?;
-        let copy = copy_to(promotion, &rights.own, source.digest, &source.home, region);
+        let copy = copy_to(promotion, &rights.own, &source.disks, &source.home, region);
         let progress = |percent: u8| step.progress(format!("{region}: {percent} %"));
         match copy.run(&self.0, &progress).await? {
             RegionResult::Failed { reason } => Err(StepError::transient(
@@ -274,12 +275,12 @@ impl Promote {
         let rights = rights::rights(&*self.0.auth, promotion).await?;
         check_binding(&self.0, &rights.own, promotion).await?;
         let there = catalog.get(&rights.source).await?;
-        if digest_of(&there) != Some(source.digest) {
+        if Disks::of(&there).as_ref() != Some(&source.disks) {
             let message = format!("`{}` has another disk than before", there.id);
             return Err(StepError::failed("Conflict", message));
         }
         self.0
-            .proof_for_use(&rights.source, &there.id, &source.digest)
+            .proof_for_use(&rights.source, &there.id, &source.disks.os)
             .await?;
         let own = rights.own;
         let draft = draft(id, promotion, source, &step.job().to_string());
@@ -295,7 +296,7 @@ impl Promote {
             }
         }
         let there = catalog.get(&own.to_read_own()).await?;
-        if digest_of(&there) == Some(source.digest) {
+        if Disks::of(&there).as_ref() == Some(&source.disks) {
             step.log(format!("{} is there, with this disk", there.id));
             return Ok(there.id);
         }
@@ -318,7 +319,7 @@ impl Promote {
             if step.cancelled() {
                 return Err(StepError::canceled());
             }
-            let mut copy = copy_to(promotion, &rights.own, source.digest, &home, &region.name);
+            let mut copy = copy_to(promotion, &rights.own, &source.disks, &home, &region.name);
             copy.want = want_of(
                 region.storage_account_type.as_deref(),
                 Some(region.replica_count),
@@ -400,7 +401,7 @@ fn home_of(promotion: &PromotionProperties) -> Result<Location, StepError> {
 fn copy_to(
     promotion: &PromotionProperties,
     own: &Permit,
-    digest: DiskDigest,
+    disks: &Disks,
     home: &Location,
     region: &Location,
 ) -> Copy {
@@ -412,7 +413,7 @@ fn copy_to(
     Copy {
         version: own.scope().clone(),
         tenant: own.tenant(),
-        digest,
+        disks: disks.clone(),
         home: home.clone(),
         region: region.clone(),
         want: want_of(
@@ -422,14 +423,9 @@ fn copy_to(
     }
 }
 
-pub(crate) fn digest_of(version: &Resource) -> Option<DiskDigest> {
-    let text = version.properties["bullion"]["diskDigest"].as_str()?;
-    text.parse().ok()
-}
-
 fn source_of(version: &Resource, now: jiff::Timestamp) -> Result<Source, StepError> {
-    let digest = digest_of(version).filter(|_| version.state == ProvisioningState::Succeeded);
-    let digest = digest.ok_or_else(|| {
+    let disks = Disks::of(version).filter(|_| version.state == ProvisioningState::Succeeded);
+    let disks = disks.ok_or_else(|| {
         let message = format!("`{}` is not ready ({})", version.id, version.state.as_str());
         StepError::failed("Conflict", message)
     })?;
@@ -446,14 +442,26 @@ fn source_of(version: &Resource, now: jiff::Timestamp) -> Result<Source, StepErr
     );
     let now = now.round(jiff::Unit::Second).unwrap_or(now);
     Ok(Source {
-        digest,
+        disks,
         home: Location::new(version.location.clone().unwrap_or_default()),
         facts,
         os_disk: version.properties["storageProfile"]["osDiskImage"].clone(),
+        data_disks: data_disks_of(version),
         end_of_life: version.properties["publishingProfile"]["endOfLifeDate"].clone(),
         tags: version.tags.clone(),
         published_date: now.to_string(),
     })
+}
+
+/// What the version shows of its data disks, without where they came from: that is no source of the copy.
+fn data_disks_of(version: &Resource) -> Value {
+    let mut shown = version.properties["storageProfile"]["dataDiskImages"].clone();
+    for disk in shown.as_array_mut().into_iter().flatten() {
+        if let Some(disk) = disk.as_object_mut() {
+            disk.remove("source");
+        }
+    }
+    shown
 }
 
 fn draft(id: &ResourceId, promotion: &PromotionProperties, source: &Source, job: &str) -> Draft {
@@ -492,6 +500,9 @@ fn draft(id: &ResourceId, promotion: &PromotionProperties, source: &Source, job:
         "safetyProfile": { "reportedForPolicyViolation": false },
         "bullion": facts,
     });
+    if !source.disks.data.is_empty() {
+        properties["storageProfile"]["dataDiskImages"] = source.data_disks.clone();
+    }
     if !source.end_of_life.is_null() {
         properties["publishingProfile"]["endOfLifeDate"] = source.end_of_life.clone();
     }

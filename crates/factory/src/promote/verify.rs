@@ -11,7 +11,8 @@ use serde::Serialize;
 use wire::promotion::PromotionProperties;
 use wire::{Location, ResourceId};
 
-use super::{digest_of, rights};
+use super::rights;
+use crate::disks::{DataDisk, Disks};
 use crate::factory::Factory;
 use crate::pipeline::{blocking, store_failed};
 
@@ -31,7 +32,9 @@ pub struct VerifiedStage {
     pub stage: String,
     pub version_id: ResourceId,
     pub disk_digest: Option<String>,
-    /// The regions of the version where the disk was read whole and its digest computed anew.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub data_disks: Vec<DataDisk>,
+    /// The regions of the version where all disks were read whole and their digests computed anew.
     pub computed_in: Vec<Location>,
     /// Those where it is not, or not whole: replication is behind there, or the copy is damaged.
     pub missing_in: Vec<Location>,
@@ -52,12 +55,12 @@ pub async fn verify(
         (&promotion.to.name, rights.own.to_read_own()),
     ] {
         let version = factory.catalog.get(&permit).await?;
-        let digest = digest_of(&version);
+        let disks = Disks::of(&version);
         let mut computed_in = Vec::new();
         let mut missing_in = Vec::new();
         for region in regions_of(&version) {
-            match digest {
-                Some(digest) => match look(factory, digest, &region, &mut read).await? {
+            match &disks {
+                Some(disks) => match look_at_all(factory, disks, &region, &mut read).await? {
                     Copy::Whole => computed_in.push(region),
                     Copy::Absent => missing_in.push(region),
                     Copy::Damaged => {
@@ -68,17 +71,20 @@ pub async fn verify(
                 None => missing_in.push(region),
             }
         }
-        digests.push(digest.filter(|_| !computed_in.is_empty()));
+        let data_disks = disks.as_ref().map(|disks| disks.data.clone());
+        let os = disks.as_ref().map(|disks| disks.os);
+        digests.push(disks.filter(|_| !computed_in.is_empty()));
         stages.push(VerifiedStage {
             stage: name.clone(),
             version_id: version.id,
-            disk_digest: digest.map(|digest| digest.to_string()),
+            disk_digest: os.map(|digest| digest.to_string()),
+            data_disks: data_disks.unwrap_or_default(),
             computed_in,
             missing_in,
         });
     }
-    let first = digests.first().copied().flatten();
-    let equal = !damaged && first.is_some() && digests.iter().all(|digest| *digest == first);
+    let first = digests.first().cloned().flatten();
+    let equal = !damaged && first.is_some() && digests.iter().all(|disks| *disks == first);
     Ok(Verified { equal, stages })
 }
 
@@ -100,13 +106,27 @@ fn regions_of(version: &Resource) -> Vec<Location> {
     regions
 }
 
-/// What a region has of a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a region has of a disk, from good to bad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Copy {
     /// All of it, and the digest computed from it is its name.
     Whole,
     Absent,
     Damaged,
+}
+
+/// What the region has of all disks together: the worst of them.
+async fn look_at_all(
+    factory: &Arc<Factory>,
+    disks: &Disks,
+    region: &Location,
+    read: &mut BTreeMap<(String, String), Copy>,
+) -> Result<Copy, StepError> {
+    let mut worst = Copy::Whole;
+    for digest in disks.all() {
+        worst = worst.max(look(factory, *digest, region, read).await?);
+    }
+    Ok(worst)
 }
 
 /// Reads the disk in the region. What two stages share is read once.

@@ -86,10 +86,7 @@ impl Uses {
     }
 
     fn of_version(&mut self, version: &Resource) {
-        for copy in replicate::asked(version) {
-            self.add(copy.digest, &copy.region, copy.want);
-        }
-        // Disks beside the first one, wherever a version names them.
+        // Wherever a version names them: its own, and those that its facts tell of beside them.
         let mut named = Vec::new();
         digests(&version.properties, 0, &mut named);
         for copy in replicate::asked(version) {

@@ -71,13 +71,19 @@ pub struct Share {
     pub percent: u8,
     pub done: u64,
     pub total: u64,
+    /// The disk that is copied, from 1 on, and of how many.
+    pub disk: (usize, usize),
 }
 
 impl Share {
     /// For people.
     pub fn shown(&self) -> String {
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-        format!("{:.1} of {:.1} MiB", mib(self.done), mib(self.total))
+        let bytes = format!("{:.1} of {:.1} MiB", mib(self.done), mib(self.total));
+        match self.disk {
+            (_, 0 | 1) => bytes,
+            (disk, disks) => format!("disk {disk} of {disks}: {bytes}"),
+        }
     }
 }
 
@@ -86,16 +92,21 @@ pub(super) struct OnLink {
     pub link: Arc<Link>,
     pub told: watch::Sender<Share>,
     pub moved: AtomicU64,
+    /// Disks that were copied before.
+    pub disk: usize,
+    pub disks: usize,
 }
 
 impl Flow for OnLink {
     fn moved(&self, new: u64, progress: Progress) {
         self.moved.fetch_add(new, Ordering::Relaxed);
-        let percent = progress.bytes_done * 100 / progress.bytes_total.max(1);
+        let of_disk = progress.bytes_done * 100 / progress.bytes_total.max(1);
+        let percent = (self.disk as u64 * 100 + of_disk) / self.disks.max(1) as u64;
         let share = Share {
             percent: u8::try_from(percent.min(99)).unwrap_or(99),
             done: progress.bytes_done,
             total: progress.bytes_total,
+            disk: (self.disk + 1, self.disks),
         };
         self.told.send_if_modified(|last| {
             let further = percent.min(99) >= u64::from(last.percent) + STEP;

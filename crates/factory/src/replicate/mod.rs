@@ -1,4 +1,4 @@
-//! Replicate: every region that a version names shall hold its disk, in as many stores as the version asks for. A run
+//! Replicate: every region that a version names shall hold its disks, in as many stores as the version asks for. A run
 //! waits for it, and a reconciler goes on with what a run did not get done; both do the same idempotent thing. One
 //! region's failure is no other region's.
 
@@ -24,6 +24,7 @@ use wire::compute::{
 };
 use wire::{Location, ProvisioningState, ResourceId, TenantId};
 
+use crate::disks::Disks;
 use crate::factory::Factory;
 use crate::pipeline::{chain, change};
 use crate::regions::Regions;
@@ -34,12 +35,12 @@ pub use round::{RECONCILER, Replicate};
 
 const VERSION_WRITE: &str = "Microsoft.Compute/galleries/images/versions/write";
 
-/// One disk on its way to one region.
+/// An image's disks on their way to one region.
 #[derive(Debug, Clone)]
 pub struct Copy {
     pub version: ResourceId,
     pub tenant: TenantId,
-    pub digest: DiskDigest,
+    pub disks: Disks,
     pub home: Location,
     pub region: Location,
     pub want: Want,
@@ -67,41 +68,48 @@ impl RegionResult {
 }
 
 impl Copy {
-    /// Whether every store that shall hold the disk does. Blocks.
+    /// Whether every store that shall hold a disk does, for all disks. Blocks.
     pub fn is_there(&self, regions: &Regions) -> bool {
-        self.placement(regions).is_ok_and(|placement| {
-            let has =
-                |member: &Arc<Member>| member.store().is_some_and(|store| store.has(&self.digest));
-            placement.members.iter().all(has)
+        self.placements(regions).is_ok_and(|placements| {
+            placements.iter().all(|(digest, placement)| {
+                let has =
+                    |member: &Arc<Member>| member.store().is_some_and(|store| store.has(digest));
+                placement.members.iter().all(has)
+            })
         })
     }
 
-    fn placement(&self, regions: &Regions) -> Result<Placement, String> {
+    /// Where each disk shall be, the one to boot from first.
+    fn placements(&self, regions: &Regions) -> Result<Vec<(DiskDigest, Placement)>, String> {
         let region = regions
             .region(&self.region)
             .map_err(|error| chain(&error))?;
-        region
-            .place(&self.digest, self.want)
-            .map_err(|error| chain(&error))
+        let place = |digest: &DiskDigest| {
+            let placement = region.place(digest, self.want);
+            Ok((*digest, placement.map_err(|error| chain(&error))?))
+        };
+        self.disks.all().map(place).collect()
     }
 
     /// What a status says of replicas that share stores; nothing where each has its own. Blocks.
     fn placed(&self, regions: &Regions) -> String {
-        self.placement(regions)
-            .map(|placement| details(&placement))
+        self.placements(regions)
+            .map(|placements| details(&placements))
             .unwrap_or_default()
     }
 
     /// About how many bytes a copy would move. Blocks.
     fn lacks(&self, regions: &Regions) -> u64 {
-        let data = |region: &Location| {
-            let holder = regions.holder(region, &self.digest)?;
-            holder
-                .manifest(&self.digest)
-                .ok()
-                .map(|manifest| manifest.data_bytes())
+        let data = |digest: &DiskDigest| {
+            let holder = regions.holder(&self.home, digest)?;
+            let manifest = holder.manifest(digest).ok();
+            manifest.map(|manifest| manifest.data_bytes())
         };
-        data(&self.home).unwrap_or(u64::MAX)
+        let bytes = self
+            .disks
+            .all()
+            .map(|digest| data(digest).unwrap_or(u64::MAX));
+        bytes.fold(0, u64::saturating_add)
     }
 
     /// Copies what is missing and writes down how it came out. An error is one of writing that
@@ -165,23 +173,32 @@ impl Copy {
         let region = regions
             .region(&self.region)
             .map_err(|error| chain(&error))?;
-        let placement = self.placement(regions)?;
+        let placements = self.placements(regions)?;
         let others = regions.others(&self.region, &self.home);
         let bandwidth = regions.settings().bandwidth;
-        let flow = OnLink {
+        let mut flow = OnLink {
             link: factory.links.between(&self.home, &self.region, bandwidth),
             told,
             moved: AtomicU64::new(0),
+            disk: 0,
+            disks: placements.len(),
         };
-        let brought = region.bring(&self.digest, &placement, &others, &flow);
-        if brought.failed.is_empty() {
-            return Ok((brought.moved, details(&placement)));
+        let mut moved = Moved::default();
+        let mut failed = Vec::new();
+        for (digest, placement) in &placements {
+            let brought = region.bring(digest, placement, &others, &flow);
+            moved.frames += brought.moved.frames;
+            moved.frame_bytes += brought.moved.frame_bytes;
+            moved.manifest_bytes += brought.moved.manifest_bytes;
+            moved.frames_present += brought.moved.frames_present;
+            let why = brought.failed.iter();
+            failed.extend(why.map(|(member, why)| format!("{}: {why}", member.shown())));
+            flow.disk += 1;
         }
-        let failed = brought.failed.iter();
-        let failed: Vec<String> = failed
-            .map(|(member, why)| format!("{}: {why}", member.shown()))
-            .collect();
-        Err(failed.join("; "))
+        match failed.is_empty() {
+            true => Ok((moved, details(&placements))),
+            false => Err(failed.join("; ")),
+        }
     }
 
     async fn tell(
@@ -206,11 +223,13 @@ impl Copy {
 }
 
 /// Said only where it is not what was asked for word by word.
-fn details(placement: &Placement) -> String {
-    match placement.shared {
-        0 => String::new(),
-        _ => placement.to_string(),
-    }
+fn details(placements: &[(DiskDigest, Placement)]) -> String {
+    let shared = placements.iter().map(|(_, placement)| placement);
+    let shared = shared.filter(|placement| placement.shared > 0);
+    let mut said: Vec<String> = shared.map(Placement::to_string).collect();
+    // Mostly all disks of an image are placed alike.
+    said.dedup();
+    said.join("; ")
 }
 
 /// Azure's `replicationStatus` of a version: all target regions, in their order.
@@ -272,8 +291,7 @@ pub fn copies(version: &Resource) -> Vec<Copy> {
 
 /// The same, whatever the version's state.
 pub fn asked(version: &Resource) -> Vec<Copy> {
-    let digest = version.properties["bullion"]["diskDigest"].as_str();
-    let Some(digest) = digest.and_then(|text| text.parse::<DiskDigest>().ok()) else {
+    let Some(disks) = Disks::of(version) else {
         return Vec::new();
     };
     let soft_deleted = !version.properties["bullion"]["softDeleted"].is_null();
@@ -286,7 +304,7 @@ pub fn asked(version: &Resource) -> Vec<Copy> {
         .map(|region| Copy {
             version: version.id.clone(),
             tenant: version.tenant,
-            digest,
+            disks: disks.clone(),
             home: home.clone(),
             want: match soft_deleted {
                 true => Want::default(),
@@ -316,7 +334,7 @@ pub fn want_of(storage_account_type: Option<&str>, replicas: Option<i32>) -> Wan
     Want::new(Kind::of(storage_account_type).unwrap_or_default(), replicas)
 }
 
-/// Brings the disk of a new version to every region that it names. A region that fails keeps no other from getting
+/// Brings the disks of a new version to every region that it names. A region that fails keeps no other from getting
 /// it; the failure names those that failed, and the reconciler tries them again.
 pub async fn everywhere(
     factory: &Arc<Factory>,

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use machine::{
-    Accel, Firmware, Guest, Hypervisor, MachineDisk, MachineError, MachineSpec, SystemState,
+    Accel, DataDisk, Firmware, Guest, Hypervisor, MachineDisk, MachineError, MachineSpec,
+    SystemState,
 };
 use serde::{Deserialize, Serialize};
 use wire::template::Validator;
@@ -82,6 +83,8 @@ impl TestReport {
 pub struct TestSubject {
     /// It is not changed.
     pub disk: MachineDisk,
+    /// Nor are these.
+    pub data_disks: Vec<DataDisk>,
     /// A folder of the machine's own.
     pub work: PathBuf,
     pub firmware: Firmware,
@@ -100,6 +103,7 @@ pub async fn run(
 ) -> Result<TestReport, MachineError> {
     let mut spec = MachineSpec::new("image-test", &subject.work, "");
     spec.disk = subject.disk.clone();
+    spec.data_disks.clone_from(&subject.data_disks);
     spec.firmware = subject.firmware;
     let accel = hypervisor.acceleration().accel;
     let guest = hypervisor.start(spec).await?;
@@ -173,6 +177,7 @@ mod tests {
     fn subject(validators: Vec<Validator>) -> TestSubject {
         TestSubject {
             disk: "/nowhere/disk.raw".into(),
+            data_disks: Vec::new(),
             work: "/nowhere/machine".into(),
             firmware: Firmware::Bios,
             validators,

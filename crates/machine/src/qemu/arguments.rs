@@ -11,7 +11,7 @@ use std::path::Path;
 pub(crate) const FIRMWARE_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 pub(crate) const FIRMWARE_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 /// A link to the socket of a disk that is served.
-pub(super) const DISK_LINK: &str = "disk.sock";
+const DISK_LINK: &str = "disk.sock";
 pub(super) const VARS_FILE: &str = "efivars.fd";
 
 /// A `-drive` value: `options,file=PATH`, with the commas of the path doubled as QEMU wants.
@@ -23,9 +23,18 @@ pub(crate) fn drive(options: &str, file: &Path) -> OsString {
 
 /// The same for a disk that is served. Its socket may lie deep, and a socket's path may not: it is
 /// reached through a link in the machine's folder.
-fn served(options: &str, export: &str) -> OsString {
-    let server = format!("file.server.type=unix,file.server.path={DISK_LINK}");
+fn served(options: &str, link: &str, export: &str) -> OsString {
+    let server = format!("file.server.type=unix,file.server.path={link}");
     format!("{options},file.driver=nbd,{server},file.export={export}").into()
+}
+
+/// All disks that a guest may write to: what QEMU calls each, and the link to its socket if it is served.
+pub(super) fn disks(spec: &MachineSpec) -> impl Iterator<Item = (String, String, &MachineDisk)> {
+    let data = spec.data_disks.iter().map(|data| {
+        let id = format!("lun{}", data.lun);
+        (id.clone(), format!("{id}.sock"), &data.disk)
+    });
+    std::iter::once(("disk".to_owned(), DISK_LINK.to_owned(), &spec.disk)).chain(data)
 }
 
 fn doubled(value: &OsStr) -> Vec<u8> {
@@ -85,15 +94,18 @@ pub(super) fn of(spec: &MachineSpec, accel: Accel, ssh_port: u16) -> Vec<OsStrin
     }
     // What is forgotten anyway need not be flushed.
     let options = if spec.snapshot {
-        "if=none,id=disk,format=raw,snapshot=on,cache=unsafe"
+        "snapshot=on,cache=unsafe"
     } else {
-        "if=none,id=disk,format=raw,cache=writeback,discard=unmap"
+        "cache=writeback,discard=unmap"
     };
-    let disk = match &spec.disk {
-        MachineDisk::File(file) => drive(options, file),
-        MachineDisk::Served { export, .. } => served(options, export),
-    };
-    line.extend(["-drive".into(), disk]);
+    for (id, link, disk) in disks(spec) {
+        let options = format!("if=none,id={id},format=raw,{options}");
+        let drive = match disk {
+            MachineDisk::File(file) => drive(&options, file),
+            MachineDisk::Served { export, .. } => served(&options, &link, export),
+        };
+        line.extend(["-drive".into(), drive]);
+    }
     // In this order: guests name disks by it.
     let mut add = |words: &[&str]| line.extend(words.iter().map(OsString::from));
     add(&["-device", "virtio-blk-pci,drive=disk,bootindex=0"]);
@@ -102,12 +114,18 @@ pub(super) fn of(spec: &MachineSpec, accel: Accel, ssh_port: u16) -> Vec<OsStrin
         seed::SEED_FILE
     );
     add(&["-drive", &seed, "-device", "virtio-blk-pci,drive=seed"]);
+    for data in &spec.data_disks {
+        let lun = format!("lun{}", data.lun);
+        let device = format!("virtio-blk-pci,drive={lun},serial={lun}");
+        add(&["-device", &device]);
+    }
     line
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::DataDisk;
 
     fn line(spec: &MachineSpec, accel: Accel) -> String {
         let words = of(spec, accel, 2222);
@@ -151,6 +169,23 @@ mod tests {
             ..test.clone()
         };
         check(&served, Accel::Tcg, &["snapshot=on", file], &["/deep"]);
+        let data = |lun, disk| DataDisk { lun, disk };
+        let more = MachineSpec {
+            data_disks: vec![data(0, "/d/0.raw".into()), data(7, served.disk.clone())],
+            ..test.clone()
+        };
+        check(
+            &more,
+            Accel::Tcg,
+            &[
+                "id=lun0,format=raw,snapshot=on,cache=unsafe,file=/d/0.raw",
+                "id=lun7,format=raw,snapshot=on,cache=unsafe,file.driver=nbd,file.server.type=unix,\
+                 file.server.path=lun7.sock,",
+                "drive=seed -device virtio-blk-pci,drive=lun0,serial=lun0 -device \
+                 virtio-blk-pci,drive=lun7,serial=lun7",
+            ],
+            &[],
+        );
         let server = MachineSpec {
             snapshot: false,
             firmware: Firmware::Bios,

@@ -81,7 +81,7 @@ impl Hypervisor for Qemu {
                 pid: record.info.pid,
             });
         }
-        link_disk(&spec)?;
+        link_disks(&spec)?;
         let keys = Keys::of(&spec.dir, &spec.name)?;
         seed::write(&spec, &keys).await?;
         if spec.firmware == Firmware::Uefi {
@@ -295,17 +295,20 @@ fn check(spec: &MachineSpec) -> Result<(), MachineError> {
             && text.bytes().all(plain)
             && text.as_bytes()[0].is_ascii_alphanumeric()
     };
+    let all: Vec<&MachineDisk> = arguments::disks(spec).map(|(_, _, disk)| disk).collect();
     let reason = if !name_like(&spec.name) {
         "the name may hold letters, digits, `-`, `_` and `.`"
     } else if !name_like(&spec.hostname) || spec.hostname.contains('_') {
         "the host name may hold letters, digits, `-` and `.`"
     } else if !name_like(&spec.user) {
         "the user name may hold letters, digits, `-`, `_` and `.`"
-    } else if !spec.dir.is_absolute() || !disk_path(spec).is_absolute() {
-        "its folder and its disk must be absolute paths"
+    } else if !spec.dir.is_absolute() || !all.iter().all(|disk| disk_path(disk).is_absolute()) {
+        "its folder and its disks must be absolute paths"
     } else if spec.cpus == 0 || spec.memory_mib < 64 {
         "it needs a processor and 64 MiB of memory at least"
-    } else if let Some(reason) = disk_reason(&spec.disk) {
+    } else if !luns_differ(spec) {
+        "its data disks need numbers that differ"
+    } else if let Some(reason) = all.iter().find_map(|disk| disk_reason(disk)) {
         reason
     } else {
         return Ok(());
@@ -316,8 +319,14 @@ fn check(spec: &MachineSpec) -> Result<(), MachineError> {
     })
 }
 
-fn disk_path(spec: &MachineSpec) -> &Path {
-    match &spec.disk {
+fn luns_differ(spec: &MachineSpec) -> bool {
+    let mut luns: Vec<u32> = spec.data_disks.iter().map(|data| data.lun).collect();
+    luns.sort_unstable();
+    luns.windows(2).all(|pair| pair[0] != pair[1])
+}
+
+fn disk_path(disk: &MachineDisk) -> &Path {
+    match disk {
         MachineDisk::File(path) | MachineDisk::Served { socket: path, .. } => path,
     }
 }
@@ -337,19 +346,22 @@ fn disk_reason(disk: &MachineDisk) -> Option<&'static str> {
     }
 }
 
-/// Where QEMU finds the socket of a disk that is served.
-fn link_disk(spec: &MachineSpec) -> Result<(), MachineError> {
-    let MachineDisk::Served { socket, .. } = &spec.disk else {
-        return Ok(());
-    };
-    let link = spec.dir.join(arguments::DISK_LINK);
-    match std::fs::remove_file(&link) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(MachineError::file("remove", link)(error));
+/// Where QEMU finds the sockets of disks that are served.
+fn link_disks(spec: &MachineSpec) -> Result<(), MachineError> {
+    for (_, link, disk) in arguments::disks(spec) {
+        let MachineDisk::Served { socket, .. } = disk else {
+            continue;
+        };
+        let link = spec.dir.join(link);
+        match std::fs::remove_file(&link) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(MachineError::file("remove", link)(error));
+            }
+            _ => {}
         }
-        _ => {}
+        std::os::unix::fs::symlink(socket, &link).map_err(MachineError::file("link", link))?;
     }
-    std::os::unix::fs::symlink(socket, &link).map_err(MachineError::file("link", link))
+    Ok(())
 }
 
 #[cfg(test)]
@@ -407,6 +419,18 @@ mod tests {
         check(&|spec| spec.dir = "here".into(), "absolute");
         check(&|spec| spec.disk = "/no/such".into(), "not a file");
         check(&|spec| spec.memory_mib = 1, "memory");
+        let data = |lun, path: &str| crate::DataDisk {
+            lun,
+            disk: path.into(),
+        };
+        check(
+            &|spec| spec.data_disks = vec![data(0, "/no/such")],
+            "not a file",
+        );
+        check(
+            &|spec| spec.data_disks = vec![data(1, "/a"), data(1, "/b")],
+            "differ",
+        );
         let served = |socket: &str, export: &str| MachineDisk::Served {
             socket: socket.into(),
             export: export.to_owned(),

@@ -2,14 +2,16 @@
 //!
 //! What a body refers to needs a right of its own there; which right that is depends on the type referred to.
 
+use access::Permit;
 use catalog::Resource;
+use factory::disks::DATA_DISKS;
 use factory::shared::ImageName;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use wire::{ArmError, ErrorCode, ProvisioningState, ResourceId, ResourceType};
 
-use super::{disks, images, machines, managed_images, shared, versions};
+use super::{data_disks, disk_access, disks, images, machines, managed_images, shared, versions};
 use crate::errors;
-use crate::import::Origin;
+use crate::import::{Origin, Origins};
 use crate::operation::{Call, Link};
 use crate::state::Server;
 
@@ -41,6 +43,24 @@ impl Source {
         match ImageName::parse(&id) {
             Some(_) => Source::Open { name: id, target },
             None => Source::Resource { id, target },
+        }
+    }
+
+    /// Where the body names it.
+    pub fn target(&self) -> &'static str {
+        match self {
+            Source::Resource { target, .. }
+            | Source::Open { target, .. }
+            | Source::Vhd { target, .. } => target,
+        }
+    }
+
+    /// Its name; two sources of one name are one. Names of files keep their case.
+    pub fn folded(&self) -> String {
+        match self {
+            Source::Resource { id, .. } => id.to_lowercase(),
+            Source::Open { name, .. } => name.to_lowercase(),
+            Source::Vhd { uri, .. } => uri.clone(),
         }
     }
 }
@@ -134,10 +154,20 @@ pub async fn find(
     let (Some(source), None) = (sources.next(), sources.next()) else {
         return Err(missing);
     };
+    find_one(server, call, source, call.links.first()).await
+}
+
+/// Finds a source, under the permit that its link gave, if it has one.
+pub async fn find_one(
+    server: &Server,
+    call: &Call,
+    source: Source,
+    permit: Option<&Permit>,
+) -> Result<Bits, ArmError> {
     let (uri, target) = match source {
         Source::Vhd { uri, target, .. } => (uri, target),
         Source::Resource { target, .. } => {
-            let source = known(server, call, target).await?;
+            let source = known(server, permit, target).await?;
             if source.id.resource_type().is(machines::KIND) {
                 return Ok(Bits::Machine(source));
             }
@@ -168,10 +198,10 @@ pub async fn find(
 /// The resource that the body links to, if it has bits.
 async fn known(
     server: &Server,
-    call: &Call,
+    permit: Option<&Permit>,
     target: &'static str,
 ) -> Result<Box<Resource>, ArmError> {
-    let Some(permit) = call.links.first() else {
+    let Some(permit) = permit else {
         return Err(errors::invalid(target, "The source is missing."));
     };
     let scope = permit.scope();
@@ -288,9 +318,28 @@ pub fn facts_of(source: &Resource) -> Value {
     let mut facts = source.properties["bullion"].clone();
     if let Some(facts) = facts.as_object_mut() {
         facts.remove("replication");
+        facts.remove(disk_access::ACCESS);
         facts.insert("copiedFrom".into(), source.id.to_string().into());
     }
     facts
+}
+
+/// What a copy of one of the disks of `source` says: of the data disk of that number, or of the one to boot from.
+pub fn facts_of_disk(source: &Resource, lun: Option<u32>) -> Option<Value> {
+    let mut facts = facts_of(source);
+    let Some(lun) = lun else {
+        if let Some(facts) = facts.as_object_mut() {
+            facts.remove(DATA_DISKS);
+        }
+        return Some(facts);
+    };
+    let data = facts[DATA_DISKS].as_array()?;
+    let mut disk = data.iter().find(|disk| disk["lun"] == lun)?.clone();
+    if let Some(disk) = disk.as_object_mut() {
+        disk.remove("lun");
+        disk.insert("copiedFrom".into(), source.id.to_string().into());
+    }
+    Some(disk)
 }
 
 /// What is said of the disk of a machine that is on its way: whence, and what the machine was made of.
@@ -302,7 +351,30 @@ pub fn facts_of_machine(machine: &Resource) -> Value {
             facts[key] = value.clone();
         }
     }
+    let of_data = |lun| json!({ "lun": lun, "copiedFrom": machine.id.to_string() });
+    let data: Vec<Value> = data_disks::luns_of_machine(machine)
+        .into_iter()
+        .map(of_data)
+        .collect();
+    if !data.is_empty() {
+        facts[DATA_DISKS] = data.into();
+    }
     facts
+}
+
+/// Where the disks of a machine's image come from.
+pub fn origins_of_machine(machine: &Resource) -> Origins {
+    let of_data = |lun| {
+        let machine = machine.id.clone();
+        (lun, Origin::MachineData { machine, lun })
+    };
+    Origins {
+        os: Some(Origin::Machine(machine.id.clone())),
+        data: data_disks::luns_of_machine(machine)
+            .into_iter()
+            .map(of_data)
+            .collect(),
+    }
 }
 
 /// The generation of a machine, by its firmware.
@@ -328,6 +400,6 @@ pub fn facts_from(properties: &Map<String, Value>, places: &[Place]) -> Value {
 }
 
 /// A URI may carry a signature; what is kept and shown must not.
-fn without_query(uri: &str) -> &str {
+pub fn without_query(uri: &str) -> &str {
     uri.split(['?', '#']).next().unwrap_or_default()
 }

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use catalog::Resource;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -11,8 +12,8 @@ use wire::{ArmError, ErrorCode, NameRule, ProvisioningState};
 
 use super::bits::{self, Bits, Place, Source};
 use super::{
-    Reply, delete, find, list, present, properties, settle_location, show, store, submit_with,
-    tracked,
+    Reply, data_disks, delete, disk_access, find, list, need, present, properties, settle_location,
+    store, submit_with, tracked,
 };
 use crate::body::{self, ResourceBody};
 use crate::import::Origin;
@@ -117,7 +118,7 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
         check_fixed(&properties(old), &body.properties)?;
         let draft = tracked(body, &location, Some(old)).state(old.state);
         let put = store(&server, &call, Some(old), draft).await?;
-        return Ok(Reply::ok(present(&put.resource)));
+        return Ok(Reply::ok(shown(&put.resource)));
     }
     let found = source(&server, &call, option, &body.properties).await?;
     begin(&mut body.properties);
@@ -127,19 +128,19 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
             format!("'{}' is no disk, snapshot or image.", machine.id),
         )),
         Bits::Of(source) => {
-            copy(&mut body.properties, &source);
+            copy(&mut body.properties, &source)?;
             let draft = tracked(body, &location, None);
             let put = store(&server, &call, None, draft).await?;
-            Ok(Reply::ok(present(&put.resource)))
+            Ok(Reply::ok(shown(&put.resource)))
         }
         Bits::From(origin) => {
             let facts = bits::facts_from(&body.properties, &[URI]);
             body.properties.insert("bullion".into(), facts);
             let draft = tracked(body, &location, None).state(ProvisioningState::Creating);
-            let job = import::job(&call.id, &origin);
+            let job = import::job(&call.id, origin.into());
             let (put, job) = submit_with(&server, &call, None, draft, job).await?;
             // Clients of disks know no 201.
-            let reply = Reply::new(StatusCode::ACCEPTED, Some(present(&put.resource)));
+            let reply = Reply::new(StatusCode::ACCEPTED, Some(shown(&put.resource)));
             server.polled(reply, &call, &call.id, job)
         }
     }
@@ -197,9 +198,34 @@ fn begin(properties: &mut Map<String, Value>) {
     properties.insert("timeCreated".into(), now.to_string().into());
 }
 
-fn copy(properties: &mut Map<String, Value>, source: &catalog::Resource) {
-    properties.insert("bullion".into(), bits::facts_of(source));
-    let bytes = source.properties["bullion"]["logicalBytes"].as_u64();
+/// Bytes of a disk or snapshot, by its properties.
+pub fn bytes_of(properties: &Value) -> u64 {
+    let facts = properties["bullion"]["logicalBytes"].as_u64();
+    let bytes = facts.or_else(|| properties["diskSizeBytes"].as_u64());
+    bytes.unwrap_or_default()
+}
+
+/// The data disk of an image that a disk is made from, if it is one.
+fn lun_of(properties: &Map<String, Value>) -> Result<Option<u32>, ArmError> {
+    let data = properties.get("creationData");
+    for key in ["galleryImageReference", "imageReference"] {
+        let reference = data.and_then(|data| data.get(key));
+        if let Some(reference) = reference.filter(|one| !one["lun"].is_null()) {
+            let target = format!("properties.creationData.{key}");
+            return data_disks::lun_of(reference, &target).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+fn copy(properties: &mut Map<String, Value>, source: &Resource) -> Result<(), ArmError> {
+    let lun = lun_of(properties)?;
+    let facts = bits::facts_of_disk(source, lun).ok_or_else(|| {
+        let message = format!("'{}' has no data disk with this lun.", source.id);
+        errors::invalid("properties.creationData", message)
+    })?;
+    let bytes = facts["logicalBytes"].as_u64();
+    properties.insert("bullion".into(), facts);
     let of_version = source
         .properties
         .pointer("/storageProfile/osDiskImage/sizeInGB");
@@ -210,12 +236,16 @@ fn copy(properties: &mut Map<String, Value>, source: &catalog::Resource) {
         properties.insert("diskSizeGB".into(), gib.into());
         properties.insert("diskSizeBytes".into(), bytes.unwrap_or(gib * GIB).into());
     }
+    if lun.is_some() {
+        return Ok(());
+    }
     for key in ["osType", "hyperVGeneration"] {
         let known = properties.get(key).is_some_and(|value| !value.is_null());
         if let (false, Some(value)) = (known, source.properties.get(key)) {
             properties.insert(key.into(), value.clone());
         }
     }
+    Ok(())
 }
 
 fn check_fixed(old: &Map<String, Value>, new: &Map<String, Value>) -> Result<(), ArmError> {
@@ -234,18 +264,33 @@ fn check_fixed(old: &Map<String, Value>, new: &Map<String, Value>) -> Result<(),
     .with_target("properties.creationData"))
 }
 
+/// Without who may read it by a URL, but with that somebody may.
+fn shown(disk: &Resource) -> Value {
+    let mut shown = present(disk);
+    if let Some(facts) = shown["properties"]["bullion"].as_object_mut() {
+        facts.remove(disk_access::ACCESS);
+    }
+    if disk_access::is_open(disk) {
+        shown["properties"]["diskState"] = "ActiveSAS".into();
+    }
+    shown
+}
+
 pub async fn get(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
-    show(&server, &call).await
+    Ok(Reply::ok(shown(&need(&server, &call).await?)))
 }
 
 pub async fn remove(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    if let Some(disk) = find(&server, &call).await? {
+        disk_access::need_closed(&disk, "deleting the disk")?;
+    }
     delete(&server, &call).await
 }
 
 pub async fn all_disks(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
-    list(&server, &call, DISK, |disk| Some(present(disk))).await
+    list(&server, &call, DISK, |disk| Some(shown(disk))).await
 }
 
 pub async fn all_snapshots(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
-    list(&server, &call, SNAPSHOT, |disk| Some(present(disk))).await
+    list(&server, &call, SNAPSHOT, |disk| Some(shown(disk))).await
 }

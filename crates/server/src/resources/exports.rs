@@ -1,4 +1,4 @@
-//! `Bullion.Factory/exports`: a version's disk as an image file, whole or in parts.
+//! `Bullion.Factory/exports`: a version's disks as image files, whole or in parts.
 //!
 //! `{version}/providers/Bullion.Factory/exports/{format}`. Whoever has the bits can look into every file of them, so
 //! this takes more than the right to read.
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes, HttpBody};
+use factory::disks::Disks;
 use factory::export::{ExportedImage, ImageFormat};
 use http::StatusCode;
 use http::header::{
@@ -21,7 +22,7 @@ use wire::{ArmError, ErrorCode};
 
 use super::{Reply, need, versions};
 use crate::errors;
-use crate::operation::{Call, Part};
+use crate::operation::{Call, Part, Preconditions};
 use crate::state::Server;
 
 pub const KIND: &str = "Bullion.Factory/exports";
@@ -42,34 +43,65 @@ pub async fn get(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
         );
         ArmError::new(ErrorCode::NotFound, message)
     })?;
-    let image = server.work.export(&version, format).await?;
-    let etag = format!("\"{}\"", image.tag());
-    let size = image.bytes();
-    let part = call.preconditions.part(&etag, size);
-    let (status, range) = match part {
-        Part::Whole => (StatusCode::OK, 0..size),
-        Part::Range(range) => (StatusCode::PARTIAL_CONTENT, range),
-        Part::Unchanged => {
-            return Ok(Reply::new(StatusCode::NOT_MODIFIED, None).with(ETAG, &etag));
-        }
-        Part::Outside => {
-            return Ok(Reply::new(StatusCode::RANGE_NOT_SATISFIABLE, None)
-                .with(CONTENT_RANGE, &format!("bytes */{size}")));
-        }
+    let disks = Disks::of(&version).ok_or_else(|| {
+        errors::conflict(
+            "The version has no disk yet. Retry when its provisioning state is Succeeded.",
+        )
+    })?;
+    let lun = asked_lun(&call)?;
+    let digest = match lun {
+        None => disks.os,
+        Some(lun) => disks
+            .data_disk(lun)
+            .map(|disk| disk.digest)
+            .ok_or_else(|| {
+                let message = format!("The version has no data disk with lun {lun}.");
+                ArmError::new(ErrorCode::NotFound, message)
+            })?,
     };
+    let exported = server.work.export(&digest, format).await?;
+    let reply = image(&exported, &call.preconditions, call.is_head).await;
+    let of_disk = lun.map_or_else(String::new, |lun| format!("-lun{lun}"));
     let name = format!(
-        "{}-{}.{}",
+        "{}-{}{of_disk}.{}",
         definition(&version.id),
         version.id.name(),
         extension(format)
     );
+    Ok(reply.with(
+        CONTENT_DISPOSITION,
+        &format!("attachment; filename=\"{name}\""),
+    ))
+}
+
+/// `lun=N` asks for a data disk in the place of the one to boot from.
+fn asked_lun(call: &Call) -> Result<Option<u32>, ArmError> {
+    let Some(text) = call.query.get("lun") else {
+        return Ok(None);
+    };
+    let wrong = || errors::invalid("lun", "The lun of a data disk is a number.");
+    text.parse().map(Some).map_err(|_| wrong())
+}
+
+/// The image, or the part of it that is asked for.
+pub async fn image(image: &ExportedImage, preconditions: &Preconditions, is_head: bool) -> Reply {
+    let etag = format!("\"{}\"", image.tag());
+    let size = image.bytes();
+    let part = preconditions.part(&etag, size);
+    let (status, range) = match part {
+        Part::Whole => (StatusCode::OK, 0..size),
+        Part::Range(range) => (StatusCode::PARTIAL_CONTENT, range),
+        Part::Unchanged => {
+            return Reply::new(StatusCode::NOT_MODIFIED, None).with(ETAG, &etag);
+        }
+        Part::Outside => {
+            return Reply::new(StatusCode::RANGE_NOT_SATISFIABLE, None)
+                .with(CONTENT_RANGE, &format!("bytes */{size}"));
+        }
+    };
     let mut reply = Reply::new(status, None)
         .with(CONTENT_TYPE, "application/octet-stream")
         .with(CONTENT_LENGTH, &(range.end - range.start).to_string())
-        .with(
-            CONTENT_DISPOSITION,
-            &format!("attachment; filename=\"{name}\""),
-        )
         .with(ACCEPT_RANGES, "bytes")
         .with(ETAG, &etag)
         .with(DISK_DIGEST, &image.digest().to_string());
@@ -77,10 +109,10 @@ pub async fn get(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
         let shown = format!("bytes {}-{}/{size}", range.start, range.end - 1);
         reply = reply.with(CONTENT_RANGE, &shown);
     }
-    if !call.is_head {
-        reply.content = Some(body(&image, range).await);
+    if !is_head {
+        reply.content = Some(body(image, range).await);
     }
-    Ok(reply)
+    reply
 }
 
 fn definition(version: &wire::ResourceId) -> String {

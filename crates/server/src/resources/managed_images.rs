@@ -1,4 +1,5 @@
-//! `Microsoft.Compute/images`: managed images, each one OS disk that gallery versions and machines' templates are made of.
+//! `Microsoft.Compute/images`: managed images, each an OS disk and maybe data disks, of which gallery versions and machines'
+//! templates are made.
 //!
 //! What an image is made from and what it is never change; its tags do.
 
@@ -10,11 +11,11 @@ use wire::{ArmError, ErrorCode, Location, NameRule, ProvisioningState};
 
 use super::bits::{self, Bits, Place, Source};
 use super::{
-    Reply, delete, find, list, power, present, properties, put_reply, settle_location, show, store,
-    submit_with, tracked,
+    Reply, data_disks, delete, find, list, power, present, properties, put_reply, settle_location,
+    show, store, submit_with, tracked,
 };
 use crate::body::{self, ResourceBody};
-use crate::import::Origin;
+use crate::import::Origins;
 use crate::operation::{Call, Link};
 use crate::state::Server;
 use crate::{errors, import};
@@ -46,7 +47,9 @@ fn sources(body: &Value) -> Vec<Source> {
 }
 
 pub fn links(body: &Value) -> Vec<Link> {
-    bits::links(sources(body))
+    let mut sources = sources(body);
+    sources.extend(data_disks::sources(&data_disks::OF_IMAGE, body));
+    bits::links(sources)
 }
 
 pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
@@ -71,7 +74,10 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
         "An image needs exactly one source: a virtual machine, or the OS disk's snapshot, managedDisk or \
          blobUri.",
     );
-    let found = bits::find(&server, &call, sources(&call.body), missing).await;
+    let asked = data_disks::asked(&data_disks::OF_IMAGE, &call.body)?;
+    let of_body = sources(&call.body);
+    data_disks::need_other_than(&data_disks::OF_IMAGE, &asked, &of_body)?;
+    let found = bits::find(&server, &call, of_body, missing).await;
     if let Ok(Bits::Machine(machine)) = &found {
         take_machine(&mut body.properties, machine, &location)?;
         power::need_off(&server, machine, "Create Image").await?;
@@ -83,16 +89,26 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
         _ => bits::facts_from(&body.properties, &[URI]),
     };
     body.properties.insert("bullion".into(), facts);
-    let origin = match found? {
-        Bits::Of(_) => {
-            let draft = tracked(body, &location, None);
-            return Ok(put_reply(&store(&server, &call, None, draft).await?));
-        }
-        Bits::From(origin) => origin,
-        Bits::Machine(machine) => Origin::Machine(machine.id.clone()),
+    let mut origins = match found? {
+        Bits::Of(_) => Origins::default(),
+        Bits::From(origin) => origin.into(),
+        Bits::Machine(machine) => bits::origins_of_machine(&machine),
     };
+    data_disks::find(
+        &server,
+        &call,
+        &data_disks::OF_IMAGE,
+        asked,
+        &mut body.properties,
+        &mut origins,
+    )
+    .await?;
+    if origins.is_empty() {
+        let draft = tracked(body, &location, None);
+        return Ok(put_reply(&store(&server, &call, None, draft).await?));
+    }
     let draft = tracked(body, &location, None).state(ProvisioningState::Creating);
-    let job = import::job(&call.id, &origin);
+    let job = import::job(&call.id, origins);
     let (put, job) = submit_with(&server, &call, None, draft, job).await?;
     server.polled(put_reply(&put), &call, &call.id, job)
 }
@@ -127,7 +143,7 @@ fn take_machine(
     if disk["caching"].is_null() {
         disk["caching"] = "ReadWrite".into();
     }
-    Ok(())
+    data_disks::inherit(&data_disks::OF_IMAGE, properties, machine)
 }
 
 /// Defaults written down, and what an image must say about its system.
@@ -146,13 +162,6 @@ fn settle(properties: &mut Map<String, Value>) -> Result<(), ArmError> {
     let profile = properties
         .entry("storageProfile")
         .or_insert_with(|| json!({}));
-    let data = profile.get("dataDisks").and_then(Value::as_array);
-    if data.is_some_and(|data| !data.is_empty()) {
-        return Err(errors::invalid(
-            "properties.storageProfile.dataDisks",
-            "Data disks are not supported: an image has one OS disk.",
-        ));
-    }
     let disk = profile.get("osDisk").filter(|disk| disk.is_object());
     let Some(disk) = disk else {
         let message = format!("Required parameter '{OS_DISK}' is missing (null).");
@@ -201,7 +210,7 @@ fn check_fixed(old: &Map<String, Value>, new: &Map<String, Value>) -> Result<(),
         )
     };
     if of(old) == of(new) {
-        return Ok(());
+        return data_disks::check_fixed(&data_disks::OF_IMAGE, old, new);
     }
     Err(ArmError::new(
         ErrorCode::PropertyChangeNotAllowed,

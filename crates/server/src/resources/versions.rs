@@ -13,7 +13,8 @@ use wire::{ArmError, ErrorCode, ResourceId, VersionNumber};
 use super::bits::{self, Place, Source};
 use super::version_rules::{moment, settle_profile};
 use super::{
-    Reply, delete, find, list, need, present, properties, settle_location, soft_delete, store,
+    Reply, data_disks, delete, find, list, need, present, properties, settle_location, soft_delete,
+    store,
 };
 use crate::body::{self, ResourceBody};
 use crate::errors;
@@ -71,7 +72,9 @@ pub fn sources(body: &Value) -> Vec<Source> {
 
 /// A PUT from something else needs the right to use that, in its own tenant.
 pub fn links(body: &Value) -> Vec<Link> {
-    bits::links(sources(body))
+    let mut sources = sources(body);
+    sources.extend(data_disks::sources(&data_disks::OF_VERSION, body));
+    bits::links(sources)
 }
 
 pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
@@ -161,7 +164,7 @@ fn check_source(
         _ => false,
     };
     if same {
-        return Ok(());
+        return data_disks::check_fixed(&data_disks::OF_VERSION, old, new);
     }
     Err(ArmError::new(
         ErrorCode::PropertyChangeNotAllowed,

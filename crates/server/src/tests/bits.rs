@@ -260,7 +260,7 @@ async fn sources_that_are_none() {
     }
     let mut data = image(json!({ "blobUri": site.blob("a.vhd", b"x") }));
     data["properties"]["storageProfile"]["dataDisks"] = json!([{ "lun": 0 }]);
-    check(&site, &path, data, 400, "Data disks").await;
+    check(&site, &path, data, 400, "has no source").await;
     check(
         &site,
         &path,

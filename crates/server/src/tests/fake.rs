@@ -8,6 +8,7 @@ use access::{Action, Permit, SystemReason};
 use async_trait::async_trait;
 use catalog::{Backend, Draft, NewJob, Precondition, Resource};
 use factory::deploy::PowerChange;
+use factory::disks::DiskDigest;
 use factory::export::{ExportedImage, ImageFormat};
 use factory::import::{ImportSource, Imported};
 use factory::pipeline::Base;
@@ -289,7 +290,7 @@ impl Work for FakeWork {
         new_job(kind, machine)
     }
 
-    async fn machine_disk(&self, _machine: &ResourceId) -> Option<PathBuf> {
+    async fn machine_disk(&self, _machine: &ResourceId, _lun: Option<u32>) -> Option<PathBuf> {
         Some("disk.raw".into())
     }
 
@@ -302,15 +303,22 @@ impl Work for FakeWork {
         _region: &Location,
         source: ImportSource,
     ) -> Result<Imported, StepError> {
+        // A file whose bytes are not what they are in most tests is another disk.
+        let mut digest: DiskDigest = DIGEST.parse().unwrap();
         let logical_bytes = match source {
             ImportSource::Raw(_) => 4096,
             ImportSource::Zeros { bytes } => bytes,
-            ImportSource::File(path) => std::fs::metadata(path).unwrap().len(),
+            ImportSource::File(path) => {
+                let bytes = std::fs::read(path).unwrap();
+                if let Some(first) = bytes.first().filter(|first| **first != 7) {
+                    digest = DiskDigest::from_bytes([*first; 32]);
+                }
+                bytes.len() as u64
+            }
         };
         if logical_bytes == 0 {
             return Err(StepError::failed("InvalidVhd", "it is empty"));
         }
-        let digest = DIGEST.parse().unwrap();
         Ok(Imported {
             digest,
             logical_bytes,
@@ -377,7 +385,7 @@ impl Work for FakeWork {
     /// A disk of a MiB of noise.
     async fn export(
         &self,
-        _version: &Resource,
+        _digest: &DiskDigest,
         format: ImageFormat,
     ) -> Result<ExportedImage, ArmError> {
         let disk: Arc<Vec<u8>> = Arc::new(exported_disk());

@@ -6,6 +6,8 @@ mod authorization;
 mod bits;
 mod compute;
 mod consent;
+mod data_disks;
+mod disk_access;
 mod exports;
 mod fake;
 mod galleries;
