@@ -16,7 +16,7 @@ use wire::Location;
 
 use crate::build::{BuildError, SandboxProgram, TreeExecutor};
 use crate::build::{SecretValue, Secrets};
-use crate::deploy::{DeleteMachine, Deploy, Machines, Power};
+use crate::deploy::{ChangeDisks, DeleteMachine, Deploy, Machines, Power};
 use crate::export::Exports;
 use crate::fetch::{Fetch, Web};
 use crate::pipeline::{BuildRun, Builder, VerifyBuild, WorkDisks};
@@ -271,6 +271,7 @@ impl Factory {
         runner.register(Deploy(Arc::clone(self)));
         runner.register(DeleteMachine(Arc::clone(self)));
         runner.register(Power(Arc::clone(self)));
+        runner.register(ChangeDisks(Arc::clone(self)));
         runner.register(Promote(Arc::clone(self)));
         runner.register(VerifyBuild(Arc::clone(self)));
         runner.reconcile(Arc::new(Replicate::new(Arc::clone(self))));

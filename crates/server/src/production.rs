@@ -11,7 +11,8 @@ use catalog::{
     Resource,
 };
 use factory::deploy::{
-    self, DeleteMachine, DeleteMachineInput, Deploy, DeployInput, Power, PowerChange, PowerInput,
+    self, ChangeDisks, ChangeDisksInput, DeleteMachine, DeleteMachineInput, Deploy, DeployInput,
+    Power, PowerChange, PowerInput,
 };
 use factory::disks::DiskDigest;
 use factory::export::{ExportedImage, ImageError, ImageFormat};
@@ -324,6 +325,10 @@ impl Work for FactoryWork {
             vm: machine.clone(),
             change,
         })
+    }
+
+    fn change_disks(&self, change: ChangeDisksInput) -> NewJob {
+        new_job::<ChangeDisks>(&change)
     }
 
     async fn machine_disk(&self, machine: &ResourceId, lun: Option<u32>) -> Option<PathBuf> {

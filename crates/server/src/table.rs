@@ -13,10 +13,10 @@ use crate::path::{ArmPath, Place, Shape};
 use crate::resources::templates::triggers;
 use crate::resources::{
     activity_log, applications, consents, credentials, disk_access, disks, everything, exports,
-    galleries, gallery_applications, groups, identities, images, locks, machines, managed_images,
-    management_groups, marketplace, operations, people, pipelines, policies, power, promotions,
-    roles, runs, shared, sharing, signing_keys, soft_delete, statements, subscriptions, tags,
-    templates, tenancy, usages, versions,
+    galleries, gallery_applications, groups, identities, images, locks, machine_disks, machines,
+    managed_images, management_groups, marketplace, operations, people, pipelines, policies, power,
+    promotions, roles, runs, shared, sharing, signing_keys, soft_delete, statements, subscriptions,
+    tags, templates, tenancy, usages, versions,
 };
 use crate::{machine_tokens, managed};
 
@@ -229,6 +229,7 @@ fn compute() -> Vec<Operation> {
         row!(POST Collection "Microsoft.Compute/virtualMachines/deallocate", GROUP, "Microsoft.Compute/virtualMachines/deallocate/action", power::deallocate),
         row!(POST Collection "Microsoft.Compute/virtualMachines/redeploy", GROUP, "Microsoft.Compute/virtualMachines/redeploy/action", power::redeploy),
         row!(POST Collection "Microsoft.Compute/virtualMachines/generalize", GROUP, "Microsoft.Compute/virtualMachines/generalize/action", power::generalize),
+        row!(POST Collection "Microsoft.Compute/virtualMachines/attachDetachDataDisks", GROUP, "Microsoft.Compute/virtualMachines/attachDetachDataDisks/action", machine_disks::attach_detach, links: machine_disks::links_of_action),
         row!(POST Collection "Microsoft.Compute/virtualMachines/capture", GROUP, "Microsoft.Compute/virtualMachines/capture/action", power::capture),
         row!(GET Named exports::KIND, RESOURCE, exports::ACTION, exports::get, subject: Subject::Parent),
         row!(GET Named "Bullion.Factory/machineImages", RESOURCE, "Bullion.Factory/machineImages/read", machines::image, subject: Subject::Parent),

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use access::Permit;
 use async_trait::async_trait;
 use catalog::{NewJob, Resource};
-use factory::deploy::PowerChange;
+use factory::deploy::{ChangeDisksInput, PowerChange};
 use factory::disks::DiskDigest;
 use factory::export::{ExportedImage, ImageFormat};
 use factory::import::{ImportSource, Imported};
@@ -48,6 +48,8 @@ pub trait Work: Send + Sync {
     fn deploy(&self, machine: &ResourceId) -> NewJob;
     /// The job that switches a machine on or off.
     fn switch(&self, machine: &ResourceId, change: PowerChange) -> NewJob;
+    /// The job that puts data disks on a machine and takes them off.
+    fn change_disks(&self, change: ChangeDisksInput) -> NewJob;
     /// The disk that a machine boots from, or the data disk of a number, a raw file on this server. The machine does
     /// not run.
     async fn machine_disk(&self, machine: &ResourceId, lun: Option<u32>) -> Option<PathBuf>;

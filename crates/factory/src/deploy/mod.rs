@@ -24,6 +24,7 @@ use store::StoreError;
 use wire::compute::VirtualMachineProperties;
 use wire::{Location, ProvisioningState, ResourceId, TenantId};
 
+use crate::disks::Disks;
 use crate::factory::{Factory, make_folder};
 use crate::pipeline::{blocking, change, failed, firmware, store_failed};
 use crate::publish::{VERSION_READ, VERSION_TYPE, versions};
@@ -36,6 +37,7 @@ pub use machines::{
     AdoptReport, GENERALIZED, MACHINE_TYPE, Machines, PowerState, instance_view, machine_image,
 };
 
+pub use data_disks::{ACCESS, ChangeDisks, ChangeDisksInput, Create, LUN, MANAGED_BY, Wanted};
 pub use latest::{CONSUMPTION_END, SOFT_DELETED};
 use machines::{MACHINE_READ, MACHINE_WRITE};
 pub use power::{Power, PowerChange, PowerInput};
@@ -80,6 +82,8 @@ struct Plan {
     region: String,
     version: ResourceId,
     digest: DiskDigest,
+    #[serde(default)]
+    data: Vec<data_disks::Planned>,
     tattoo: BTreeMap<String, String>,
     firmware: Firmware,
     cpus: u8,
@@ -137,8 +141,8 @@ impl JobKind for Deploy {
         };
         {
             let (factory, vm, plan) = (Arc::clone(&factory), vm.clone(), plan.clone());
-            cx.step_once("disk", undo(), |_| async move {
-                lay_out(&factory, &vm, &plan).await
+            cx.step_once("disk", undo(), |s| async move {
+                lay_out(&factory, &s, &vm, &plan).await
             })
             .await?;
         }
@@ -159,7 +163,7 @@ impl JobKind for Deploy {
             .value
         };
         let facts = facts(&plan, &found, &factory.server);
-        let (written, id) = (facts.clone(), vm.clone());
+        let (written, id, data) = (facts.clone(), vm.clone(), plan.data.clone());
         let nothing = OnUndo::Nothing("the end of the job says how the machine is");
         cx.step_once("record", nothing, |s| async move {
             let permit = s.permit(&Action::new(MACHINE_WRITE), &id).await?;
@@ -167,6 +171,7 @@ impl JobKind for Deploy {
                 draft.properties["bullion"] = written.clone();
                 draft.properties["storageProfile"]["imageReference"]["exactVersion"] =
                     written["exactVersion"].clone();
+                data_disks::show(draft, &data);
                 draft.state = ProvisioningState::Succeeded;
             })
             .await?;
@@ -178,12 +183,18 @@ impl JobKind for Deploy {
 
     async fn undo(
         &self,
-        _cx: &StepHandle,
+        cx: &StepHandle,
         undo: DeployUndo,
         _output: Option<Value>,
     ) -> Result<(), StepError> {
         let DeployUndo::Remove { vm, region } = undo;
-        remove(&self.0, &vm, &Location::new(region)).await
+        let permit = status_permit(&vm, tenant(cx)?);
+        let machine = match self.0.catalog.get(&permit.to_read_own()).await {
+            Ok(machine) => Some(machine),
+            Err(CatalogError::NotFound { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        remove(&self.0, machine.as_ref(), &vm, &Location::new(region)).await
     }
 
     async fn settle(
@@ -254,12 +265,14 @@ async fn plan(factory: &Arc<Factory>, s: &StepHandle, vm: &ResourceId) -> Result
             version_of(factory, s, id, &region).await?
         }
     };
-    let digest = version.properties["bullion"]["diskDigest"]
-        .as_str()
-        .unwrap_or_default();
-    let digest = digest
-        .parse::<DiskDigest>()
-        .map_err(|error| failed("GalleryImageNotFound", &error))?;
+    let disks = Disks::of(&version).ok_or_else(|| {
+        StepError::failed(
+            "GalleryImageNotFound",
+            format!("{} has no disk", version.id),
+        )
+    })?;
+    let digest = disks.os;
+    let data = data_disks::plan(factory, s, &resource, &disks).await?;
     factory.proof_for_use(&permit, &version.id, &digest).await?;
     let tattoo = serde_json::from_value(version.properties["bullion"]["tattoo"].clone());
     let size = body
@@ -283,6 +296,7 @@ async fn plan(factory: &Arc<Factory>, s: &StepHandle, vm: &ResourceId) -> Result
         region: region.as_str().to_owned(),
         version: version.id.clone(),
         digest,
+        data,
         tattoo: tattoo.unwrap_or_default(),
         firmware: firmware_of(&resource, &definition),
         cpus,
@@ -443,9 +457,14 @@ fn size_of(name: &str) -> (u8, u32) {
     known.map_or(DEFAULT_SIZE, |(_, cpus, memory)| (*cpus, *memory))
 }
 
-/// Writes the version's disk from the region's store to the machine's folder. A disk that a machine
+/// Writes the version's disks from the region's store to the machine's folder. A disk that a machine
 /// has run on is not touched.
-async fn lay_out(factory: &Arc<Factory>, vm: &ResourceId, plan: &Plan) -> Result<(), StepError> {
+async fn lay_out(
+    factory: &Arc<Factory>,
+    s: &StepHandle,
+    vm: &ResourceId,
+    plan: &Plan,
+) -> Result<(), StepError> {
     let running = factory.guest(vm, &plan.region()).await;
     if running
         .map_err(|error| failed("MachineFailed", &error))?
@@ -457,18 +476,29 @@ async fn lay_out(factory: &Arc<Factory>, vm: &ResourceId, plan: &Plan) -> Result
     make_folder(&folder).map_err(|error| failed("MachineFailed", &error))?;
     let (regions, region, digest) = (Arc::clone(&factory.regions), plan.region(), plan.digest);
     blocking(move || {
-        let laid_out = regions.checkout(&region, &digest, &folder.join(DISK));
-        laid_out.map_err(|error| match error {
-            CheckoutFailed::Store(StoreError::UnknownDisk(_)) => StepError::failed(
-                "GalleryImageNotFound",
-                format!("region {region} lost the disk {digest}"),
-            ),
-            CheckoutFailed::Store(error) => store_failed(&error),
-            CheckoutFailed::Region(error) => failed("RegionUnavailable", &error),
-        })?;
-        Ok(())
+        let checkout = regions.checkout(&region, &digest, &folder.join(DISK));
+        laid_out(checkout, &region, &digest)
     })
-    .await
+    .await?;
+    for planned in &plan.data {
+        data_disks::put_on(factory, s, vm, &plan.region(), planned).await?;
+    }
+    Ok(())
+}
+
+fn laid_out(
+    checkout: Result<(), CheckoutFailed>,
+    region: &Location,
+    digest: &DiskDigest,
+) -> Result<(), StepError> {
+    checkout.map_err(|error| match error {
+        CheckoutFailed::Store(StoreError::UnknownDisk(_)) => StepError::failed(
+            "GalleryImageNotFound",
+            format!("region {region} lost the disk {digest}"),
+        ),
+        CheckoutFailed::Store(error) => store_failed(&error),
+        CheckoutFailed::Region(error) => failed("RegionUnavailable", &error),
+    })
 }
 
 /// Starts the machine, or takes it over where an earlier attempt started it.
@@ -490,6 +520,13 @@ async fn start(
     let why = hypervisor.acceleration();
     s.log(format!("machines run on {}: {}", why.accel, why.why));
     let mut spec = MachineSpec::new(vm.name(), &folder, folder.join(DISK));
+    let data = plan.data.iter().map(|planned| machine::DataDisk {
+        lun: planned.wanted.lun,
+        disk: folder
+            .join(data_disks::file_name(planned.wanted.lun))
+            .into(),
+    });
+    spec.data_disks = data.collect();
     spec.snapshot = false;
     spec.firmware = plan.firmware;
     spec.cpus = plan.cpus;
@@ -606,9 +643,10 @@ fn facts(plan: &Plan, found: &Found, server: &str) -> Value {
     })
 }
 
-/// Stops a machine and removes its folder. Done twice, it does nothing more.
+/// Stops a machine, gives its data disks back and removes its folder. Done twice, it does nothing more.
 async fn remove(
     factory: &Arc<Factory>,
+    machine: Option<&Resource>,
     vm: &ResourceId,
     region: &Location,
 ) -> Result<(), StepError> {
@@ -623,6 +661,9 @@ async fn remove(
             .map_err(|error| failed("MachineFailed", &error))?;
     }
     factory.machines.forget(vm);
+    if let Some(machine) = machine {
+        data_disks::give_back(factory, machine, region).await?;
+    }
     let folder = factory.machine_folder(vm, region);
     blocking(move || match std::fs::remove_dir_all(&folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -658,8 +699,8 @@ impl JobKind for DeleteMachine {
                 Err(CatalogError::NotFound { .. }) => return Ok(()),
                 found => found?,
             };
-            let region = Location::new(resource.location.unwrap_or_default());
-            remove(&used, &id, &region).await
+            let region = Location::new(resource.location.clone().unwrap_or_default());
+            remove(&used, Some(&resource), &id, &region).await
         })
         .await?;
         cx.step_once("resource", nothing(), |s| async move {

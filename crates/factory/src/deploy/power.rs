@@ -16,7 +16,9 @@ use wire::compute::VirtualMachineProperties;
 use wire::{Location, ProvisioningState, ResourceId};
 
 use super::machines::{MACHINE_READ, PowerState};
-use super::{DISK, Plan, booted, firmware_of_machine, size_of, start, status_permit, tenant};
+use super::{
+    DISK, Plan, booted, data_disks, firmware_of_machine, size_of, start, status_permit, tenant,
+};
 use crate::factory::Factory;
 use crate::pipeline::{change, failed};
 
@@ -221,6 +223,7 @@ fn plan_again(resource: &Resource, region: &Location) -> Result<Plan, StepError>
         region: region.as_str().to_owned(),
         version: text("versionId")?.parse().map_err(|_| never())?,
         digest: text("diskDigest")?.parse().map_err(|_| never())?,
+        data: data_disks::there(resource),
         tattoo: serde_json::from_value(facts["tattoo"].clone()).unwrap_or_default(),
         firmware: firmware_of_machine(resource).ok_or_else(never)?,
         cpus,

@@ -4,12 +4,13 @@
 
 use access::Permit;
 use catalog::Resource;
+use factory::deploy::ACCESS;
 use factory::disks::DATA_DISKS;
 use factory::shared::ImageName;
 use serde_json::{Map, Value, json};
 use wire::{ArmError, ErrorCode, ProvisioningState, ResourceId, ResourceType};
 
-use super::{data_disks, disk_access, disks, images, machines, managed_images, shared, versions};
+use super::{data_disks, disks, images, machines, managed_images, shared, versions};
 use crate::errors;
 use crate::import::{Origin, Origins};
 use crate::operation::{Call, Link};
@@ -168,6 +169,11 @@ pub async fn find_one(
         Source::Vhd { uri, target, .. } => (uri, target),
         Source::Resource { target, .. } => {
             let source = known(server, permit, target).await?;
+            if let Some(origin) = disks::of_machine(&source) {
+                // What its machine wrote is in no store yet.
+                return Ok(Bits::From(origin));
+            }
+            need_ready(&source)?;
             if source.id.resource_type().is(machines::KIND) {
                 return Ok(Bits::Machine(source));
             }
@@ -233,7 +239,6 @@ async fn known(
             );
             ArmError::new(ErrorCode::NotFound, message).with_target(target)
         })?;
-    need_ready(&source)?;
     Ok(Box::new(source))
 }
 
@@ -318,7 +323,7 @@ pub fn facts_of(source: &Resource) -> Value {
     let mut facts = source.properties["bullion"].clone();
     if let Some(facts) = facts.as_object_mut() {
         facts.remove("replication");
-        facts.remove(disk_access::ACCESS);
+        facts.remove(ACCESS);
         facts.insert("copiedFrom".into(), source.id.to_string().into());
     }
     facts

@@ -7,6 +7,7 @@
 
 use access::{Action, Permit, SystemReason, UrlToken};
 use catalog::{Draft, Resource};
+use factory::deploy::ACCESS;
 use factory::disks::Disks;
 use factory::export::ImageFormat;
 use http::header::{HeaderName, HeaderValue, RANGE};
@@ -27,8 +28,6 @@ use crate::state::Server;
 /// Where the URLs of this server begin; the disk's id follows.
 const PREFIX: &str = "disk-access";
 const FACTS: &str = "bullion";
-/// The member of a disk's facts that keeps who may read it.
-pub const ACCESS: &str = "access";
 /// URLs of one disk at a time.
 const OPEN_MAX: usize = 16;
 /// As long as Azure's own limit.

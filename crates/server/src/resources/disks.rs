@@ -5,15 +5,16 @@
 use std::sync::Arc;
 
 use catalog::Resource;
+use factory::deploy::{ACCESS, LUN, MANAGED_BY};
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
-use wire::{ArmError, ErrorCode, NameRule, ProvisioningState};
+use wire::{ArmError, ErrorCode, NameRule, ProvisioningState, ResourceId};
 
 use super::bits::{self, Bits, Place, Source};
 use super::{
-    Reply, data_disks, delete, disk_access, find, list, need, present, properties, settle_location,
-    store, submit_with, tracked,
+    Reply, data_disks, delete, disk_access, find, list, need, power, present, properties,
+    settle_location, store, submit_with, tracked,
 };
 use crate::body::{self, ResourceBody};
 use crate::import::Origin;
@@ -264,11 +265,23 @@ fn check_fixed(old: &Map<String, Value>, new: &Map<String, Value>) -> Result<(),
     .with_target("properties.creationData"))
 }
 
+/// Where the bits of a disk are that a machine has.
+pub fn of_machine(disk: &Resource) -> Option<Origin> {
+    let facts = &disk.properties["bullion"];
+    let machine = ResourceId::parse(facts[MANAGED_BY].as_str()?).ok()?;
+    let lun = u32::try_from(facts[LUN].as_u64()?).ok()?;
+    Some(Origin::MachineData { machine, lun })
+}
+
 /// Without who may read it by a URL, but with that somebody may.
 fn shown(disk: &Resource) -> Value {
     let mut shown = present(disk);
     if let Some(facts) = shown["properties"]["bullion"].as_object_mut() {
-        facts.remove(disk_access::ACCESS);
+        facts.remove(ACCESS);
+    }
+    let owner = disk.properties["bullion"].get(MANAGED_BY);
+    if let Some(owner) = owner {
+        shown["managedBy"] = owner.clone();
     }
     if disk_access::is_open(disk) {
         shown["properties"]["diskState"] = "ActiveSAS".into();
@@ -283,6 +296,11 @@ pub async fn get(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
 pub async fn remove(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     if let Some(disk) = find(&server, &call).await? {
         disk_access::need_closed(&disk, "deleting the disk")?;
+        if let Some(owner) = disk.properties["bullion"][MANAGED_BY].as_str() {
+            let name = disk.id.name();
+            let message = format!("Disk {name} is attached to VM {owner}.");
+            return Err(power::not_allowed(message));
+        }
     }
     delete(&server, &call).await
 }

@@ -10,8 +10,8 @@ use wire::compute::VirtualMachineProperties;
 use wire::{ArmError, ErrorCode, NameRule, ProvisioningState, ResourceId};
 
 use super::{
-    Reply, bits, find, list, need, present, properties, put_reply, put_reply_of, settle_location,
-    store, submit_with, tracked, unchanged, versions,
+    Reply, bits, find, list, machine_disks, need, present, properties, put_reply, put_reply_of,
+    settle_location, store, submit_with, tracked, unchanged, versions,
 };
 use crate::body::{self, ResourceBody};
 use crate::errors;
@@ -41,6 +41,7 @@ pub fn links(body: &Value) -> Vec<Link> {
         })
         .into_iter()
         .chain(managed::links(body))
+        .chain(machine_disks::links(body))
         .collect()
 }
 
@@ -64,21 +65,38 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     match &old {
         None => {
             need_image(&server, &call).await?;
+            machine_disks::settle(&call.id, &mut body.properties)?;
             let draft = identity.on(tracked(body, &location, None));
             deploy(&server, &call, None, draft).await
         }
         Some(machine) => {
             check_fixed(&properties(machine), &body.properties)?;
+            let change = match machine.state {
+                ProvisioningState::Succeeded => {
+                    machine_disks::change(machine, &mut body.properties)?
+                }
+                _ => None,
+            };
+            if machine.state != ProvisioningState::Succeeded {
+                machine_disks::settle(&call.id, &mut body.properties)?;
+            }
             let draft = tracked(body, &location, Some(machine)).state(machine.state);
             let draft = identity.on(draft);
             match machine.state {
                 ProvisioningState::Failed | ProvisioningState::Canceled => {
                     deploy(&server, &call, Some(machine), draft).await
                 }
-                ProvisioningState::Succeeded => {
-                    let put = store(&server, &call, Some(machine), draft).await?;
-                    Ok(put_reply(&put))
-                }
+                ProvisioningState::Succeeded => match change {
+                    None => {
+                        let put = store(&server, &call, Some(machine), draft).await?;
+                        Ok(put_reply(&put))
+                    }
+                    Some(change) => {
+                        machine_disks::need_off(&server, machine).await?;
+                        let job = server.work.change_disks(change);
+                        submit_change(&server, &call, machine, draft, job).await
+                    }
+                },
                 _ => Err(errors::conflict(format!(
                     "The virtual machine '{}' is being worked on ({}). Retry when that has ended.",
                     call.id.name(),
@@ -101,7 +119,30 @@ async fn deploy(
     };
     let mut job = server.work.deploy(&call.id);
     job.exclusive = Some(exclusive(&call.id));
-    let (put, job) = submit_with(server, call, old, draft.state(state), job).await?;
+    submit_put(server, call, old, draft.state(state), job).await
+}
+
+/// A machine that is there and changes by a job.
+async fn submit_change(
+    server: &Arc<Server>,
+    call: &Call,
+    old: &catalog::Resource,
+    draft: catalog::Draft,
+    mut job: catalog::NewJob,
+) -> Result<Reply, ArmError> {
+    job.exclusive = Some(exclusive(&call.id));
+    let draft = draft.state(ProvisioningState::Updating);
+    submit_put(server, call, Some(old), draft, job).await
+}
+
+async fn submit_put(
+    server: &Arc<Server>,
+    call: &Call,
+    old: Option<&catalog::Resource>,
+    draft: catalog::Draft,
+    job: catalog::NewJob,
+) -> Result<Reply, ArmError> {
+    let (put, job) = submit_with(server, call, old, draft, job).await?;
     let reply = put_reply_of(put.created, present(&put.resource));
     server.polled(reply, call, &call.id, job)
 }

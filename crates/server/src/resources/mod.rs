@@ -19,6 +19,7 @@ pub mod groups;
 pub mod identities;
 pub mod images;
 pub mod locks;
+pub mod machine_disks;
 pub mod machines;
 pub mod managed_images;
 pub mod management_groups;

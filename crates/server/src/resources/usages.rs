@@ -6,7 +6,7 @@ use factory::deploy::SIZES;
 use serde_json::{Value, json};
 use wire::{ArmError, Location};
 
-use super::{Reply, machines};
+use super::{Reply, machine_disks, machines};
 use crate::limits;
 use crate::operation::Call;
 use crate::state::Server;
@@ -52,7 +52,7 @@ pub async fn sizes(_server: Arc<Server>, _call: Call) -> Result<Reply, ArmError>
             "memoryInMB": memory,
             "osDiskSizeInMB": OS_DISK_MIB,
             "resourceDiskSizeInMB": 0,
-            "maxDataDiskCount": 0,
+            "maxDataDiskCount": machine_disks::DISKS_MAX,
         })
     };
     let value: Vec<Value> = SIZES.iter().map(size).collect();

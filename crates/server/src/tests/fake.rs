@@ -7,7 +7,7 @@ use std::time::Duration;
 use access::{Action, Permit, SystemReason};
 use async_trait::async_trait;
 use catalog::{Backend, Draft, NewJob, Precondition, Resource};
-use factory::deploy::PowerChange;
+use factory::deploy::{ChangeDisksInput, PowerChange};
 use factory::disks::DiskDigest;
 use factory::export::{ExportedImage, ImageFormat};
 use factory::import::{ImportSource, Imported};
@@ -288,6 +288,10 @@ impl Work for FakeWork {
             _ => SwitchOff::NAME,
         };
         new_job(kind, machine)
+    }
+
+    fn change_disks(&self, change: ChangeDisksInput) -> NewJob {
+        new_job(SwitchOff::NAME, &change.vm)
     }
 
     async fn machine_disk(&self, _machine: &ResourceId, _lun: Option<u32>) -> Option<PathBuf> {
