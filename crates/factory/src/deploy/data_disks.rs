@@ -333,9 +333,7 @@ async fn take_off(
     };
     let permit = disk_permit(disk, tenant);
     let told = change(&factory.catalog, &permit, |draft| {
-        let facts = &draft.properties["bullion"];
-        let ours = facts[MANAGED_BY].as_str();
-        if !ours.is_some_and(|owner| owner.eq_ignore_ascii_case(&machine.to_string())) {
+        if !is_of(&draft.properties, machine) {
             return;
         }
         if let Some(facts) = draft.properties["bullion"].as_object_mut() {
@@ -376,34 +374,69 @@ fn disk_permit(disk: &ResourceId, tenant: TenantId) -> access::Permit {
     )
 }
 
-/// Gives back all disks of a machine that goes; those that shall go with it go.
+/// A disk of a machine that goes, and whether it goes with it.
+pub(super) type Leaving = (Wanted, bool);
+
+/// The disks of a machine that is deleted.
+pub(super) fn leaving(machine: &Resource) -> Vec<Leaving> {
+    let list = machine.properties.pointer(LIST).and_then(Value::as_array);
+    let goes = |lun: u32| {
+        let mut elements = list.into_iter().flatten();
+        let element = elements.find(|one| one["lun"] == lun);
+        let option = element.and_then(|one| one["deleteOption"].as_str());
+        option.is_some_and(|option| option.eq_ignore_ascii_case("Delete"))
+    };
+    let disks = listed(machine).into_iter();
+    disks.map(|one| (one.clone(), goes(one.lun))).collect()
+}
+
+/// The disks of a deployment that is taken back: what it made goes, what it found stays.
+pub(super) fn taken_back(planned: &[Planned]) -> Vec<Leaving> {
+    let wanted = planned.iter().map(|one| one.wanted.clone());
+    wanted
+        .map(|one| (one.clone(), one.create != Create::Attach))
+        .collect()
+}
+
+/// Gives back the disks of a machine that goes.
 pub(super) async fn give_back(
     factory: &Arc<Factory>,
-    machine: &Resource,
+    machine: &ResourceId,
+    tenant: TenantId,
     region: &Location,
+    leaving: Vec<Leaving>,
 ) -> Result<(), StepError> {
-    let list = machine.properties.pointer(LIST).and_then(Value::as_array);
-    for wanted in listed(machine) {
-        let mut elements = list.into_iter().flatten();
-        let element = elements.find(|one| one["lun"] == wanted.lun);
-        let goes = element.and_then(|one| one["deleteOption"].as_str());
-        take_off(
-            factory,
-            &machine.id,
-            machine.tenant,
-            region,
-            (wanted.lun, &wanted.disk),
-        )
-        .await?;
-        if goes.is_some_and(|goes| goes.eq_ignore_ascii_case("Delete")) {
-            let permit = disk_permit(&wanted.disk, machine.tenant);
-            match factory.catalog.delete(&permit, Precondition::None).await {
-                Ok(_) | Err(CatalogError::NotFound { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
+    for (wanted, goes) in leaving {
+        if !goes {
+            let disk = (wanted.lun, &wanted.disk);
+            take_off(factory, machine, tenant, region, disk).await?;
+            continue;
+        }
+        let permit = disk_permit(&wanted.disk, tenant);
+        let there = match factory.catalog.get(&permit.to_read_own()).await {
+            Ok(there) => there,
+            Err(CatalogError::NotFound { .. }) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        if !is_of(&there.properties, machine) {
+            continue;
+        }
+        match factory
+            .catalog
+            .delete(&permit, Precondition::Match(there.etag))
+            .await
+        {
+            Ok(_) | Err(CatalogError::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(())
+}
+
+/// Whether a disk is the machine's.
+fn is_of(disk: &Value, machine: &ResourceId) -> bool {
+    let owner = disk["bullion"][MANAGED_BY].as_str();
+    owner.is_some_and(|owner| owner.eq_ignore_ascii_case(&machine.to_string()))
 }
 
 /// Writes down on a machine which data disks it got, with their sizes, for readers.

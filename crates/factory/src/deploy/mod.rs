@@ -2,6 +2,8 @@
 //! is. It runs on without the server.
 
 mod data_disks;
+#[cfg(test)]
+mod data_disks_tests;
 mod latest;
 mod machines;
 mod power;
@@ -72,7 +74,12 @@ pub struct DeleteMachineInput {
 #[serde(rename_all = "camelCase")]
 pub enum DeployUndo {
     /// Stops the machine and removes its folder.
-    Remove { vm: ResourceId, region: String },
+    Remove {
+        vm: ResourceId,
+        region: String,
+        #[serde(default)]
+        disks: Vec<data_disks::Leaving>,
+    },
 }
 
 /// What the machine is made from and how.
@@ -137,6 +144,7 @@ impl JobKind for Deploy {
             OnUndo::Call(DeployUndo::Remove {
                 vm: vm.clone(),
                 region: plan.region.clone(),
+                disks: data_disks::taken_back(&plan.data),
             })
         };
         {
@@ -187,14 +195,8 @@ impl JobKind for Deploy {
         undo: DeployUndo,
         _output: Option<Value>,
     ) -> Result<(), StepError> {
-        let DeployUndo::Remove { vm, region } = undo;
-        let permit = status_permit(&vm, tenant(cx)?);
-        let machine = match self.0.catalog.get(&permit.to_read_own()).await {
-            Ok(machine) => Some(machine),
-            Err(CatalogError::NotFound { .. }) => None,
-            Err(error) => return Err(error.into()),
-        };
-        remove(&self.0, machine.as_ref(), &vm, &Location::new(region)).await
+        let DeployUndo::Remove { vm, region, disks } = undo;
+        remove(&self.0, &vm, tenant(cx)?, &Location::new(region), disks).await
     }
 
     async fn settle(
@@ -646,9 +648,10 @@ fn facts(plan: &Plan, found: &Found, server: &str) -> Value {
 /// Stops a machine, gives its data disks back and removes its folder. Done twice, it does nothing more.
 async fn remove(
     factory: &Arc<Factory>,
-    machine: Option<&Resource>,
     vm: &ResourceId,
+    tenant: TenantId,
     region: &Location,
+    disks: Vec<data_disks::Leaving>,
 ) -> Result<(), StepError> {
     let guest = factory
         .guest(vm, region)
@@ -661,9 +664,7 @@ async fn remove(
             .map_err(|error| failed("MachineFailed", &error))?;
     }
     factory.machines.forget(vm);
-    if let Some(machine) = machine {
-        data_disks::give_back(factory, machine, region).await?;
-    }
+    data_disks::give_back(factory, vm, tenant, region, disks).await?;
     let folder = factory.machine_folder(vm, region);
     blocking(move || match std::fs::remove_dir_all(&folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -700,7 +701,8 @@ impl JobKind for DeleteMachine {
                 found => found?,
             };
             let region = Location::new(resource.location.clone().unwrap_or_default());
-            remove(&used, Some(&resource), &id, &region).await
+            let disks = data_disks::leaving(&resource);
+            remove(&used, &id, resource.tenant, &region, disks).await
         })
         .await?;
         cx.step_once("resource", nothing(), |s| async move {

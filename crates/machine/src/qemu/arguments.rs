@@ -92,6 +92,13 @@ pub(super) fn of(spec: &MachineSpec, accel: Accel, ssh_port: u16) -> Vec<OsStrin
         add(&["-drive", &code]);
         add(&["-drive", &format!("if=pflash,format=raw,file={VARS_FILE}")]);
     }
+    line.extend(of_disks(spec));
+    line
+}
+
+/// What the machine has disks by.
+fn of_disks(spec: &MachineSpec) -> Vec<OsString> {
+    let mut line: Vec<OsString> = Vec::new();
     // What is forgotten anyway need not be flushed.
     let options = if spec.snapshot {
         "snapshot=on,cache=unsafe"

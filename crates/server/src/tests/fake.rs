@@ -158,6 +158,7 @@ one_step!(
     "Microsoft.Compute/virtualMachines/write",
     |catalog, permit| {
         let mut draft = Draft::from_resource(catalog.get(&permit).await?);
+        draft.state = ProvisioningState::Succeeded;
         draft.properties["bullion"]["powerState"] = "deallocated".into();
         catalog.put(&permit, draft, Precondition::None).await?
     }

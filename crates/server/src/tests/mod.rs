@@ -16,6 +16,7 @@ mod graph;
 mod hostile;
 mod identity;
 mod limits;
+mod machine_disks;
 mod policies;
 mod policy_states;
 mod policy_versions;

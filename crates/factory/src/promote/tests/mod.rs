@@ -1,5 +1,6 @@
 //! Promotions over three tenants on fakes: what stops one, what waits, and what a death at any moment leaves.
 
+mod data_disks;
 mod faults;
 mod provenance;
 
