@@ -373,8 +373,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let disk = folder.path().join("disk");
         std::fs::write(&disk, [0; 4096]).unwrap();
+        let data = folder.path().join("data");
+        std::fs::write(&data, [0; 4096]).unwrap();
+        let data = crate::DataDisk {
+            lun: 5,
+            disk: data.into(),
+        };
         let spec = MachineSpec {
             firmware: Firmware::Bios,
+            data_disks: vec![data],
             ..MachineSpec::new("vm", folder.path(), &disk)
         };
         let keys = Keys::of(&spec.dir, &spec.name).unwrap();
