@@ -87,12 +87,12 @@ impl Shape {
             let text = element.pointer(pointer).and_then(Value::as_str);
             text.filter(|text| !text.is_empty()).map(str::to_owned)
         };
-        let ids = self.ids.iter().filter_map(|pointer| text(pointer));
+        let mut ids = self.ids.iter().filter_map(|pointer| text(pointer));
         match text(self.uri) {
             // Older api-versions have the storage account in the place of the id.
             Some(uri) if self.account.is_some() => vec![Source::Vhd {
                 uri,
-                account: self.account.and_then(text).or_else(|| ids.last()),
+                account: self.account.and_then(text).or_else(|| ids.next()),
                 target: self.source,
             }],
             uri => {
