@@ -41,7 +41,7 @@ az sig create -g h -r many --subscription "$BULLION_SUBSCRIPTION_1" --output non
 az sig image-definition create "${other[@]}" --publisher p --offer o --sku s --os-type Linux --output none
 check 3 sig image-version create "${other[@]}" -e 1.0.0 --image-version "$first" --query 'storageProfile.dataDiskImages[0].lun'
 second=$(az sig image-version show "${other[@]}" -e 1.0.0 --query id --output tsv)
-check "$(fact "$data" diskDigest)" resource show --ids "$second" --api-version 2024-03-03 --query 'properties.bullion.dataDisks[0].diskDigest'
+check "$(fact "$data" diskDigest)" resource show --ids "$second" --subscription "$BULLION_SUBSCRIPTION_1" --api-version 2024-03-03 --query 'properties.bullion.dataDisks[0].diskDigest'
 
 # A managed image with data disks, and a version of it.
 check 2 image create -g g -n both --source os --data-disk-sources data "$BULLION_VHD_URI" --os-type Linux --hyper-v-generation V2 \
@@ -60,7 +60,9 @@ for kind in disk snapshot; do
   cmp --quiet "$work/$kind.part" <(tail -c +513 "$work/$kind.vhd" | head -c 1024) || { echo "a part is not of the whole" >&2; exit 1; }
   get --output "$work/source.vhd" "$BULLION_VHD_URI"
   cmp --quiet <(head -c -512 "$work/$kind.vhd") <(head -c -512 "$work/source.vhd") || { echo "the disk has other bytes" >&2; exit 1; }
-  refused "Call EndGetAccess" resource delete --ids "$(az "$kind" show -g g -n os --query id --output tsv)"
+  delete=("$kind" delete -g g -n os)
+  [ "$kind" = snapshot ] || delete+=(--yes)
+  refused "Call EndGetAccess" "${delete[@]}"
   az "$kind" revoke-access -g g -n os
   [ "$(curl --silent --output /dev/null --write-out '%{http_code}' --cacert "$BULLION_CA" "$url")" = 403 ] || { echo "a revoked URL is good" >&2; exit 1; }
   check Unattached "$kind" show -g g -n os --query diskState
