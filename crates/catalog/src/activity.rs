@@ -196,6 +196,24 @@ pub struct Checkpoint {
     pub signed: String,
 }
 
+/// Which lines stay.
+#[derive(Clone, Copy, Debug)]
+pub struct Keep {
+    /// Younger ones than this.
+    pub since: Timestamp,
+    /// Where a receiver does not have them: younger ones than this.
+    pub unsent_since: Timestamp,
+}
+
+/// What was removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trimmed {
+    /// Lines.
+    pub removed: u64,
+    /// The last of them, where a receiver did not have it.
+    pub unsent_to: Option<u64>,
+}
+
 /// Signs the end of a chain.
 pub type Sign<'s> = &'s (dyn Fn(&Checkpoint) -> String + Send + Sync);
 
@@ -215,8 +233,8 @@ pub trait ActivityStore: Send + Sync {
     /// Links the lines of this server that are not yet, at most [`ACTIVITY_MAX`] of them, and has the end signed.
     /// How many there were.
     async fn link_activity(&self, sign: Sign<'_>) -> Result<usize>;
-    /// Removes lines older than that, up to the last checkpoint before it, which stays as what the rest follows.
-    async fn trim_activity(&self, before: Timestamp) -> Result<u64>;
+    /// Removes old lines, up to a checkpoint, which stays as what the rest follows.
+    async fn trim_activity(&self, keep: Keep) -> Result<Trimmed>;
     /// The key that a server signs with, as text; the first one told stays.
     async fn name_activity_key(&self, node: &str, public_key: &str) -> Result<()>;
     /// Servers that ever wrote lines, with their keys.
@@ -225,6 +243,13 @@ pub trait ActivityStore: Send + Sync {
     async fn activity_chain(&self, node: &str, after: u64) -> Result<Vec<Linked>>;
     /// The checkpoints of a server at or after that number, at most [`ACTIVITY_MAX`].
     async fn activity_checkpoints(&self, node: &str, from: u64) -> Result<Vec<Checkpoint>>;
+    /// From now on these are the receivers of a server's lines; how far others were is forgotten. A new one has
+    /// received what is not kept any more, and nothing of what is.
+    async fn name_activity_sinks(&self, node: &str, sinks: &[String]) -> Result<()>;
+    /// The last line that a receiver has; none where it is not one of the server's.
+    async fn activity_sent(&self, node: &str, sink: &str) -> Result<Option<u64>>;
+    /// It has all lines up to this one. Never goes back.
+    async fn note_activity_sent(&self, node: &str, sink: &str, seq: u64) -> Result<()>;
 }
 
 /// The folded id that lines are found by; an id that cannot be one is found by its text.

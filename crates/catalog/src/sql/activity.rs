@@ -9,10 +9,12 @@ use serde_json::json;
 use sqlx::FromRow;
 use wire::TenantId;
 
-use super::{Connection, Engine, Sql, SqlCatalog, again, commit, failed, query, query_as, rows};
+use super::{
+    Connection, Engine, Sql, SqlCatalog, again, commit, failed, query, query_as, query_scalar, rows,
+};
 use crate::activity::{
     ACTIVITY_MAX, ActivityRange, ActivityStatus, ActivityStore, CHAIN_START, Checkpoint, Entry,
-    Linked, Note, Recorded, Sign, key_of,
+    Keep, Linked, Note, Recorded, Sign, Trimmed, key_of,
 };
 use crate::error::Result;
 use crate::resource::BODY_BYTES_MAX;
@@ -153,21 +155,32 @@ impl<E: Engine> ActivityStore for SqlCatalog<E> {
         again!(self.link(node, sign).await)
     }
 
-    async fn trim_activity(&self, before: Timestamp) -> Result<u64> {
+    async fn trim_activity(&self, keep: Keep) -> Result<Trimmed> {
         const OPERATION: &str = "remove old activities";
         let Some(node) = self.node.0.get() else {
-            return Ok(0);
+            return Ok(Trimmed::default());
         };
         let mut tx = self.write(OPERATION).await?;
-        let end = query_as::<(Option<i64>,)>(
-            "select max(seq) from activity_checkpoints where node = $1 and at < $2",
+        let sent =
+            query_scalar::<Option<i64>>("select min(seq) from activity_sinks where node = $1")
+                .bind(node)
+                .fetch_one(&mut *tx)
+                .await
+                .map_err(failed(OPERATION))?
+                .unwrap_or(i64::MAX);
+        let end = query_scalar::<Option<i64>>(
+            "select max(seq) from activity_checkpoints where node = $1 and (at < $2 and seq <= $3 or at < $4)",
         )
         .bind(node)
-        .bind(rows::micros(before))
+        .bind(rows::micros(keep.since))
+        .bind(sent)
+        .bind(rows::micros(keep.unsent_since.min(keep.since)))
         .fetch_one(&mut *tx)
         .await
         .map_err(failed(OPERATION))?;
-        let Some(end) = end.0 else { return Ok(0) };
+        let Some(end) = end else {
+            return Ok(Trimmed::default());
+        };
         let removed = query("delete from activity where node = $1 and seq <= $2")
             .bind(node)
             .bind(end)
@@ -181,7 +194,10 @@ impl<E: Engine> ActivityStore for SqlCatalog<E> {
             .await
             .map_err(failed(OPERATION))?;
         commit(tx, OPERATION).await?;
-        Ok(removed)
+        Ok(Trimmed {
+            removed,
+            unsent_to: (removed > 0 && end > sent).then_some(end.unsigned_abs()),
+        })
     }
 
     async fn name_activity_key(&self, node: &str, public_key: &str) -> Result<()> {
@@ -240,6 +256,66 @@ impl<E: Engine> ActivityStore for SqlCatalog<E> {
             signed,
         };
         Ok(found.into_iter().map(point).collect())
+    }
+
+    async fn name_activity_sinks(&self, node: &str, sinks: &[String]) -> Result<()> {
+        const OPERATION: &str = "name the receivers of activities";
+        let named = rows::to_json("receivers", &sinks, BODY_BYTES_MAX)?;
+        let mut tx = self.write(OPERATION).await?;
+        query(Sql::of(
+            "delete from activity_sinks where node = $1 and sink not in (select value from json_each($2))",
+            "delete from activity_sinks
+             where node = $1 and sink not in (select value from json_array_elements_text($2::json) as named (value))",
+        ))
+        .bind(node)
+        .bind(&named)
+        .execute(&mut *tx)
+        .await
+        .map_err(failed(OPERATION))?;
+        // What was trimmed ends where the oldest checkpoint is that has no line.
+        let begins = query_scalar::<Option<i64>>(
+            "select coalesce((select min(seq) - 1 from activity where node = $1 and seq is not null),
+                             (select max(seq) from activity_checkpoints where node = $1), 0)",
+        )
+        .bind(node)
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(failed(OPERATION))?;
+        for sink in sinks {
+            query("insert into activity_sinks (node, sink, seq) values ($1, $2, $3) on conflict do nothing")
+                .bind(node)
+                .bind(sink)
+                .bind(begins.unwrap_or_default())
+                .execute(&mut *tx)
+                .await
+                .map_err(failed(OPERATION))?;
+        }
+        commit(tx, OPERATION).await
+    }
+
+    async fn activity_sent(&self, node: &str, sink: &str) -> Result<Option<u64>> {
+        const OPERATION: &str = "read what a receiver has of activities";
+        let sent =
+            query_scalar::<i64>("select seq from activity_sinks where node = $1 and sink = $2")
+                .bind(node)
+                .bind(sink)
+                .fetch_optional(&mut *self.reader(OPERATION).await?)
+                .await
+                .map_err(failed(OPERATION))?;
+        Ok(sent.map(i64::unsigned_abs))
+    }
+
+    async fn note_activity_sent(&self, node: &str, sink: &str, seq: u64) -> Result<()> {
+        const OPERATION: &str = "note what a receiver has of activities";
+        let mut tx = self.write(OPERATION).await?;
+        query("update activity_sinks set seq = $3 where node = $1 and sink = $2 and seq < $3")
+            .bind(node)
+            .bind(sink)
+            .bind(i64::try_from(seq).unwrap_or(i64::MAX))
+            .execute(&mut *tx)
+            .await
+            .map_err(failed(OPERATION))?;
+        commit(tx, OPERATION).await
     }
 }
 

@@ -1,0 +1,8 @@
+-- How far a server's lines of the activity log were sent to each receiver that it is configured with.
+create table activity_sinks (
+    node text    not null,
+    sink text    not null,
+    -- The last line that the receiver has; lines after it are kept longer than others.
+    seq  integer not null,
+    primary key (node, sink)
+) strict, without rowid;
