@@ -54,7 +54,12 @@ pub trait Catalog: Send + Sync {
     async fn list_below(&self, permit: &Permit, page: PageRequest) -> Result<Page>;
     /// How many resources of a type are at or below the permit's scope in a location, which compares without case and
     /// blanks. Whatever of a list the permit shows, all are counted.
-    async fn count(&self, permit: &Permit, of: &ResourceType, location: &Location) -> Result<u64>;
+    async fn count(
+        &self,
+        permit: &Permit,
+        of: &ResourceType,
+        location: Option<&Location>,
+    ) -> Result<u64>;
     /// Something other than an extension resource is below the permit's scope.
     async fn has_children(&self, permit: &Permit) -> Result<bool>;
 }

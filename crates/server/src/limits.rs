@@ -1,4 +1,4 @@
-//! How many galleries, image definitions and image versions a subscription may have in a region.
+//! How many galleries, image definitions and image versions a subscription may have in a region, and role assignments in all.
 //!
 //! Azure's numbers unless the operator sets others. A count is read from the catalog and then kept for a moment, so that
 //! making many is not slowed by counting them; near the limit every request counts. Two servers, or two requests at one
@@ -15,7 +15,7 @@ use wire::{ArmError, ErrorCode, Location, ResourceId, ResourceType, TenantId};
 
 use crate::errors;
 use crate::operation::Call;
-use crate::resources::{galleries, images, versions};
+use crate::resources::{galleries, images, roles, versions};
 use crate::state::Server;
 
 /// How long a count is believed while it is far from its limit.
@@ -23,13 +23,15 @@ const BELIEVED: Duration = Duration::from_secs(10);
 /// Counts that are kept.
 const KEPT_MAX: usize = 4096;
 
-/// Each per subscription and region.
+/// Each per subscription and region but for the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     pub galleries: u64,
     pub image_definitions: u64,
     pub image_versions: u64,
+    /// Per subscription, at whatever scope in it.
+    pub role_assignments: u64,
 }
 
 impl Default for Limits {
@@ -38,6 +40,7 @@ impl Default for Limits {
             galleries: 100,
             image_definitions: 1_000,
             image_versions: 10_000,
+            role_assignments: 4_000,
         }
     }
 }
@@ -127,7 +130,7 @@ pub async fn need_room(
     if server.room.take(&key, limit) {
         return Ok(());
     }
-    let found = count(server, call, kind, &location).await?;
+    let found = count(server, call, kind, Some(&location)).await?;
     server.room.keep(key, found + 1);
     if found < limit {
         return Ok(());
@@ -181,12 +184,33 @@ fn full(what: &str, limit: u64, found: u64, location: &Location) -> ArmError {
     )
 }
 
-/// How many of a type the call's subscription has in a location.
+/// Refuses one more role assignment where the call's subscription has as many as it may.
+pub async fn need_assignment_room(server: &Server, call: &Call) -> Result<(), ArmError> {
+    let limit = server.room.limits.role_assignments;
+    let Some(subscription) = call.permit.scope().subscription() else {
+        return Ok(());
+    };
+    let key = format!("{subscription} {}", roles::ASSIGNMENT);
+    if server.room.take(&key, limit) {
+        return Ok(());
+    }
+    let found = count(server, call, roles::ASSIGNMENT, None).await?;
+    server.room.keep(key, found + 1);
+    if found < limit {
+        return Ok(());
+    }
+    Err(ArmError::new(
+        ErrorCode::RoleAssignmentLimitExceeded,
+        "The role assignment limit is exceeded. No more role assignments can be created.",
+    ))
+}
+
+/// How many of a type the call's subscription has, in one location or in all.
 pub async fn count(
     server: &Server,
     call: &Call,
     kind: &str,
-    location: &Location,
+    location: Option<&Location>,
 ) -> Result<u64, ArmError> {
     let scope = call.permit.scope().subscription();
     let scope = scope.map(wire::ResourceId::subscription_scope);

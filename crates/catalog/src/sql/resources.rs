@@ -165,19 +165,24 @@ impl<E: Engine> Catalog for SqlCatalog<E> {
         page_of(rows, &page)
     }
 
-    async fn count(&self, permit: &Permit, of: &ResourceType, location: &Location) -> Result<u64> {
+    async fn count(
+        &self,
+        permit: &Permit,
+        of: &ResourceType,
+        location: Option<&Location>,
+    ) -> Result<u64> {
         let (from, to) = rows::sort_range(permit.scope(), of);
         let mut reader = self.reader("count resources").await?;
         let found = query_scalar::<i64>(
             "select count(*) from resources
              where tenant = $1 and type_key = $2 and sort_key >= $3 and sort_key < $4
-               and replace(lower(location), ' ', '') = $5",
+               and (cast($5 as text) is null or replace(lower(location), ' ', '') = $5)",
         )
         .bind(permit.tenant().to_string())
         .bind(of.folded())
         .bind(from)
         .bind(to)
-        .bind(location.folded())
+        .bind(location.map(|location| location.folded().to_owned()))
         .fetch_one(&mut *reader)
         .await
         .map_err(failed("count resources"))?;

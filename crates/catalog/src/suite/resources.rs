@@ -435,13 +435,13 @@ async fn resources_are_counted_by_place<B: Backend>(world: &World<B>) {
         let location = Location::new(location);
         let found = world
             .catalog
-            .count(&whole.to_read_own(), &kind, &location)
+            .count(&whole.to_read_own(), &kind, Some(&location))
             .await;
         assert_eq!(found.expect("count"), expected, "{location}");
     }
     let one = world.id("/resourceGroups/rg/providers/Microsoft.Compute/galleries/a");
     let below = world.write(&one).await.to_read_own();
     let east = Location::new("eastus");
-    let found = world.catalog.count(&below, &kind, &east).await;
+    let found = world.catalog.count(&below, &kind, Some(&east)).await;
     assert_eq!(found.expect("count"), 1);
 }

@@ -68,7 +68,12 @@ impl Catalog for Faulty {
         self.fail(&self.reads)?;
         self.inner.list_below(permit, page).await
     }
-    async fn count(&self, permit: &Permit, of: &ResourceType, location: &Location) -> Result<u64> {
+    async fn count(
+        &self,
+        permit: &Permit,
+        of: &ResourceType,
+        location: Option<&Location>,
+    ) -> Result<u64> {
         self.inner.count(permit, of, location).await
     }
     async fn has_children(&self, permit: &Permit) -> Result<bool> {

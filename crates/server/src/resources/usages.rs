@@ -32,7 +32,7 @@ pub async fn usages(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> 
     );
     let limited = server.room.limits.all();
     for (kind, name, shown, limit) in limited.into_iter().chain([machines]) {
-        let found = limits::count(&server, &call, kind, &location).await?;
+        let found = limits::count(&server, &call, kind, Some(&location)).await?;
         value.push(json!({
             "name": { "value": name, "localizedValue": shown },
             "currentValue": found,

@@ -190,6 +190,39 @@ async fn an_assignment_is_to_somebody_and_stays_as_it_is() {
     assert!(seen.message().contains("role assignment already exists"));
 }
 
+#[tokio::test]
+async fn a_subscription_has_so_many_assignments() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = "[limits]\nrole_assignments = 2\n";
+    std::fs::write(dir.path().join("bullion.toml"), limits).unwrap();
+    let site = Site::start_in(dir.path()).await.with_group().await;
+    let (_, principal) = site.stranger().await;
+    let give = async |scope: &str, number| give(&site, scope, &principal, READER, number).await;
+    let subscription = GROUP.split("/resourceGroups").next().unwrap();
+    let one = give(subscription, 1).await;
+    assert_eq!((one.status, give(GROUP, 2).await.status), (201, 201));
+    let gallery = gallery("g");
+    let made = site.put(&gallery, json!({ "location": "north" })).await;
+    assert_eq!(made.status, 201, "{:?}", made.body);
+    let seen = give(&gallery, 3).await;
+    assert_eq!(
+        (seen.status, seen.code()),
+        (400, "RoleAssignmentLimitExceeded")
+    );
+    assert_eq!(
+        give("", 4).await.status,
+        201,
+        "above the subscription nothing is counted"
+    );
+    assert_eq!(
+        site.delete(&at(GROUP, "roleAssignments", &guid(2)))
+            .await
+            .status,
+        200
+    );
+    assert_eq!(give(&gallery, 3).await.status, 201);
+}
+
 fn role(name: &str, actions: &[&str], scopes: &[&str]) -> Value {
     json!({ "properties": {
         "roleName": name, "description": "d", "type": "CustomRole",

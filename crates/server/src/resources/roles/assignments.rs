@@ -13,6 +13,7 @@ use super::{ASSIGNMENT, Filter, above, definition_id, definitions, list_held, wr
 use crate::body::ResourceBody;
 use crate::errors;
 use crate::hierarchy::looking;
+use crate::limits;
 use crate::operation::Call;
 use crate::resources::{Reply, delete, find, need, page_reply, properties, put_reply_of};
 use crate::state::Server;
@@ -30,6 +31,7 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     }
     let scope = &assignment.scope;
     definitions::need_assignable(&server, &call, &assignment.role, scope).await?;
+    limits::need_assignment_room(&server, &call).await?;
     let kind = principal_kind(&server, &call, &assignment, &body.properties).await?;
     let mut stored = json!({
         "roleDefinitionId": definition_id(scope, assignment.role.as_str()),
