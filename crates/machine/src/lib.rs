@@ -9,6 +9,7 @@ mod error;
 pub mod fake;
 mod hypervisor;
 mod login;
+pub mod metadata;
 mod qemu;
 mod record;
 mod seed;
@@ -20,6 +21,7 @@ pub use error::MachineError;
 pub use hypervisor::{Guest, Hypervisor};
 pub use qemu::{Qemu, missing_programs};
 pub use spec::{
-    Boot, DataDisk, ExecOutput, Firmware, Lifetime, MachineDisk, MachineInfo, MachineSpec, Network,
+    Boot, DataDisk, ExecOutput, Firmware, Lifetime, MachineDisk, MachineInfo, MachineSpec, Metadata,
+    Network,
     Stopped, SystemState,
 };

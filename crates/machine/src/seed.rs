@@ -3,7 +3,7 @@
 //! the client can tell it from whatever else may answer on its port.
 //! It must not mount anything.
 
-use crate::{MachineError, MachineSpec};
+use crate::{MachineError, MachineSpec, Metadata, metadata};
 use process::{Command, Stdin};
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::ssh_key::private::Ed25519Keypair;
@@ -77,7 +77,7 @@ fn files(spec: &MachineSpec, keys: &Keys) -> Result<[(&'static str, String); 2],
     let host_private = keys.host.to_openssh(LineEnding::LF);
     let host_private = host_private.map_err(|error| keys_error(&spec.name, error))?;
     let host_public = keys.host_line(&spec.name)?;
-    let user_data = json!({
+    let mut user_data = json!({
         "hostname": spec.hostname,
         // One line in /etc/hosts, so that the name resolves without a name server.
         "manage_etc_hosts": "localhost",
@@ -99,6 +99,9 @@ fn files(spec: &MachineSpec, keys: &Keys) -> Result<[(&'static str, String); 2],
         "ssh": { "emit_keys_to_console": false },
         "no_ssh_fingerprints": true,
     });
+    if spec.metadata == Metadata::Cable {
+        user_data["bootcmd"] = json!([["sh", "-c", metadata_card()]]);
+    }
     // A new key is a new machine to cloud-init, the same key is the same one started again.
     let instance = host_public.chars().rev().take(16);
     let instance: String = instance.filter(char::is_ascii_alphanumeric).collect();
@@ -110,6 +113,16 @@ fn files(spec: &MachineSpec, keys: &Keys) -> Result<[(&'static str, String); 2],
         ("user-data", format!("#cloud-config\n{user_data:#}\n")),
         ("meta-data", format!("{meta_data:#}\n")),
     ])
+}
+
+/// Gives the metadata's card its address at each boot. Not as network configuration, which would have to name all cards
+/// of an image that we know nothing of.
+fn metadata_card() -> String {
+    let (mac, network) = (metadata::GUEST_MAC, metadata::GUEST_NETWORK);
+    format!(
+        "for card in /sys/class/net/*; do [ \"$(cat $card/address)\" = {mac} ] || continue; \
+         ip link set \"${{card##*/}}\" up; ip address replace {network} dev \"${{card##*/}}\" scope link; done"
+    )
 }
 
 /// Writes the seed disk into the machine's folder.
@@ -163,6 +176,7 @@ mod tests {
         let body = user_data.strip_prefix("#cloud-config\n").unwrap();
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         assert_eq!(body["users"][0]["name"], "bullion");
+        assert!(body["bootcmd"].is_null());
         let private = body["ssh_keys"]["ed25519_private"].as_str().unwrap();
         let private = PrivateKey::from_openssh(private).unwrap();
         assert_eq!(

@@ -35,6 +35,16 @@ pub enum Network {
     Outbound,
 }
 
+/// Whether a machine has a network for its metadata.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Metadata {
+    /// One network card, as every machine.
+    None,
+    /// A second one, to us alone.
+    Cable,
+}
+
 /// Where a machine's disk is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MachineDisk {
@@ -88,6 +98,8 @@ pub struct MachineSpec {
     pub lifetime: Lifetime,
     /// What it can reach.
     pub network: Network,
+    /// Whether it gets the second network, on which it can ask for what [`crate::metadata`] answers.
+    pub metadata: Metadata,
     /// The login that is made in it, with `sudo` without a password.
     pub user: String,
     /// Its host name.
@@ -115,6 +127,7 @@ impl MachineSpec {
             memory_mib: 1024,
             lifetime: Lifetime::Throwaway,
             network: Network::Isolated,
+            metadata: Metadata::None,
             user: "bullion".into(),
         }
     }

@@ -1,8 +1,8 @@
 //! QEMU's command line for a machine. It must not look at the system: the same spec gives the
 //! same line.
 
-use crate::{Accel, Firmware, MachineDisk, MachineSpec, Network};
-use crate::{seed, serial};
+use crate::{Accel, Firmware, MachineDisk, MachineSpec, Metadata, Network};
+use crate::{metadata, seed, serial};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
@@ -93,7 +93,21 @@ pub(super) fn of(spec: &MachineSpec, accel: Accel, ssh_port: u16) -> Vec<OsStrin
         add(&["-drive", &format!("if=pflash,format=raw,file={VARS_FILE}")]);
     }
     line.extend(of_disks(spec));
+    if spec.metadata == Metadata::Cable {
+        line.extend(cable().map(OsString::from));
+    }
     line
+}
+
+/// The second network. After everything else, so that no other device gets another place, and the first card its name.
+fn cable() -> [String; 4] {
+    let (socket, mac) = (metadata::SOCKET, metadata::GUEST_MAC);
+    [
+        "-netdev".to_owned(),
+        format!("stream,id=metadata,server=on,addr.type=unix,addr.path={socket}"),
+        "-device".to_owned(),
+        format!("virtio-net-pci,netdev=metadata,mac={mac},romfile="),
+    ]
 }
 
 /// What the machine has disks by.
@@ -164,7 +178,7 @@ mod tests {
                 "OVMF_CODE_4M.fd",
                 "-smp 2 -m 1024",
             ],
-            &["-cpu host"],
+            &["-cpu host", "metadata"],
         );
         let socket = "/deep/nbd.sock".into();
         let export = "1f0c-7".to_owned();
@@ -197,12 +211,18 @@ mod tests {
             snapshot: false,
             firmware: Firmware::Bios,
             network: Network::Outbound,
+            metadata: Metadata::Cable,
             ..test
         };
         check(
             &server,
             Accel::Kvm,
-            &["-accel kvm -cpu host,", "cache=writeback", "restrict=off"],
+            &[
+                "-accel kvm -cpu host,",
+                "cache=writeback",
+                "restrict=off",
+                "-netdev stream,id=metadata,server=on,addr.type=unix,addr.path=metadata.sock",
+            ],
             &["pflash", "snapshot=on", "cache=unsafe"],
         );
     }

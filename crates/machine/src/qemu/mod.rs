@@ -6,6 +6,7 @@ mod guest;
 mod qmp;
 
 use crate::acceleration::QEMU;
+use crate::metadata;
 use crate::record::Record;
 use crate::seed::{self, Keys};
 use crate::{
@@ -16,6 +17,7 @@ pub(crate) use arguments::drive;
 use async_trait::async_trait;
 use guest::{QemuGuest, Running};
 use process::{Command, ProcessError};
+pub(crate) use qmp::connect;
 use std::net::TcpListener;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::path::{Path, PathBuf};
@@ -200,7 +202,7 @@ impl Qemu {
     }
 
     async fn spawn(&self, spec: &MachineSpec, port: u16) -> Result<Running, MachineError> {
-        for stale in [qmp::SOCKET, crate::serial::FILE, LOG_FILE] {
+        for stale in [qmp::SOCKET, metadata::SOCKET, crate::serial::FILE, LOG_FILE] {
             let stale = spec.dir.join(stale);
             match std::fs::remove_file(&stale) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

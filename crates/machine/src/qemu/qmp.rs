@@ -20,7 +20,7 @@ const MAX_EVENTS: usize = 1000;
 /// Runs one command on the machine of this folder and returns its answer.
 pub(super) async fn run(dir: &Path, command: &str) -> io::Result<Value> {
     let conversation = async {
-        let mut stream = BufReader::new(connect(dir).await?);
+        let mut stream = BufReader::new(connect(dir, SOCKET).await?);
         let greeting = read(&mut stream).await?;
         if greeting.get("QMP").is_none() {
             return Err(io::Error::other("what answers is not QEMU"));
@@ -34,9 +34,9 @@ pub(super) async fn run(dir: &Path, command: &str) -> io::Result<Value> {
 
 /// A socket's path may have 107 bytes, a machine's folder may be deeper: the folder is opened and
 /// the socket reached through the descriptor.
-async fn connect(dir: &Path) -> io::Result<UnixStream> {
+pub(crate) async fn connect(dir: &Path, socket: &str) -> io::Result<UnixStream> {
     let folder = File::open(dir)?;
-    let path = format!("/proc/self/fd/{}/{SOCKET}", folder.as_raw_fd());
+    let path = format!("/proc/self/fd/{}/{socket}", folder.as_raw_fd());
     UnixStream::connect(path).await
 }
 
