@@ -11,10 +11,13 @@ use crate::offline::{Data, Failure};
 
 #[derive(Debug, Subcommand)]
 pub enum AuditCommand {
-    /// Write the log as JSON lines: every linked line with its hash, every signed checkpoint, every server's key
+    /// Write the log as JSON lines: every linked line with its hash, every signed checkpoint, every server's key; or send
+    /// it to a receiver of syslog or OTLP logs
     #[command(after_help = "Examples:
   bullion audit export --data /var/lib/bullion > activity.jsonl
-  bullion audit export --data /var/lib/bullion --file activity.jsonl")]
+  bullion audit export --data /var/lib/bullion --file activity.jsonl
+  bullion audit export --data /var/lib/bullion --to syslog+tls://logs.example?ca=/etc/logs-ca.pem
+  bullion audit export --data /var/lib/bullion --to otlp+http://127.0.0.1:4318")]
     Export(Export),
 
     /// Follow every chain from its first line to its last, and check every signature
@@ -50,6 +53,11 @@ pub struct Export {
     /// Where to write [default: standard output]
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
+
+    /// Send it there: syslog+udp://HOST, syslog+tcp://HOST, syslog+tls://HOST, syslog+unix:///dev/log, otlp+http://HOST
+    /// or otlp+https://HOST, with ?ca=FILE, identity=FILE and headers=FILE where they apply
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "file")]
+    to: Option<server::SinkAddress>,
 }
 
 pub async fn run(command: AuditCommand, io: &mut Io) -> Result<(), Failure> {
@@ -62,6 +70,13 @@ pub async fn run(command: AuditCommand, io: &mut Io) -> Result<(), Failure> {
 async fn write(export: Export, io: &mut Io) -> Result<(), Failure> {
     let (data, database) = (export.log.data.folder()?, export.log.database.as_deref());
     let failed = |error| Failure::new("cannot export the activity log", error);
+    if let Some(to) = export.to {
+        let lines = server::send_activity(&data, database, &to)
+            .await
+            .map_err(failed)?;
+        io.say(format!("sent {lines} lines to {to}"));
+        return Ok(());
+    }
     if let Some(path) = export.file {
         let file = std::fs::File::create(&path)
             .map_err(|error| Failure::new(format!("cannot write {}", path.display()), error))?;

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use access::{Grants, Identity, Origin, Permit};
 use axum::extract::ConnectInfo;
-use catalog::{ActivityStatus, Actor, Backend, CatalogError, Checkpoint, Entry, Note};
+use catalog::{
+    ActivityStatus, Actor, Backend, CatalogError, Checkpoint, Entry, Keep, Note, Trimmed,
+};
 use factory::secret_file::{self, SEED_BYTES};
 use http::Method;
 use http::request::Parts;
@@ -28,6 +30,8 @@ use crate::errors;
 use crate::exchange::Reply;
 use crate::operation::Operation;
 use crate::options::Settings;
+use crate::sinks::stream::{Stream, Waits};
+use crate::sinks::{Sink, SinkAddress, SinkError};
 
 /// What the signatures are over.
 pub const CHECKPOINT_TYPE: &str = "application/vnd.bullion.activity-checkpoint+json";
@@ -35,6 +39,8 @@ pub const CHECKPOINT_TYPE: &str = "application/vnd.bullion.activity-checkpoint+j
 const ROUND: Duration = Duration::from_secs(1);
 /// Refusals and failures stored in one round; the others are counted.
 const NOTES_MAX: usize = 100;
+/// So much longer are lines kept that a receiver does not have yet.
+const UNSENT_TIMES: i64 = 2;
 /// Rounds between two looks for lines that are too old.
 const TRIM_ROUNDS: u32 = 3600;
 /// Role assignments named in one line.
@@ -99,6 +105,8 @@ pub struct Log {
     installation: TenantId,
     /// How long lines are kept.
     days: u32,
+    node: String,
+    sinks: Vec<(SinkAddress, Sink)>,
 }
 
 /// Begins to keep the log in the name of the folder's server.
@@ -113,10 +121,20 @@ pub async fn keep(
         .name_activity_key(&node, &key.public().pem())
         .await?;
     catalog.keep_activity(&node);
+    let open = |address: &SinkAddress| Ok((address.clone(), Sink::new(address)?));
+    let sinks: Result<Vec<_>, SinkError> = settings.activity_sinks.iter().map(open).collect();
+    let named: Vec<String> = settings
+        .activity_sinks
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    catalog.name_activity_sinks(&node, &named).await?;
     Ok(Log {
         key,
         installation,
         days: settings.activity_days,
+        node,
+        sinks: sinks?,
     })
 }
 
@@ -126,16 +144,29 @@ pub enum KeepError {
     Key(#[from] DataError),
     #[error("cannot begin the activity log")]
     Store(#[from] CatalogError),
+    #[error("cannot send the activity log")]
+    Sink(#[from] SinkError),
 }
 
 impl Recorder {
     /// Works until `stopped` says so, then once more.
     pub fn start(
         catalog: &Arc<dyn Backend>,
-        log: Log,
+        mut log: Log,
         stopped: &watch::Receiver<bool>,
     ) -> (Recorder, JoinHandle<()>) {
         let installation = log.installation;
+        let streams: Vec<JoinHandle<()>> = std::mem::take(&mut log.sinks)
+            .into_iter()
+            .map(|(address, sink)| Stream {
+                catalog: Arc::clone(catalog),
+                node: log.node.clone(),
+                address,
+                sink,
+                waits: Waits::default(),
+            })
+            .map(|stream| stream.start(stopped.clone()))
+            .collect();
         let (sender, notes) = mpsc::channel(NOTES_MAX);
         let skipped: Arc<AtomicU64> = Arc::default();
         let work = Work {
@@ -149,7 +180,16 @@ impl Recorder {
             skipped,
             installation,
         };
-        (recorder, tokio::spawn(work.run(stopped.clone())))
+        let stopped = stopped.clone();
+        let working = async move {
+            work.run(stopped).await;
+            for stream in streams {
+                if let Err(error) = stream.await {
+                    tracing::error!(%error, "sending the activity log ended badly");
+                }
+            }
+        };
+        (recorder, tokio::spawn(working))
     }
 
     fn note(&self, note: Note) {
@@ -208,10 +248,25 @@ impl Work {
         let sign = move |end: &Checkpoint| sign(key, end);
         while self.catalog.link_activity(&sign).await? == catalog::ACTIVITY_MAX {}
         if trims {
-            let kept = (i64::from(self.log.days) * 24).hours();
-            let removed = self.catalog.trim_activity(Timestamp::now() - kept).await?;
-            tracing::debug!(removed, "old activities");
+            self.trim().await?;
         }
+        Ok(())
+    }
+
+    async fn trim(&self) -> Result<(), CatalogError> {
+        let (now, days) = (Timestamp::now(), i64::from(self.log.days));
+        let keep = Keep {
+            since: now - (days * 24).hours(),
+            unsent_since: now - (days * UNSENT_TIMES * 24).hours(),
+        };
+        let Trimmed { removed, unsent_to } = self.catalog.trim_activity(keep).await?;
+        if let Some(last) = unsent_to {
+            tracing::error!(
+                last,
+                "lines of the activity log were removed that a receiver never got: it was away for too long"
+            );
+        }
+        tracing::debug!(removed, "old activities");
         Ok(())
     }
 }

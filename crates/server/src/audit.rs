@@ -17,9 +17,12 @@ use serde_json::{Value, json};
 
 use crate::activity::{CHECKPOINT_TYPE, checkpoint_text, signing_key};
 use crate::data::DataError;
+use crate::sinks::{Record, SendError, Sink, SinkAddress, SinkError, stream};
 
 /// Faults that are told one by one.
 const FAULTS_MAX: usize = 100;
+/// How often a batch that a receiver did not take is sent again.
+const TRIES_MORE: u32 = 3;
 
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
@@ -33,6 +36,15 @@ pub enum AuditError {
     Key(#[from] DataError),
     #[error("cannot write")]
     Write(#[from] std::io::Error),
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    #[error("cannot send it to {sink}; {lines} lines were sent")]
+    Send {
+        sink: String,
+        lines: u64,
+        #[source]
+        cause: SendError,
+    },
 }
 
 /// What was found of one server's chain.
@@ -242,6 +254,48 @@ pub async fn export(
     Ok(count)
 }
 
+/// Sends every linked line and checkpoint to a receiver, chain after chain. How many lines.
+pub async fn send(
+    data: &Path,
+    database: Option<&str>,
+    to: &SinkAddress,
+) -> Result<u64, AuditError> {
+    let sink = Sink::new(to)?;
+    let catalog = open(data, database).await?;
+    let mut lines = 0;
+    for (node, _) in catalog.activity_nodes().await? {
+        // What was removed before has no place in an export: it begins with what is kept.
+        let begins = catalog.activity_chain(&node, 0).await?;
+        let mut after = begins.first().map_or(0, |line| line.seq - 1);
+        while let Some(batch) = stream::next_batch(&*catalog, &node, after).await? {
+            sent(&sink, &batch.records)
+                .await
+                .map_err(|cause| AuditError::Send {
+                    sink: to.to_string(),
+                    lines,
+                    cause,
+                })?;
+            (after, lines) = (batch.last, lines + batch.lines);
+        }
+    }
+    catalog.close().await;
+    Ok(lines)
+}
+
+async fn sent(sink: &Sink, records: &[Record]) -> Result<(), SendError> {
+    let waits = stream::Waits::default();
+    let mut failures = 0;
+    loop {
+        match stream::deliver(sink, records).await {
+            Err(error) if failures < TRIES_MORE => {
+                failures += 1;
+                tokio::time::sleep(waits.after(&error, failures)).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 /// A line as it was hashed, and beside it what it says.
 fn shown(line: &Linked) -> Value {
     let mut shown = serde_json::to_value(line).unwrap_or_default();
@@ -254,7 +308,6 @@ mod tests {
     use access::Permit;
     use async_trait::async_trait;
     use catalog::{ActivityRange, Note, Recorded, Sign};
-    use jiff::Timestamp;
     use provenance::SigningKey;
 
     use super::*;
@@ -285,8 +338,17 @@ mod tests {
         async fn link_activity(&self, _: Sign<'_>) -> catalog::Result<usize> {
             Ok(0)
         }
-        async fn trim_activity(&self, _: Timestamp) -> catalog::Result<u64> {
-            Ok(0)
+        async fn trim_activity(&self, _: catalog::Keep) -> catalog::Result<catalog::Trimmed> {
+            Ok(catalog::Trimmed::default())
+        }
+        async fn name_activity_sinks(&self, _: &str, _: &[String]) -> catalog::Result<()> {
+            Ok(())
+        }
+        async fn activity_sent(&self, _: &str, _: &str) -> catalog::Result<Option<u64>> {
+            Ok(None)
+        }
+        async fn note_activity_sent(&self, _: &str, _: &str, _: u64) -> catalog::Result<()> {
+            Ok(())
         }
         async fn name_activity_key(&self, _: &str, _: &str) -> catalog::Result<()> {
             Ok(())

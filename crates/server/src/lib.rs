@@ -30,6 +30,7 @@ mod issuers;
 mod limits;
 mod machine_tokens;
 mod managed;
+mod metadata;
 mod net;
 mod oauth;
 mod openapi;
@@ -44,6 +45,7 @@ mod rates;
 mod removal;
 mod resources;
 mod sign_in;
+mod sinks;
 mod start;
 mod state;
 mod storage;
@@ -53,9 +55,12 @@ mod tests;
 mod tokens;
 mod work;
 
-pub use audit::{AuditError, Proof, export as export_activity, verify as verify_activity};
+pub use audit::{
+    AuditError, Proof, export as export_activity, send as send_activity, verify as verify_activity,
+};
 pub use doctor::{Check, doctor};
 pub use factory::build::sandbox::{SANDBOX_ARGUMENT, enter as enter_sandbox};
 pub use factory::import::fixed_footer;
 pub use options::{OptionsError, ServeOptions};
+pub use sinks::{SinkAddress, SinkAddressError};
 pub use start::{Running, ServeError, serve, start};

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use crate::engine::JobsRun;
 use crate::limits::Limits;
 use crate::rates::RatesConfig;
+use crate::sinks::{SINKS_MAX, SinkAddress};
 use crate::storage::{StorageError, StorageFile};
 
 /// Read from the data folder when no file is named.
@@ -38,6 +39,8 @@ pub enum OptionsError {
         "a front end leaves its jobs to another server, so it needs a database that both use: name it with --database"
     )]
     FrontEndAlone,
+    #[error("activity_sinks names more than {SINKS_MAX} receivers")]
+    Sinks,
     #[error(transparent)]
     Database(#[from] PlaceError),
     #[error(transparent)]
@@ -80,6 +83,9 @@ pub struct ConfigFile {
     pub rates: RatesConfig,
     /// How long lines of the activity log are kept.
     pub activity_days: Option<u32>,
+    /// Where else its lines are sent to.
+    #[serde(default)]
+    pub activity_sinks: Vec<SinkAddress>,
     /// Hosts in the server's own networks that builds may fetch contents from, and send them to.
     #[serde(default)]
     pub fetch_hosts: Vec<String>,
@@ -101,6 +107,7 @@ pub struct Settings {
     pub issuer_ca: Option<PathBuf>,
     pub rates: RatesConfig,
     pub activity_days: u32,
+    pub activity_sinks: Vec<SinkAddress>,
     pub fetch_hosts: Vec<String>,
     pub limits: Limits,
     pub storage: StorageSettings,
@@ -125,6 +132,9 @@ impl ServeOptions {
             (true, Some(_)) => JobsRun::Elsewhere,
             (true, None) => return Err(OptionsError::FrontEndAlone),
         };
+        if file.activity_sinks.len() > SINKS_MAX {
+            return Err(OptionsError::Sinks);
+        }
         let default = LISTEN_DEFAULT.parse().expect("the default is an address");
         Ok(Settings {
             listen: self.listen.or(file.listen).unwrap_or(default),
@@ -134,6 +144,7 @@ impl ServeOptions {
             jobs,
             issuer_ca: self.issuer_ca.clone().or(file.issuer_ca),
             rates: file.rates,
+            activity_sinks: file.activity_sinks,
             activity_days: file.activity_days.unwrap_or(ACTIVITY_DAYS),
             fetch_hosts: file.fetch_hosts,
             limits: file.limits,
@@ -191,6 +202,13 @@ mod tests {
             Err("unknown field `lisen`"),
         );
         check(Some("listen = 8443"), None, Err("line 1"));
+        let sinks = "activity_sinks = [\"syslog+tls://logs.example\", \"otlp+http://[::1]\"]";
+        check(Some(sinks), None, Ok("127.0.0.1:8443"));
+        check(
+            Some("activity_sinks = [\"tcp://logs.example\"]"),
+            None,
+            Err("is no protocol of receivers"),
+        );
         let limits = "[limits]\nimage_versions = 20000";
         check(Some(limits), None, Ok("127.0.0.1:8443"));
         check(

@@ -335,6 +335,10 @@ impl Work for FactoryWork {
         self.factory.machine_disk(machine, lun).await
     }
 
+    fn metadata_links(&self) -> Vec<(ResourceId, PathBuf)> {
+        self.factory.running_machines()
+    }
+
     fn delete_machine(&self, machine: &ResourceId) -> NewJob {
         new_job::<DeleteMachine>(&DeleteMachineInput {
             vm: machine.clone(),

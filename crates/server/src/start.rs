@@ -35,7 +35,7 @@ use crate::rates::Rates;
 use crate::resources::policies::scans::Scans;
 use crate::state::{self, Server};
 use crate::tokens::{Tokens, TokensError};
-use crate::{activity, app, banner, production};
+use crate::{activity, app, banner, metadata, production};
 
 /// The administrator's first secret; `addPassword` makes the next.
 const ADMIN_SECRET_DAYS: i64 = 730;
@@ -80,6 +80,10 @@ pub struct Running {
     listener: JoinHandle<()>,
     complying: JoinHandle<()>,
     recording: JoinHandle<()>,
+    metadata: JoinHandle<()>,
+    /// For tests of what no client reaches over the network.
+    #[cfg(test)]
+    pub(crate) server: Arc<Server>,
     engine: Box<dyn Engine>,
     catalog: Arc<dyn Backend>,
     folder: DataFolder,
@@ -91,6 +95,9 @@ impl Running {
         let _ = self.stop.send(true);
         if let Err(error) = self.listener.await {
             tracing::error!(%error, "the listener ended badly");
+        }
+        if let Err(error) = self.metadata.await {
+            tracing::error!(%error, "the machines' metadata service ended badly");
         }
         self.engine.stop().await;
         if let Err(error) = self.complying.await {
@@ -192,7 +199,9 @@ pub async fn start_with(
         room: Room::new(settings.limits),
     });
     let complying = follow(comply, stopped.clone());
-    let serving = listen::run(listener, identity.config, app::router(server), stopped);
+    let metadata = metadata::start(Arc::clone(&server), stopped.clone());
+    let router = app::router(Arc::clone(&server));
+    let serving = listen::run(listener, identity.config, router, stopped);
     note_running(&folder, &url)?;
     let running = Running {
         url,
@@ -203,6 +212,9 @@ pub async fn start_with(
         listener: tokio::spawn(serving),
         complying,
         recording,
+        metadata,
+        #[cfg(test)]
+        server,
         engine,
         catalog,
         folder,

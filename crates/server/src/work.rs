@@ -53,6 +53,8 @@ pub trait Work: Send + Sync {
     /// The disk that a machine boots from, or the data disk of a number, a raw file on this server. The machine does
     /// not run.
     async fn machine_disk(&self, machine: &ResourceId, lun: Option<u32>) -> Option<PathBuf>;
+    /// The machines that run here, with the folders of their sockets.
+    fn metadata_links(&self) -> Vec<(ResourceId, PathBuf)>;
     /// The job that stops a machine and removes it and its resource.
     fn delete_machine(&self, machine: &ResourceId) -> NewJob;
     /// Takes a disk into the stores of a region. Doing it twice finds what is there.

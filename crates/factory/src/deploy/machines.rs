@@ -64,24 +64,36 @@ pub struct AdoptReport {
 
 /// Handles by machine.
 #[derive(Default)]
-pub struct Machines(Mutex<HashMap<String, Arc<dyn Guest>>>);
+pub struct Machines(Mutex<HashMap<ResourceId, Arc<dyn Guest>>>);
 
 impl Machines {
     pub(super) fn keep(&self, machine: &ResourceId, guest: Arc<dyn Guest>) {
         let mut guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        guests.insert(machine.folded().to_owned(), guest);
+        guests.insert(machine.clone(), guest);
     }
 
     pub(super) fn forget(&self, machine: &ResourceId) {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .remove(machine.folded());
+            .remove(machine);
     }
 
     fn find(&self, machine: &ResourceId) -> Option<Arc<dyn Guest>> {
         let guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        guests.get(machine.folded()).cloned()
+        guests.get(machine).cloned()
+    }
+}
+
+impl Factory {
+    /// The machines that this process has handles on and that run, each with its own folder.
+    pub fn running_machines(&self) -> Vec<(ResourceId, PathBuf)> {
+        let guests = self.machines.0.lock();
+        let guests = guests.unwrap_or_else(PoisonError::into_inner);
+        let running = guests.iter().filter(|(_, guest)| guest.is_running());
+        running
+            .map(|(machine, guest)| (machine.clone(), guest.info().dir.clone()))
+            .collect()
     }
 }
 

@@ -19,7 +19,7 @@ use base64::Engine;
 use catalog::{CatalogError, Outcome, Precondition, Resource};
 use disk::DiskDigest;
 use jobs::{JobContext, JobError, JobKind, NoUndo, OnUndo, Requester, StepError, StepHandle};
-use machine::{Boot, Firmware, Guest, Lifetime, MachineSpec, Network};
+use machine::{Boot, Firmware, Guest, Lifetime, MachineSpec, Metadata, Network};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use store::StoreError;
@@ -535,6 +535,7 @@ async fn start(
     spec.memory_mib = plan.memory_mib;
     spec.lifetime = Lifetime::Persistent;
     spec.network = Network::Outbound;
+    spec.metadata = Metadata::Cable;
     spec.user = plan.user.clone();
     spec.hostname = plan.hostname.clone();
     let guest = hypervisor

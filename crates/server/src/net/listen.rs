@@ -125,6 +125,19 @@ async fn accept(
     Ok((stream, peer, place))
 }
 
+/// HTTP with the limits of every connection, whoever is at its other end.
+pub fn http() -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        // Who has said all that it wanted to say may still listen.
+        .half_close(true)
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_headers(HEADERS_MAX)
+        .max_header_size(HEADER_BYTES_MAX)
+        .max_buf_size(BUFFER_BYTES_MAX);
+    http
+}
+
 async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
@@ -145,15 +158,7 @@ async fn connection(
         request.extensions_mut().insert(ConnectInfo(peer));
         service.call(request)
     });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        // Who has said all that it wanted to say may still listen.
-        .half_close(true)
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_headers(HEADERS_MAX)
-        .max_header_size(HEADER_BYTES_MAX)
-        .max_buf_size(BUFFER_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+    let connection = http().serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let outcome = tokio::select! {
         outcome = connection.as_mut() => outcome,

@@ -299,6 +299,10 @@ impl Work for FakeWork {
         Some("disk.raw".into())
     }
 
+    fn metadata_links(&self) -> Vec<(ResourceId, PathBuf)> {
+        Vec::new()
+    }
+
     fn delete_machine(&self, machine: &ResourceId) -> NewJob {
         new_job(Remove::NAME, machine)
     }

@@ -9,13 +9,13 @@ use super::site::{AUDIENCE, Answer, GROUP, Site};
 const READER: &str = "acdd72a7-3385-48ef-bd42-f606fba81ae7";
 const CLIENT: &str = "04b07795-8ddb-461a-bbee-02f9e1bf7b46";
 const PASSWORD: &str = "Correct-Horse-1";
-const IDENTITY: &str = "Microsoft.ManagedIdentity/userAssignedIdentities";
+pub const IDENTITY: &str = "Microsoft.ManagedIdentity/userAssignedIdentities";
 
 fn bullion(kind: &str, name: &str) -> String {
     format!("/providers/Bullion.Factory/{kind}/{name}")
 }
 
-async fn give(site: &Site, scope: &str, principal: &Value, number: u32) -> Answer {
+pub async fn give(site: &Site, scope: &str, principal: &Value, number: u32) -> Answer {
     let guid = format!("22222222-2222-4222-8222-{number:012}");
     let body = json!({ "properties": { "roleDefinitionId": READER, "principalId": principal } });
     site.put(&at(scope, "roleAssignments", &guid), body).await

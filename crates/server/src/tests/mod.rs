@@ -17,6 +17,7 @@ mod hostile;
 mod identity;
 mod limits;
 mod machine_disks;
+mod metadata;
 mod policies;
 mod policy_states;
 mod policy_versions;
