@@ -18,15 +18,24 @@ const OPENAPI: &str = include_str!("../clients/openapi.txt");
 const NPM: [&str; 2] = ["@azure/arm-compute@24.1.0", "@azure/identity@4.13.1"];
 const PYTHON: &str = "/usr/bin/python3";
 
-/// The programs of the part `az`, or why they cannot be run.
-pub fn az(log: &Path, step: &Step) -> Result<Result<Vec<Program>, String>> {
+/// The folder that az is in, or why it cannot be had.
+pub fn az_folder(log: &Path, step: &Step) -> Result<Result<PathBuf, String>> {
     let folder = workspace::target_folder()?.join("test-clients/az");
     if !python(&folder, AZ, "az.txt", log, step)? {
         let why = "cannot install az; xtask/clients/az.txt says which";
         return Ok(Err(why.to_owned()));
     }
+    Ok(Ok(folder.join("bin")))
+}
+
+/// The programs of the part `az`, or why they cannot be run.
+pub fn az(log: &Path, step: &Step) -> Result<Result<Vec<Program>, String>> {
+    let folder = match az_folder(log, step)? {
+        Ok(folder) => folder,
+        Err(why) => return Ok(Err(why)),
+    };
     let path = std::env::var("PATH").unwrap_or_default();
-    let path = format!("{}:{path}", folder.join("bin").display());
+    let path = format!("{}:{path}", folder.display());
     let run = |tenants: &str, script: &str| {
         let script = workspace::root().join(script);
         let program = below_dev(tenants)?.arg(script.as_os_str());

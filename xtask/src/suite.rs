@@ -36,6 +36,7 @@ const DENY_VERSION: &str = "0.20.2";
 /// Where tests look for the server that they are given.
 const POSTGRES: &str = "BULLION_TEST_POSTGRES";
 const S3: &str = "BULLION_TEST_S3";
+const AZ: &str = "BULLION_TEST_AZ";
 /// Lines of a failed part's log that are shown; the rest is in the file.
 const SHOWN_LINES: usize = 200;
 
@@ -102,7 +103,7 @@ impl Part {
             Self::Sdk => {
                 "SDKs for Python and node, requests made of the OpenAPI document, against `bullion dev`"
             }
-            Self::Boot => "real images and machines",
+            Self::Boot => "real images and machines, also driven by az",
             Self::Quickstart => "the first hour of a user, twice",
         }
     }
@@ -278,7 +279,10 @@ fn execute(part: Part, options: &Options, log: &Path, step: &Step) -> Result<End
             Ok(programs) => programs,
             Err(why) => return Ok(Ended::Failed(why)),
         },
-        Part::Boot => boot_tests()?,
+        Part::Boot => match clients::az_folder(log, step)? {
+            Ok(az) => boot_tests(&az)?,
+            Err(why) => return Ok(Ended::Failed(why)),
+        },
         Part::Quickstart => return quickstart::rehearse(log, step),
     };
     run_all(programs, log, step)
@@ -348,9 +352,12 @@ fn unit_tests() -> Result<Vec<Program>> {
 }
 
 /// One target after the other and one test after the other: an emulated machine takes every core there is.
-fn boot_tests() -> Result<Vec<Program>> {
+fn boot_tests(az: &Path) -> Result<Vec<Program>> {
     let test = tests_that_need(Needs::Boot)?;
-    let alone = |test: Program| test.args(["--", "--test-threads", "1", "--nocapture"]);
+    let alone = |test: Program| {
+        test.args(["--", "--test-threads", "1", "--nocapture"])
+            .env(AZ, az)
+    };
     Ok(test.map(alone).into_iter().collect())
 }
 

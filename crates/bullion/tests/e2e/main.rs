@@ -17,6 +17,22 @@ const TEMPLATE: &str = "golden-debian";
 pub const IMAGE: &str = "golden/debian-12";
 /// Bootstrapping a Debian, and booting it in an emulator on a busy machine of two cores.
 pub const STAGE_DEADLINE: Duration = Duration::from_secs(1200);
+/// The folder that az is in.
+const AZ: &str = "BULLION_TEST_AZ";
+/// Whom az signs in as: somebody of the machine's tenant.
+const AZ_IDENTITY: &str = "kind: Application
+name: az
+tenant: eng
+displayName: Whoever drives az
+---
+kind: RoleAssignment
+name: az-owns-eng
+role: Owner
+scope:
+  subscription: eng-images
+principal:
+  application: az
+";
 /// A check that cannot pass, put first.
 const FAILING_CHECK: &str = "validate:
   - type: Shell
@@ -178,10 +194,42 @@ fn a_machine_outlives_its_server(installation: &mut Installation) {
         before,
         "it is the same machine, not another one"
     );
+    az_drives_it(installation);
     installation
         .run(&["vm", "delete", "web-1", "--yes"])
         .succeeded();
     installation.wait_for_quiet();
+}
+
+/// By the script that says what is done, where somebody has installed az, as the part `boot` of the tests does.
+fn az_drives_it(installation: &Installation) {
+    let Ok(az) = std::env::var(AZ) else {
+        eprintln!("{AZ} names no folder with az: the machine is not driven by it");
+        return;
+    };
+    let documents = installation.beside("factory").join("az.yaml");
+    std::fs::write(documents, AZ_IDENTITY).expect("cannot write a file");
+    apply(installation);
+    let profile = installation.beside("az.json");
+    let file = profile.to_string_lossy();
+    let sign_in = ["app", "secret", "add", "az", "--write-profile", &file];
+    installation.run(&sign_in).succeeded();
+    let shown = installation.json(&["vm", "show", "web-1"]);
+    let machine = shown["id"].as_str().expect("a machine has an id");
+    let script = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../xtask/clients/az-machines.sh"
+    );
+    let path = std::env::var("PATH").unwrap_or_default();
+    let ended = std::process::Command::new("bash")
+        .arg(script)
+        .env("PATH", format!("{az}:{path}"))
+        .env("BULLION_MACHINE", machine)
+        .env("BULLION_CA", installation.data().join("tls/ca.pem"))
+        .envs(support::signed_in(&profile))
+        .status()
+        .expect("cannot run bash");
+    assert!(ended.success(), "az-machines.sh: {ended}");
 }
 
 fn apply(installation: &Installation) {

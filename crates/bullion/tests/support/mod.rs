@@ -318,6 +318,20 @@ pub fn command() -> Command {
 }
 
 /// The example factory, copied to where it may be changed.
+/// How a script signs in with a profile, but for whom it trusts.
+pub fn signed_in(profile: &Path) -> Vec<(&'static str, String)> {
+    let text = std::fs::read_to_string(profile).expect("cannot read a profile");
+    let profile: Value = serde_json::from_str(&text).expect("it is JSON");
+    let names = [
+        ("BULLION_URL", "url"),
+        ("BULLION_TENANT", "tenantId"),
+        ("BULLION_CLIENT_ID", "clientId"),
+        ("BULLION_CLIENT_SECRET", "clientSecret"),
+    ];
+    let text = |(name, key)| (name, profile[key].as_str().unwrap_or_default().to_owned());
+    names.into_iter().map(text).collect()
+}
+
 pub fn copy_example(to: &Path) {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/golden-debian");
     copy_folder(&example, to);
