@@ -1,4 +1,5 @@
-//! How many galleries, image definitions and image versions a subscription may have in a region, and role assignments in all.
+//! How many galleries, image definitions and image versions a subscription may have in a region, and how many role
+//! assignments in all.
 //!
 //! Azure's numbers unless the operator sets others. A count is read from the catalog and then kept for a moment, so that
 //! making many is not slowed by counting them; near the limit every request counts. Two servers, or two requests at one
@@ -161,7 +162,7 @@ pub async fn need_room_for(
         Permit::system(SystemReason::Reconcile, action, scope, tenant)
     };
     let of = ResourceType::new(kind);
-    let found = catalog.count(&read(scope), &of, location).await;
+    let found = catalog.count(&read(scope), &of, Some(location)).await;
     let found = found.map_err(errors::catalog)?;
     if found < limit {
         return Ok(());
