@@ -71,7 +71,7 @@ az vm start "${here[@]}"
 check "VM running" "${power[@]}"
 [ "$(inside cat /var/lib/kept)" = kept ] || { echo "the disk was not kept" >&2; exit 1; }
 before=$(inside cat /proc/sys/kernel/random/boot_id)
-az vm restart "${here[@]}"
+az vm restart "${here[@]}" --output none
 check "VM running" "${power[@]}"
 [ "$(inside cat /proc/sys/kernel/random/boot_id)" != "$before" ] || { echo "it was not restarted" >&2; exit 1; }
 said '"access_token":"' "$(asks "$token_path")"

@@ -28,6 +28,7 @@ use crate::data::{self, DataError, DataFolder};
 use crate::engine::{Engine, EngineError, EngineParts};
 use crate::issuers::{Issuers, IssuersError};
 use crate::limits::Room;
+use crate::metadata::Cables;
 use crate::net::listen::{self, ListenError};
 use crate::net::tls::{self, TlsError};
 use crate::options::{OptionsError, ServeOptions, Settings};
@@ -35,7 +36,7 @@ use crate::rates::Rates;
 use crate::resources::policies::scans::Scans;
 use crate::state::{self, Server};
 use crate::tokens::{Tokens, TokensError};
-use crate::{activity, app, banner, metadata, production};
+use crate::{activity, app, banner, production};
 
 /// The administrator's first secret; `addPassword` makes the next.
 const ADMIN_SECRET_DAYS: i64 = 730;
@@ -80,10 +81,7 @@ pub struct Running {
     listener: JoinHandle<()>,
     complying: JoinHandle<()>,
     recording: JoinHandle<()>,
-    metadata: JoinHandle<()>,
-    /// For tests of what no client reaches over the network.
-    #[cfg(test)]
-    pub(crate) server: Arc<Server>,
+    pub(crate) cables: Cables,
     engine: Box<dyn Engine>,
     catalog: Arc<dyn Backend>,
     folder: DataFolder,
@@ -96,7 +94,7 @@ impl Running {
         if let Err(error) = self.listener.await {
             tracing::error!(%error, "the listener ended badly");
         }
-        if let Err(error) = self.metadata.await {
+        if let Err(error) = self.cables.ended().await {
             tracing::error!(%error, "the machines' metadata service ended badly");
         }
         self.engine.stop().await;
@@ -155,10 +153,8 @@ pub async fn start_with(
     let identity = tls::identity(&folder.tls(), &settings.names, Timestamp::now())?;
     let blobs = open_blobs(&settings)?;
     let issuers = Issuers::new(settings.issuer_ca.as_deref())?;
-    let (listener, address) = bind(settings.listen).await?;
-    let url = url_of(address);
-    let catalog = open_catalog(&folder, settings.database.as_ref()).await?;
-    let (installation, first) = install(catalog.as_ref(), &folder, &url, &identity.ca_path).await?;
+    let (listener, address, url) = bind(settings.listen).await?;
+    let (catalog, installation, first) = established(&folder, &settings, &url, &identity).await?;
     let log = activity::keep(&*catalog, &folder, installation.tenant, &settings).await?;
     let comply = policies_of(&catalog);
     let engine = make(EngineParts {
@@ -198,10 +194,9 @@ pub async fn start_with(
         rates: Rates::new(settings.rates),
         room: Room::new(settings.limits),
     });
+    let cables = Cables::serve(Arc::clone(&server), stopped.clone());
     let complying = follow(comply, stopped.clone());
-    let metadata = metadata::start(Arc::clone(&server), stopped.clone());
-    let router = app::router(Arc::clone(&server));
-    let serving = listen::run(listener, identity.config, router, stopped);
+    let serving = listen::run(listener, identity.config, app::router(server), stopped);
     note_running(&folder, &url)?;
     let running = Running {
         url,
@@ -212,14 +207,24 @@ pub async fn start_with(
         listener: tokio::spawn(serving),
         complying,
         recording,
-        metadata,
-        #[cfg(test)]
-        server,
+        cables,
         engine,
         catalog,
         folder,
     };
     Ok((running, first))
+}
+
+/// The catalog, with the installation in it.
+async fn established(
+    folder: &DataFolder,
+    settings: &Settings,
+    url: &str,
+    identity: &tls::Identity,
+) -> Result<(Arc<dyn Backend>, Installation, Option<FirstStart>), ServeError> {
+    let catalog = open_catalog(folder, settings.database.as_ref()).await?;
+    let (installation, first) = install(catalog.as_ref(), folder, url, &identity.ca_path).await?;
+    Ok((catalog, installation, first))
 }
 
 /// Where clients on this machine find the server, and which process it is.
@@ -234,14 +239,15 @@ fn open_blobs(settings: &Settings) -> Result<Option<Arc<Blobs>>, BlobsError> {
 }
 
 /// Before anything is stored: a port in use should leave no half-made installation behind.
-async fn bind(asked: SocketAddr) -> Result<(TcpListener, SocketAddr), ListenError> {
+async fn bind(asked: SocketAddr) -> Result<(TcpListener, SocketAddr, String), ListenError> {
     let listener = listen::bind(asked).await?;
     let address = listener.local_addr();
     let fail = |cause| ListenError::Bind {
         address: asked,
         cause,
     };
-    Ok((listener, address.map_err(fail)?))
+    let address = address.map_err(fail)?;
+    Ok((listener, address, url_of(address)))
 }
 
 /// The database that was named, or the one in the data folder.

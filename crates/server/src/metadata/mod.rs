@@ -25,7 +25,7 @@ use machine::metadata::MetadataLink;
 use serde_json::json;
 use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 use wire::{ArmError, ResourceId};
 
 use crate::exchange::{Query, Reply};
@@ -44,9 +44,26 @@ const METADATA: HeaderName = HeaderName::from_static("metadata");
 /// Set by whatever passes requests on. A machine that asks for itself is nobody's proxy.
 const FORWARDED: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Serves the machines that this server runs until the stop.
-pub fn start(server: Arc<Server>, stopped: watch::Receiver<bool>) -> JoinHandle<()> {
-    tokio::spawn(run(server, stopped))
+/// Our ends of the machines' cables.
+pub struct Cables {
+    /// Whom the machines ask.
+    pub(crate) server: Arc<Server>,
+    task: JoinHandle<()>,
+}
+
+impl Cables {
+    /// Serves the machines that this server runs until the stop.
+    pub fn serve(server: Arc<Server>, stopped: watch::Receiver<bool>) -> Cables {
+        let task = tokio::spawn(run(Arc::clone(&server), stopped));
+        Cables { server, task }
+    }
+
+    /// Waits for the end that the stop has asked for.
+    pub async fn ended(self) -> Result<(), JoinError> {
+        let outcome = self.task.await;
+        drop(self.server);
+        outcome
+    }
 }
 
 async fn run(server: Arc<Server>, mut stopped: watch::Receiver<bool>) {

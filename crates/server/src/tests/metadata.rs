@@ -29,7 +29,7 @@ impl Seen {
 async fn ask(site: &Site, machine: &str, path: &str, headers: &str) -> Seen {
     let (mut ours, theirs) = duplex(64 * 1024);
     let id = ResourceId::parse(machine).unwrap();
-    let service = router(Arc::clone(&site.running.server), id);
+    let service = router(Arc::clone(&site.running.cables.server), id);
     let serving = tokio::spawn(connection(theirs, service));
     let (method, path) = path.split_once(' ').unwrap_or(("GET", path));
     let request = format!(
