@@ -21,7 +21,6 @@ pub use error::MachineError;
 pub use hypervisor::{Guest, Hypervisor};
 pub use qemu::{Qemu, missing_programs};
 pub use spec::{
-    Boot, DataDisk, ExecOutput, Firmware, Lifetime, MachineDisk, MachineInfo, MachineSpec, Metadata,
-    Network,
-    Stopped, SystemState,
+    Boot, DataDisk, ExecOutput, Firmware, Lifetime, MachineDisk, MachineInfo, MachineSpec,
+    Metadata, Network, Stopped, SystemState,
 };
