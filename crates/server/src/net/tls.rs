@@ -277,7 +277,7 @@ mod tests {
         check(0, &["localhost"], false, false);
         check(300, &["localhost"], false, false);
         check(370, &["localhost"], false, true);
-        check(0, &["localhost", "127.0.0.1"], false, true);
+        check(0, &["localhost", "10.0.0.1"], false, true);
         check(3400, &["localhost"], true, true);
     }
 
