@@ -36,18 +36,19 @@ struct Churn {
 
 fn main() -> Result<()> {
     let mut out = io::stdout().lock();
-    // 10 TiB of distinct blocks and 512 MiB, a hundredth of both.
-    let hundredth = Churn {
-        blocks: 2 * GIB / BLOCK,
+    // As 10 TiB of distinct blocks are to 512 MiB, so are these to 3 MiB.
+    let small = Churn {
+        blocks: GIB / BLOCK,
         families: 10,
         versions: 200,
         new: 24,
         foreign: 3,
     };
-    for mib in [512, 64, 20, 10, 5] {
-        loss(&mut out, &hundredth, mib * MIB)?;
-    }
+    loss(&mut out, &small, 3 * MIB)?;
     flat(&mut out)?;
+    for mib in [6, 12, 48] {
+        loss(&mut out, &small, mib * MIB)?;
+    }
     if std::env::var_os("BULLION_BENCH_WHOLE").is_some() {
         whole(&mut out, 10 << 40, 512 * MIB)?;
     }
