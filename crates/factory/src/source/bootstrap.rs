@@ -14,14 +14,23 @@ use process::{Command, ProcessError, Stream};
 
 use super::archive::{ARCHITECTURE, PROXY_VARIABLES};
 use super::content::{self, ImageIds};
-use super::{BaseInputs, BaseRequest, LogLine, Pin, SourceError, boot};
+use super::{BaseInputs, BaseRequest, LogLine, Pin, SourceError, boot, memory};
 
 /// Raised whenever equal inputs would give other bytes than before.
-const RECIPE: &str = "debian-archive 1";
+const RECIPE: &str = "debian-archive 2";
 const INSTALL_DEADLINE: Duration = Duration::from_secs(45 * 60);
 const GIB: u64 = 1 << 30;
 /// Packages kept for the next time.
 const MAX_DEBS: usize = 100_000;
+
+/// Tells the kernel's hook to make no initrd. The one that it would make is made again, a fifth of all the work,
+/// when the last package is configured.
+const NO_INITRD: (&str, &str) = ("INITRD", "No");
+/// Makes the one initrd, when all packages are there, and the links to it that the kernel's own script left out.
+const MAKE_INITRD: &str = "for kernel in \"$1\"/boot/vmlinuz-*; do version=\"${kernel##*/vmlinuz-}\"; \
+                           chroot \"$1\" env --unset=INITRD --unset=TMPDIR update-initramfs -c -k \"$version\"; \
+                           chroot \"$1\" env --unset=INITRD linux-update-symlinks install \"$version\" \
+                           \"/boot/vmlinuz-$version\"; done";
 
 /// What a minimal system lacks to start as a machine of a cloud: an init, a kernel, a network, a
 /// login, and what takes the machine's own data at the first start.
@@ -155,11 +164,8 @@ pub(crate) async fn run(
         layout.write_bios_boot(&mut device, &grub.boot_image, &grub.core_image)?;
         boot::copy_sparse(&esp, &mut device.file, layout.esp().start)?;
         let tree = content::image_tree(ext4::from_tar(&tar, pin.epoch)?, &pin, &ids)?;
+        // Nothing is synced: the store takes it in next, and a start after a crash removes the folder.
         write_tree(&mut device, &layout, tree, pin.epoch)?;
-        device
-            .file
-            .sync_all()
-            .map_err(SourceError::file("write", &path))?;
         std::fs::remove_file(&tar).map_err(SourceError::file("remove", &tar))
     });
     written.await.map_err(SourceError::Worker)??;
@@ -205,14 +211,13 @@ async fn install(pin: &Pin, place: &Place, log: &LogLine) -> Result<PathBuf, Sou
         &format!("Acquire::Languages \"none\";\n{}", place.acquire),
     )?;
     let tar = place.work.join("tree.tar");
-    let mode = if rustix::process::geteuid().is_root() {
-        "root"
-    } else {
-        "unshare"
-    };
+    let is_root = rustix::process::geteuid().is_root();
     let lines = log.clone();
-    let installed = Command::new("mmdebstrap")
-        .arg(format!("--mode={mode}"))
+    let installed = mmdebstrap(place, is_root)?
+        .arg(format!(
+            "--mode={}",
+            if is_root { "root" } else { "unshare" }
+        ))
         .args(["--format=tar", "--variant=minbase"])
         .arg(format!("--architectures={ARCHITECTURE}"))
         .arg(format!("--include={}", PACKAGES.join(",")))
@@ -233,10 +238,11 @@ async fn install(pin: &Pin, place: &Place, log: &LogLine) -> Result<PathBuf, Sou
             "--customize-hook=sync-out /var/cache/apt/archives {}",
             quoted(&fetched)
         ))
+        .arg(format!("--customize-hook={MAKE_INITRD}"))
         .arg("")
         .args([&tar, &sources])
         .env("SOURCE_DATE_EPOCH", pin.epoch.to_string())
-        .env("TMPDIR", &place.work)
+        .env(NO_INITRD.0, NO_INITRD.1)
         .inherit(PROXY_VARIABLES)
         .deadline(INSTALL_DEADLINE)
         .on_line(move |stream, line| {
@@ -249,6 +255,24 @@ async fn install(pin: &Pin, place: &Place, log: &LogLine) -> Result<PathBuf, Sou
     installed.map_err(|error| install_error(error, pin))?;
     keep_debs(&fetched, &place.debs)?;
     Ok(tar)
+}
+
+/// `mmdebstrap`, which makes its tree in memory where there is enough of it.
+fn mmdebstrap(place: &Place, is_root: bool) -> Result<Command, SourceError> {
+    const PROGRAM: &str = "mmdebstrap";
+    let tree = place.work.join("tree");
+    std::fs::create_dir_all(&tree).map_err(SourceError::file("make", &tree))?;
+    let command = if is_root && memory::is_plenty() {
+        Command::new("unshare")
+            .args(["--mount", "--propagation=private", "--"])
+            .args(["sh", "-euc", memory::IN_MEMORY, "sh"])
+            .arg(&tree)
+            .arg(memory::FOLDER_BYTES_MAX.to_string())
+            .arg(PROGRAM)
+    } else {
+        Command::new(PROGRAM)
+    };
+    Ok(command.env("TMPDIR", &tree))
 }
 
 /// A path inside the text of a hook, which is split as a shell would.
@@ -276,8 +300,9 @@ fn install_error(error: ProcessError, pin: &Pin) -> SourceError {
         "Could not connect",
         "Temporary failure",
         "Failed to fetch",
+        "Unable to fetch some archives",
     ]) {
-        let hint = "packages that were fetched are kept".to_owned();
+        let hint = "nothing half-fetched is kept".to_owned();
         return SourceError::ArchiveUnreachable {
             hint,
             source: error,

@@ -8,9 +8,9 @@ mod archive;
 mod boot;
 mod bootstrap;
 mod content;
-
 mod host_apt;
 mod marketplace;
+mod memory;
 mod pin;
 mod release;
 #[cfg(any(test, feature = "testing"))]
@@ -195,7 +195,7 @@ pub enum SourceError {
     #[error("the archive's {file} cannot be used: {reason}")]
     BadRelease { file: String, reason: &'static str },
     #[error(
-        "packages of the pinned archive state {version} are no longer in the archive, and not all of them are kept here; ask for `latest` to pin the present state"
+        "packages of the pinned archive state {version} are no longer in the archive as they were signed, and not all of them are kept here; ask for `latest` to pin the present state, or for another mirror if this one sends wrong bytes"
     )]
     ArchiveMoved {
         version: String,
