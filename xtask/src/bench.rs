@@ -8,6 +8,7 @@ use crate::deps::{self, Purpose};
 use crate::postgres::{Server, Writes};
 use crate::workspace;
 
+mod build;
 mod disks;
 
 const HELP: &str = "\
@@ -22,11 +23,16 @@ The server is measured on SQLite, and again on a PostgreSQL that is installed an
 The store is measured beside borg, restic, casync, xdelta3, rsync, qemu-img, qemu-nbd and nbdkit, which are installed,
 with four versions of a Debian image, which are made once: that needs root, the package archive and 3 GB.
 
+`build` measures whole builds beside mkosi, which is installed in a tree of its own: root, the package archive and 8 GB.
+
 Examples:
   cargo xtask bench
   cargo xtask bench store
+  cargo xtask bench build
 ";
 
+/// Not a crate: what the whole program does.
+const BUILD: &str = "build";
 /// The crate whose benchmarks need disks and other programs.
 const STORE: &str = "store";
 /// Where its benchmarks look for the disks.
@@ -53,6 +59,7 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
             have.push((*name).to_owned());
         }
     }
+    have.push(BUILD.to_owned());
     let chosen: Vec<String> = if args.is_empty() {
         have.clone()
     } else {
@@ -68,6 +75,10 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
         eprintln!("no crate has a benchmark yet");
     }
     for name in chosen {
+        if name == BUILD {
+            build::run()?;
+            continue;
+        }
         // `--benches` leaves out the unit tests, whose harness does not know benchmark options.
         let metadata = workspace::metadata()?;
         let mut environment = Vec::new();

@@ -182,6 +182,11 @@ const PACKAGES: &[Package] = &[
         "borg, which the store is measured against",
     ),
     package(
+        "bubblewrap",
+        Purpose::Bench,
+        "starts mkosi, which builds are measured against, in a tree of its own",
+    ),
+    package(
         "casync",
         Purpose::Bench,
         "another that the store is measured against",

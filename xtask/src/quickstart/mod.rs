@@ -8,7 +8,7 @@ mod place;
 mod promotion;
 mod rehearsal;
 mod report;
-mod server;
+pub mod server;
 mod verdict;
 
 use std::path::PathBuf;
@@ -16,12 +16,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
+pub use client::Client;
+pub use place::Place;
 pub use rehearsal::rehearse;
 
 use crate::deps::{self, Purpose};
 use crate::progress::Step;
 use crate::{interrupt, workspace};
-use place::Place;
 
 const HELP: &str = "\
 One image, from recipe to production, and what a policy says of a machine
@@ -108,7 +109,10 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
                 Some(binary) => binary
                     .canonicalize()
                     .with_context(|| format!("no file {}", binary.display()))?,
-                None => install_and_build()?,
+                None => {
+                    deps::install(Purpose::Run)?;
+                    release_binary()?
+                }
             };
             let done = flow::run(&place, binary);
             if done.is_err() && interrupt::happened() {
@@ -129,8 +133,8 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn install_and_build() -> Result<PathBuf> {
-    deps::install(Purpose::Run)?;
+/// Builds the program as it is released.
+pub fn release_binary() -> Result<PathBuf> {
     let step = Step::begin("release binary");
     let detail = step.detail();
     let build = workspace::cargo().args(["build", "--release", "--package", "bullion", "--locked"]);
