@@ -3,8 +3,11 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use serde_json::Value;
+
 use super::folder::FileFault;
 use super::policy_file;
+use super::tree::{self, Position, Tree};
 
 /// A script or certificate that is larger is something else by mistake.
 const TEXT_BYTES_MAX: usize = 1024 * 1024;
@@ -50,6 +53,10 @@ pub fn wrong_content(content: &str, path: &str, bytes: &[u8]) -> Option<FileFaul
         return fault(format!("`{path}` is not text"), "save it as UTF-8 text");
     };
     match content {
+        "facts" => facts(text).err().and_then(|(at, what)| {
+            let right = "it is YAML as goss reads it: kinds of things, each with names, each with what shall be true";
+            fault(format!("`{path}:{}:{}`: {what}", at.line, at.column), right)
+        }),
         "script" | "check" if text.trim().is_empty() => fault(
             format!("`{path}` is empty"),
             "write the commands, or remove the step",
@@ -68,6 +75,16 @@ pub fn wrong_content(content: &str, path: &str, bytes: &[u8]) -> Option<FileFaul
              `openssl x509 -inform der -in FILE -out FILE.pem` makes one from DER",
         ),
         _ => None,
+    }
+}
+
+/// The one document of a file of facts, or where and why it is none.
+pub fn facts(text: &str) -> Result<Value, (Position, String)> {
+    let mut documents = tree::parse(text).map_err(|wrong| (wrong.at, wrong.why))?;
+    match (documents.pop(), documents.is_empty()) {
+        (Some(node), true) if matches!(node.value, Tree::Map(_)) => Ok(node.to_json()),
+        (Some(node), _) => Err((node.at, "it is not one object".to_owned())),
+        (None, _) => Err((Position::START, "it is empty".to_owned())),
     }
 }
 

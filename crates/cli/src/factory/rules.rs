@@ -212,6 +212,7 @@ files! {
     MediaFile "any";
     ScriptFile "script";
     CheckFile "check";
+    FactsFile "facts";
     CertificateFile "certificates";
     PolicyFile "policy";
 }

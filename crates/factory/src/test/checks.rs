@@ -4,6 +4,7 @@
 use machine::ExecOutput;
 use wire::template::Validator;
 
+use super::facts;
 use crate::tattoo::{TATTOO_PATH, Tattoo};
 
 const SCRIPT_BYTES_MAX: usize = 64 << 10;
@@ -54,6 +55,7 @@ pub fn reason_against(validator: &Validator) -> Option<(String, &'static str)> {
             )
         }),
         Validator::Tattoo { .. } => None,
+        Validator::Facts { facts, .. } => facts::parse(facts).err(),
     }
 }
 
@@ -70,8 +72,10 @@ pub(super) fn command(validator: &Validator) -> String {
                 quoted(service)
             )
         }
-        // Refused before a machine is started.
-        Validator::PowerShell { .. } | Validator::File { .. } => "false".to_owned(),
+        // Refused before a machine is started, and facts are asked one by one.
+        Validator::PowerShell { .. } | Validator::File { .. } | Validator::Facts { .. } => {
+            "false".to_owned()
+        }
         Validator::SshdOption { .. } => "sudo /usr/sbin/sshd -T".to_owned(),
         Validator::Tattoo { .. } => format!("cat {TATTOO_PATH}"),
     }
@@ -95,6 +99,7 @@ pub(super) fn judge(validator: &Validator, output: &ExecOutput, tattoo: &Tattoo)
         Validator::Shell { .. }
         | Validator::Service { .. }
         | Validator::File { .. }
+        | Validator::Facts { .. }
         | Validator::PowerShell { .. } => (true, format!("{}{}", output.stdout, output.stderr)),
         Validator::SshdOption { option, value, .. } => sshd_option(&output.stdout, option, value),
         Validator::Tattoo { .. } => compare(&output.stdout, tattoo),

@@ -4,8 +4,10 @@
 //! A check that fails is a result, not an error. Errors are for a machine that did not get so far.
 
 mod checks;
+mod facts;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use machine::{
@@ -101,18 +103,38 @@ pub async fn run(
     log: &(dyn Fn(&str) + Send + Sync),
     booted: &(dyn Fn() + Send + Sync),
 ) -> Result<TestReport, MachineError> {
+    let (report, guest) = run_in(hypervisor, subject, log, booted).await?;
+    end(&*guest).await;
+    Ok(report)
+}
+
+/// The same with the machine still running, for whoever wants to look at it.
+pub async fn run_in(
+    hypervisor: &dyn Hypervisor,
+    subject: &TestSubject,
+    log: &(dyn Fn(&str) + Send + Sync),
+    booted: &(dyn Fn() + Send + Sync),
+) -> Result<(TestReport, Arc<dyn Guest>), MachineError> {
     let mut spec = MachineSpec::new("image-test", &subject.work, "");
     spec.disk = subject.disk.clone();
     spec.data_disks.clone_from(&subject.data_disks);
     spec.firmware = subject.firmware;
     let accel = hypervisor.acceleration().accel;
     let guest = hypervisor.start(spec).await?;
-    let report = boot_and_check(&*guest, accel, subject, log, booted).await;
-    // The machine ends with its handle anyway; what it says about ending cannot change the result.
+    match boot_and_check(&*guest, accel, subject, log, booted).await {
+        Ok(report) => Ok((report, guest)),
+        Err(error) => {
+            end(&*guest).await;
+            Err(error)
+        }
+    }
+}
+
+/// The machine ends with its handle anyway; what it says about ending cannot change a result.
+pub async fn end(guest: &dyn Guest) {
     if let Err(error) = guest.kill().await {
         tracing::warn!(%error, "a test machine could not be killed");
     }
-    report
 }
 
 async fn boot_and_check(
@@ -130,26 +152,26 @@ async fn boot_and_check(
     ));
     let mut checks = Vec::new();
     for validator in &subject.validators {
-        let started = Instant::now();
-        let command = checks::command(validator);
-        let output = guest.exec(&command, CHECK_DEADLINE).await?;
-        let (passed, text) = checks::judge(validator, &output, &subject.tattoo);
-        let name = if validator.name().is_empty() {
-            validator.kind()
-        } else {
-            validator.name()
-        };
-        log(&format!(
-            "check {name}: {}",
-            if passed { "passed" } else { "FAILED" }
-        ));
-        checks.push(CheckResult {
-            name: name.to_owned(),
-            kind: validator.kind().to_owned(),
-            passed,
-            output: tail(&text),
-            seconds: started.elapsed().as_secs_f64(),
-        });
+        for asked in asked(validator) {
+            let started = Instant::now();
+            let output = guest.exec(&asked.command, CHECK_DEADLINE).await?;
+            let (passed, text) = match &asked.fact {
+                Some(fact) => fact.judge(&output),
+                None => checks::judge(validator, &output, &subject.tattoo),
+            };
+            let name = asked.name;
+            log(&format!(
+                "check {name}: {}",
+                if passed { "passed" } else { "FAILED" }
+            ));
+            checks.push(CheckResult {
+                name,
+                kind: validator.kind().to_owned(),
+                passed,
+                output: tail(&text),
+                seconds: started.elapsed().as_secs_f64(),
+            });
+        }
     }
     Ok(TestReport {
         firmware: subject.firmware,
@@ -157,6 +179,36 @@ async fn boot_and_check(
         state: boot.state,
         checks,
     })
+}
+
+/// One thing that is run in the machine.
+struct Asked {
+    name: String,
+    command: String,
+    fact: Option<facts::Fact>,
+}
+
+/// A check is one thing; facts are one for each.
+fn asked(validator: &Validator) -> Vec<Asked> {
+    let name = match validator.name() {
+        "" => validator.kind(),
+        name => name,
+    };
+    let Validator::Facts { facts, .. } = validator else {
+        return vec![Asked {
+            name: name.to_owned(),
+            command: checks::command(validator),
+            fact: None,
+        }];
+    };
+    // What cannot be parsed is refused before a machine is started.
+    let facts = facts::parse(facts).unwrap_or_default().into_iter();
+    let ask = |fact: facts::Fact| Asked {
+        name: format!("{name}: {}", fact.name()),
+        command: fact.command(),
+        fact: Some(fact),
+    };
+    facts.map(ask).collect()
 }
 
 fn tail(text: &str) -> String {

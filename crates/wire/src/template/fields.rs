@@ -200,6 +200,7 @@ const VALIDATORS: &[(&str, &[Field])] = &[
         &[("name", Any), ("option", Any), ("value", Any)],
     ),
     ("Bullion.Tattoo", &[("name", Any)]),
+    ("Bullion.Facts", &[("name", Any), ("facts", Any)]),
 ];
 
 const ERROR_HANDLING: &[Field] = &[("onCustomizerError", Any), ("onValidationError", Any)];

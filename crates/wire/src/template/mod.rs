@@ -346,6 +346,14 @@ pub enum Validator {
         #[serde(default)]
         name: String,
     },
+    /// Passes when files, packages, services and more are as goss's words say.
+    #[serde(rename = "Bullion.Facts", rename_all = "camelCase")]
+    Facts {
+        #[serde(default)]
+        name: String,
+        /// By kind, then by name: what shall be true.
+        facts: Value,
+    },
 }
 
 impl Validator {
@@ -356,6 +364,7 @@ impl Validator {
             | Self::PowerShell { name, .. }
             | Self::Service { name, .. }
             | Self::SshdOption { name, .. }
+            | Self::Facts { name, .. }
             | Self::Tattoo { name } => name,
         }
     }
@@ -368,6 +377,7 @@ impl Validator {
             Self::Service { .. } => "Bullion.Service",
             Self::SshdOption { .. } => "Bullion.SshdOption",
             Self::Tattoo { .. } => "Bullion.Tattoo",
+            Self::Facts { .. } => "Bullion.Facts",
         }
     }
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use wire::{IdError, ResourceId};
 
 use super::super::Factory;
+use super::super::content;
 use super::super::document::{
     Customizer, Distribution, ImageTemplate, Source, TargetRegion, Validator,
 };
@@ -50,6 +51,12 @@ impl Factory {
             .and_then(|profile| profile.os_disk_size_gb)
         {
             properties["vmProfile"] = json!({ "osDiskSizeGB": size });
+        }
+        if let Some(handling) = &template.error_handling {
+            properties["errorHandling"] = without_null(json!({
+                "onCustomizerError": handling.on_customizer_error,
+                "onValidationError": handling.on_validation_error,
+            }));
         }
         Ok(properties)
     }
@@ -117,6 +124,11 @@ impl Factory {
             }),
             Validator::Tattoo { name } => {
                 json!({ "type": "Bullion.Tattoo", "name": name.as_str() })
+            }
+            Validator::Facts { name, file } => {
+                // What a file holds was looked at when the folder was read.
+                let facts = content::facts(&String::from_utf8_lossy(&self.file(&file.0)));
+                json!({ "type": "Bullion.Facts", "name": name.as_str(), "facts": facts.unwrap_or_default() })
             }
             // A check has no `scriptUri` on the wire; the whole script as one entry keeps what spans lines.
             Validator::Shell {

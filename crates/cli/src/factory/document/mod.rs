@@ -14,10 +14,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::rules::{
-    AbsolutePath, CertificateFile, CheckFile, DefinitionName, FactoryName, FileMode, GalleryName,
-    Guid, MediaFile, OfferOrSku, PackageName, Publisher, Reference, ResourceGroupName, ScopeName,
-    ScriptFile, ServiceName, SourceVersion, SshdValue, SshdWord, TemplateName, VersionNumber,
-    ZoneName, kind,
+    AbsolutePath, CertificateFile, CheckFile, DefinitionName, FactoryName, FactsFile, FileMode,
+    GalleryName, Guid, MediaFile, OfferOrSku, PackageName, Publisher, Reference, ResourceGroupName,
+    ScopeName, ScriptFile, ServiceName, SourceVersion, SshdValue, SshdWord, TemplateName,
+    VersionNumber, ZoneName, kind,
 };
 use identity::{Application, RoleAssignment, ServicePrincipal};
 use pipeline::Pipeline;
@@ -201,6 +201,8 @@ pub struct ImageTemplate {
     #[schemars(length(min = 1, max = 2))]
     pub test_firmware: Option<Vec<Firmware>>,
     pub vm_profile: Option<VmProfile>,
+    /// What is kept of a build that failed: nothing unless given.
+    pub error_handling: Option<ErrorHandling>,
     /// 60 unless given.
     #[serde(default = "build_timeout")]
     #[schemars(range(min = 6, max = 960))]
@@ -279,6 +281,18 @@ pub enum Validator {
     },
     /// `/etc/bullion-image` reads back what was written.
     Tattoo { name: TemplateName },
+    /// Files, packages, services, users, ports and more are as a file in goss's words says.
+    Facts {
+        name: TemplateName,
+        /// Path in this folder of a YAML file: kinds of things, below each their names, below each what shall be true. The
+        /// kinds are `file` (exists, mode, owner, group, uid, gid, size, filetype, linked-to, sha256, contents), `package`
+        /// (installed, versions), `service` (enabled, running), `user` (exists, uid, gid, groups, home, shell), `group`
+        /// (exists, gid), `port` (listening, ip), `process` (running), `kernel-param` (value) and `command` (exit-status,
+        /// stdout, stderr). A value is compared as it is, or by `not`, `and`, `or`, `gt`, `ge`, `lt`, `le`, `match-regexp`,
+        /// `have-prefix`, `have-suffix`, `contain-substring`, `contain-element`, `contain-elements`, `consist-of` or
+        /// `have-len`; contents and outputs are searched for parts, `/patterns/` of a line, and `!` what must not be there.
+        file: FactsFile,
+    },
     /// A script or a few lines exit with 0.
     Shell {
         name: TemplateName,
@@ -322,6 +336,23 @@ pub struct TargetRegion {
     #[serde(default = "one_replica")]
     #[schemars(range(min = 1, max = 100))]
     pub replica_count: u32,
+}
+
+/// What is kept of a build that failed.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ErrorHandling {
+    /// `abort` keeps what the failed step had written, on the server's host.
+    pub on_customizer_error: Option<OnError>,
+    /// `abort` keeps the machine whose checks failed, for a login with `bullion build shell`.
+    pub on_validation_error: Option<OnError>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub enum OnError {
+    Cleanup,
+    Abort,
 }
 
 /// The machine that builds and tests.
