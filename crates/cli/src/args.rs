@@ -293,6 +293,28 @@ Steps whose inputs did not change are found, not run again. Ctrl-C stops followi
         #[command(flatten)]
         scope: Scope,
     },
+    /// Print the command that logs in to the machine of a run whose checks failed
+    #[command(after_help = "Examples:
+  bullion build shell RUN
+  eval \"$(bullion build shell RUN)\"
+
+A template with `errorHandling: {onValidationError: abort}` keeps the machine that failed its checks for an hour, or until
+its template is run again or the server stops. The key is a file on the server's host.")]
+    Shell {
+        /// Run, by name or resource id
+        run: String,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// End the machine that is kept of a run
+    #[command(after_help = "Example:
+  bullion build release RUN")]
+    Release {
+        /// Run, by name or resource id
+        run: String,
+        #[command(flatten)]
+        scope: Scope,
+    },
     /// Cancel the run of a template
     #[command(after_help = "Example:
   bullion build cancel golden-debian")]

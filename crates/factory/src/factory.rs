@@ -19,7 +19,7 @@ use crate::build::{SecretValue, Secrets};
 use crate::deploy::{ChangeDisks, DeleteMachine, Deploy, Machines, Power};
 use crate::export::Exports;
 use crate::fetch::{Fetch, Web};
-use crate::pipeline::{BuildRun, Builder, VerifyBuild, WorkDisks};
+use crate::pipeline::{BuildRun, Builder, KeptMachines, VerifyBuild, WorkDisks};
 use crate::promote::{Promote, Promotions};
 use crate::prove::{KeyError, StatementKey};
 use crate::publish::Ask;
@@ -178,6 +178,7 @@ pub struct Factory {
     pub(crate) served: ServedDisks,
     pub(crate) exports: Exports,
     pub(crate) machines: Machines,
+    pub(crate) kept: KeptMachines,
     pub(crate) blobs: Option<BlobPlace>,
     pub(crate) fetch: Arc<dyn Fetch>,
     pub(crate) web: Arc<Web>,
@@ -249,6 +250,7 @@ impl Factory {
             exports: Exports::default(),
             served: ServedDisks::new(data.join("cache/nbd.sock")),
             machines: Machines::default(),
+            kept: KeptMachines::default(),
             catalog: options.catalog,
             feed: options.feed,
             auth: options.auth,
@@ -292,6 +294,11 @@ impl Factory {
     /// The key that statements of this factory are signed with.
     pub fn statement_key(&self) -> &StatementKey {
         &self.key
+    }
+
+    /// Machines of images that failed a check and are kept for a login.
+    pub fn kept_machines(&self) -> &KeptMachines {
+        &self.kept
     }
 
     pub fn regions(&self) -> &Arc<Regions> {

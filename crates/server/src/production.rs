@@ -306,6 +306,14 @@ impl Work for FactoryWork {
         })
     }
 
+    fn kept_machine(&self, run: &ResourceId) -> Option<Value> {
+        self.factory.kept_machines().of(run)
+    }
+
+    async fn release_machine(&self, run: &ResourceId) -> bool {
+        self.factory.kept_machines().release(run).await
+    }
+
     async fn abandon_run(&self, run: &ResourceId, tenant: TenantId) {
         let action = Action::new(format!("{}/delete", run.resource_type()));
         let permit = Permit::system(SystemReason::JobStatus, action, run.clone(), tenant);

@@ -44,6 +44,10 @@ pub trait Work: Send + Sync {
     async fn begin_run(&self, permit: &Permit, template: &Resource) -> Result<Begun, ArmError>;
     /// Takes back the record of a run whose job could not be submitted.
     async fn abandon_run(&self, run: &ResourceId, tenant: TenantId);
+    /// How to log in to the machine that is kept of a run whose checks failed, if there is one.
+    fn kept_machine(&self, run: &ResourceId) -> Option<Value>;
+    /// Ends that machine. Answers whether there was one.
+    async fn release_machine(&self, run: &ResourceId) -> bool;
     /// The job that starts a machine.
     fn deploy(&self, machine: &ResourceId) -> NewJob;
     /// The job that switches a machine on or off.

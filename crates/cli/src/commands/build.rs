@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use wire::ResourceId;
@@ -22,7 +22,12 @@ const LOG_PAUSE: Duration = Duration::from_secs(1);
 /// Pages of one log; a log is bounded by the server, so this only stops a loop.
 const LOG_PAGES_MAX: usize = 100_000;
 
-pub async fn run(client: &Client, args: Build, io: &mut Io) -> Result<Exit, CliError> {
+pub async fn run(
+    client: &Client,
+    args: Build,
+    profile: &Utf8Path,
+    io: &mut Io,
+) -> Result<Exit, CliError> {
     match args {
         Build::Run {
             template,
@@ -62,6 +67,14 @@ pub async fn run(client: &Client, args: Build, io: &mut Io) -> Result<Exit, CliE
         Build::Log { run, follow, scope } => {
             let run = Finder::new(client, &scope).find(RUN, &run).await?;
             log(client, &run, follow, io).await
+        }
+        Build::Shell { run, scope } => {
+            let run = Finder::new(client, &scope).find(RUN, &run).await?;
+            shell(client, &run, profile, io).await
+        }
+        Build::Release { run, scope } => {
+            let run = Finder::new(client, &scope).find(RUN, &run).await?;
+            release(client, &run, io).await
         }
         Build::Cancel { template, scope } => cancel(client, &template, &scope, io).await,
     }
@@ -255,6 +268,43 @@ async fn log(
             tokio::time::sleep(LOG_PAUSE).await;
         }
     }
+    Ok(Exit::Done)
+}
+
+async fn shell(
+    client: &Client,
+    run: &Located,
+    profile: &Utf8Path,
+    io: &mut Io,
+) -> Result<Exit, CliError> {
+    let seen = follow::look(client, run).await?;
+    let kept = seen.raw.pointer("/properties/keptMachine/ssh");
+    let Some(ssh) = kept.filter(|ssh| ssh.is_object()) else {
+        return Err(CliError::failed(
+            format!("no machine of the run {} is kept", run.id.name()),
+            "a template with `errorHandling: {onValidationError: abort}` keeps the machine whose checks failed, for an hour",
+        ));
+    };
+    super::vm::print_ssh(io, profile, ssh)?;
+    Ok(Exit::Done)
+}
+
+async fn release(client: &Client, run: &Located, io: &mut Io) -> Result<Exit, CliError> {
+    let name = run.id.name();
+    let operation = format!("end the machine that is kept of the run {name}");
+    let path = api::below(&run.id, "/releaseMachine", api::BULLION);
+    let ask = Ask {
+        operation: &operation,
+        tenant: run.tenant,
+        method: "POST",
+        path: &path,
+        body: None,
+    };
+    let answer = client.send(ask).await?.body;
+    io.say(match answer["released"].as_bool() {
+        Some(true) => format!("The machine of the run {name} is gone."),
+        _ => format!("No machine of the run {name} was kept."),
+    });
     Ok(Exit::Done)
 }
 

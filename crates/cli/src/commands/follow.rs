@@ -151,8 +151,15 @@ fn way_on(name: &str, run: &RunProperties) -> String {
         true => "The version is published and only its copies are incomplete",
         false => "Nothing was published",
     };
+    let is_kept = |step: &RunStep| step.detail["keptUntil"].is_string();
+    let kept = match run.steps.iter().any(is_kept) {
+        true => format!(
+            " The machine is kept: `bullion build shell {name}`, `bullion build release {name}`."
+        ),
+        false => String::new(),
+    };
     format!(
-        "{standing}. The whole log: `bullion build log {name}`. Correct what is wrong, `bullion apply` it and run it \
+        "{standing}.{kept} The whole log: `bullion build log {name}`. Correct what is wrong, `bullion apply` it and run it \
          again: steps before the failed one are found, not repeated"
     )
 }

@@ -59,7 +59,10 @@ async fn dispatch(global: &Global, command: Command, io: &mut Io) -> Result<Exit
         Command::Logout => login::logout(global, io),
         Command::Plan(args) => factory::plan(global, &args, io).await,
         Command::Apply(args) => factory::apply(global, &args, io).await,
-        Command::Build(args) => build::run(&connect(global, io)?, args, io).await,
+        Command::Build(args) => {
+            let profile = profile::path(io, global.profile.as_deref());
+            build::run(&connect(global, io)?, args, &profile, io).await
+        }
         Command::Image(args) => image::images(&connect(global, io)?, args, io).await,
         Command::Version(args) => image::versions(&connect(global, io)?, args, io).await,
         Command::Sbom(args) => statements::sbom(&connect(global, io)?, args, io).await,

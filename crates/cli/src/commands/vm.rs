@@ -325,6 +325,11 @@ async fn ssh(
             format!("look at its state with `bullion vm show {}`", vm.id.name()),
         ));
     };
+    print_ssh(io, profile, ssh)
+}
+
+/// The command that logs in to a machine.
+pub(super) fn print_ssh(io: &mut Io, profile: &Utf8Path, ssh: &Value) -> Result<(), CliError> {
     if io.format == Format::Json {
         return io.json(ssh);
     }

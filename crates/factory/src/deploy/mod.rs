@@ -19,7 +19,9 @@ use base64::Engine;
 use catalog::{CatalogError, Outcome, Precondition, Resource};
 use disk::DiskDigest;
 use jobs::{JobContext, JobError, JobKind, NoUndo, OnUndo, Requester, StepError, StepHandle};
-use machine::{Boot, Firmware, Guest, Lifetime, MachineSpec, Metadata, Network};
+use machine::{
+    Boot, Firmware, Guest, Lifetime, MachineInfo, MachineSpec, Metadata, Network,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use store::StoreError;
@@ -590,14 +592,19 @@ async fn look(
         boot_seconds: boot.seconds,
         tattoo,
         tattoo_matches,
-        ssh: json!({
-            "host": "127.0.0.1",
-            "port": info.ssh_port,
-            "user": info.user,
-            "keyFile": info.key_file,
-            "hostKey": info.host_key,
-        }),
+        ssh: login(info),
         started_at: s.clock().now().to_string(),
+    })
+}
+
+/// Where a machine's SSH server answers, and with which key on this host.
+pub(crate) fn login(info: &MachineInfo) -> Value {
+    json!({
+        "host": "127.0.0.1",
+        "port": info.ssh_port,
+        "user": info.user,
+        "keyFile": info.key_file,
+        "hostKey": info.host_key,
     })
 }
 

@@ -4,6 +4,7 @@
 mod builder;
 mod disks;
 mod distribute;
+mod kept;
 mod origin;
 mod prove;
 mod rebuild;
@@ -24,6 +25,7 @@ pub use builder::Builder;
 #[cfg(any(test, feature = "testing"))]
 pub use builder::FakeBuilder;
 pub use disks::{CheckoutError, WorkDisk, WorkDisks};
+pub use kept::KeptMachines;
 pub(crate) use origin::newest;
 pub use rebuild::{Base, VERIFY_ACTION, VerifyBuild, VerifyInput, verify_exclusive};
 pub(crate) use recipe::firmware;

@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use store::{FrameSource, Store, Trace};
 use wire::factory::Stage;
+use wire::template::OnBuildError;
 
+use super::kept::KeptMachine;
 use super::recipe::Target;
 use super::run::{Named, Run};
 use super::stages::{BoxFuture, Cx, Resolved, present};
@@ -260,6 +262,8 @@ impl Run {
         let (factory, store) = (Arc::clone(&self.factory), Arc::clone(home));
         let (digest, tattoo) = (tattooed.disk.digest, tattooed.tattoo.clone());
         let validators = self.recipe.validators.clone();
+        let keeps = self.recipe.on_validation_error == OnBuildError::Abort;
+        let (run, template) = (self.input.run.clone(), self.input.template.clone());
         move |handle, shown| {
             Box::pin(async move {
                 let hypervisor = factory.hypervisor().await;
@@ -284,11 +288,28 @@ impl Run {
                 let booted = || {
                     *traced.lock().unwrap_or_else(PoisonError::into_inner) = disk.trace();
                 };
-                let report = crate::test::run(&**hypervisor, &subject, &log, &booted).await;
-                let report = report.map_err(|error| failed("BootFailed", &error))?;
+                let ran = crate::test::run_in(&**hypervisor, &subject, &log, &booted).await;
+                let (report, guest) = ran.map_err(|error| failed("BootFailed", &error))?;
                 let trace = traced.into_inner().unwrap_or_else(PoisonError::into_inner);
                 keep_trace(&store, digest, trace).await;
-                shown.set(serde_json::to_value(&report).unwrap_or_default());
+                let mut detail = serde_json::to_value(&report).unwrap_or_default();
+                if keeps && !report.passed() {
+                    let kept = KeptMachine {
+                        template,
+                        guest,
+                        disk,
+                        work,
+                    };
+                    let until = factory.kept.keep(&factory.clock, &run, kept).await;
+                    handle.log(format!(
+                        "the machine is kept until {until}; `bullion build shell {}` logs in",
+                        run.name()
+                    ));
+                    detail["keptUntil"] = json!(until.to_string());
+                } else {
+                    crate::test::end(&*guest).await;
+                }
+                shown.set(detail);
                 if report.passed() {
                     return Ok(report);
                 }

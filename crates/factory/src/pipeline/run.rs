@@ -224,6 +224,7 @@ impl Run {
     async fn all(&mut self, cx: &mut JobContext<RunUndo>) -> Result<Value, JobError> {
         self.record.plan(&self.plan());
         self.record.tell_template().await?;
+        self.factory.kept.release_of(&self.input.template).await;
         let resolved = self.resolve(cx).await?;
         let home = self.factory.regions.store(&resolved.home());
         let home = home.map_err(|error| steps::failed("RegionNotFound", &error))?;

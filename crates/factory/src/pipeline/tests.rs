@@ -8,7 +8,7 @@ use access::Permit;
 use async_trait::async_trait;
 use catalog::{JobRow, JobState, ManualClock, SqliteCatalog};
 use jobs::testing::{self, Trial};
-use serde_json::Value;
+use serde_json::{Value, json};
 use wire::factory::{How, RunProperties, Stage, StepState};
 use wire::template::RunState;
 
@@ -166,6 +166,47 @@ async fn a_failing_check_publishes_nothing_and_the_next_run_goes_on_from_it() {
     assert_eq!(how(&record, Stage::Test, "bios"), Some(How::Run));
     assert_eq!(world.provider.bootstrapped.load(Ordering::SeqCst), 1);
     assert_eq!(world.versions().await, ["1.0.0"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_whose_checks_failed_is_kept_for_a_while_where_that_is_asked_for() {
+    let world = World::new(&["north"]).await;
+    let mut properties = template_properties(&world.definition, &["north"], "x");
+    properties["errorHandling"] = json!({ "onValidationError": "abort" });
+    world.set_template(properties).await;
+    world.check_fails.store(true, Ordering::SeqCst);
+    let factory = world.factory();
+    let kept = factory.kept_machines();
+    let running = || world.machines.running().len();
+
+    let (first, _) = world.run(&factory).await;
+    let shown = kept.of(&first.run).unwrap();
+    assert!(
+        shown["ssh"]["port"].is_u64() && shown["until"].is_string(),
+        "{shown}"
+    );
+    let (second, _) = world.run(&factory).await;
+    assert!(kept.of(&first.run).is_none(), "the template was run again");
+    assert!(kept.of(&second.run).is_some());
+    assert_eq!(running(), 1);
+    assert!(kept.release(&second.run).await);
+    assert!(!kept.release(&second.run).await);
+    assert_eq!(running(), 0);
+
+    let (third, _) = world.run(&factory).await;
+    assert!(kept.of(&third.run).is_some());
+    world
+        .clock
+        .advance(std::time::Duration::from_secs(2 * 60 * 60));
+    while running() > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(kept.of(&third.run).is_none());
+
+    world.check_fails.store(false, Ordering::SeqCst);
+    let (fourth, _) = world.run(&factory).await;
+    assert!(kept.of(&fourth.run).is_none(), "what passed is not kept");
+    assert_eq!(running(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

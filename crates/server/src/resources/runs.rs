@@ -6,7 +6,7 @@ use serde_json::json;
 use wire::ArmError;
 use wire::factory::ReadLog;
 
-use super::{Reply, list, present, show};
+use super::{Reply, list, need, present};
 use crate::body::typed;
 use crate::errors;
 use crate::operation::Call;
@@ -15,8 +15,22 @@ use crate::state::Server;
 pub const KIND: &str = "Bullion.Factory/runs";
 const LINES_MAX: usize = 1000;
 
+/// With the machine that is kept of it, as long as there is one.
 pub async fn get(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
-    show(&server, &call).await
+    let run = need(&server, &call).await?;
+    let mut body = present(&run);
+    if let Some(kept) = server.work.kept_machine(&run.id) {
+        body["properties"]["keptMachine"] = kept;
+    }
+    Ok(Reply::ok(body))
+}
+
+/// Ends the machine that is kept of a run. Where there is none, that is what was asked for.
+pub async fn release_machine(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    let permit = call.permit.to_read_own();
+    let run = server.catalog.get(&permit).await.map_err(errors::catalog)?;
+    let released = server.work.release_machine(&run.id).await;
+    Ok(Reply::ok(json!({ "released": released })))
 }
 
 pub async fn all(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {

@@ -249,6 +249,14 @@ impl Work for FakeWork {
         Value::Null
     }
 
+    fn kept_machine(&self, _run: &ResourceId) -> Option<Value> {
+        None
+    }
+
+    async fn release_machine(&self, _run: &ResourceId) -> bool {
+        false
+    }
+
     fn check_template(&self, properties: &Map<String, Value>) -> Result<(), ArmError> {
         match properties.get("impossible") {
             None => Ok(()),
