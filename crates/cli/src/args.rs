@@ -298,8 +298,9 @@ Steps whose inputs did not change are found, not run again. Ctrl-C stops followi
   bullion build shell RUN
   eval \"$(bullion build shell RUN)\"
 
-A template with `errorHandling: {onValidationError: abort}` keeps the machine that failed its checks for an hour, or until
-its template is run again or the server stops. The key is a file on the server's host.")]
+A template with `errorHandling: {onValidationError: abort}` keeps the machine that failed its
+checks for an hour, or until it is run again or the server stops. The key is a file on the server's
+host.")]
     Shell {
         /// Run, by name or resource id
         run: String,
