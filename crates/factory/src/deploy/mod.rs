@@ -19,9 +19,7 @@ use base64::Engine;
 use catalog::{CatalogError, Outcome, Precondition, Resource};
 use disk::DiskDigest;
 use jobs::{JobContext, JobError, JobKind, NoUndo, OnUndo, Requester, StepError, StepHandle};
-use machine::{
-    Boot, Firmware, Guest, Lifetime, MachineInfo, MachineSpec, Metadata, Network,
-};
+use machine::{Boot, Firmware, Guest, Lifetime, MachineInfo, MachineSpec, Metadata, Network};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use store::StoreError;
