@@ -11,6 +11,7 @@ pub mod export;
 mod factory;
 pub mod fetch;
 pub mod import;
+pub mod keys;
 pub mod pipeline;
 pub mod promote;
 pub mod prove;

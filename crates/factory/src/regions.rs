@@ -3,20 +3,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use disk::DiskDigest;
 use store::place::At;
 use store::region::{Member, Region};
-use store::{KeyError, KeyFile, Keys, Store, StoreError, StoreOptions};
+use store::{
+    DEFAULT_INDEX_BYTES, KeyError, KeyFile, KeyService, Keys, Store, StoreError, StoreOptions,
+};
 use wire::Location;
+
+use crate::keys::{KeyRing, Transit, TransitSettings};
 
 /// Zones of one region; Azure has three.
 const MAX_ZONES: usize = 16;
 /// Regions of one installation.
 const MAX_REGIONS: usize = 256;
 const MAX_NAME: usize = 64;
+
+/// How soon secrets follow a key that was rotated.
+const REWRAP_PERIOD: Duration = Duration::from_secs(3600);
 
 /// Where the key of all stores is. It belongs elsewhere than copies of the stores.
 const KEYS_FOLDER: &str = "keys";
@@ -74,6 +82,10 @@ pub struct StorageSettings {
     pub grace: Duration,
     /// The same for what builds left on their way, which later builds may find.
     pub build_cache: Duration,
+    /// Who keeps the secret of the stores; a key file in the data folder if nobody is named.
+    pub key_service: Option<TransitSettings>,
+    /// Memory for what is known of the packs of all stores together.
+    pub index_bytes: u64,
 }
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -86,6 +98,8 @@ impl Default for StorageSettings {
             scrub_period: DAY * 30,
             grace: DAY,
             build_cache: DAY * 14,
+            key_service: None,
+            index_bytes: DEFAULT_INDEX_BYTES,
         }
     }
 }
@@ -96,7 +110,11 @@ pub struct Regions {
     folder: PathBuf,
     settings: StorageSettings,
     /// Who keeps the secret that all stores share, which makes them one dedup domain.
-    keys: Keys,
+    keys: Arc<dyn KeyService>,
+    /// Stores that there are, among which memory is divided.
+    expected: AtomicU64,
+    /// When the wrapping of secrets was last looked at.
+    wrapped: Mutex<Option<Instant>>,
     /// When a build found a disk that it goes on from, in seconds since 1970.
     found: Mutex<BTreeMap<DiskDigest, u64>>,
     regions: RwLock<BTreeMap<String, Arc<Region>>>,
@@ -112,9 +130,7 @@ impl Regions {
     /// tried again by [`Regions::rescan`]; but where another process has it, so has that process everything else.
     /// New stores are encrypted; their key is in the folder `keys` beside this one, and is made if there is none.
     pub fn open_with(folder: &Path, settings: StorageSettings) -> Result<Regions, RegionError> {
-        let path = folder.with_file_name(KEYS_FOLDER).join(STORES_KEY);
-        let keys = KeyFile::load_or_create(&path).map_err(RegionError::Keys)?;
-        let keys = Keys::Service(Arc::new(keys));
+        let keys = keys_of(folder, &settings).map_err(RegionError::Keys)?;
         std::fs::create_dir_all(folder).map_err(|source| RegionError::List {
             folder: folder.to_owned(),
             source,
@@ -123,6 +139,8 @@ impl Regions {
             folder: folder.to_owned(),
             settings,
             keys,
+            expected: AtomicU64::new(1),
+            wrapped: Mutex::default(),
             found: Mutex::default(),
             regions: RwLock::default(),
         };
@@ -183,6 +201,11 @@ impl Regions {
             let zones = wanted.entry(region.name().to_owned()).or_default();
             zones.extend(region.zones());
         }
+        let stores = wanted.iter().flat_map(|(region, zones)| {
+            let zones = zones.iter();
+            zones.map(|zone| self.stores_of(region, zone).len() as u64)
+        });
+        self.expected.store(stores.sum(), Ordering::Relaxed);
         let mut failed = Vec::new();
         for (region, zones) in wanted {
             for zone in zones {
@@ -191,7 +214,42 @@ impl Regions {
                 }
             }
         }
+        self.look_after_keys();
         Ok(failed)
+    }
+
+    /// Opens what a key service that was away kept locked, and has secrets wrapped with its newest key. Nobody waits
+    /// for it.
+    fn look_after_keys(&self) {
+        for store in self.all().iter().flat_map(|region| region.stores()) {
+            if let Err(error) = store.unlock() {
+                let error = crate::pipeline::chain(&error);
+                tracing::warn!(store = %store.id(), error, "a store stays locked");
+            }
+        }
+        let mut looked = self.wrapped.lock().unwrap_or_else(PoisonError::into_inner);
+        if looked.is_none_or(|at| at.elapsed() >= REWRAP_PERIOD) {
+            *looked = Some(Instant::now());
+            drop(looked);
+            self.keep_wrapped();
+        }
+    }
+
+    /// Wraps anew the secrets of stores that another service or an older key wrapped. That is one small write for a
+    /// store, whatever it holds. Answers how many there were. Blocks.
+    pub fn keep_wrapped(&self) -> u64 {
+        let mut anew = 0;
+        for store in self.all().iter().flat_map(|region| region.stores()) {
+            match store.keep_wrapped(&*self.keys) {
+                Ok(wrapped) => anew += u64::from(wrapped),
+                Err(StoreError::Locked { .. }) => {}
+                Err(error) => {
+                    let error = crate::pipeline::chain(&error);
+                    tracing::warn!(store = %store.id(), error, "a secret stays wrapped with an older key");
+                }
+            }
+        }
+        anew
     }
 
     /// Makes sure that the region has these zones. Zones are added, never taken away. A store that cannot be opened is
@@ -242,10 +300,12 @@ impl Regions {
     /// A new store joins the domain of those that are there: then frames move between them as they are.
     fn options(&self) -> StoreOptions {
         let all = self.all();
-        let mut stores = all.iter().flat_map(|region| region.stores());
+        let stores: Vec<Store> = all.iter().flat_map(|region| region.stores()).collect();
+        let count = (stores.len() as u64 + 1).max(self.expected.load(Ordering::Relaxed));
         StoreOptions {
-            keys: self.keys.clone(),
-            domain: stores.find_map(|store| store.domain()),
+            keys: Keys::Service(Arc::clone(&self.keys)),
+            domain: stores.iter().find_map(|store| store.domain()),
+            index_bytes: self.settings.index_bytes / count,
             ..StoreOptions::default()
         }
     }
@@ -358,6 +418,16 @@ pub enum CheckoutFailed {
     Region(#[from] RegionError),
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// A key file that is there still unwraps what it wrapped, when a service has taken its place.
+fn keys_of(folder: &Path, settings: &StorageSettings) -> Result<Arc<dyn KeyService>, KeyError> {
+    let path = folder.with_file_name(KEYS_FOLDER).join(STORES_KEY);
+    let Some(service) = &settings.key_service else {
+        return Ok(Arc::new(KeyFile::load_or_create(&path)?));
+    };
+    let file = path.exists().then(|| KeyFile::load(&path)).transpose()?;
+    Ok(Arc::new(KeyRing::new(Transit::new(service.clone()), file)))
 }
 
 /// Opens a store of a region unless it is open.

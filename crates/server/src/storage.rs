@@ -3,8 +3,10 @@
 //! A zone for which no store is named has one in the data folder. Keys of object stores are no part of it: they come
 //! from the environment, or from a file that a store's address names.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use factory::keys::TransitSettings;
 use factory::{StorageSettings, StoreSetting};
 use serde::Deserialize;
 use store::place::At;
@@ -26,8 +28,26 @@ pub struct StorageFile {
     pub grace_hours: Option<u16>,
     /// What builds left on their way is kept for so many days.
     pub build_cache_days: Option<u16>,
+    /// Mebibytes of memory for what is known of what all stores hold.
+    pub index_mib: Option<u32>,
+    pub key_service: Option<KeyServiceFile>,
     #[serde(default)]
     pub stores: Vec<StoreFile>,
+}
+
+/// `[storage.key_service]`: the transit engine of a Vault or OpenBao server.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyServiceFile {
+    pub address: String,
+    /// `transit` unless given.
+    pub mount: Option<String>,
+    pub key: String,
+    pub namespace: Option<String>,
+    /// `VAULT_TOKEN` of the environment unless given.
+    pub token_file: Option<PathBuf>,
+    /// Who signs the certificate of the key service.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// `[[storage.stores]]`: one store of a zone.
@@ -64,6 +84,10 @@ pub enum StorageError {
     },
     #[error("two stores are at `{at}`")]
     SamePlace { at: String },
+    #[error(
+        "the key service has no good `{field}`: `address` begins with https:// (or http:// for this host), and `mount` and `key` are names as in a path of Vault's"
+    )]
+    KeyService { field: &'static str },
 }
 
 impl StorageFile {
@@ -97,7 +121,39 @@ impl StorageFile {
             scrub_period: times(DAY, self.scrub_days, default.scrub_period).max(DAY),
             grace: times(HOUR, self.grace_hours, default.grace),
             build_cache: times(DAY, self.build_cache_days, default.build_cache),
+            key_service: self.key_service.map(key_service).transpose()?,
+            index_bytes: self
+                .index_mib
+                .map_or(default.index_bytes, |mib| u64::from(mib) * MIB),
         })
+    }
+}
+
+/// The token and the secrets of stores go there, so not over a network in the open.
+fn key_service(file: KeyServiceFile) -> Result<TransitSettings, StorageError> {
+    let is_here = |address: &str| {
+        let host = address.strip_prefix("http://");
+        let host = host.and_then(|rest| rest.split(['/', ':']).next());
+        host.is_some_and(|host| matches!(host, "127.0.0.1" | "localhost" | "[::1]"))
+    };
+    let is_name = |name: &str, more: &[u8]| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || more.contains(&byte);
+        !name.is_empty() && !name.contains("..") && name.bytes().all(plain)
+    };
+    let mount = file.mount.unwrap_or_else(|| "transit".to_owned());
+    let bad = |field| Err(StorageError::KeyService { field });
+    match () {
+        () if !file.address.starts_with("https://") && !is_here(&file.address) => bad("address"),
+        () if !is_name(&mount, b"-_./") => bad("mount"),
+        () if !is_name(&file.key, b"-_.") => bad("key"),
+        () => Ok(TransitSettings {
+            address: file.address,
+            mount,
+            key: file.key,
+            namespace: file.namespace,
+            token_file: file.token_file,
+            ca_file: file.ca_file,
+        }),
     }
 }
 
@@ -129,6 +185,22 @@ mod tests {
             (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
             (outcome, _) => panic!("{outcome:?}"),
         }
+    }
+
+    #[test]
+    fn secrets_go_to_a_key_service_over_tls() {
+        let with = |text: &str| format!("[key_service]\nkey = \"stores\"\n{text}");
+        check(&with("address = \"https://vault:8200\""), Ok(0));
+        check(&with("address = \"http://127.0.0.1:8200\""), Ok(0));
+        check(&with("address = \"http://vault:8200\""), Err("`address`"));
+        check(
+            &with("address = \"http://127.0.0.1.evil\""),
+            Err("`address`"),
+        );
+        check(
+            &with("address = \"https://vault\"\nmount = \"a/../b\""),
+            Err("`mount`"),
+        );
     }
 
     #[test]
