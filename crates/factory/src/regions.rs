@@ -203,7 +203,7 @@ impl Regions {
         }
         let stores = wanted.iter().flat_map(|(region, zones)| {
             let zones = zones.iter();
-            zones.map(|zone| self.stores_of(region, zone).len() as u64)
+            zones.map(move |zone| self.stores_of(region, zone).len() as u64)
         });
         self.expected.store(stores.sum(), Ordering::Relaxed);
         let mut failed = Vec::new();

@@ -94,9 +94,8 @@ impl Transit {
                 source,
             })?;
             let known = Certificate::from_pem_bundle(&pem);
-            for certificate in known.map_err(|error| self.refused(error.to_string()))? {
-                builder = builder.add_root_certificate(certificate);
-            }
+            let known = known.map_err(|error| self.refused(error.to_string()))?;
+            builder = builder.tls_certs_merge(known);
         }
         builder.build().map_err(|error| self.unavailable(error))
     }

@@ -9,14 +9,15 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use disk::MemDisk;
 use serde_json::{Value, json};
-use store::{KeyFile, KeyService, KeyState};
+use store::{KeyFile, KeyService, KeyState, StoreError};
 use wire::Location;
 
 use super::{KeyRing, Transit, TransitSettings};
-use crate::{Regions, StorageSettings};
+use crate::{RegionError, Regions, StorageSettings};
 
 const TOKEN: &str = "s.token";
 const NONCE_BYTES: usize = 12;
+const MAX_TRIES: u32 = 1_000_000;
 const MAX_REQUEST_BYTES: usize = 64 << 10;
 
 /// A transit engine with one key, `bullion`: every version of it encrypts in its own way, and what was changed or
@@ -33,7 +34,6 @@ struct State {
     /// Versions below it do not decrypt any more.
     oldest: usize,
     sealed: bool,
-    asked: Vec<String>,
 }
 
 impl FakeTransit {
@@ -45,7 +45,6 @@ impl FakeTransit {
                 keys: vec![rand::random()],
                 oldest: 1,
                 sealed: false,
-                asked: Vec::new(),
             })),
         };
         let served = fake.clone();
@@ -103,10 +102,9 @@ impl FakeTransit {
     }
 
     fn answer(&self, head: &str, body: &Value) -> (u16, Value) {
-        let mut state = self.state();
+        let state = self.state();
         let refuse = |status: u16, what: &str| (status, json!({ "errors": [what] }));
         let asked = head.split(" http").next().unwrap_or_default().to_owned();
-        state.asked.push(asked.clone());
         if state.sealed {
             return refuse(503, "Vault is sealed");
         }
@@ -211,7 +209,19 @@ impl World {
             key_service: with_service.then(|| self.fake.settings(&self.token())),
             ..StorageSettings::default()
         };
-        let regions = Regions::open_with(&self.folder.path().join("regions"), settings).unwrap();
+        let folder = self.folder.path().join("regions");
+        // A program that another test starts at this moment holds a copy of a lock until its own files are closed.
+        let mut tries = 0..MAX_TRIES;
+        let regions = loop {
+            tries.next().expect("the stores stay locked");
+            match Regions::open_with(&folder, settings.clone()) {
+                Err(RegionError::Open {
+                    source: StoreError::InUse { .. },
+                    ..
+                }) => std::thread::yield_now(),
+                opened => break opened.unwrap(),
+            }
+        };
         regions.define(&north(), &["1".to_owned()]).unwrap();
         regions
     }
