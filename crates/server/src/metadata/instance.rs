@@ -9,7 +9,7 @@ use http::header::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::{bad, refused};
+use super::{Refusal, bad, refused};
 use crate::exchange::{Query, Reply};
 
 /// What `newest-versions` and `/metadata/versions` name.
@@ -21,7 +21,7 @@ const SUBNET: &str = "10.0.2.0";
 const PREFIX: &str = "24";
 const MAC: &str = "525400123456";
 
-pub(super) fn answer(machine: &Resource, within: &[&str], query: &Query) -> Result<Reply, Reply> {
+pub(super) fn answer(machine: &Resource, within: &[&str], query: &Query) -> Result<Reply, Refusal> {
     let document = document(machine);
     let mut at = &document;
     for name in within.iter().filter(|name| !name.is_empty()) {

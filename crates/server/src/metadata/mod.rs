@@ -143,24 +143,26 @@ pub(crate) fn router(server: Arc<Server>, id: ResourceId) -> Router {
 async fn entry(State(machine): State<Arc<Machine>>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
     let reply = match answer(&machine, &parts).await {
-        Ok(reply) | Err(reply) => reply,
+        Ok(reply) => reply,
+        Err(refusal) => *refusal,
     };
     reply.into_response()
 }
 
+/// What is answered instead; apart, since a reply is large.
+type Refusal = Box<Reply>;
+
 /// A refusal in the words of the service. Its two halves differ in how they say it.
-fn refused(status: StatusCode, error: &str, description: &str) -> Reply {
-    Reply::new(
-        status,
-        Some(json!({ "error": error, "error_description": description })),
-    )
+fn refused(status: StatusCode, error: &str, description: &str) -> Refusal {
+    let body = json!({ "error": error, "error_description": description });
+    Box::new(Reply::new(status, Some(body)))
 }
 
-fn bad(description: &str) -> Reply {
+fn bad(description: &str) -> Refusal {
     refused(StatusCode::BAD_REQUEST, "invalid_request", description)
 }
 
-async fn answer(machine: &Machine, parts: &Parts) -> Result<Reply, Reply> {
+async fn answer(machine: &Machine, parts: &Parts) -> Result<Reply, Refusal> {
     let segments = path::segments(parts.uri.path()).unwrap_or_default();
     let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
     let lower: Vec<String> = segments.iter().map(|one| one.to_lowercase()).collect();
@@ -198,7 +200,7 @@ async fn answer(machine: &Machine, parts: &Parts) -> Result<Reply, Reply> {
     if !marked.is_some_and(|value| value.eq_ignore_ascii_case("true")) {
         return Err(bad("Required metadata header not specified"));
     }
-    let query = Query::parse(parts.uri.query())?;
+    let query = Query::parse(parts.uri.query()).map_err(Reply::from)?;
     if lower[1] == "versions" {
         return Ok(Reply::ok(json!({ "apiVersions": instance::VERSIONS })));
     }
@@ -211,13 +213,13 @@ async fn answer(machine: &Machine, parts: &Parts) -> Result<Reply, Reply> {
 }
 
 /// Versions differ in members that were added; any that looks like one of the service's is answered.
-fn check_version(query: &Query) -> Result<(), Reply> {
+fn check_version(query: &Query) -> Result<(), Refusal> {
     let newest = || {
         json!({ "error": "Bad request. api-version was not specified in the request. For more information refer to \
                           aka.ms/azureimds", "newest-versions": instance::VERSIONS })
     };
     let Some(version) = query.get("api-version") else {
-        return Err(Reply::new(StatusCode::BAD_REQUEST, Some(newest())));
+        return Err(Reply::new(StatusCode::BAD_REQUEST, Some(newest())).into());
     };
     let parts: Vec<&str> = version.split('-').collect();
     let digits = |part: &&str| part.bytes().all(|byte| byte.is_ascii_digit());
@@ -232,7 +234,7 @@ fn check_version(query: &Query) -> Result<(), Reply> {
 
 impl Machine {
     /// As it is at this moment: rights and identities that were taken away are gone.
-    async fn resource(&self) -> Result<Resource, Reply> {
+    async fn resource(&self) -> Result<Resource, Refusal> {
         let gone = || {
             refused(
                 StatusCode::NOT_FOUND,
@@ -256,7 +258,7 @@ impl Machine {
 }
 
 /// Clients try again after this one.
-fn unavailable(error: CatalogError) -> Reply {
+fn unavailable(error: CatalogError) -> Refusal {
     let _: ArmError = errors::internal("a machine's metadata", &error);
     refused(
         StatusCode::SERVICE_UNAVAILABLE,

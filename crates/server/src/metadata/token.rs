@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 use wire::{AppId, PrincipalId, ResourceId, TenantId};
 
-use super::{Machine, bad, refused, unavailable};
+use super::{Machine, Refusal, bad, refused, unavailable};
 use crate::exchange::{Base, Query, Reply};
 use crate::oauth::TokenVersion;
 use crate::sign_in;
@@ -49,7 +49,7 @@ pub(super) async fn answer(
     machine: &Machine,
     resource: &Resource,
     query: &Query,
-) -> Result<Reply, Reply> {
+) -> Result<Reply, Refusal> {
     let server = &machine.server;
     let base = Base::of(&HeaderMap::new(), &server.url);
     let asked = query.get("resource").filter(|asked| !asked.is_empty());
@@ -62,7 +62,8 @@ pub(super) async fn answer(
     let identity = choose(held, query)?;
     let tenant = resource.tenant;
     // Deleted since it was assigned: its tokens would open nothing, and say so late.
-    let alive = server.sign_in_principal(tenant, identity.app).await?;
+    let alive = server.sign_in_principal(tenant, identity.app).await;
+    let alive = alive.map_err(Reply::from)?;
     if alive != Some(identity.principal) {
         return Err(bad("Identity not found"));
     }
@@ -75,14 +76,15 @@ pub(super) async fn answer(
     let (bearer, version) = (Bearer::Resource(&id), TokenVersion::V1);
     let token = server
         .issue_token(base.as_str(), who, bearer, &audience, version)
-        .await?;
+        .await
+        .map_err(Reply::from)?;
     let mut body = sign_in::answer(&token, LIFETIME_SECONDS, &audience, version);
     body["client_id"] = identity.app.to_string().into();
     Ok(Reply::ok(body))
 }
 
 /// The machine's own identity first, where it has one.
-async fn held(machine: &Machine, resource: &Resource) -> Result<Vec<Held>, Reply> {
+async fn held(machine: &Machine, resource: &Resource) -> Result<Vec<Held>, Refusal> {
     let own = own(machine, resource.tenant).await?;
     let assigned = resource.extra.get("identity");
     let assigned =
@@ -98,7 +100,7 @@ async fn held(machine: &Machine, resource: &Resource) -> Result<Vec<Held>, Reply
     Ok(own.into_iter().chain(assigned).collect())
 }
 
-async fn own(machine: &Machine, tenant: TenantId) -> Result<Option<Held>, Reply> {
+async fn own(machine: &Machine, tenant: TenantId) -> Result<Option<Held>, Refusal> {
     let own = machine
         .server
         .auth
@@ -112,7 +114,7 @@ async fn own(machine: &Machine, tenant: TenantId) -> Result<Option<Held>, Reply>
 }
 
 /// The one that is named; without a name the machine's own, or the only one.
-fn choose(mut held: Vec<Held>, query: &Query) -> Result<Held, Reply> {
+fn choose(mut held: Vec<Held>, query: &Query) -> Result<Held, Refusal> {
     let named: Vec<(Selector, &str)> = SELECTORS
         .iter()
         .filter_map(|(name, by)| Some((*by, query.get(name)?)))
