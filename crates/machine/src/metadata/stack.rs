@@ -297,9 +297,9 @@ mod tests {
                 });
                 // A stack's own timers are short; no event comes for them here.
                 let tick = std::time::Duration::from_millis(20);
-                match tokio::time::timeout(tick, state).await {
-                    Ok(State::Closed | State::TimeWait) => return std::mem::take(&mut self.heard),
-                    _ => {}
+                let state = tokio::time::timeout(tick, state).await;
+                if let Ok(State::Closed | State::TimeWait) = state {
+                    return std::mem::take(&mut self.heard);
                 }
             }
         }
