@@ -40,7 +40,11 @@ fn example_factory_is_without_fault() {
             }
         }
     }
-    body["properties"]["validate"]["inVMValidations"][5]["inline"] = "…".into();
+    let checks = &mut body["properties"]["validate"]["inVMValidations"];
+    let checks = checks.as_array_mut().unwrap().iter_mut();
+    for check in checks.filter(|check| check["name"] == "certificate-is-trusted") {
+        check["inline"] = "…".into();
+    }
     insta::assert_snapshot!("example_template", format!("{body:#}"));
     // What the server reads it as.
     let _: wire::template::ImageTemplate = serde_json::from_value(template.clone()).unwrap();
