@@ -1,6 +1,7 @@
 //! Who may do what: every row of the operation table refuses a caller without rights, and the table itself is
 //! compared with its committed listing.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use access::{Around, Caller, Grants, Held, Identity, Locks, Tree, built_in_ready, built_in_roles};
@@ -88,7 +89,8 @@ fn the_table_is_as_it_was_committed() {
         return;
     }
     assert_eq!(
-        listing, LISTING,
+        differing(&listing, LISTING),
+        [""; 0],
         "the operation table has changed; if that is meant, BULLION_UPDATE=1 writes the listing anew"
     );
 }
@@ -183,7 +185,8 @@ fn what_roles_allow_is_as_it_was_committed() {
         return;
     }
     assert_eq!(
-        listing, ROLES,
+        differing(&listing, ROLES),
+        [""; 0],
         "what roles allow has changed; if that is meant, BULLION_UPDATE=1 writes the table anew"
     );
 }
@@ -319,4 +322,12 @@ async fn a_template_publishes_only_where_its_author_may() {
     assert_eq!(site.put(&second, body).await.status, 201);
     let seen = site.ask_as(&token, "PUT", &template, Some(recipe)).await;
     assert_eq!(seen.status, 201, "{:?}", seen.body);
+}
+
+/// The lines that only one of two lists has, so that a failure shows those alone.
+fn differing(now: &str, committed: &str) -> Vec<String> {
+    let [now, committed] = [now, committed].map(|list| list.lines().collect::<BTreeSet<&str>>());
+    let gone = committed.difference(&now).map(|line| format!("-{line}"));
+    let new = now.difference(&committed).map(|line| format!("+{line}"));
+    gone.chain(new).collect()
 }
