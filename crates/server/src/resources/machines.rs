@@ -163,25 +163,28 @@ fn keep_facts(new: &mut Map<String, Value>, old: Option<&Map<String, Value>>) {
     }
 }
 
-/// `exactVersion` is ours; an update that leaves it out or sends it back changes nothing.
+/// `exactVersion` is ours; an update that leaves it out or sends it back changes nothing. So does one without the image:
+/// `az vm disk attach` and `az vm update` take it out of what they read, so as not to need rights on it.
 fn settle_image(
     new: &mut Map<String, Value>,
     old: Option<&Map<String, Value>>,
 ) -> Result<(), ArmError> {
     let place = ["storageProfile", "imageReference"];
-    let kept = old
-        .and_then(|old| old.get(place[0])?.get(place[1])?.get("exactVersion"))
-        .cloned();
-    let reference = new
-        .get_mut(place[0])
-        .and_then(|profile| profile.get_mut(place[1]))
-        .and_then(Value::as_object_mut);
+    let kept = old.and_then(|old| old.get(place[0])?.get(place[1]));
+    let profile = new.get_mut(place[0]).and_then(Value::as_object_mut);
+    let reference = profile.and_then(|profile| {
+        let reference = profile.entry(place[1]).or_insert(Value::Null);
+        if let (true, Some(kept)) = (reference.is_null(), kept) {
+            *reference = kept.clone();
+        }
+        reference.as_object_mut()
+    });
     let Some(reference) = reference else {
         let message = format!("Required parameter '{IMAGE}' is missing (null).");
         return Err(errors::invalid(IMAGE, message));
     };
-    match kept {
-        Some(kept) => reference.insert("exactVersion".into(), kept),
+    match kept.and_then(|kept| kept.get("exactVersion")) {
+        Some(kept) => reference.insert("exactVersion".into(), kept.clone()),
         None => reference.remove("exactVersion"),
     };
     Ok(())

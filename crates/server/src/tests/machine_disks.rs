@@ -117,8 +117,17 @@ async fn disks_are_put_on_and_taken_off_while_the_machine_is_off() {
     )
     .await;
     let list = shown["properties"]["storageProfile"]["dataDisks"].clone();
-    // What was read changes nothing, running or not.
+    // What was read changes nothing, running or not; and az sends it without the image.
     check(&site, &path, with(list.clone()), 200, "").await;
+    let mut without = with(list.clone());
+    let profile = without["properties"]["storageProfile"].as_object_mut();
+    profile.unwrap().remove("imageReference");
+    let put = site.put(&path, without.clone()).await;
+    assert_eq!(put.status, 200, "{:?}", put.body);
+    let image = |body: &Value| body["properties"]["storageProfile"]["imageReference"].clone();
+    assert_eq!(image(&put.body), image(&shown));
+    let new = compute("virtualMachines", "new");
+    check(&site, &new, without, 400, "imageReference' is missing").await;
     let mut more = list.clone();
     let four = json!({ "lun": 1, "createOption": "Attach", "managedDisk": { "id": compute("disks", "four") } });
     more.as_array_mut().unwrap().push(four);
