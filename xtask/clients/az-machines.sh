@@ -67,16 +67,28 @@ az vm stop "${here[@]}"
 check "VM stopped" "${power[@]}"
 az vm stop "${here[@]}"
 check "VM stopped" "${power[@]}"
+# A data disk is put on while the machine is off, and inside it goes by its lun.
+at=(-g "$(az vm show "${here[@]}" --query resourceGroup --output tsv)")
+az vm disk attach "${at[@]}" --vm-name "$name" --name "$name-data" --new --size-gb 1 --sku Standard_LRS --output none
+check "$name-data" vm show "${here[@]}" --query "storageProfile.dataDisks[?lun==\`0\`].name"
 az vm start "${here[@]}"
 check "VM running" "${power[@]}"
 [ "$(inside cat /var/lib/kept)" = kept ] || { echo "the disk was not kept" >&2; exit 1; }
+on_data() { inside "sudo mount /dev/disk/by-id/virtio-lun0 /mnt && $1; sudo umount /mnt"; }
+inside sudo mkfs.ext4 -q /dev/disk/by-id/virtio-lun0
+on_data "echo data | sudo tee /mnt/kept"
 before=$(inside cat /proc/sys/kernel/random/boot_id)
 az vm restart "${here[@]}" --output none
 check "VM running" "${power[@]}"
 [ "$(inside cat /proc/sys/kernel/random/boot_id)" != "$before" ] || { echo "it was not restarted" >&2; exit 1; }
+[ "$(on_data "cat /mnt/kept")" = data ] || { echo "the data disk was not kept" >&2; exit 1; }
 said '"access_token":"' "$(asks "$token_path")"
 az vm deallocate "${here[@]}"
 check "VM deallocated" "${power[@]}"
+check Attached disk show "${at[@]}" -n "$name-data" --query diskState
+az vm disk detach "${at[@]}" --vm-name "$name" --name "$name-data" --output none
+check Unattached disk show "${at[@]}" -n "$name-data" --query diskState
+az disk delete "${at[@]}" -n "$name-data" --yes
 
 generation=$(az vm get-instance-view "${here[@]}" --query instanceView.hyperVGeneration --output tsv)
 az sig create -g machines -r captured --output none
