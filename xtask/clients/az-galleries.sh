@@ -4,12 +4,7 @@
 set -euo pipefail
 . "$(dirname "$0")/az-helpers.sh"
 
-az cloud register --name Bullion --endpoint-resource-manager "$BULLION_URL"
-az cloud set --name Bullion
-for n in 1 2; do
-  tenant=BULLION_TENANT_$n
-  az login --service-principal -u "$BULLION_CLIENT_ID" -p "$BULLION_CLIENT_SECRET" --tenant "${!tenant}" --output none
-done
+sign_in "$BULLION_TENANT_1" "$BULLION_TENANT_2"
 az account set --subscription "$BULLION_SUBSCRIPTION_2"
 az group create -n g -l "$BULLION_LOCATION" --output none
 

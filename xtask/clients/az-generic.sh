@@ -2,19 +2,7 @@
 # Drives az through what all types have in common: tags, lists, providers, generic resource commands, the activity log. Run
 # by `cargo xtask test --part az`, below `bullion dev --tenants 2 --`.
 set -euo pipefail
-
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-export AZURE_CONFIG_DIR=$work/az REQUESTS_CA_BUNDLE=$BULLION_CA
-export AZURE_CORE_INSTANCE_DISCOVERY=false AZURE_CORE_COLLECT_TELEMETRY=no AZURE_CORE_ONLY_SHOW_ERRORS=true
-
-# check EXPECTED az-arguments...: the value, as text.
-check() {
-  local expected=$1 seen; shift
-  seen=$(az "$@" --output tsv) || { echo "az ${*:1:3} failed" >&2; exit 1; }
-  [ "$seen" = "$expected" ] || { printf 'az %s\n  gave     %s\n  expected %s\n' "$*" "$seen" "$expected" >&2; exit 1; }
-  echo "ok  az ${*:1:3}: $seen"
-}
+. "$(dirname "$0")/az-helpers.sh"
 
 az cloud register --name Bullion --endpoint-resource-manager "$BULLION_URL"
 az cloud set --name Bullion

@@ -1,4 +1,4 @@
-# What the scripts that drive az share: a folder of their own, how a value is compared, how a refusal is. To be sourced.
+# What the scripts that drive az share: a folder of their own, how a value is compared, how a refusal is, and the sign-in. To be sourced.
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export AZURE_CONFIG_DIR=$work/az REQUESTS_CA_BUNDLE=$BULLION_CA
@@ -18,4 +18,14 @@ refused() {
   if said=$(az "$@" 2>&1); then echo "az $* was not refused" >&2; exit 1; fi
   grep --quiet --fixed-strings "$part" <<<"$said" || { printf 'az %s\n  said %s\n' "$*" "$said" >&2; exit 1; }
   echo "ok  az ${*:1:3}: refused, $part"
+}
+
+# sign_in TENANT...: the server as az's cloud, and the application signed in to each.
+sign_in() {
+  local tenant
+  az cloud register --name Bullion --endpoint-resource-manager "$BULLION_URL"
+  az cloud set --name Bullion
+  for tenant; do
+    az login --service-principal -u "$BULLION_CLIENT_ID" -p "$BULLION_CLIENT_SECRET" --tenant "$tenant" --output none
+  done
 }

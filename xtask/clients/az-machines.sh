@@ -6,9 +6,7 @@
 set -euo pipefail
 . "$(dirname "$0")/az-helpers.sh"
 
-az cloud register --name Bullion --endpoint-resource-manager "$BULLION_URL"
-az cloud set --name Bullion
-az login --service-principal -u "$BULLION_CLIENT_ID" -p "$BULLION_CLIENT_SECRET" --tenant "$BULLION_TENANT" --output none
+sign_in "$BULLION_TENANT"
 subscription=${BULLION_MACHINE#/subscriptions/}
 az account set --subscription "${subscription%%/*}"
 here=(--ids "$BULLION_MACHINE")

@@ -4,9 +4,7 @@
 set -euo pipefail
 . "$(dirname "$0")/az-helpers.sh"
 
-az cloud register --name Bullion --endpoint-resource-manager "$BULLION_URL"
-az cloud set --name Bullion
-az login --service-principal -u "$BULLION_CLIENT_ID" -p "$BULLION_CLIENT_SECRET" --tenant "$BULLION_TENANT_1" -o none
+sign_in "$BULLION_TENANT_1"
 az group create -n g -l "$(az account list-locations --query '[0].name' -o tsv)" -o none
 
 cat > "$work/rule.json" <<'RULE'
