@@ -9,6 +9,8 @@ pub mod deploy;
 pub mod disks;
 pub mod export;
 mod factory;
+#[cfg(test)]
+mod fake_web;
 pub mod fetch;
 pub mod import;
 pub mod keys;

@@ -76,6 +76,9 @@ impl Run {
                 Target::Registry(registry) => {
                     self.to(cx, finished, &target, registry.clone()).await
                 }
+                Target::AzureGallery(azure) => {
+                    self.to(cx, finished, &target, (**azure).clone()).await
+                }
             };
             match done {
                 Ok(artifact) => {

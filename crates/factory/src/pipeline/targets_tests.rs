@@ -6,11 +6,10 @@ use std::sync::{Arc, Mutex};
 
 use catalog::Draft;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 use wire::factory::RunProperties;
 use wire::template::RunState;
 
+use crate::fake_web::{self, Answer, Asked};
 use crate::testing::{World, template_properties};
 
 const MIB: u64 = 1 << 20;
@@ -225,69 +224,33 @@ struct FakeRegistry(Arc<Mutex<BTreeMap<String, Vec<u8>>>>);
 
 impl FakeRegistry {
     async fn start(&self) -> String {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let host = listener.local_addr().unwrap().to_string();
         let registry = self.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(registry.clone().serve(stream));
-            }
-        });
-        host
+        fake_web::serve(move |asked| registry.answer(asked)).await
     }
 
-    async fn serve(self, mut stream: TcpStream) {
-        let mut bytes: Vec<u8> = Vec::new();
-        let mut piece = vec![0u8; 1 << 16];
-        loop {
-            let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
-                match stream.read(&mut piece).await {
-                    Ok(0) | Err(_) => return,
-                    Ok(length) => bytes.extend(&piece[..length]),
-                }
-                continue;
-            };
-            let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
-            let length = head
-                .lines()
-                .find_map(|line| line.strip_prefix("content-length: "));
-            let length: usize = length.map_or(0, |text| text.parse().unwrap());
-            while bytes.len() < end + 4 + length {
-                let read = stream.read(&mut piece).await.unwrap();
-                bytes.extend(&piece[..read]);
-            }
-            let body: Vec<u8> = bytes.drain(..end + 4 + length).skip(end + 4).collect();
-            let mut words = head.split(' ');
-            let (method, path) = (words.next().unwrap(), words.next().unwrap());
-            let answer = self.answer(method, path, body);
-            stream.write_all(answer.as_bytes()).await.unwrap();
-        }
-    }
-
-    fn answer(&self, method: &str, path: &str, body: Vec<u8>) -> String {
+    fn answer(&self, asked: Asked) -> Answer {
         let mut kept = self.0.lock().unwrap();
-        let say = |status: &str, more: &str| {
-            format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\n{more}\r\n")
-        };
-        let upload = "location: /v2/images/golden/blobs/uploads/1\r\n";
-        match method {
-            "get" => say("200", ""),
-            "head" if kept.contains_key(path) => say("200", ""),
-            "head" => say("404", ""),
-            "post" => say("202", upload),
-            "patch" => {
-                kept.entry("upload".to_owned()).or_default().extend(body);
-                say("202", upload)
+        let upload = || Answer::of(202).with("location", "/v2/images/golden/blobs/uploads/1");
+        match asked.method.as_str() {
+            "GET" => Answer::of(200),
+            "HEAD" if kept.contains_key(&asked.path) => Answer::of(200),
+            "HEAD" => Answer::of(404),
+            "POST" => upload(),
+            "PATCH" => {
+                let upload_so_far = kept.entry("upload".to_owned()).or_default();
+                upload_so_far.extend(asked.body);
+                upload()
             }
-            _ if path.contains("/uploads/") => {
-                let digest = path.split("digest=").nth(1).unwrap().replace("%3a", ":");
+            _ if asked.path.contains("/uploads/") => {
+                let digest = asked.query.strip_prefix("digest=").unwrap();
+                let digest = digest.replace("%3A", ":");
                 let sent = kept.remove("upload").unwrap_or_default();
                 kept.insert(format!("/v2/images/golden/blobs/{digest}"), sent);
-                say("201", "")
+                Answer::of(201)
             }
             _ => {
-                kept.insert(path.to_owned(), body);
-                say("201", "")
+                kept.insert(asked.path, asked.body);
+                Answer::of(201)
             }
         }
     }

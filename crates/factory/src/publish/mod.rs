@@ -3,6 +3,7 @@
 //! it and by no other.
 
 mod ask;
+mod azure;
 mod file;
 mod image;
 mod registry;

@@ -13,7 +13,6 @@ use sha2::{Digest, Sha256};
 
 use super::file::write_disk;
 use super::target::{Artifact, Deliver, Subject};
-use crate::build::{Secret, SecretPlace};
 use crate::fetch::{Web, sha256_of};
 use crate::pipeline::{Reference, RegistryTarget, blocking, chain};
 use crate::source::hex;
@@ -234,23 +233,6 @@ fn read_full(source: &mut (dyn Read + Send), piece: &mut [u8]) -> std::io::Resul
     Ok(length)
 }
 
-impl RegistryTarget {
-    /// The value of the secret that opens the registry.
-    async fn credential(&self, subject: &Subject) -> Result<Option<String>, StepError> {
-        let Some(name) = &self.credential else {
-            return Ok(None);
-        };
-        let secret = Secret {
-            name: name.clone(),
-            place: SecretPlace::File(name.clone()),
-        };
-        let secrets = subject.factory.secrets().await?;
-        let found = secrets.look_up(&[secret], subject.tenant).await;
-        let found = found.map_err(|error| StepError::failed("SecretNotFound", chain(&error)))?;
-        Ok(found.first().map(|value| value.reveal().to_owned()))
-    }
-}
-
 #[async_trait]
 impl Deliver for RegistryTarget {
     async fn deliver(&self, subject: &Subject, handle: &StepHandle) -> Result<Artifact, StepError> {
@@ -270,7 +252,10 @@ impl Deliver for RegistryTarget {
         let web: &Web = &subject.factory.web;
         let client = web.client(&base).await;
         let client = client.map_err(|error| StepError::failed("RegistryFailed", chain(&error)))?;
-        let credential = self.credential(subject).await?;
+        let credential = match &self.credential {
+            Some(name) => Some(subject.secret(name).await?),
+            None => None,
+        };
         let work = subject
             .factory
             .work_folder()

@@ -11,7 +11,9 @@ use serde_json::Value;
 use store::Store;
 use wire::{ResourceId, TenantId};
 
+use crate::build::{Secret, SecretPlace};
 use crate::factory::Factory;
+use crate::pipeline::chain;
 
 /// The image and where its bits are.
 pub struct Subject {
@@ -28,6 +30,21 @@ pub struct Subject {
     pub os_type: String,
     pub generalized: bool,
     pub generation: &'static str,
+}
+
+impl Subject {
+    /// The value of a secret that its tenant keeps under this name.
+    pub async fn secret(&self, name: &str) -> Result<String, StepError> {
+        let secret = Secret {
+            name: name.to_owned(),
+            place: SecretPlace::File(name.to_owned()),
+        };
+        let secrets = self.factory.secrets().await?;
+        let found = secrets.look_up(&[secret], self.tenant).await;
+        let found = found.map_err(|error| StepError::failed("SecretNotFound", chain(&error)))?;
+        let value = found.first().map(|value| value.reveal().to_owned());
+        value.ok_or_else(|| StepError::failed("SecretNotFound", format!("there is no {name}")))
+    }
 }
 
 /// What a delivery made: a resource or something with an address.

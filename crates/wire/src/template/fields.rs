@@ -261,6 +261,21 @@ const DISTRIBUTORS: &[(&str, &[Field])] = &[
             ("credential", Any),
         ],
     ),
+    (
+        "Bullion.AzureGallery",
+        &[
+            ("runOutputName", Any),
+            ("artifactTags", Any),
+            ("galleryImageId", Any),
+            ("location", Any),
+            ("targetRegions", List(&Object(TARGET_REGION))),
+            ("excludeFromLatest", Any),
+            ("container", Any),
+            ("storageAccountId", Any),
+            ("sas", Any),
+            ("credential", Any),
+        ],
+    ),
 ];
 
 const VM_PROFILE: &[Field] = &[

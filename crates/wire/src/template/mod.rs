@@ -462,6 +462,39 @@ pub enum Distributor {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         credential: Option<String>,
     },
+    /// A version in a gallery of another cloud that speaks Azure's interface: Azure itself, or another Bullion.
+    #[serde(rename = "Bullion.AzureGallery", rename_all = "camelCase")]
+    AzureGallery {
+        run_output_name: String,
+        /// An image definition there, with or without `/versions/x.y.z`.
+        gallery_image_id: String,
+        /// The version's own region.
+        location: Location,
+        #[serde(
+            default,
+            deserialize_with = "null_as_none",
+            skip_serializing_if = "Vec::is_empty"
+        )]
+        target_regions: Vec<DistributeRegion>,
+        #[serde(default, deserialize_with = "null_as_default")]
+        exclude_from_latest: bool,
+        #[serde(
+            default,
+            deserialize_with = "null_as_default",
+            skip_serializing_if = "BTreeMap::is_empty"
+        )]
+        artifact_tags: BTreeMap<String, String>,
+        /// The address of the blob container that the VHD waits in.
+        container: String,
+        /// The container's storage account, which Azure needs to know. Without it, the version's source carries the
+        /// access signature.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        storage_account_id: Option<String>,
+        /// The name of a secret that holds a shared access signature for the container.
+        sas: String,
+        /// The name of a secret that holds a service principal, as `az ad sp create-for-rbac --json-auth` prints one.
+        credential: String,
+    },
 }
 
 fn null_as_default<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(
@@ -507,6 +540,9 @@ impl Distributor {
                 run_output_name, ..
             }
             | Self::Oci {
+                run_output_name, ..
+            }
+            | Self::AzureGallery {
                 run_output_name, ..
             } => run_output_name,
         }

@@ -13,7 +13,8 @@ use wire::template::{ImageTemplateProperties, OnBuildError, SwitchState, Validat
 use self::customize::{Contents, Wrong};
 pub use self::source::RecipeSource;
 pub use self::target::{
-    Distribution, FileTarget, ImageTarget, Numbering, Reference, RegistryTarget, Target,
+    AzureGalleryTarget, Distribution, FileTarget, ImageTarget, Numbering, Reference,
+    RegistryTarget, Target,
 };
 use crate::build::Customizer;
 use crate::fetch::{Fetched, Remote};

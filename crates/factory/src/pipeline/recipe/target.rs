@@ -12,6 +12,7 @@ use super::source::{DEFINITION, MANAGED_IMAGE, VERSION};
 const TARGETS_MAX: usize = 20;
 const REGIONS_MAX: usize = 100;
 const NAME_BYTES_MAX: usize = 64;
+const STORAGE_ACCOUNT: &str = "Microsoft.Storage/storageAccounts";
 
 /// How the number of a new version is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +45,7 @@ pub enum Target {
     Image(ImageTarget),
     File(FileTarget),
     Registry(RegistryTarget),
+    AzureGallery(Box<AzureGalleryTarget>),
 }
 
 /// A managed image.
@@ -72,6 +74,28 @@ pub struct RegistryTarget {
     pub format: FileFormat,
     /// The name of a secret with `user:password`.
     pub credential: Option<String>,
+}
+
+/// A version in a gallery of Azure's, or of another Bullion's.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AzureGalleryTarget {
+    pub run_output: String,
+    /// The image definition there.
+    pub definition: ResourceId,
+    /// The version's number; absent, the next patch of the greatest.
+    pub number: Option<VersionNumber>,
+    pub location: Location,
+    /// At least one.
+    pub regions: Vec<DistributeRegion>,
+    pub exclude_from_latest: bool,
+    pub tags: BTreeMap<String, String>,
+    /// The blob container's address, without a query.
+    pub container: reqwest::Url,
+    pub storage_account: Option<ResourceId>,
+    /// The name of a secret with a shared access signature.
+    pub sas: String,
+    /// The name of a secret with a service principal.
+    pub credential: String,
 }
 
 /// `host[:port]/repository:tag`.
@@ -123,6 +147,7 @@ impl Target {
             Target::Image(image) => &image.run_output,
             Target::File(file) => &file.run_output,
             Target::Registry(registry) => &registry.run_output,
+            Target::AzureGallery(azure) => &azure.run_output,
         }
     }
 
@@ -246,6 +271,85 @@ fn target(one: &Distributor, place: Place) -> Result<Target, TemplateProblem> {
                 credential: credential.clone(),
             }))
         }
+        Distributor::AzureGallery { .. } => azure_gallery(one, place)
+            .map(Box::new)
+            .map(Target::AzureGallery),
+    }
+}
+
+fn azure_gallery(one: &Distributor, place: Place) -> Result<AzureGalleryTarget, TemplateProblem> {
+    let Distributor::AzureGallery {
+        run_output_name,
+        gallery_image_id,
+        location,
+        target_regions,
+        exclude_from_latest,
+        artifact_tags,
+        container,
+        storage_account_id,
+        sas,
+        credential,
+    } = one
+    else {
+        let message = "it is no gallery of Azure's";
+        return Err(place.bad("type", message, "use Bullion.AzureGallery"));
+    };
+    let (definition, numbering) = destination(gallery_image_id, None, place)?;
+    let number = match numbering {
+        Numbering::Exactly(number) => Some(number),
+        Numbering::Latest { .. } | Numbering::Source => None,
+    };
+    let account = |id: &String| {
+        let parsed = ResourceId::parse(id).ok();
+        let account = parsed.filter(|id| id.resource_type().is(STORAGE_ACCOUNT));
+        let bad = || {
+            let message = format!("`{id}` is no storage account");
+            place.bad("storageAccountId", message, "give its id")
+        };
+        account.ok_or_else(bad)
+    };
+    let mut regions = target_regions.clone();
+    if regions.is_empty() {
+        regions.push(DistributeRegion {
+            name: location.clone(),
+            replica_count: 1,
+            storage_account_type: None,
+        });
+    }
+    check_regions(&regions, place)?;
+    Ok(AzureGalleryTarget {
+        run_output: run_output_name.clone(),
+        definition,
+        number,
+        location: location.clone(),
+        regions,
+        exclude_from_latest: *exclude_from_latest,
+        tags: artifact_tags.clone(),
+        container: container_address(container, place)?,
+        storage_account: storage_account_id.as_ref().map(account).transpose()?,
+        sas: sas.clone(),
+        credential: credential.clone(),
+    })
+}
+
+/// A signature in the address would be shown to whoever reads the template.
+fn container_address(text: &str, place: Place) -> Result<reqwest::Url, TemplateProblem> {
+    let shown: String = text.split(['?', '#']).next().unwrap_or_default().into();
+    let url = reqwest::Url::parse(text).ok();
+    let url = url.filter(|url| ["http", "https"].contains(&url.scheme()) && url.path().len() > 1);
+    let url = url.ok_or_else(|| {
+        let message = format!("`{shown}` is not the address of a blob container");
+        let hint = "write it like https://account.blob.core.windows.net/images";
+        place.bad("container", message, hint)
+    })?;
+    let plain = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+    match plain {
+        true => Ok(url),
+        false => Err(place.bad(
+            "container",
+            format!("the address carries more than {shown}"),
+            "leave the signature out; `sas` names the secret that holds it",
+        )),
     }
 }
 
