@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use disk::export::Sink;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -19,6 +20,8 @@ use crate::source::hex;
 /// One content.
 pub const CONTENT_BYTES_MAX: u64 = 4 << 30;
 const REDIRECTS_MAX: usize = 5;
+/// So many zeros are a hole in a disk's file.
+const HOLE_BYTES: usize = 4096;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Without a byte for this long, a fetch is given up.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
@@ -33,8 +36,8 @@ pub struct Remote {
 
 impl Remote {
     /// The URI for people: what follows a `?` may be a signature.
-    pub fn shown(&self) -> &str {
-        self.uri.split(['?', '#']).next().unwrap_or_default()
+    pub fn shown(&self) -> String {
+        without_query(&self.uri)
     }
 }
 
@@ -73,8 +76,8 @@ pub enum FetchError {
     },
     #[error("{uri} answers {status}")]
     Status { uri: String, status: u16 },
-    #[error("{uri} is larger than {CONTENT_BYTES_MAX} bytes")]
-    TooLarge { uri: String },
+    #[error("{uri} is larger than {bytes_max} bytes")]
+    TooLarge { uri: String, bytes_max: u64 },
     #[error("{uri} has SHA-256 {found}, not {expected}")]
     Changed {
         uri: String,
@@ -158,7 +161,7 @@ pub async fn fetch_all(
         let found = fetch.fetch(&remote.uri, partial.as_file_mut()).await?;
         if !remote.sha256.is_empty() && remote.sha256 != found {
             return Err(FetchError::Changed {
-                uri: remote.shown().to_owned(),
+                uri: remote.shown(),
                 found,
                 expected: remote.sha256.clone(),
             });
@@ -220,10 +223,43 @@ impl Web {
     }
 }
 
-#[async_trait]
-impl Fetch for Web {
-    async fn fetch(&self, uri: &str, out: &mut std::fs::File) -> Result<String, FetchError> {
-        let shown: String = uri.split(['?', '#']).next().unwrap_or_default().to_owned();
+impl Web {
+    /// Writes a disk's file to `out`; what is zero becomes holes. Of formats it knows nothing.
+    pub(crate) async fn fetch_disk(
+        &self,
+        uri: &str,
+        out: &std::fs::File,
+        bytes_max: u64,
+    ) -> Result<(), FetchError> {
+        let shown = without_query(uri);
+        let file = |source| FetchError::File {
+            operation: "write",
+            path: PathBuf::from(&shown),
+            source,
+        };
+        let mut answer = self.get(uri).await?;
+        let mut sink = crate::publish::SparseFile::new(out);
+        let mut length = 0;
+        while let Some(chunk) = chunk(&mut answer, &shown).await? {
+            length += chunk.len() as u64;
+            if length > bytes_max {
+                let uri = shown;
+                return Err(FetchError::TooLarge { uri, bytes_max });
+            }
+            for piece in chunk.chunks(HOLE_BYTES) {
+                let put = match piece.iter().all(|byte| *byte == 0) {
+                    true => sink.zeros(piece.len() as u64),
+                    false => sink.bytes(piece),
+                };
+                put.map_err(file)?;
+            }
+        }
+        sink.end().map_err(file)
+    }
+
+    /// The answer that holds the content, after redirections.
+    async fn get(&self, uri: &str) -> Result<reqwest::Response, FetchError> {
+        let shown = without_query(uri);
         let http = |source: reqwest::Error| FetchError::Http {
             uri: shown.clone(),
             source: source.without_url(),
@@ -247,7 +283,7 @@ impl Fetch for Web {
                 let status = answer.status().as_u16();
                 return Err(FetchError::Status { uri: shown, status });
             }
-            return save(answer, out, &shown).await;
+            return Ok(answer);
         }
         Err(FetchError::Status {
             uri: shown,
@@ -256,20 +292,41 @@ impl Fetch for Web {
     }
 }
 
+#[async_trait]
+impl Fetch for Web {
+    async fn fetch(&self, uri: &str, out: &mut std::fs::File) -> Result<String, FetchError> {
+        save(self.get(uri).await?, out, &without_query(uri)).await
+    }
+}
+
+/// What follows a `?` may be a signature.
+fn without_query(uri: &str) -> String {
+    uri.split(['?', '#']).next().unwrap_or_default().to_owned()
+}
+
+async fn chunk(
+    answer: &mut reqwest::Response,
+    shown: &str,
+) -> Result<Option<bytes::Bytes>, FetchError> {
+    let chunk = answer.chunk().await;
+    chunk.map_err(|source| FetchError::Http {
+        uri: shown.to_owned(),
+        source: source.without_url(),
+    })
+}
+
 async fn save(
     mut answer: reqwest::Response,
     out: &mut std::fs::File,
     shown: &str,
 ) -> Result<String, FetchError> {
     let (mut hasher, mut length) = (Sha256::new(), 0u64);
-    while let Some(chunk) = answer.chunk().await.map_err(|source| FetchError::Http {
-        uri: shown.to_owned(),
-        source: source.without_url(),
-    })? {
+    while let Some(chunk) = chunk(&mut answer, shown).await? {
         length += chunk.len() as u64;
         if length > CONTENT_BYTES_MAX {
             return Err(FetchError::TooLarge {
                 uri: shown.to_owned(),
+                bytes_max: CONTENT_BYTES_MAX,
             });
         }
         hasher.update(&chunk);

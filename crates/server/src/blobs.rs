@@ -1,7 +1,8 @@
 //! The blob folder: files that stand for VHDs in a storage account, and the URIs that name them.
 //!
-//! A URI of this server below `/blobs/` names a file of the folder; no other URI names anything, so that a request
-//! can never have the server fetch from a place of the caller's choice. Whoever reaches the server may read the files.
+//! A URI of this server below `/blobs/` names a file of the folder. Others name something only at hosts that the
+//! operator listed, so that a request can never have the server fetch from a place of the caller's choice. Whoever
+//! reaches the server may read the files.
 
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -43,7 +44,10 @@ pub enum BlobError {
         "this server reads no VHDs: it was started without a blob folder (`blobs` in bullion.toml)"
     )]
     None,
-    #[error("VHDs are read from this server's blob folder only, as {prefix}{{name}}")]
+    #[error(
+        "VHDs are read from this server's blob folder, as {prefix}{{name}}, and from hosts that the operator lists \
+         (`fetch_hosts` in bullion.toml)"
+    )]
     Elsewhere { prefix: String },
     #[error("there is no blob '{name}'")]
     NotFound { name: String },
@@ -126,6 +130,17 @@ impl Blobs {
         }
         Err(not_found())
     }
+}
+
+/// Whether a URI is the web's, at a host of the list.
+pub fn is_listed(uri: &str, hosts: &[String]) -> bool {
+    let Ok(url) = Url::parse(uri) else {
+        return false;
+    };
+    let host = url.host_str().unwrap_or_default();
+    let host = host.trim_matches(['[', ']']);
+    let listed = hosts.iter().any(|known| known.eq_ignore_ascii_case(host));
+    ["http", "https"].contains(&url.scheme()) && listed
 }
 
 fn is_loopback(url: &Url) -> bool {
@@ -274,6 +289,20 @@ mod tests {
         check("file:///etc/passwd", false);
         check("/etc/passwd", false);
         check("", false);
+    }
+
+    #[test]
+    fn other_hosts_are_those_of_the_list() {
+        let hosts = ["account.blob.example".to_owned(), "::1".to_owned()];
+        let check = |uri: &str, fit: bool| assert_eq!(is_listed(uri, &hosts), fit, "{uri}");
+        check("https://account.blob.example/images/a.vhd?sv=1", true);
+        check("http://Account.blob.example:10000/a.vhd", true);
+        check("http://[::1]:10000/a.vhd", true);
+        check("https://other.blob.example/account.blob.example", false);
+        check("https://account.blob.example@other.example/a.vhd", false);
+        check("ftp://account.blob.example/a.vhd", false);
+        check("file:///account.blob.example", false);
+        check("account.blob.example/a.vhd", false);
     }
 
     #[test]

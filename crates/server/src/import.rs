@@ -29,6 +29,8 @@ const GIB: u64 = 1 << 30;
 pub enum Origin {
     /// A file of the blob folder, by its name there.
     Blob(String),
+    /// A file at another address. It may carry a signature, so it is shown nowhere.
+    Web(String),
     /// A new disk of so many bytes.
     Zeros(u64),
     /// The disk that a machine boots from; it does not run.
@@ -103,7 +105,7 @@ pub fn job(resource: &ResourceId, origins: Origins) -> NewJob {
 pub fn exclusive(resource: &ResourceId, origins: &Origins, what: &str) -> String {
     let machine = origins.all().find_map(|origin| match origin {
         Origin::Machine(machine) | Origin::MachineData { machine, .. } => Some(machine),
-        Origin::Blob(_) | Origin::Zeros(_) => None,
+        Origin::Blob(_) | Origin::Web(_) | Origin::Zeros(_) => None,
     });
     match machine {
         Some(machine) => machines::exclusive(machine),
@@ -183,6 +185,7 @@ impl Importer {
         };
         let name = match origin {
             Origin::Zeros(bytes) => return Ok(ImportSource::Zeros { bytes: *bytes }),
+            Origin::Web(uri) => return Ok(ImportSource::Web(uri.clone())),
             Origin::Blob(name) => name,
             Origin::Machine(machine) => return of_machine(machine, None).await,
             Origin::MachineData { machine, lun } => return of_machine(machine, Some(*lun)).await,

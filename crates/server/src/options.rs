@@ -86,7 +86,8 @@ pub struct ConfigFile {
     /// Where else its lines are sent to.
     #[serde(default)]
     pub activity_sinks: Vec<SinkAddress>,
-    /// Hosts in the server's own networks that builds may fetch contents from, and send them to.
+    /// Hosts that VHDs may be read from, and that builds may fetch contents from and send them to even if they are in
+    /// the server's own networks.
     #[serde(default)]
     pub fetch_hosts: Vec<String>,
     /// How many galleries, definitions and versions a subscription may have in a region.

@@ -184,6 +184,7 @@ pub async fn start_with(
         scans: Scans::default(),
         tokens: Tokens::load(catalog.clone(), Timestamp::now()).await?,
         blobs,
+        fetch_hosts: settings.fetch_hosts.clone(),
         issuers,
         attempts: Attempts::default(),
         hashing: state::hashing(),

@@ -47,6 +47,8 @@ pub struct Server {
     pub scans: Scans,
     pub tokens: Tokens,
     pub blobs: Option<Arc<Blobs>>,
+    /// Hosts in networks of the server's own that may be fetched from.
+    pub fetch_hosts: Vec<String>,
     pub issuers: Issuers,
     pub attempts: Attempts,
     pub hashing: Arc<Semaphore>,

@@ -24,12 +24,16 @@ pub use vhd::fixed_footer;
 
 /// Azure's largest image. A file is sparse and a claim is cheap, so the claim is checked.
 pub const DISK_BYTES_MAX: u64 = 2048 << 30;
+/// A disk's file is a little longer than the disk.
+const FETCH_BYTES_MAX: u64 = DISK_BYTES_MAX + (64 << 20);
 const SECTOR: u64 = 512;
 
 /// Where bits come from that no resource has yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ImportSource {
     File(PathBuf),
+    /// A file at an address of the web, which may carry a signature.
+    Web(String),
     /// A file whose bytes are the disk's, whatever they look like: a machine wrote them.
     Raw(PathBuf),
     /// A new disk: nothing but zeros.
@@ -73,7 +77,37 @@ impl Factory {
         source: ImportSource,
     ) -> Result<Imported, StepError> {
         let (regions, region) = (Arc::clone(self.regions()), region.clone());
-        blocking(move || import(&regions, &region, &source)).await
+        let (source, kept) = match source {
+            ImportSource::Web(uri) => {
+                let (path, folder) = self.fetched(&uri).await?;
+                (ImportSource::File(path), Some(folder))
+            }
+            source => (source, None),
+        };
+        blocking(move || {
+            let imported = import(&regions, &region, &source);
+            drop(kept);
+            imported
+        })
+        .await
+    }
+
+    /// The file, which goes away with its folder.
+    async fn fetched(&self, uri: &str) -> Result<(PathBuf, tempfile::TempDir), StepError> {
+        let failed = |message: String| StepError::failed("VhdNotFetched", message);
+        let folder = self.work_folder();
+        let folder = folder.map_err(|error| failed(error.to_string()))?;
+        let plain = uri.split(['?', '#']).next().unwrap_or_default();
+        // What is named as a VHD must be one.
+        let name = match plain.to_ascii_lowercase().ends_with(".vhd") {
+            true => "disk.vhd",
+            false => "disk",
+        };
+        let path = folder.path().join(name);
+        let file = std::fs::File::create(&path).map_err(|error| failed(error.to_string()))?;
+        let done = self.web.fetch_disk(uri, &file, FETCH_BYTES_MAX).await;
+        done.map_err(|error| failed(chain(&error)))?;
+        Ok((path, folder))
     }
 }
 
@@ -120,6 +154,10 @@ fn open(source: &ImportSource) -> Result<Box<dyn ReadAt>, ImportError> {
     let disk: Box<dyn ReadAt> = match source {
         ImportSource::Zeros { bytes } => Box::new(Zeros(*bytes)),
         ImportSource::File(path) => open_file(path)?,
+        ImportSource::Web(uri) => {
+            let message = format!("{uri} was not fetched");
+            return Err(ImportError::Read(io::Error::other(message)));
+        }
         ImportSource::Raw(path) => Box::new(FileDisk::open(path).map_err(ImportError::Read)?),
     };
     let bytes = disk.size();

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use wire::{ArmError, ErrorCode, ProvisioningState, ResourceId, ResourceType};
 
 use super::{data_disks, disks, images, machines, managed_images, shared, versions};
+use crate::blobs::{self, BlobError};
 use crate::errors;
 use crate::import::{Origin, Origins};
 use crate::operation::{Call, Link};
@@ -75,6 +76,9 @@ pub enum Bits {
     /// These are to be read from the disk of a machine, which must not run ([`super::power::need_off`]).
     Machine(Box<Resource>),
 }
+
+/// What fields with addresses of VHDs are called.
+const URIS: [&str; 3] = ["uri", "blobUri", "sourceUri"];
 
 /// A place of a body that may name a source: pointer and its name to people.
 pub type Place = (&'static str, &'static str);
@@ -185,20 +189,26 @@ pub async fn find_one(
                 .map(Bits::Of);
         }
     };
-    let refused = |error: crate::blobs::BlobError| {
+    let refused = |error: BlobError| {
         let shown: String = uri.chars().take(200).collect();
         errors::invalid(
             target,
             format!("The VHD '{shown}' cannot be used: {error}."),
         )
     };
-    let Some(blobs) = &server.blobs else {
-        return Err(refused(crate::blobs::BlobError::None));
+    let own = match &server.blobs {
+        Some(blobs) => blobs.name_of(&uri, &call.base, &server.url),
+        None => Err(BlobError::None),
     };
-    let name = blobs
-        .name_of(&uri, &call.base, &server.url)
-        .map_err(refused)?;
-    Ok(Bits::From(Origin::Blob(name)))
+    match own {
+        Ok(name) => Ok(Bits::From(Origin::Blob(name))),
+        Err(BlobError::None | BlobError::Elsewhere { .. })
+            if blobs::is_listed(&uri, &server.fetch_hosts) =>
+        {
+            Ok(Bits::From(Origin::Web(uri)))
+        }
+        Err(error) => Err(refused(error)),
+    }
 }
 
 /// The resource that the body links to, if it has bits.
@@ -401,6 +411,23 @@ pub fn facts_from(properties: &Map<String, Value>, places: &[Place]) -> Value {
     match uri {
         Some((uri, _)) => serde_json::json!({ "importedFrom": without_query(&uri) }),
         None => serde_json::json!({}),
+    }
+}
+
+/// Takes signatures out of the addresses of VHDs, wherever in a body they are.
+pub fn hide_signatures(properties: &mut Map<String, Value>) {
+    for (name, value) in properties {
+        match value {
+            Value::String(uri) if URIS.contains(&name.as_str()) => {
+                uri.truncate(without_query(uri).len());
+            }
+            Value::Object(object) => hide_signatures(object),
+            Value::Array(items) => {
+                let objects = items.iter_mut().filter_map(Value::as_object_mut);
+                objects.for_each(hide_signatures);
+            }
+            _ => {}
+        }
     }
 }
 

@@ -57,6 +57,7 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
         .check(call.id.name())
         .map_err(|error| errors::invalid("imageName", error.to_string()))?;
     let mut body = ResourceBody::parse(&call.body, &call.id)?;
+    bits::hide_signatures(&mut body.properties);
     let old = find(&server, &call).await?;
     let location = settle_location(&call, &body, old.as_ref())?;
     server.need_region(&location, "location")?;

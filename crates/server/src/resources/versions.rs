@@ -86,6 +86,7 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
         )
     })?;
     let mut body = ResourceBody::parse(&call.body, &call.id)?;
+    bits::hide_signatures(&mut body.properties);
     let old = find(&server, &call).await?;
     let location = settle_location(&call, &body, old.as_ref())?;
     let kept = old.as_ref().map(properties);

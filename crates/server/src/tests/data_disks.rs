@@ -235,7 +235,7 @@ async fn rules_of_data_disks() {
         ),
         (
             json!([{ "lun": 1, "source": { "uri": "https://example.test/a.vhd" } }]),
-            "blob folder only",
+            "blob folder",
         ),
         (json!({ "lun": 1 }), "an array"),
     ] {

@@ -323,7 +323,7 @@ impl Work for FakeWork {
         // A file whose bytes are not what they are in most tests is another disk.
         let mut digest: DiskDigest = DIGEST.parse().unwrap();
         let logical_bytes = match source {
-            ImportSource::Raw(_) => 4096,
+            ImportSource::Raw(_) | ImportSource::Web(_) => 4096,
             ImportSource::Zeros { bytes } => bytes,
             ImportSource::File(path) => {
                 let bytes = std::fs::read(path).unwrap();
