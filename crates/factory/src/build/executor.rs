@@ -413,8 +413,10 @@ impl Step<'_> {
             .await
     }
 
-    /// Twice in a sandbox: apt fetches with a network and its layer is thrown away, then installs
-    /// from what was fetched without one, so that no package's script reaches the network.
+    /// In a sandbox, without a network, from packages that were fetched before, so that no package's script reaches
+    /// the network. What is not kept yet is fetched first, in a sandbox whose layer is thrown away. Whether that is
+    /// needed only apt knows, and asking it costs as much as a small installation; so where the packages that were
+    /// asked for are kept, the installation is tried at once.
     async fn packages(&self, packages: &[PackageName]) -> Result<Vec<String>, BuildError> {
         let Some(apt) = &self.context.apt else {
             return Err(BuildError::NoArchive {
@@ -422,15 +424,27 @@ impl Step<'_> {
             });
         };
         fs::create_dir_all(&apt.debs).map_err(BuildError::file("make", &apt.debs))?;
+        let install = || self.apt_job(apt, &["--no-download"], packages, Network::None);
+        let first = match are_kept(&apt.debs, packages)? {
+            true => match self.sandbox(install()?, UPPER).await {
+                Err(error @ BuildError::Failed { .. }) => Some(error),
+                ended => return ended,
+            },
+            false => None,
+        };
         let fetch = self.apt_job(apt, &["--download-only"], packages, Network::Host)?;
         let fetch = apt
             .environment
             .iter()
             .fold(fetch, |job, (name, value)| job.variable(name, value));
         self.sandbox(fetch, FETCH_UPPER).await?;
-        self.keep_debs(apt)?;
-        let install = self.apt_job(apt, &["--no-download"], packages, Network::None)?;
-        self.sandbox(install, UPPER).await
+        match (self.keep_debs(apt)?, first) {
+            // Everything was there, so it failed for another reason.
+            (0, Some(error)) => return Err(error),
+            (_, Some(_)) => Job::remove_layer(self.folder, UPPER)?,
+            (_, None) => {}
+        }
+        self.sandbox(install()?, UPPER).await
     }
 
     fn apt_job(
@@ -459,17 +473,17 @@ impl Step<'_> {
             }))
     }
 
-    /// Moves the packages that apt fetched to those kept for later builds. The apt that fetched
+    /// Moves the packages that apt fetched to those kept for later builds, and answers how many. The apt that fetched
     /// them is the image's own, so each is held against the pinned lists here.
-    fn keep_debs(&self, apt: &AptState) -> Result<(), BuildError> {
+    fn keep_debs(&self, apt: &AptState) -> Result<usize, BuildError> {
         let fetched = Job::written_to(self.folder, FETCH_UPPER, "archives");
         let debs = packages_in(&fetched)?;
         if debs.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let known = known_hashes(&apt.lists)?;
-        for name in debs {
-            let path = fetched.join(&name);
+        for name in &debs {
+            let path = fetched.join(name);
             if !known
                 .contains(&crate::fetch::sha256_of(&path).map_err(BuildError::file("read", &path))?)
             {
@@ -480,10 +494,10 @@ impl Step<'_> {
             }
             let partial = apt.debs.join(format!(".{}", name.to_string_lossy()));
             fs::copy(&path, &partial).map_err(BuildError::file("copy", &path))?;
-            fs::rename(&partial, apt.debs.join(&name))
+            fs::rename(&partial, apt.debs.join(name))
                 .map_err(BuildError::file("rename", &partial))?;
         }
-        Ok(())
+        Ok(debs.len())
     }
 
     fn job(&self, arguments: &[&str], network: Network) -> Result<Job, BuildError> {
@@ -583,6 +597,23 @@ fn written_below(folder: &Path) -> u64 {
         }
     }
     total
+}
+
+/// Whether some version of each package is kept. It may be another one than is wanted, and says nothing of what it
+/// depends on.
+fn are_kept(debs: &Path, packages: &[PackageName]) -> Result<bool, BuildError> {
+    let kept = packages_in(debs)?;
+    let names: HashSet<&[u8]> = kept
+        .iter()
+        .filter_map(|file| file.as_bytes().split(|byte| *byte == b'_').next())
+        .collect();
+    let name = |package: &PackageName| {
+        let end = package.as_str().find([':', '=']);
+        package.as_str()[..end.unwrap_or(package.as_str().len())].to_owned()
+    };
+    Ok(packages
+        .iter()
+        .all(|package| names.contains(name(package).as_bytes())))
 }
 
 fn packages_in(folder: &Path) -> Result<Vec<OsString>, BuildError> {

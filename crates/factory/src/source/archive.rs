@@ -147,6 +147,8 @@ impl DebianArchive {
             .map_err(SourceError::file("write", &config_file))?;
         let updated = Command::new("apt-get")
             .args(["update", "--error-on=any", "-q"])
+            // Nothing here asks apt about packages, and its cache takes longer to make than the lists to read.
+            .args(["-o", "pkgCacheFile::Generate=false"])
             .env("APT_CONFIG", &config_file)
             .inherit(PROXY_VARIABLES)
             .deadline(UPDATE_DEADLINE)

@@ -176,6 +176,21 @@ impl Job {
         folder.join(format!("{upper}.{name}.upper"))
     }
 
+    /// Takes away what a job that failed wrote to the layer `upper` in `folder`.
+    pub(super) fn remove_layer(folder: &Path, upper: &str) -> Result<(), BuildError> {
+        let inside = format!("{upper}.");
+        let entries = fs::read_dir(folder).map_err(BuildError::file("list", folder))?;
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name == upper || name.starts_with(&inside) {
+                let path = entry.path();
+                fs::remove_dir_all(&path).map_err(BuildError::file("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Folders that the child mounts to or writes layers in, all in the step's folder, so that the
     /// child can name them without any character that has a meaning to `mount`.
     fn prepare(&self, folder: &Path) -> Result<(), BuildError> {

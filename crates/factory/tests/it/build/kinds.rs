@@ -192,12 +192,23 @@ case "$*" in
     [ -z "${http_proxy:-}" ]
     [ -x /usr/sbin/policy-rc.d ] && ! /usr/sbin/policy-rc.d && echo "services may not start"
     [ ! -e /etc/resolv.conf ] && echo "does not resolve"
+    [ ! -e /run/bullion/lists/broken ]
     cp /run/bullion/archives/tool_1.deb /usr/tool
     mkdir -p /var/log/apt; date > /var/log/apt/history.log
     touch /run/bullion/lists/lock /run/bullion/archives/lock
     ;;
 esac
 "#;
+
+/// How apt was called, by the option that tells.
+fn calls(output: &[String]) -> Vec<&str> {
+    let calls = output.iter().filter(|line| line.starts_with("args "));
+    let options = calls.filter_map(|line| {
+        line.split(' ')
+            .find(|word| word.starts_with("--") && word.contains("download"))
+    });
+    options.collect()
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn packages_are_fetched_with_and_installed_without_a_network() {
@@ -248,9 +259,24 @@ async fn packages_are_fetched_with_and_installed_without_a_network() {
     assert_eq!(read(&child, "usr/tool"), Some(b"payload\n".to_vec()));
     assert_eq!(entry(&child, "var/log/apt/history.log"), None);
     assert_eq!(entry(&child, "etc/resolv.conf"), None);
+    // What is kept is installed at once.
     let again = bench.run(&parent, packages()).await.unwrap();
-    assert!(bench.output().contains(&"found".to_owned()));
+    assert_eq!(calls(&bench.output()), ["--no-download"]);
     assert_eq!(again.changes, outcome.changes);
+
+    // Only another version is kept, so it is fetched after all.
+    fs::rename(debs.join("tool_1.deb"), debs.join("tool_0.deb")).unwrap();
+    let again = bench.run(&parent, packages()).await.unwrap();
+    let all = ["--no-download", "--download-only", "--no-download"];
+    assert_eq!(calls(&bench.output()), all);
+    assert_eq!(again.changes, outcome.changes);
+
+    // What fails although everything is there is not tried twice.
+    fs::write(lists.join("broken"), "").unwrap();
+    let error = bench.run(&parent, packages()).await.unwrap_err();
+    fs::remove_file(lists.join("broken")).unwrap();
+    assert!(matches!(error, BuildError::Failed { .. }), "{error}");
+    assert_eq!(calls(&bench.output()), &all[..2]);
 
     // What the image's apt says it fetched is not taken on its word.
     fs::remove_dir_all(&debs).unwrap();
