@@ -16,6 +16,8 @@ const SDK: &str = include_str!("../clients/sdk.txt");
 const OPENAPI: &str = include_str!("../clients/openapi.txt");
 /// The packages for node.
 const NPM: [&str; 2] = ["@azure/arm-compute@24.1.0", "@azure/identity@4.13.1"];
+/// Azure's storage, emulated by its makers.
+const AZURITE: [&str; 1] = ["azurite@3.37.0"];
 const PYTHON: &str = "/usr/bin/python3";
 
 /// The folder that az is in, or why it cannot be had.
@@ -26,6 +28,15 @@ pub fn az_folder(log: &Path, step: &Step) -> Result<Result<PathBuf, String>> {
         return Ok(Err(why.to_owned()));
     }
     Ok(Ok(folder.join("bin")))
+}
+
+/// The program that stands for Azure's blob storage, or why it cannot be had.
+pub fn azurite(log: &Path, step: &Step) -> Result<Result<PathBuf, String>> {
+    let folder = workspace::target_folder()?.join("test-clients/azurite");
+    if !npm(&folder, &AZURITE, log, step)? {
+        return Ok(Err(format!("cannot install {} for node", AZURITE[0])));
+    }
+    Ok(Ok(folder.join("node_modules/.bin/azurite-blob")))
 }
 
 /// The programs of the part `az`, or why they cannot be run.
@@ -67,15 +78,19 @@ pub fn sdk(log: &Path, step: &Step) -> Result<Result<Vec<Program>, String>> {
         let why = "cannot install the Python SDK; xtask/clients/sdk.txt says which";
         return Ok(Err(why.to_owned()));
     }
-    if !npm(&node_home, log, step)? {
+    if !npm(&node_home, &NPM, log, step)? {
         let why = format!("cannot install {} for node", NPM.join(" and "));
         return Ok(Err(why));
     }
+    // node finds its packages beside the script.
+    let script = workspace::root().join("xtask/clients/sdk.mjs");
+    std::fs::copy(&script, node_home.join("sdk.mjs"))
+        .with_context(|| format!("cannot copy {}", script.display()))?;
     let script = workspace::root().join("xtask/clients/sdk.py");
     let with_python = below_dev("2")?
         .arg(python_home.join("bin/python").as_os_str())
         .arg(script.as_os_str());
-    // node finds its packages beside the script, and reads the CA that it trusts when it starts.
+    // node reads the CA that it trusts when it starts.
     let with_node = below_dev("2")?
         .args([
             "sh",
@@ -158,24 +173,21 @@ pub fn python(folder: &Path, wanted: &str, list: &str, log: &Path, step: &Step) 
     Ok(done)
 }
 
-/// The same for node, with the script beside the packages. npm's own settings say where packages come from.
-fn npm(folder: &Path, log: &Path, step: &Step) -> Result<bool> {
-    let wanted = NPM.join(" ");
+/// The same for node. npm's own settings say where packages come from.
+fn npm(folder: &Path, packages: &[&str], log: &Path, step: &Step) -> Result<bool> {
+    let wanted = packages.join(" ");
     if !is_current(folder, &wanted) {
         emptied(folder)?;
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot make {}", folder.display()))?;
         let install = Program::new("npm")
             .args(["install", "--no-audit", "--no-fund", "--no-package-lock"])
-            .args(NPM)
+            .args(packages)
             .in_folder(folder);
         if !all_run(vec![install], log, step)? {
             return Ok(false);
         }
         mark(folder, &wanted)?;
     }
-    let script = workspace::root().join("xtask/clients/sdk.mjs");
-    std::fs::copy(&script, folder.join("sdk.mjs"))
-        .with_context(|| format!("cannot copy {}", script.display()))?;
     Ok(true)
 }

@@ -37,6 +37,7 @@ const DENY_VERSION: &str = "0.20.2";
 const POSTGRES: &str = "BULLION_TEST_POSTGRES";
 const S3: &str = "BULLION_TEST_S3";
 const AZ: &str = "BULLION_TEST_AZ";
+const AZURITE: &str = "BULLION_TEST_AZURITE";
 /// Lines of a failed part's log that are shown; the rest is in the file.
 const SHOWN_LINES: usize = 200;
 
@@ -279,9 +280,9 @@ fn execute(part: Part, options: &Options, log: &Path, step: &Step) -> Result<End
             Ok(programs) => programs,
             Err(why) => return Ok(Ended::Failed(why)),
         },
-        Part::Boot => match clients::az_folder(log, step)? {
-            Ok(az) => boot_tests(&az)?,
-            Err(why) => return Ok(Ended::Failed(why)),
+        Part::Boot => match (clients::az_folder(log, step)?, clients::azurite(log, step)?) {
+            (Ok(az), Ok(azurite)) => boot_tests(&az, &azurite)?,
+            (Err(why), _) | (_, Err(why)) => return Ok(Ended::Failed(why)),
         },
         Part::Quickstart => return quickstart::rehearse(log, step),
     };
@@ -352,11 +353,12 @@ fn unit_tests() -> Result<Vec<Program>> {
 }
 
 /// One target after the other and one test after the other: an emulated machine takes every core there is.
-fn boot_tests(az: &Path) -> Result<Vec<Program>> {
+fn boot_tests(az: &Path, azurite: &Path) -> Result<Vec<Program>> {
     let test = tests_that_need(Needs::Boot)?;
     let alone = |test: Program| {
         test.args(["--", "--test-threads", "1", "--nocapture"])
             .env(AZ, az)
+            .env(AZURITE, azurite)
     };
     Ok(test.map(alone).into_iter().collect())
 }

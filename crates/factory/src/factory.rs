@@ -18,7 +18,7 @@ use crate::build::{BuildError, SandboxProgram, TreeExecutor};
 use crate::build::{SecretValue, Secrets};
 use crate::deploy::{ChangeDisks, DeleteMachine, Deploy, Machines, Power};
 use crate::export::Exports;
-use crate::fetch::{Fetch, Web};
+use crate::fetch::{Fetch, FetchError, Reach, Web};
 use crate::pipeline::{BuildRun, Builder, KeptMachines, VerifyBuild, WorkDisks};
 use crate::promote::{Promote, Promotions};
 use crate::prove::{KeyError, StatementKey};
@@ -52,8 +52,8 @@ pub struct FactoryOptions {
     pub storage: StorageSettings,
     /// Where VHDs by URI are read and written; without it there are none.
     pub blobs: Option<BlobPlace>,
-    /// Hosts in networks of the server's own that contents may be fetched from.
-    pub fetch_hosts: Vec<String>,
+    /// What may be reached of other hosts.
+    pub reach: Reach,
 }
 
 /// The folder of files that the server shows below `{url}/blobs/`.
@@ -140,6 +140,8 @@ pub enum FactoryError {
     },
     #[error("open the key for statements")]
     Key(#[from] KeyError),
+    #[error("prepare fetching from other hosts")]
+    Reach(#[from] FetchError),
     #[error("open the regions")]
     Regions(#[from] RegionError),
     #[error("prepare the build environment")]
@@ -237,7 +239,7 @@ impl Factory {
             Some(regions) => regions,
             None => Arc::new(Regions::open_with(&data.join("regions"), options.storage)?),
         };
-        let web = Arc::new(Web::new(options.fetch_hosts));
+        let web = Arc::new(Web::new(options.reach)?);
         let fetch = parts.fetch.unwrap_or_else(|| web.clone());
         Ok(Arc::new(Factory {
             server: options.server,

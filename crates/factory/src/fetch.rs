@@ -84,6 +84,12 @@ pub enum FetchError {
         found: String,
         expected: String,
     },
+    #[error("`{}` holds no certificates (`fetch_ca` in bullion.toml)", path.display())]
+    Certificates {
+        path: PathBuf,
+        #[source]
+        source: reqwest::Error,
+    },
     #[error("{operation} `{}`", path.display())]
     File {
         operation: &'static str,
@@ -176,16 +182,30 @@ pub async fn fetch_all(
     Ok(fetched)
 }
 
+/// What the operator says of other hosts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Hosts that may be in networks of the server's own.
+    pub hosts: Vec<String>,
+    /// Certificates, PEM, that are trusted besides the host's own.
+    pub ca: Option<PathBuf>,
+}
+
 /// Fetches by HTTP.
 #[derive(Debug)]
 pub struct Web {
-    /// Hosts that may be in networks of the server's own.
     hosts: Vec<String>,
+    ca: Vec<reqwest::Certificate>,
 }
 
 impl Web {
-    pub fn new(hosts: Vec<String>) -> Web {
-        Web { hosts }
+    pub fn new(reach: Reach) -> Result<Web, FetchError> {
+        let ca = match &reach.ca {
+            Some(path) => certificates(path)?,
+            None => Vec::new(),
+        };
+        let hosts = reach.hosts;
+        Ok(Web { hosts, ca })
     }
 
     /// A client that reaches only what it may, for one address: names are looked up once, here, so that they cannot
@@ -207,7 +227,8 @@ impl Web {
         let mut builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT);
+            .read_timeout(READ_TIMEOUT)
+            .tls_certs_merge(self.ca.clone());
         if !listed {
             let found = tokio::net::lookup_host((plain, port)).await;
             let addresses: Vec<_> = found.map_err(|_| bad())?.collect();
@@ -297,6 +318,19 @@ impl Fetch for Web {
     async fn fetch(&self, uri: &str, out: &mut std::fs::File) -> Result<String, FetchError> {
         save(self.get(uri).await?, out, &without_query(uri)).await
     }
+}
+
+fn certificates(path: &Path) -> Result<Vec<reqwest::Certificate>, FetchError> {
+    let pem = std::fs::read(path).map_err(|source| FetchError::File {
+        operation: "read",
+        path: path.to_owned(),
+        source,
+    })?;
+    let bad = |source| FetchError::Certificates {
+        path: path.to_owned(),
+        source,
+    };
+    reqwest::Certificate::from_pem_bundle(&pem).map_err(bad)
 }
 
 /// What follows a `?` may be a signature.
@@ -433,7 +467,7 @@ mod tests {
     async fn the_servers_own_networks_are_not_reached() {
         let folder = tempfile::tempdir().unwrap();
         let asked = remote("http://127.0.0.1:1/x", "");
-        let web = Web::new(Vec::new());
+        let web = Web::new(Reach::default()).unwrap();
         let error = fetch_all(&web, folder.path(), &[asked], &|_| {})
             .await
             .unwrap_err();

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use wire::factory::RunProperties;
 use wire::{AppId, ArmError, ErrorCode, Location, PrincipalId, ResourceId, TenantId};
 
+use crate::fetch::Reach;
 use crate::pipeline::{Begun, BuildRun, FakeBuilder};
 use crate::publish::Ask;
 use crate::source::testing::FakeProvider;
@@ -357,7 +358,10 @@ impl World {
                 folder: self.folder.path().to_owned(),
                 url: "https://localhost:1".to_owned(),
             }),
-            fetch_hosts: vec!["127.0.0.1".to_owned()],
+            reach: Reach {
+                hosts: vec!["127.0.0.1".to_owned()],
+                ca: None,
+            },
             storage: crate::StorageSettings::default(),
         };
         Factory::with_parts(options, parts).expect("a factory")

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use catalog::{Backend, Installation};
 use comply::Comply;
 use factory::StorageSettings;
+use factory::fetch::Reach;
 use jobs::{Jobs, RunnerBuilder};
 
 use crate::blobs::Blobs;
@@ -28,7 +29,8 @@ pub struct EngineParts {
     pub blobs: Option<Arc<Blobs>>,
     /// Of this server, which shows the blobs below it.
     pub url: String,
-    pub fetch_hosts: Vec<String>,
+    /// What may be reached of other hosts.
+    pub reach: Reach,
     pub jobs: JobsRun,
     /// Policies, which are asked about what jobs write on their own.
     pub comply: Arc<Comply>,

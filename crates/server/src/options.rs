@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use catalog::{Place, PlaceError};
 use factory::StorageSettings;
+use factory::fetch::Reach;
 use serde::Deserialize;
 
 use crate::engine::JobsRun;
@@ -90,6 +91,8 @@ pub struct ConfigFile {
     /// the server's own networks.
     #[serde(default)]
     pub fetch_hosts: Vec<String>,
+    /// Certificates, PEM, that are trusted besides the host's when contents are fetched and images sent.
+    pub fetch_ca: Option<PathBuf>,
     /// How many galleries, definitions and versions a subscription may have in a region.
     #[serde(default)]
     pub limits: Limits,
@@ -109,7 +112,7 @@ pub struct Settings {
     pub rates: RatesConfig,
     pub activity_days: u32,
     pub activity_sinks: Vec<SinkAddress>,
-    pub fetch_hosts: Vec<String>,
+    pub reach: Reach,
     pub limits: Limits,
     pub storage: StorageSettings,
 }
@@ -147,7 +150,10 @@ impl ServeOptions {
             rates: file.rates,
             activity_sinks: file.activity_sinks,
             activity_days: file.activity_days.unwrap_or(ACTIVITY_DAYS),
-            fetch_hosts: file.fetch_hosts,
+            reach: Reach {
+                hosts: file.fetch_hosts,
+                ca: file.fetch_ca,
+            },
             limits: file.limits,
             storage: file.storage.settings()?,
         })

@@ -70,7 +70,7 @@ pub async fn engine(parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> 
         installation,
         blobs,
         url,
-        fetch_hosts,
+        reach,
         jobs,
         comply,
         limits,
@@ -93,7 +93,7 @@ pub async fn engine(parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> 
             folder: blobs.folder().to_owned(),
             url,
         }),
-        fetch_hosts,
+        reach,
         storage,
     })
     .map_err(|error| fault("open the factory")(error.into()))?;

@@ -4,6 +4,7 @@
 // A test starts programs as a user does, and says why it failed.
 #![allow(clippy::disallowed_methods, clippy::print_stderr)]
 
+mod az;
 mod promotion;
 #[path = "../support/mod.rs"]
 mod support;
@@ -17,22 +18,6 @@ const TEMPLATE: &str = "golden-debian";
 pub const IMAGE: &str = "golden/debian-12";
 /// Bootstrapping a Debian, and booting it in an emulator on a busy machine of two cores.
 pub const STAGE_DEADLINE: Duration = Duration::from_secs(1200);
-/// The folder that az is in.
-const AZ: &str = "BULLION_TEST_AZ";
-/// Whom az signs in as: somebody of the machine's tenant.
-const AZ_IDENTITY: &str = "kind: Application
-name: az
-tenant: eng
-displayName: Whoever drives az
----
-kind: RoleAssignment
-name: az-owns-eng
-role: Owner
-scope:
-  subscription: eng-images
-principal:
-  application: az
-";
 /// A check that cannot pass, put first.
 const FAILING_CHECK: &str = "validate:
   - type: Shell
@@ -44,6 +29,7 @@ const FAILING_CHECK: &str = "validate:
 #[test]
 fn an_image_is_finished_through_kills_and_a_failing_check() {
     let mut installation = Installation::new();
+    az::may_reach_this_host(&installation);
     let folder = installation.beside("factory");
     copy_example(&folder);
     let recipe = folder.join("golden-debian.yaml");
@@ -56,6 +42,7 @@ fn an_image_is_finished_through_kills_and_a_failing_check() {
     building_again_finds_everything(&installation, &digest);
     its_record_is_the_signed_one(&installation);
     it_is_built_again_the_same(&installation, &digest);
+    az::finds_the_image_elsewhere(&installation, TEMPLATE);
     promotion::goes_through_every_kill(&mut installation, &digest);
     promotion::stops_without_consent(&installation);
     promotion::waits_for_somebody_else(&mut installation);
@@ -194,42 +181,11 @@ fn a_machine_outlives_its_server(installation: &mut Installation) {
         before,
         "it is the same machine, not another one"
     );
-    az_drives_it(installation);
+    az::drives_the_machine(installation);
     installation
         .run(&["vm", "delete", "web-1", "--yes"])
         .succeeded();
     installation.wait_for_quiet();
-}
-
-/// By the script that says what is done, where somebody has installed az, as the part `boot` of the tests does.
-fn az_drives_it(installation: &Installation) {
-    let Ok(az) = std::env::var(AZ) else {
-        eprintln!("{AZ} names no folder with az: the machine is not driven by it");
-        return;
-    };
-    let documents = installation.beside("factory").join("az.yaml");
-    std::fs::write(documents, AZ_IDENTITY).expect("cannot write a file");
-    apply(installation);
-    let profile = installation.beside("az.json");
-    let file = profile.to_string_lossy();
-    let sign_in = ["app", "secret", "add", "az", "--write-profile", &file];
-    installation.run(&sign_in).succeeded();
-    let shown = installation.json(&["vm", "show", "web-1"]);
-    let machine = shown["id"].as_str().expect("a machine has an id");
-    let script = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../xtask/clients/az-machines.sh"
-    );
-    let path = std::env::var("PATH").unwrap_or_default();
-    let ended = std::process::Command::new("bash")
-        .arg(script)
-        .env("PATH", format!("{az}:{path}"))
-        .env("BULLION_MACHINE", machine)
-        .env("BULLION_CA", installation.data().join("tls/ca.pem"))
-        .envs(support::signed_in(&profile))
-        .status()
-        .expect("cannot run bash");
-    assert!(ended.success(), "az-machines.sh: {ended}");
 }
 
 fn apply(installation: &Installation) {

@@ -22,7 +22,7 @@ use super::{
     Archive, BaseInputs, BaseRequest, FileState, LogLine, Pin, PlatformImage, Product, Provider,
     SourceError, SourceLine,
 };
-use crate::fetch::{Web, fetch_all, is_sha256, sha256_of};
+use crate::fetch::{Reach, Web, fetch_all, is_sha256, sha256_of};
 use crate::import::{DISK_BYTES_MAX, Padded};
 use crate::publish::SparseFile;
 
@@ -138,8 +138,11 @@ impl VendorImages {
                 uri: file.from.clone(),
                 sha256: file.sha256.clone(),
             };
-            let web = Web::new(Vec::new());
-            let fetched = fetch_all(&web, &folder, &[remote], &|_| {}).await;
+            let web = Web::new(Reach::default());
+            let fetched = match web {
+                Ok(web) => fetch_all(&web, &folder, &[remote], &|_| {}).await,
+                Err(error) => Err(error),
+            };
             fetched.map_err(|error| SourceError::Provider(crate::pipeline::chain(&error)))?;
             return Ok(folder.join(&file.sha256));
         }
