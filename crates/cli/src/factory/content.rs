@@ -57,9 +57,14 @@ pub fn wrong_content(content: &str, path: &str, bytes: &[u8]) -> Option<FileFaul
             let right = "it is YAML as goss reads it: kinds of things, each with names, each with what shall be true";
             fault(format!("`{path}:{}:{}`: {what}", at.line, at.column), right)
         }),
-        "script" | "check" if text.trim().is_empty() => fault(
+        "yaml" => tree::parse(text).err().and_then(|wrong| {
+            let (line, column) = (wrong.at.line, wrong.at.column);
+            let what = format!("`{path}:{line}:{column}`: {}", wrong.why);
+            fault(what, "`ansible-playbook --syntax-check` tells more")
+        }),
+        "script" | "check" | "text" if text.trim().is_empty() => fault(
             format!("`{path}` is empty"),
-            "write the commands, or remove the step",
+            "write what the step needs, or remove it",
         ),
         "script" | "check" if text.contains('\r') => fault(
             format!("`{path}` has Windows line ends, which a shell reads as part of the commands"),
@@ -118,6 +123,10 @@ mod tests {
         check("any", b"\xff", None);
         check("script", b"#!/bin/sh\ntrue\n", None);
         check("script", b"\xff", Some("`f` is not text"));
+        check("text", b"#cloud-config\n", None);
+        check("text", b" \n", Some("`f` is empty"));
+        check("yaml", b"- hosts: all\n", None);
+        check("yaml", b"\xff", Some("`f` is not text"));
         check(
             "certificates",
             format!("{BEGIN}\nMAAA\n{END}\n").as_bytes(),

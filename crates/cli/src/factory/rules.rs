@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::marker::PhantomData;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use wire::{NameRule, SubscriptionId};
 
 /// The schema keyword that names a rule of [`RULES`].
@@ -31,7 +31,7 @@ pub struct Rule {
 macro_rules! rules {
     ($($type:ident $name:literal $pattern:literal $right:literal $holds:expr;)*) => {
         $(
-            #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+            #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
             #[serde(transparent)]
             pub struct $type(pub String);
 
@@ -97,6 +97,8 @@ rules! {
         "the name of an sshd option, such as `permitrootlogin`" |s| is_made_of(s, 64, "") && s.starts_with(|c: char| c.is_ascii_alphabetic());
     SshdValue "sshdValue" r"^[!-~ ]{1,1024}$"
         "what `sshd -T` prints for the option, such as `no`" |s| (1..=1024).contains(&s.len()) && s.bytes().all(|b| (b' '..=b'~').contains(&b));
+    VariableName "variableName" r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"
+        "the name of a variable of the environment, such as `TOKEN`" |s| is_made_of(s, 128, "_") && !s.starts_with(|c: char| c.is_ascii_digit());
     PolicyName "policyName" r"^[A-Za-z0-9_-]{1,64}$"
         "1 to 64 letters, digits, `_` and `-`" |s| is_made_of(s, 64, "_-");
     BuiltInName "builtInName" r"^.{1,128}$"
@@ -214,6 +216,8 @@ files! {
     CheckFile "check";
     FactsFile "facts";
     CertificateFile "certificates";
+    PlaybookFile "yaml";
+    UserDataFile "text";
     PolicyFile "policy";
 }
 
@@ -336,5 +340,6 @@ mod tests {
         check("offerOrSku", &["12-hardened"], &["12.", "é"]);
         check("sshdOption", &["permitrootlogin"], &["permit root", "1x"]);
         check("sshdValue", &["no", "3"], &["", "a\nb"]);
+        check("variableName", &["TOKEN", "_a1"], &["", "1A", "A-B"]);
     }
 }

@@ -185,6 +185,13 @@ impl Fake {
             .collect()
     }
 
+    /// What is at the path; null if nothing is.
+    pub fn get(&self, path: &str) -> Value {
+        let state = self.state.lock().unwrap();
+        let found = state.resources.get(&path.to_lowercase());
+        found.cloned().unwrap_or_default()
+    }
+
     pub fn put(&self, path: &str, body: Value) {
         let mut state = self.state.lock().unwrap();
         state

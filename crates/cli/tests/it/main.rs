@@ -9,3 +9,4 @@ mod harness;
 mod promotions;
 mod schema;
 mod stages;
+mod templates;

@@ -17,6 +17,19 @@ async fn published_schema_is_current() {
 }
 
 #[test]
+fn example_of_child_images_is_without_fault() {
+    let factory = cli::factory::load("../../examples/child-images".into()).unwrap();
+    let desired = cli::factory::body::desired(&factory).unwrap();
+    let web = desired.iter().find(|desired| match &desired.address {
+        Address::Known(id) => id.name() == "web" && desired.kind == "ImageTemplate",
+        Address::Assignment { .. } => false,
+    });
+    let source = &web.unwrap().body["properties"]["source"];
+    let parent = source["imageVersionId"].as_str().unwrap();
+    assert!(parent.ends_with("/images/base/versions/latest"), "{parent}");
+}
+
+#[test]
 fn example_factory_is_without_fault() {
     let factory = cli::factory::load("../../examples/golden-debian".into()).unwrap();
     let desired = cli::factory::body::desired(&factory).unwrap();

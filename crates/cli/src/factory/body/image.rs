@@ -8,32 +8,21 @@ use wire::{IdError, ResourceId};
 use super::super::Factory;
 use super::super::content;
 use super::super::document::{
-    Customizer, Distribution, ImageTemplate, Source, TargetRegion, Validator,
+    BuildSecret, Customizer, Distribution, GalleryDistribution, ImageTemplate, Source,
+    TargetRegion, Validator,
 };
 use super::super::rules::{Reference, kind};
 use super::{sha256, without_null};
 
 impl Factory {
     pub(super) fn template(&self, template: &ImageTemplate) -> Result<Value, IdError> {
-        let Source::PlatformImage {
-            publisher,
-            offer,
-            sku,
-            version,
-        } = &template.source;
         let distribute = template
             .distribute
             .iter()
-            .map(|output| self.distribution(output))
+            .map(|output| self.distribution(template, output))
             .collect::<Result<Vec<_>, _>>()?;
         let mut properties = json!({
-            "source": {
-                "type": "PlatformImage",
-                "publisher": publisher.as_str(),
-                "offer": offer.as_str(),
-                "sku": sku.as_str(),
-                "version": version.as_str(),
-            },
+            "source": self.source(&template.source)?,
             "customize": template.customize.iter().map(|step| self.customizer(step)).collect::<Vec<_>>(),
             "validate": {
                 "continueDistributeOnFailure": false,
@@ -61,6 +50,31 @@ impl Factory {
         Ok(properties)
     }
 
+    fn source(&self, source: &Source) -> Result<Value, IdError> {
+        Ok(match source {
+            Source::PlatformImage {
+                publisher,
+                offer,
+                sku,
+                version,
+            } => json!({
+                "type": "PlatformImage",
+                "publisher": publisher.as_str(),
+                "offer": offer.as_str(),
+                "sku": sku.as_str(),
+                "version": version.as_str(),
+            }),
+            Source::SharedImageVersion {
+                image_definition,
+                version,
+            } => {
+                let id = self.definition_id(image_definition)?;
+                let id = id.child("versions", version.as_str())?;
+                json!({ "type": "SharedImageVersion", "imageVersionId": id.to_string() })
+            }
+        })
+    }
+
     fn customizer(&self, step: &Customizer) -> Value {
         match step {
             Customizer::Packages { name, packages } => {
@@ -86,23 +100,51 @@ impl Factory {
             Customizer::Shell {
                 name,
                 script: Some(script),
+                secrets,
                 ..
             } => {
                 let bytes = self.file(&script.0);
-                json!({
+                let mut step = json!({
                     "type": "Shell",
                     "name": name.as_str(),
                     "scriptUri": data_uri(&bytes),
                     "sha256Checksum": sha256(&bytes),
-                })
+                });
+                add_secrets(&mut step, secrets);
+                step
             }
-            Customizer::Shell { name, inline, .. } => {
-                json!({ "type": "Shell", "name": name.as_str(), "inline": inline })
+            Customizer::Shell {
+                name,
+                inline,
+                secrets,
+                ..
+            } => {
+                let mut step = json!({ "type": "Shell", "name": name.as_str(), "inline": inline });
+                add_secrets(&mut step, secrets);
+                step
             }
             Customizer::CaCertificate { name, certificate } => {
                 let bytes = self.file(&certificate.0);
                 let text = String::from_utf8_lossy(&bytes).into_owned();
                 json!({ "type": "Bullion.CaCertificate", "name": name.as_str(), "certificate": text })
+            }
+            Customizer::Ansible {
+                name,
+                playbook,
+                variables,
+            } => {
+                let text = self.text(&playbook.0);
+                json!({ "type": "Bullion.Ansible", "name": name.as_str(), "playbook": text, "variables": variables })
+            }
+            Customizer::CloudInit { name, user_data } => {
+                let text = self.text(&user_data.0);
+                json!({ "type": "Bullion.CloudInit", "name": name.as_str(), "userData": text })
+            }
+            Customizer::KernelCommandLine { name, add, remove } => {
+                json!({ "type": "Bullion.KernelCommandLine", "name": name.as_str(), "add": add, "remove": remove })
+            }
+            Customizer::PartitionGrowth { name, enabled } => {
+                json!({ "type": "Bullion.PartitionGrowth", "name": name.as_str(), "enabled": enabled })
             }
         }
     }
@@ -145,8 +187,85 @@ impl Factory {
         }
     }
 
-    fn distribution(&self, output: &Distribution) -> Result<Value, IdError> {
-        let Distribution::SharedImage {
+    fn text(&self, file: &str) -> String {
+        String::from_utf8_lossy(&self.file(file)).into_owned()
+    }
+
+    fn distribution(
+        &self,
+        template: &ImageTemplate,
+        output: &Distribution,
+    ) -> Result<Value, IdError> {
+        Ok(match output {
+            Distribution::SharedImage(gallery) => return self.gallery(gallery),
+            Distribution::ManagedImage {
+                run_output_name,
+                image,
+                resource_group,
+                location,
+            } => {
+                let group = resource_group.as_ref().unwrap_or(&template.resource_group);
+                let group = match self.parent(group) {
+                    Some(entry) => self.locate("ResourceGroup", entry)?.0,
+                    None => ResourceId::root(),
+                };
+                let id = group.extension("Microsoft.Compute", "images", image.as_str())?;
+                json!({
+                    "type": "ManagedImage",
+                    "runOutputName": run_output_name.as_str(),
+                    "imageId": id.to_string(),
+                    "location": location.text,
+                })
+            }
+            Distribution::File {
+                run_output_name,
+                format,
+                uri,
+            } => without_null(json!({
+                "type": "Bullion.File",
+                "runOutputName": run_output_name.as_str(),
+                "format": format,
+                "uri": uri,
+            })),
+            Distribution::Oci {
+                run_output_name,
+                reference,
+                format,
+                credential,
+            } => without_null(json!({
+                "type": "Bullion.Oci",
+                "runOutputName": run_output_name.as_str(),
+                "reference": reference,
+                "format": format,
+                "credential": credential,
+            })),
+            Distribution::AzureGallery {
+                run_output_name,
+                gallery_image_id,
+                location,
+                target_regions,
+                exclude_from_latest,
+                container,
+                storage_account_id,
+                sas,
+                credential,
+            } => without_null(json!({
+                "type": "Bullion.AzureGallery",
+                "runOutputName": run_output_name.as_str(),
+                "galleryImageId": gallery_image_id,
+                "location": location,
+                "targetRegions": Some(target_regions).filter(|regions| !regions.is_empty()),
+                "excludeFromLatest": exclude_from_latest,
+                "container": container,
+                "storageAccountId": storage_account_id,
+                "sas": sas,
+                "credential": credential,
+            })),
+        })
+    }
+
+    fn gallery(&self, output: &GalleryDistribution) -> Result<Value, IdError> {
+        let GalleryDistribution {
             run_output_name,
             image_definition,
             version,
@@ -187,6 +306,13 @@ impl Factory {
     pub(super) fn target_regions(&self, regions: &[TargetRegion]) -> Vec<Value> {
         let shown = |region: &TargetRegion| json!({ "name": region.name.text, "replicaCount": region.replica_count });
         regions.iter().map(shown).collect()
+    }
+}
+
+fn add_secrets(step: &mut Value, secrets: &[BuildSecret]) {
+    if !secrets.is_empty() {
+        let all = secrets.iter().map(|secret| without_null(json!(secret)));
+        step["secrets"] = all.collect();
     }
 }
 

@@ -12,12 +12,13 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::rules::{
     AbsolutePath, CertificateFile, CheckFile, DefinitionName, FactoryName, FactsFile, FileMode,
-    GalleryName, Guid, MediaFile, OfferOrSku, PackageName, Publisher, Reference, ResourceGroupName,
-    ScopeName, ScriptFile, ServiceName, SourceVersion, SshdValue, SshdWord, TemplateName,
-    VersionNumber, ZoneName, kind,
+    GalleryName, Guid, MediaFile, OfferOrSku, PackageName, PlaybookFile, Publisher, Reference,
+    ResourceGroupName, ScopeName, ScriptFile, ServiceName, SourceVersion, SshdValue, SshdWord,
+    TemplateName, UserDataFile, VariableName, VersionNumber, ZoneName, kind,
 };
 use identity::{Application, RoleAssignment, ServicePrincipal};
 use pipeline::Pipeline;
@@ -195,7 +196,7 @@ pub struct ImageTemplate {
     #[serde(default)]
     #[schemars(length(max = 200))]
     pub validate: Vec<Validator>,
-    #[schemars(length(min = 1, max = 1))]
+    #[schemars(length(min = 1, max = 20))]
     pub distribute: Vec<Distribution>,
     /// Firmware that the finished image is booted with for its checks; `[Bios]` unless given.
     #[schemars(length(min = 1, max = 2))]
@@ -221,6 +222,13 @@ pub enum Source {
         offer: OfferOrSku,
         sku: OfferOrSku,
         /// `latest`, or one version such as `12.20261121.0`.
+        #[serde(default)]
+        version: SourceVersion,
+    },
+    /// A version of an image definition. The new image shares all blocks with it that it does not change.
+    SharedImageVersion {
+        image_definition: Reference<kind::ImageDefinition>,
+        /// `latest`, which is looked up when a build begins, or one version such as `1.0.0`.
         #[serde(default)]
         version: SourceVersion,
     },
@@ -255,6 +263,10 @@ pub enum Customizer {
         /// Lines of shell. Either `script` or `inline`.
         #[schemars(length(min = 1, max = 500))]
         inline: Option<Vec<String>>,
+        /// What the script finds in its environment, and nobody finds anywhere else.
+        #[serde(default)]
+        #[schemars(length(max = 50))]
+        secrets: Vec<BuildSecret>,
     },
     /// Trust a certificate authority of the organisation.
     CaCertificate {
@@ -262,6 +274,50 @@ pub enum Customizer {
         /// Path in this folder of a PEM file with one or more certificates.
         certificate: CertificateFile,
     },
+    /// Run a playbook on the image, by the `ansible-playbook` in it, without a network.
+    Ansible {
+        name: TemplateName,
+        /// Path in this folder of a playbook for `hosts: all`. What it includes must be in the image.
+        playbook: PlaybookFile,
+        /// Variables of the playbook, by name.
+        #[serde(default)]
+        variables: BTreeMap<String, Value>,
+    },
+    /// What cloud-init does at the first start of each machine.
+    CloudInit {
+        name: TemplateName,
+        /// Path in this folder of user data, such as a `#cloud-config`.
+        user_data: UserDataFile,
+    },
+    /// Words of the kernel's command line.
+    KernelCommandLine {
+        name: TemplateName,
+        #[serde(default)]
+        #[schemars(length(max = 50))]
+        add: Vec<String>,
+        /// Whole words, or names of `name=value`.
+        #[serde(default)]
+        #[schemars(length(max = 50))]
+        remove: Vec<String>,
+    },
+    /// Whether a machine's system grows into all of its disk at its first start.
+    PartitionGrowth { name: TemplateName, enabled: bool },
+}
+
+/// A secret of the server, by reference. One of `file`, `environment`, and `vault` with `field`.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct BuildSecret {
+    /// The variable in the script's environment.
+    pub name: VariableName,
+    /// A file of the tenant's secrets on the server.
+    pub file: Option<String>,
+    /// A variable of the server's environment, without its prefix `BULLION_SECRET_`.
+    pub environment: Option<String>,
+    /// A path of a key-value store that answers like Vault's.
+    pub vault: Option<String>,
+    /// The field there.
+    pub field: Option<String>,
 }
 
 /// One check in a machine that was booted from the finished image.
@@ -308,23 +364,97 @@ pub enum Validator {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(tag = "type", deny_unknown_fields, rename_all_fields = "camelCase")]
 pub enum Distribution {
-    /// A version of an image definition, copied to the target regions.
-    SharedImage {
-        /// Unique in the template; the image definition's name unless given.
-        run_output_name: Option<TemplateName>,
-        image_definition: Reference<kind::ImageDefinition>,
-        /// Publish exactly this version, for example `1.0.0`. Usually left out: `major` and the
-        /// versions that exist decide.
-        version: Option<VersionNumber>,
-        /// The next version number is taken within this major number.
-        #[schemars(range(min = 0, max = 2147483647))]
-        major: Option<u32>,
-        #[schemars(length(min = 1, max = 100))]
-        target_regions: Vec<TargetRegion>,
+    SharedImage(GalleryDistribution),
+    /// A managed image, which each build replaces.
+    ManagedImage {
+        run_output_name: TemplateName,
+        /// The image's name.
+        image: DefinitionName,
+        /// The template's unless given.
+        resource_group: Option<Reference<kind::ResourceGroup>>,
+        location: Reference<kind::Region>,
+    },
+    /// A file in the server's blob folder.
+    File {
+        run_output_name: TemplateName,
+        format: FileFormat,
+        /// An address below the server's `/blobs/`; absent, the server names the file.
+        uri: Option<String>,
+    },
+    /// An artifact in a registry of containers.
+    Oci {
+        run_output_name: TemplateName,
+        /// Such as `registry.example/images/golden:1.0`.
+        reference: String,
+        format: FileFormat,
+        /// The name of a secret that holds `user:password`.
+        credential: Option<String>,
+    },
+    /// A version in a gallery of Azure's, or of another Bullion's.
+    AzureGallery {
+        run_output_name: TemplateName,
+        /// The id of an image definition there, with or without `/versions/x.y.z`.
+        gallery_image_id: String,
+        location: String,
+        /// The location alone unless given.
+        #[serde(default)]
+        #[schemars(length(max = 100))]
+        target_regions: Vec<ForeignRegion>,
         /// `false` unless given.
         #[serde(default)]
         exclude_from_latest: bool,
+        /// The blob container that the VHD waits in, such as `https://account.blob.core.windows.net/images`.
+        container: String,
+        /// The id of the container's storage account, which Azure needs to know.
+        storage_account_id: Option<String>,
+        /// The name of a secret that holds a shared access signature of the container.
+        sas: String,
+        /// The name of a secret that holds a service principal, as `az ad sp create-for-rbac --json-auth` prints one.
+        credential: String,
     },
+}
+
+/// A version of an image definition, copied to the target regions.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct GalleryDistribution {
+    /// Unique in the template; the image definition's name unless given.
+    pub run_output_name: Option<TemplateName>,
+    pub image_definition: Reference<kind::ImageDefinition>,
+    /// Publish exactly this version, for example `1.0.0`. Usually left out: `major` and the
+    /// versions that exist decide.
+    pub version: Option<VersionNumber>,
+    /// The next version number is taken within this major number.
+    #[schemars(range(min = 0, max = 2147483647))]
+    pub major: Option<u32>,
+    #[schemars(length(min = 1, max = 100))]
+    pub target_regions: Vec<TargetRegion>,
+    /// `false` unless given.
+    #[serde(default)]
+    pub exclude_from_latest: bool,
+}
+
+/// What a disk is written as.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub enum FileFormat {
+    Raw,
+    Qcow2,
+    Vhd,
+    Vhdx,
+}
+
+/// A region of another cloud.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ForeignRegion {
+    pub name: String,
+    /// 1 unless given.
+    #[serde(default = "one_replica")]
+    #[schemars(range(min = 1, max = 100))]
+    pub replica_count: u32,
+    /// `Standard_LRS`, `Standard_ZRS` or `Premium_LRS`; what that cloud takes unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_account_type: Option<String>,
 }
 
 /// One region that gets a copy.

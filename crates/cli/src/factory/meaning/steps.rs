@@ -55,7 +55,7 @@ impl Meaning<'_> {
         // A misspelt `script` has been reported as an unknown key; that it is missing is no news.
         if item
             .keys()
-            .any(|key| !["type", "name", "script", "inline"].contains(&key))
+            .any(|key| !["type", "name", "script", "inline", "secrets"].contains(&key))
         {
             return;
         }
