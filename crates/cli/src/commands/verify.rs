@@ -52,7 +52,11 @@ fn show(io: &mut Io, version: &str, found: &Value) -> Result<Exit, CliError> {
     }
     if matches {
         io.line(text("diskDigest"))?;
-        io.say(format!("{version} was built again and is the same."));
+        let what = match found["promise"].as_str() {
+            Some("Files") => "has the same files; a machine built it, which writes no disk twice",
+            _ => "is the same",
+        };
+        io.say(format!("{version} was built again and {what}."));
         return Ok(exit);
     }
     let differences = found["differences"].as_array().into_iter().flatten();

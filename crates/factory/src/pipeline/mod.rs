@@ -2,6 +2,7 @@
 //! step named by the hash of its inputs. How a stage does its work is the stage's own business.
 
 mod builder;
+mod compare;
 mod disks;
 mod distribute;
 mod kept;

@@ -1,11 +1,12 @@
-//! Builds a version again from what its build recorded, and holds the disk against the one that was published. Nothing
+//! Builds a version again from what its build recorded, and holds the disk against the one that was published; what a
+//! machine wrote is held against it file by file. Nothing
 //! is published and no step is found: what was done once proves nothing here.
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 
 use access::{Action, Permit};
 use async_trait::async_trait;
+use catalog::Resource;
 use disk::DiskDigest;
 use ext4::Entry;
 use jobs::{JobContext, JobError, JobKind, NoUndo, OnUndo, StepError, StepHandle};
@@ -15,12 +16,13 @@ use serde_json::Value;
 use store::Store;
 use wire::ResourceId;
 
+use super::compare::{self, Difference, Promise, differences};
 use super::origin::Origin;
 use super::recipe::{DEFAULT_DISK_GIB, Executor, Recipe};
 use super::run::Run;
-use super::stages::{self, Customize, Finish, Resolved, bring};
-use super::steps::{StepDisk, blocking, failed, store_failed};
-use crate::build::{self, RootFs};
+use super::stages::{self, Customize, Finish, MACHINE_STEP, Resolved, bring};
+use super::steps::{StepDisk, blocking, failed, log_lines, store_failed};
+use crate::build::{self, BuildContext, Customizer, RootFs};
 use crate::factory::Factory;
 use crate::prove::{self, PROVENANCE_INVALID, RECORD};
 use crate::source::BaseRequest;
@@ -31,6 +33,7 @@ pub const VERIFY_ACTION: &str = "Microsoft.Compute/galleries/images/versions/ver
 const FORMAT: u32 = 1;
 /// Files that are named; the others are counted.
 const DIFFERENCES_MAX: usize = 200;
+const DATED_BYTES_MAX: u64 = 4 << 20;
 const NOT_REBUILT: &str = "CannotRebuild";
 const NOTHING_TO_UNDO: &str = "what nothing refers to is given back by the store";
 
@@ -97,28 +100,12 @@ pub(super) struct Verified {
     pub matches: bool,
     pub disk_digest: DiskDigest,
     pub rebuilt_digest: DiskDigest,
+    pub promise: Promise,
     pub differences: Vec<Difference>,
     /// Files that differ beside those that are named.
     pub more: usize,
     /// In words, where there is something to say.
     pub message: String,
-}
-
-/// A file that is not in both disks, or not the same in them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Difference {
-    pub path: String,
-    pub change: Change,
-}
-
-/// What became of a file in the rebuilt disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Change {
-    Added,
-    Removed,
-    Content,
-    /// Owner, mode, time, links or extended attributes.
-    Metadata,
 }
 
 /// The job.
@@ -141,9 +128,13 @@ impl JobKind for VerifyBuild {
         let (digest, record) = self.record(&permit).await?;
         let rebuild = Rebuild::of(&self.0, &permit, record)?;
         let mut disk = step(cx, "base", rebuild.clone().base(input.base)).await?;
-        for (index, customizer) in rebuild.recipe.customizers.iter().enumerate() {
-            let name = format!("{index} {}", customizer.name());
-            disk = step(cx, &name, rebuild.clone().customize(index, disk)).await?;
+        if rebuild.promise() == Promise::Files {
+            disk = step(cx, MACHINE_STEP, rebuild.clone().machine(disk)).await?;
+        } else {
+            for (index, customizer) in rebuild.recipe.customizers.iter().enumerate() {
+                let name = format!("{index} {}", customizer.name());
+                disk = step(cx, &name, rebuild.clone().customize(index, disk)).await?;
+            }
         }
         disk = step(cx, "finish", rebuild.clone().finish(disk)).await?;
         let rebuilt = step(cx, "tattoo", rebuild.clone().tattoo(disk))
@@ -189,13 +180,7 @@ impl VerifyBuild {
         let factory = &self.0;
         let version = factory.catalog.get(&permit.to_read_own()).await?;
         let disks = crate::disks::Disks::of(&version);
-        let none = || {
-            let message = format!(
-                "no record of a build is kept with `{}`: it was not built here, or by an older release; build it again",
-                version.id
-            );
-            StepError::failed(NOT_REBUILT, message)
-        };
+        let none = || StepError::failed(NOT_REBUILT, no_record(&version));
         let digest = disks.ok_or_else(none)?.os;
         let disk = digest.to_string();
         let kept = factory.statements.statement(permit, &disk, RECORD).await?;
@@ -210,6 +195,21 @@ impl VerifyBuild {
             FORMAT => Ok((digest, record)),
             _ => Err(none()),
         }
+    }
+}
+
+fn no_record(version: &Resource) -> String {
+    let ancestry = version.properties.pointer("/bullion/ancestry");
+    let id = &version.id;
+    match ancestry.and_then(Value::as_str) {
+        Some("Foreign") => format!(
+            "`{id}` was made of a disk that was brought here, so nobody here knows how that came to be; only what was \
+             built from a platform image of this server can be built again"
+        ),
+        _ => format!(
+            "no record of a build is kept with `{id}`: it was not built here, or by an older release, or from another \
+             version without packages; build it again"
+        ),
     }
 }
 
@@ -229,10 +229,6 @@ impl Rebuild {
         permit: &Permit,
         mut record: BuildRecord,
     ) -> Result<Rebuild, StepError> {
-        if record.resolved.source.executor != Executor::Tree {
-            let message = "only what the tree executor built is the same each time; this was built in a machine";
-            return Err(StepError::failed(NOT_REBUILT, message));
-        }
         record.resolved.fetched.folder = factory.contents_folder();
         let recipe = Recipe::with(&record.properties, &record.resolved.fetched);
         let recipe = recipe.map_err(|problems| {
@@ -250,6 +246,13 @@ impl Rebuild {
             recipe,
             record: Arc::new(record),
         })
+    }
+
+    fn promise(&self) -> Promise {
+        match self.record.resolved.source.executor {
+            Executor::Tree => Promise::Disk,
+            Executor::Machine => Promise::Files,
+        }
     }
 
     fn base(self, base: Base) -> impl FnOnce(StepHandle) -> stages::BoxFuture<StepDisk> + Send {
@@ -302,6 +305,35 @@ impl Rebuild {
                     deadline: std::time::Duration::from_secs(minutes * 60),
                 };
                 work.run(handle).await
+            })
+        }
+    }
+
+    /// All customizers in one machine, as the build had them.
+    fn machine(
+        self,
+        parent: StepDisk,
+    ) -> impl FnOnce(StepHandle) -> stages::BoxFuture<StepDisk> + Send {
+        move |handle| {
+            Box::pin(async move {
+                let customizers = self.recipe.customizers.iter();
+                let named: Vec<_> = customizers.flat_map(Customizer::secrets).cloned().collect();
+                if self.recipe.customizers.is_empty() {
+                    return Ok(parent);
+                }
+                let secrets = self.factory.secrets().await?;
+                let secrets = secrets.look_up(&named, self.tenant).await;
+                let minutes = u64::from(self.recipe.timeout_minutes);
+                let context = BuildContext {
+                    epoch: self.record.resolved.source.epoch,
+                    apt: None,
+                    secrets: secrets.map_err(|error| failed("SecretNotFound", &error))?,
+                    deadline: std::time::Duration::from_secs(minutes * 60),
+                    on_line: log_lines(&handle),
+                    keep: None,
+                };
+                let (store, parent) = (&self.store, parent.digest);
+                stages::in_machine(&self.factory, store, parent, &self.recipe, context).await
             })
         }
     }
@@ -363,11 +395,13 @@ impl Rebuild {
     ) -> impl FnOnce(StepHandle) -> stages::BoxFuture<Verified> + Send {
         move |handle| {
             Box::pin(blocking(move || {
+                let promise = self.promise();
                 let mut verified = Verified {
                     version_id: version,
                     matches: disk == rebuilt,
                     disk_digest: disk,
                     rebuilt_digest: rebuilt,
+                    promise,
                     differences: Vec::new(),
                     more: 0,
                     message: String::new(),
@@ -383,6 +417,11 @@ impl Rebuild {
                     &disk,
                 )?;
                 let all = differences(&self.files(&disk)?, &self.files(&rebuilt)?);
+                if promise == Promise::Files && all.is_empty() {
+                    verified.matches = true;
+                    handle.log("the rebuilt files are the same");
+                    return Ok(verified);
+                }
                 verified.message = self.why(&all);
                 verified.more = all.len().saturating_sub(DIFFERENCES_MAX);
                 verified.differences = all.into_iter().take(DIFFERENCES_MAX).collect();
@@ -392,12 +431,27 @@ impl Rebuild {
         }
     }
 
+    /// What of a disk's files must be the same.
     fn files(&self, digest: &DiskDigest) -> Result<Vec<Entry>, StepError> {
         let disk = self.store.disk(digest);
         let disk = disk.map_err(|error| store_failed(&error))?;
-        let root = RootFs::find(&disk).map_err(|error| failed("CompareFailed", &error))?;
-        root.walk(&disk)
-            .map_err(|error| failed("CompareFailed", &error))
+        let unread = |error: &(dyn std::error::Error + 'static)| failed("CompareFailed", error);
+        let root = RootFs::find(&disk).map_err(|error| unread(&error))?;
+        let mut entries = root.walk(&disk).map_err(|error| unread(&error))?;
+        if self.promise() == Promise::Disk {
+            return Ok(entries);
+        }
+        for path in compare::DATED {
+            let read = root.read(&disk, |tree| tree.read(path.as_bytes(), DATED_BYTES_MAX));
+            let text = read.map_err(|error: ext4::Ext4Error| unread(&error))?;
+            let entry = entries
+                .iter_mut()
+                .find(|entry| entry.path == path.as_bytes());
+            if let (Some(entry), Some(text)) = (entry, text) {
+                compare::undated(entry, &text);
+            }
+        }
+        Ok(compare::normalised(entries))
     }
 
     fn why(&self, found: &[Difference]) -> String {
@@ -412,38 +466,4 @@ impl Rebuild {
         }
         text
     }
-}
-
-/// What differs between two trees, which are in the order of their paths. Where files lie on the disk does not count.
-fn differences(before: &[Entry], after: &[Entry]) -> Vec<Difference> {
-    let named = |entry: &Entry, change| Difference {
-        path: format!("/{}", String::from_utf8_lossy(&entry.path)),
-        change,
-    };
-    let mut found = Vec::new();
-    let (mut left, mut right) = (before.iter().peekable(), after.iter().peekable());
-    loop {
-        let order = match (left.peek(), right.peek()) {
-            (None, None) => return found,
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some(one), Some(other)) => one.path.cmp(&other.path),
-        };
-        match order {
-            Ordering::Less => found.extend(left.next().map(|one| named(one, Change::Removed))),
-            Ordering::Greater => found.extend(right.next().map(|one| named(one, Change::Added))),
-            Ordering::Equal => {
-                let pair = left.next().zip(right.next());
-                found.extend(pair.and_then(|(one, other)| Some(named(one, change(one, other)?))));
-            }
-        }
-    }
-}
-
-fn change(one: &Entry, other: &Entry) -> Option<Change> {
-    if one.kind != other.kind {
-        return Some(Change::Content);
-    }
-    let same = one.meta == other.meta && one.links == other.links && one.xattrs == other.xattrs;
-    (!same).then_some(Change::Metadata)
 }

@@ -576,7 +576,7 @@ impl Customize {
 }
 
 /// All customizers in one machine, on a copy of the parent's disk.
-async fn in_machine(
+pub(super) async fn in_machine(
     factory: &Arc<Factory>,
     store: &Arc<Store>,
     parent: DiskDigest,

@@ -53,7 +53,8 @@ impl Run {
             record: BuildRecord::of(self, resolved, base, &tattooed.tattoo)?,
             started: self.started().to_owned(),
         };
-        let key = step_key("statements", FORMAT, &(digest, factory.key.id()));
+        let signs = factory.statement_key();
+        let key = step_key("statements", FORMAT, &(digest, signs.id()));
         let permit = Permit::system(
             SystemReason::JobStatus,
             Action::new(STATEMENTS_WRITE),
@@ -70,7 +71,7 @@ impl Run {
             let proven = prove::keep(
                 &factory.statements,
                 &factory.clock,
-                &factory.key,
+                &signs,
                 &permit,
                 &story,
                 inventory,
