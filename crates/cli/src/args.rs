@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod compliance;
+pub mod signing_keys;
 pub mod statements;
 pub mod tattoo;
 
@@ -83,6 +84,10 @@ pub enum Command {
     #[command(subcommand)]
     Statement(statements::Statement),
 
+    /// The keys of the installation that sign tokens and statements: show and replace them
+    #[command(subcommand)]
+    SigningKey(signing_keys::SigningKey),
+
     /// Build a version again from what its build recorded, and compare the disks
     #[command(after_help = "Examples:
   bullion verify golden/debian-12/1.0.0
@@ -90,10 +95,11 @@ pub enum Command {
   bullion verify golden/debian-12/1.0.0 --output json
 
 The server builds it from the recorded template, pins and files, with nothing found from earlier
-builds, and publishes nothing. Only what the tree executor built can be verified. Where the disks
-differ, the files that do are named.
+builds, and publishes nothing. What the tree executor built must be the same disk, bit for bit; what a
+machine built must have the same files, but for times and what every machine notes for itself (logs,
+keys, leases). Where they differ, the files that do are named.
 
-Exit code: 0 if the disk is the same, 1 if it cannot be built again, 3 if it differs")]
+Exit code: 0 if it is the same, 1 if it cannot be built again, 3 if it differs")]
     Verify(statements::Verify),
 
     /// Versions, and machines that run them, that an advisory or a package concerns

@@ -21,7 +21,7 @@ use crate::export::Exports;
 use crate::fetch::{Fetch, FetchError, Reach, Web};
 use crate::pipeline::{BuildRun, Builder, KeptMachines, VerifyBuild, WorkDisks};
 use crate::promote::{Promote, Promotions};
-use crate::prove::{KeyError, StatementKey};
+use crate::prove::{KeyError, StatementKey, StatementKeys};
 use crate::publish::Ask;
 use crate::reclaim::{self, Reclaim};
 use crate::regions::{RegionError, Regions, StorageSettings};
@@ -127,6 +127,8 @@ pub struct Parts {
     pub hypervisor: Option<Arc<dyn Hypervisor>>,
     /// Without one, contents are fetched by HTTP.
     pub fetch: Option<Arc<dyn Fetch>>,
+    /// Without one, it follows from the options.
+    pub web: Option<Arc<Web>>,
 }
 
 /// Why there is no factory.
@@ -169,8 +171,7 @@ pub struct Factory {
     pub(crate) auth: Arc<dyn AuthStore>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) statements: Arc<dyn Statements>,
-    pub(crate) key: Arc<StatementKey>,
-    trusted: Vec<PublicKey>,
+    keys: Arc<StatementKeys>,
     pub(crate) regions: Arc<Regions>,
     pub(crate) links: Links,
     pub(crate) provider: Arc<dyn Provider>,
@@ -202,18 +203,24 @@ impl Factory {
         let cache = options.data.join("cache");
         make_folder(&cache)?;
         let executor = TreeExecutor::new(&cache.join("build"), SandboxProgram::this_executable())?;
+        let web = Arc::new(Web::new(options.reach.clone())?);
         let parts = Parts {
-            provider: Arc::new(Marketplace::new(&options.data)),
+            provider: Arc::new(Marketplace::new(&options.data, &web)),
             builder: Arc::new(executor),
             regions: None,
             hypervisor: None,
             fetch: None,
+            web: Some(web),
         };
         Factory::with_parts(options, parts)
     }
 
     /// A factory some of whose tools are given.
     pub fn with_parts(options: FactoryOptions, parts: Parts) -> Result<Arc<Factory>, FactoryError> {
+        let web = match parts.web {
+            Some(web) => web,
+            None => Arc::new(Web::new(options.reach)?),
+        };
         let data = options.data;
         for name in [
             "cache",
@@ -239,7 +246,6 @@ impl Factory {
             Some(regions) => regions,
             None => Arc::new(Regions::open_with(&data.join("regions"), options.storage)?),
         };
-        let web = Arc::new(Web::new(options.reach)?);
         let fetch = parts.fetch.unwrap_or_else(|| web.clone());
         Ok(Arc::new(Factory {
             server: options.server,
@@ -258,8 +264,7 @@ impl Factory {
             auth: options.auth,
             clock: options.jobs.clock(),
             statements: options.statements,
-            key: Arc::new(StatementKey::open(&data.join("keys"))?),
-            trusted: crate::prove::trusted(&data.join("keys"))?,
+            keys: Arc::new(StatementKeys::open(&data.join("keys"))?),
             provider: parts.provider,
             builder: parts.builder,
             ask: options.ask,
@@ -287,15 +292,27 @@ impl Factory {
         let _ = self.jobs.set(runner.jobs());
     }
 
-    /// The keys that statements are trusted from: the own one first.
+    /// The keys that statements are trusted from: the one that signs first.
     pub fn statement_keys(&self) -> Vec<PublicKey> {
-        let own = std::iter::once(*self.key.public());
-        own.chain(self.trusted.iter().copied()).collect()
+        self.keys.trusted()
     }
 
     /// The key that statements of this factory are signed with.
-    pub fn statement_key(&self) -> &StatementKey {
-        &self.key
+    pub fn statement_key(&self) -> Arc<StatementKey> {
+        self.keys.own()
+    }
+
+    /// Has a new key sign from now on; what the one before signed is trusted as before.
+    pub async fn rotate_statement_key(&self) -> Result<(), KeyError> {
+        let keys = Arc::clone(&self.keys);
+        // A rotation that was begun is ended, whoever waits for it.
+        match tokio::task::spawn_blocking(move || keys.rotate()).await {
+            Ok(done) => done,
+            Err(error) => Err(KeyError::Open {
+                path: self.data.join("keys"),
+                source: std::io::Error::other(error),
+            }),
+        }
     }
 
     /// Machines of images that failed a check and are kept for a login.

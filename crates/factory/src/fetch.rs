@@ -316,7 +316,19 @@ impl Web {
 #[async_trait]
 impl Fetch for Web {
     async fn fetch(&self, uri: &str, out: &mut std::fs::File) -> Result<String, FetchError> {
-        save(self.get(uri).await?, out, &without_query(uri)).await
+        self.fetch_up_to(uri, out, CONTENT_BYTES_MAX).await
+    }
+}
+
+impl Web {
+    /// The same with another limit to its bytes.
+    pub(crate) async fn fetch_up_to(
+        &self,
+        uri: &str,
+        out: &mut std::fs::File,
+        bytes_max: u64,
+    ) -> Result<String, FetchError> {
+        save(self.get(uri).await?, out, &without_query(uri), bytes_max).await
     }
 }
 
@@ -353,15 +365,23 @@ async fn save(
     mut answer: reqwest::Response,
     out: &mut std::fs::File,
     shown: &str,
+    bytes_max: u64,
 ) -> Result<String, FetchError> {
+    let too_large = || FetchError::TooLarge {
+        uri: shown.to_owned(),
+        bytes_max,
+    };
+    if answer
+        .content_length()
+        .is_some_and(|length| length > bytes_max)
+    {
+        return Err(too_large());
+    }
     let (mut hasher, mut length) = (Sha256::new(), 0u64);
     while let Some(chunk) = chunk(&mut answer, shown).await? {
         length += chunk.len() as u64;
-        if length > CONTENT_BYTES_MAX {
-            return Err(FetchError::TooLarge {
-                uri: shown.to_owned(),
-                bytes_max: CONTENT_BYTES_MAX,
-            });
+        if length > bytes_max {
+            return Err(too_large());
         }
         hasher.update(&chunk);
         out.write_all(&chunk).map_err(|source| FetchError::File {
@@ -400,6 +420,10 @@ fn is_public(address: IpAddr) -> bool {
         },
     }
 }
+
+#[cfg(test)]
+#[path = "fetch_tests.rs"]
+mod https_tests;
 
 #[cfg(test)]
 mod tests {

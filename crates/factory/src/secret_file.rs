@@ -18,18 +18,39 @@ pub fn read_or_make(path: &Path) -> io::Result<Vec<u8>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         known => return known,
     }
-    let folder = path.parent().unwrap_or(Path::new("."));
-    // Under another name first, and for its owner only: a seed that was cut off could not be told from a damaged one.
-    let mut new = NamedTempFile::new_in(folder)?;
-    new.write_all(&rand::random::<[u8; SEED_BYTES]>())?;
-    new.as_file().sync_all()?;
-    match new.persist_noclobber(path) {
+    let folder = folder_of(path);
+    match holding(folder, &rand::random())?.persist_noclobber(path) {
         Err(failed) if failed.error.kind() != io::ErrorKind::AlreadyExists => {
             return Err(failed.error);
         }
         _ => fs::File::open(folder)?.sync_all()?,
     }
     fs::read(path)
+}
+
+/// A new seed in the place of the one in the file.
+///
+/// # Errors
+/// It cannot be written, and the one before is still there.
+pub fn replace(path: &Path) -> io::Result<[u8; SEED_BYTES]> {
+    let folder = folder_of(path);
+    let seed = rand::random();
+    let new = holding(folder, &seed)?;
+    new.persist(path).map_err(|failed| failed.error)?;
+    fs::File::open(folder)?.sync_all()?;
+    Ok(seed)
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("."))
+}
+
+/// Under another name first, and for its owner only: a seed that was cut off could not be told from a damaged one.
+fn holding(folder: &Path, seed: &[u8; SEED_BYTES]) -> io::Result<NamedTempFile> {
+    let mut new = NamedTempFile::new_in(folder)?;
+    new.write_all(seed)?;
+    new.as_file().sync_all()?;
+    Ok(new)
 }
 
 #[cfg(test)]

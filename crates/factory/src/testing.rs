@@ -340,6 +340,7 @@ impl World {
             regions: Some(Arc::clone(&self.regions)),
             hypervisor: Some(Arc::new(self.machines.clone())),
             fetch: None,
+            web: None,
         })
     }
 

@@ -93,6 +93,7 @@ fn real(world: &World, hypervisor: Option<Arc<dyn Hypervisor>>) -> Arc<Factory> 
         regions: Some(Arc::clone(&world.regions)),
         hypervisor,
         fetch: None,
+        web: None,
     })
 }
 

@@ -395,6 +395,11 @@ impl Work for FactoryWork {
         self.factory.statement_keys()
     }
 
+    async fn rotate_statement_key(&self) -> Result<(), ArmError> {
+        let rotated = self.factory.rotate_statement_key().await;
+        rotated.map_err(|error| errors::internal("replacing the key for statements", &error))
+    }
+
     fn products(&self) -> Vec<Product> {
         self.factory.products()
     }

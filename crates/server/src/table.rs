@@ -167,6 +167,8 @@ fn identities() -> Vec<Operation> {
         row!(POST Collection "Bullion.Factory/issueIdentitySecret", RESOURCE, "Bullion.Factory/machineIdentities/issueSecret/action", machine_tokens::issue_secret),
         row!(GET Collection signing_keys::KIND, ROOT, "Bullion.Factory/signingKeys/read", signing_keys::all, tenancy: Tenancy::Installation),
         row!(POST Collection signing_keys::ROTATE, ROOT, "Bullion.Factory/signingKeys/rotate/action", signing_keys::rotate, tenancy: Tenancy::Installation),
+        row!(GET Collection signing_keys::STATEMENTS, ROOT, "Bullion.Factory/signingKeys/read", signing_keys::statements, tenancy: Tenancy::Installation),
+        row!(POST Collection signing_keys::ROTATE_STATEMENTS, ROOT, "Bullion.Factory/signingKeys/rotate/action", signing_keys::rotate_statements, tenancy: Tenancy::Installation),
     ]
 }
 

@@ -71,8 +71,10 @@ pub trait Work: Send + Sync {
     fn verify_build(&self, version: &ResourceId, base: Base) -> NewJob;
     /// Compares the disks of both stages, read anew.
     async fn verify_promotion(&self, promotion: &PromotionProperties) -> Result<Value, ArmError>;
-    /// The keys that statements about disks are trusted from.
+    /// The keys that statements about disks are trusted from: the one that signs first.
     fn statement_keys(&self) -> Vec<PublicKey>;
+    /// Has a new key sign statements from now on; the one before is trusted as before.
+    async fn rotate_statement_key(&self) -> Result<(), ArmError>;
     /// The platform images that are offered.
     fn products(&self) -> Vec<Product>;
     /// The versions of one of them; the first question may have to ask the archive.

@@ -50,6 +50,7 @@ const CANONICAL: &[&str] = &[
     "Microsoft.ManagedIdentity",
     "userAssignedIdentities",
     "signingKeys",
+    "statementKeys",
     "users",
     "groups",
     "members",

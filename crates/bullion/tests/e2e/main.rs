@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, clippy::print_stderr)]
 
 mod az;
+mod kills;
 mod promotion;
 #[path = "../support/mod.rs"]
 mod support;
@@ -40,6 +41,7 @@ fn an_image_is_finished_through_kills_and_a_failing_check() {
     edit(&recipe, FAILING_CHECK, "validate:\n");
     let digest = the_next_run_goes_on_from_the_failed_step(&installation);
     building_again_finds_everything(&installation, &digest);
+    kills::a_small_build_goes_through_every_kill(&mut installation);
     its_record_is_the_signed_one(&installation);
     it_is_built_again_the_same(&installation, &digest);
     az::finds_the_image_elsewhere(&installation, TEMPLATE);
@@ -188,7 +190,7 @@ fn a_machine_outlives_its_server(installation: &mut Installation) {
     installation.wait_for_quiet();
 }
 
-fn apply(installation: &Installation) {
+pub fn apply(installation: &Installation) {
     let folder = installation.beside("factory");
     let folder = folder.to_string_lossy();
     installation.run(&["apply", &folder, "--yes"]).succeeded();

@@ -220,11 +220,12 @@ impl Installation {
         std::fs::read_to_string(self.beside("server.log")).unwrap_or_default()
     }
 
-    /// Waits until no program other than the server works on the folder, and nothing of it is mounted.
+    /// Waits until no program other than the server works on the folder, and nothing of it is mounted or a loop device.
     pub fn wait_for_quiet(&self) {
         let left = || {
             let mut left = self.programs();
             left.extend(mounts_below(&self.data()));
+            left.extend(loops_on(&self.data()));
             left
         };
         wait_for_or(
@@ -233,6 +234,14 @@ impl Installation {
             || left().is_empty().then_some(()),
             || format!("{:#?}", left()),
         );
+    }
+
+    /// Folders that steps worked in.
+    pub fn left_of_steps(&self) -> Vec<String> {
+        let all = ["cache/work", "cache/build"].map(|name| self.data().join(name));
+        let entries = all.iter().flat_map(std::fs::read_dir).flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.filter(|name| name.starts_with("step-")).collect()
     }
 
     /// Programs of the machines and builds of this folder.
@@ -416,6 +425,16 @@ fn processes_on(folder: &Path) -> Vec<(u32, String)> {
         }
     }
     found
+}
+
+/// Files of the folder that are loop devices, in whatever namespace those are mounted.
+fn loops_on(folder: &Path) -> Vec<String> {
+    let inside = format!("{}/", folder.display());
+    let devices = std::fs::read_dir("/sys/block").expect("cannot list block devices");
+    let files = devices
+        .flatten()
+        .filter_map(|device| std::fs::read_to_string(device.path().join("loop/backing_file")).ok());
+    files.filter(|file| file.starts_with(&inside)).collect()
 }
 
 fn mounts_below(folder: &Path) -> Vec<String> {

@@ -13,6 +13,7 @@ mod login;
 mod promotion;
 mod rest;
 mod scope;
+mod signing_keys;
 mod statements;
 mod tattoo;
 mod verify;
@@ -66,6 +67,7 @@ async fn dispatch(global: &Global, command: Command, io: &mut Io) -> Result<Exit
         Command::Image(args) => image::images(&connect(global, io)?, args, io).await,
         Command::Version(args) => image::versions(&connect(global, io)?, args, io).await,
         Command::Sbom(args) => statements::sbom(&connect(global, io)?, args, io).await,
+        Command::SigningKey(args) => signing_keys::run(&connect(global, io)?, args, io).await,
         Command::Statement(args) => statements::statements(&connect(global, io)?, args, io).await,
         Command::Verify(args) => verify::run(&connect(global, io)?, &args, io).await,
         Command::Affected(args) => statements::affected(connect(global, io), &args, io).await,

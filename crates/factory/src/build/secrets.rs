@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use disk::Changes;
@@ -18,6 +19,8 @@ const VALUE_BYTES_MAX: usize = 64 << 10;
 /// Shorter values would be found everywhere.
 const VALUE_BYTES_MIN: usize = 6;
 const VAULT_TIMEOUT: Duration = Duration::from_secs(20);
+/// Of an answer of the vault.
+const VAULT_BYTES_MAX: usize = 1 << 20;
 const HIDDEN: &str = "***";
 
 /// Why there is no value.
@@ -129,18 +132,39 @@ impl Redacted {
     }
 }
 
+/// The variables of the server's environment.
+type Variables = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
 /// Where secrets are looked up.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Secrets {
     /// `{folder}/{tenant}/{name}` are the files of a tenant.
     folder: PathBuf,
     /// The tenant whose builds may use the server's environment and its vault.
     operator: Option<TenantId>,
+    variables: Variables,
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secrets")
+            .field("folder", &self.folder)
+            .field("operator", &self.operator)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Secrets {
     pub fn new(folder: PathBuf, operator: Option<TenantId>) -> Secrets {
-        Secrets { folder, operator }
+        Secrets::with(folder, operator, Arc::new(|name| std::env::var(name).ok()))
+    }
+
+    fn with(folder: PathBuf, operator: Option<TenantId>, variables: Variables) -> Secrets {
+        Secrets {
+            folder,
+            operator,
+            variables,
+        }
     }
 
     pub async fn look_up(
@@ -170,7 +194,7 @@ impl Secrets {
             SecretPlace::Environment(name) => {
                 let variable = format!("{VARIABLE_PREFIX}{name}");
                 let why = format!("the server's environment has no {variable}");
-                std::env::var(variable).map_err(|_| missing(why))
+                (self.variables)(&variable).ok_or_else(|| missing(why))
             }
             SecretPlace::File(name) => {
                 let path = self.folder.join(tenant.to_string()).join(name);
@@ -193,8 +217,8 @@ impl Secrets {
             why,
         };
         let variable = |name: &str| {
-            std::env::var(name)
-                .map_err(|_| missing(format!("the server's environment has no {name}")))
+            let why = format!("the server's environment has no {name}");
+            (self.variables)(name).ok_or_else(|| missing(why))
         };
         let (address, token) = (variable("VAULT_ADDR")?, variable("VAULT_TOKEN")?);
         let fault = |source: reqwest::Error| SecretError::Vault {
@@ -217,7 +241,9 @@ impl Secrets {
                 answer.status().as_u16()
             )));
         }
-        let body: Value = answer.json().await.map_err(fault)?;
+        let body = limited(answer).await.map_err(fault)?;
+        let body: Value = serde_json::from_slice(&body)
+            .map_err(|_| missing("the vault's answer is not understood".to_owned()))?;
         let found = body["data"]["data"][field]
             .as_str()
             .or(body["data"][field].as_str());
@@ -226,6 +252,23 @@ impl Secrets {
             .ok_or_else(|| missing(format!("{path} has no field {field}")))
     }
 }
+
+/// The beginning of a body: more than the limit is not JSON that anybody would keep a secret in.
+async fn limited(mut answer: reqwest::Response) -> Result<Vec<u8>, reqwest::Error> {
+    let mut body = Vec::new();
+    while let Some(piece) = answer.chunk().await? {
+        let room = VAULT_BYTES_MAX - body.len();
+        body.extend_from_slice(&piece[..piece.len().min(room)]);
+        if body.len() == VAULT_BYTES_MAX {
+            break;
+        }
+    }
+    Ok(body)
+}
+
+#[cfg(test)]
+#[path = "vault_tests.rs"]
+mod vault_tests;
 
 #[cfg(test)]
 mod tests {

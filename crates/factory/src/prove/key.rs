@@ -2,9 +2,10 @@
 //! leaves its file but to sign.
 
 use std::fs;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use provenance::{PublicKey, SigningKey, VerifyError};
 
@@ -15,6 +16,8 @@ const FILE: &str = "statements.key";
 const TRUSTED: &str = "trusted";
 const TRUSTED_MAX: usize = 64;
 const PEM_BYTES_MAX: u64 = 4 << 10;
+/// Of a former key's id, in the name of its file.
+const FORMER_ID_DIGITS: usize = 16;
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -114,9 +117,148 @@ impl StatementKey {
     }
 }
 
+/// The own key and all that are trusted, as they are now.
+#[derive(Debug, Clone)]
+struct Held {
+    own: Arc<StatementKey>,
+    trusted: Vec<PublicKey>,
+}
+
+/// The keys in one folder. The own one can be replaced while others sign and verify.
+#[derive(Debug)]
+pub struct StatementKeys {
+    folder: PathBuf,
+    held: RwLock<Held>,
+    /// Two at once would each keep the other's key from being trusted.
+    rotating: std::sync::Mutex<()>,
+}
+
+impl StatementKeys {
+    /// Those of `folder`; makes an own key where there is none.
+    pub fn open(folder: &Path) -> Result<StatementKeys, KeyError> {
+        Ok(StatementKeys {
+            folder: folder.to_owned(),
+            held: RwLock::new(Held::open(folder)?),
+            rotating: std::sync::Mutex::default(),
+        })
+    }
+
+    fn held(&self) -> Held {
+        self.held
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The one that signs.
+    pub fn own(&self) -> Arc<StatementKey> {
+        self.held().own
+    }
+
+    /// Those that statements are trusted from: the one that signs first.
+    pub fn trusted(&self) -> Vec<PublicKey> {
+        let Held { own, trusted } = self.held();
+        let others = trusted.into_iter().filter(|key| key != own.public());
+        std::iter::once(*own.public()).chain(others).collect()
+    }
+
+    /// Has a new key sign from now on. What the one before signed is trusted as before: its public half stays, its
+    /// private half is gone. Blocks.
+    pub fn rotate(&self) -> Result<(), KeyError> {
+        let _alone = self.rotating.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = self.own();
+        let folder = self.folder.join(TRUSTED);
+        let id = own.id();
+        let kept = folder.join(format!("former-{}.pem", &id[..FORMER_ID_DIGITS]));
+        // First what is to be trusted: whatever happens next, nothing that was signed is lost.
+        let keep = || -> io::Result<()> {
+            fs::create_dir_all(&folder)?;
+            let mut file = fs::File::create(&kept)?;
+            file.write_all(own.public().pem().as_bytes())?;
+            file.sync_all()?;
+            fs::File::open(&folder)?.sync_all()
+        };
+        if trusted(&self.folder)?.len() >= TRUSTED_MAX {
+            return Err(KeyError::TooMany { path: folder });
+        }
+        keep().map_err(|source| KeyError::Open {
+            path: kept.clone(),
+            source,
+        })?;
+        let path = self.folder.join(FILE);
+        secret_file::replace(&path).map_err(|source| KeyError::Open { path, source })?;
+        let fresh = Held::open(&self.folder)?;
+        *self.held.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(())
+    }
+}
+
+impl Held {
+    fn open(folder: &Path) -> Result<Held, KeyError> {
+        Ok(Held {
+            own: Arc::new(StatementKey::open(folder)?),
+            trusted: trusted(folder)?,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_key_signs_and_the_old_one_is_trusted() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = StatementKeys::open(folder.path()).unwrap();
+        let first = keys.own();
+        let sealed = first.signing().seal("t", b"said before");
+        keys.rotate().unwrap();
+        let second = keys.own();
+        assert_ne!(first.id(), second.id());
+        assert_eq!(keys.trusted(), [*second.public(), *first.public()]);
+        assert_eq!(
+            sealed.open("t", &keys.trusted()).unwrap().1,
+            *first.public()
+        );
+        keys.rotate().unwrap();
+        // The next start finds the same.
+        let again = StatementKeys::open(folder.path()).unwrap();
+        assert_eq!(again.own().id(), keys.own().id());
+        assert_eq!(again.trusted().len(), 3);
+        assert!(sealed.open("t", &again.trusted()).is_ok());
+        let mode = fs::metadata(folder.path().join(FILE)).unwrap();
+        assert_eq!(mode.permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_rotation_that_was_cut_off_trusts_no_key_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = StatementKeys::open(folder.path()).unwrap();
+        let given = folder.path().join(TRUSTED);
+        fs::create_dir(&given).unwrap();
+        fs::write(given.join("former.pem"), keys.own().public().pem()).unwrap();
+        let again = StatementKeys::open(folder.path()).unwrap();
+        assert_eq!(again.trusted(), [*keys.own().public()]);
+    }
+
+    #[test]
+    fn a_key_is_replaced_only_while_the_old_one_can_be_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = StatementKeys::open(folder.path()).unwrap();
+        let given = folder.path().join(TRUSTED);
+        fs::create_dir(&given).unwrap();
+        for index in 0..TRUSTED_MAX {
+            let other = SigningKey::from_seed(&[u8::try_from(index).unwrap(); 32]);
+            fs::write(given.join(format!("{index}.pem")), other.public().pem()).unwrap();
+        }
+        let before = keys.own().id();
+        let error = keys.rotate().unwrap_err();
+        assert!(matches!(error, KeyError::TooMany { .. }), "{error}");
+        assert_eq!(
+            StatementKeys::open(folder.path()).unwrap().own().id(),
+            before
+        );
+    }
 
     #[test]
     fn a_key_is_made_once_and_kept() {

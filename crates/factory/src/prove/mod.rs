@@ -8,7 +8,7 @@ mod statements_tests;
 
 pub(crate) use check::Proof;
 pub use check::{Opened, PROVENANCE_INVALID, ProofError, open};
-pub use key::{KeyError, StatementKey, trusted};
+pub use key::{KeyError, StatementKey, StatementKeys};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

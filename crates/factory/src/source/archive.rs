@@ -59,6 +59,8 @@ pub(super) const RELEASES: [DebianRelease; 3] = [
 const COMPONENTS: [&str; 1] = ["main"];
 pub(crate) const ARCHITECTURE: &str = "amd64";
 const UPDATE_DEADLINE: Duration = Duration::from_secs(300);
+/// An archive that sends nothing for so long is given up.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
 /// Environment through which programs here may learn of a proxy.
 pub(crate) const PROXY_VARIABLES: [&str; 8] = [
     "http_proxy",
@@ -78,6 +80,8 @@ pub struct DebianArchive {
     /// `<data>/cache`
     cache: PathBuf,
     pins: PinFolder,
+    /// How long an archive may send nothing; whole seconds.
+    silence: Duration,
     /// One update of the private apt state at a time.
     updating: tokio::sync::Mutex<()>,
 }
@@ -93,8 +97,15 @@ impl DebianArchive {
             release,
             cache: cache.to_owned(),
             pins: PinFolder::new(cache.join("archive")),
+            silence: SILENCE_MAX,
             updating: tokio::sync::Mutex::new(()),
         }
+    }
+
+    /// The same with another limit to how long an archive may send nothing; whole seconds.
+    pub fn with_silence(mut self, silence: Duration) -> Self {
+        self.silence = silence;
+        self
     }
 
     fn apt_folder(&self) -> PathBuf {
@@ -141,7 +152,7 @@ impl DebianArchive {
         let list: String = sources.iter().map(|line| format!("{line}\n")).collect();
         let list_file = folder.join("sources.list");
         std::fs::write(&list_file, list).map_err(SourceError::file("write", &list_file))?;
-        let acquire = host_apt::acquire_settings().await?;
+        let acquire = host_apt::acquire_settings(self.silence).await?;
         let config_file = folder.join("apt.conf");
         std::fs::write(&config_file, private_config(&folder, &acquire))
             .map_err(SourceError::file("write", &config_file))?;
@@ -338,7 +349,7 @@ impl Provider for DebianArchive {
         log: LogLine,
     ) -> Result<PathBuf, SourceError> {
         self.pins.check(pin)?;
-        let acquire = host_apt::acquire_settings().await?;
+        let acquire = host_apt::acquire_settings(self.silence).await?;
         let place = bootstrap::Place {
             lists: self.pins.lists(pin),
             debs: self.cache.join("debs"),
@@ -358,7 +369,7 @@ impl Provider for DebianArchive {
             lists: self.pins.lists(pin),
             sources_list: pin.sources_list(),
             debs: self.cache.join("debs"),
-            acquire: host_apt::acquire_settings().await?,
+            acquire: host_apt::acquire_settings(self.silence).await?,
             environment: proxies.collect(),
         }))
     }

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
 use process::Command;
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,8 @@ use super::SourceError;
 const MAX_SOURCE_FILES: usize = 200;
 /// Bytes of one of them.
 const MAX_SOURCE_BYTES: u64 = 1 << 20;
+/// How often a file that could not be had is asked for once more.
+const RETRIES: u32 = 1;
 /// What of apt's acquire settings is about reaching an archive, and not about what is fetched.
 const CARRIED: [&str; 7] = [
     "Acquire::http::",
@@ -257,22 +260,28 @@ fn from_file(path: &Path) -> Result<Vec<SourceLine>, SourceError> {
 }
 
 /// How this machine reaches archives (proxies, certificates, retries), as lines of an apt
-/// configuration. Hooks and everything about what to fetch stay behind.
-pub(crate) async fn acquire_settings() -> Result<String, SourceError> {
+/// configuration. Hooks and everything about what to fetch stay behind. A server that sends nothing for
+/// as long as `silence`, in whole seconds, is given up, unless the machine's own settings say otherwise.
+pub(crate) async fn acquire_settings(silence: Duration) -> Result<String, SourceError> {
     let dump = Command::new("apt-config")
         .arg("dump")
         .run()
         .await?
         .stdout_text();
-    Ok(carried(&dump))
+    Ok(carried(&dump, silence))
 }
 
-fn carried(dump: &str) -> String {
+fn carried(dump: &str, silence: Duration) -> String {
     let wanted = |line: &&str| CARRIED.iter().any(|prefix| line.starts_with(prefix));
-    dump.lines()
-        .filter(wanted)
-        .flat_map(|line| [line, "\n"])
-        .collect()
+    let seconds = silence.as_secs();
+    // What apt reads last counts, so ours come first. By itself apt waits for minutes before it gives one file up, and
+    // Debian 12's waits for ever where it has to wait before a retry and nothing else is left to fetch.
+    let ours = format!(
+        "Acquire::http::Timeout \"{seconds}\";\nAcquire::https::Timeout \"{seconds}\";\n\
+         Acquire::Retries \"{RETRIES}\";\nAcquire::Retries::Delay \"false\";\n"
+    );
+    let theirs = dump.lines().filter(wanted);
+    ours + &theirs.flat_map(|line| [line, "\n"]).collect::<String>()
 }
 
 #[cfg(test)]
@@ -355,8 +364,10 @@ mod tests {
         let dump = "APT::Update::Post-Invoke:: \"rm -f x\";\nAcquire::http::Proxy \"http://p.example:3128\";\n\
              Acquire::Languages \"none\";\nAcquire::Check-Date \"false\";\n";
         assert_eq!(
-            carried(dump),
-            "Acquire::http::Proxy \"http://p.example:3128\";\nAcquire::Check-Date \"false\";\n"
+            carried(dump, Duration::from_secs(20)),
+            "Acquire::http::Timeout \"20\";\nAcquire::https::Timeout \"20\";\nAcquire::Retries \"1\";\n\
+             Acquire::Retries::Delay \"false\";\n\
+             Acquire::http::Proxy \"http://p.example:3128\";\nAcquire::Check-Date \"false\";\n"
         );
     }
 }

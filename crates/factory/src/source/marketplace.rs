@@ -1,6 +1,7 @@
 //! The marketplace: every platform image that this server offers, from whichever provider makes it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::archive::RELEASES;
 use super::vendor::VendorImages;
@@ -8,19 +9,21 @@ use super::{
     Archive, BaseInputs, BaseRequest, DebianArchive, LogLine, Pin, PlatformImage, Product,
     Provider, SourceError, SourceLine,
 };
+use crate::fetch::Web;
 
 /// All providers of one data folder.
 pub struct Marketplace(Vec<Box<dyn Provider>>);
 
 impl Marketplace {
     /// Archives keep their state below `{data}/cache`; vendors' images lie in `{data}/marketplace`.
-    pub fn new(data: &Path) -> Marketplace {
+    pub fn new(data: &Path, web: &Arc<Web>) -> Marketplace {
         let cache = data.join("cache");
         let mut providers: Vec<Box<dyn Provider>> = Vec::new();
         for release in &RELEASES {
             providers.push(Box::new(DebianArchive::of(&cache, release)));
         }
-        providers.push(Box::new(VendorImages::new(data.join("marketplace"))));
+        let vendors = VendorImages::new(data.join("marketplace"), Arc::clone(web));
+        providers.push(Box::new(vendors));
         Marketplace(providers)
     }
 
@@ -88,6 +91,10 @@ impl Provider for Marketplace {
 mod tests {
     use super::*;
 
+    fn web() -> Arc<Web> {
+        Arc::new(Web::new(crate::fetch::Reach::default()).unwrap())
+    }
+
     #[tokio::test]
     async fn every_product_has_one_provider() {
         let folder = tempfile::tempdir().unwrap();
@@ -96,7 +103,7 @@ mod tests {
         std::fs::write(image.join("1.0.20260101.img"), vec![0u8; 1 << 20]).unwrap();
         std::fs::write(image.join("1.0.20260203.img"), vec![1u8; 1 << 20]).unwrap();
         std::fs::write(image.join("notes.txt"), "no version").unwrap();
-        let marketplace = Marketplace::new(folder.path());
+        let marketplace = Marketplace::new(folder.path(), &web());
         let named =
             |product: &Product| format!("{}:{}:{}", product.publisher, product.offer, product.sku);
         let products: Vec<String> = marketplace.products().iter().map(named).collect();
@@ -140,7 +147,7 @@ mod tests {
         std::fs::create_dir_all(&image).unwrap();
         let file = image.join("1.0.20260101.img");
         std::fs::write(&file, vec![0u8; 1 << 20]).unwrap();
-        let marketplace = Marketplace::new(folder.path());
+        let marketplace = Marketplace::new(folder.path(), &web());
         let latest = "acme:appliance:v1:latest".parse().unwrap();
         let pin = marketplace.resolve(&latest, &[]).await.unwrap();
         std::fs::write(&file, vec![2u8; 1 << 20]).unwrap();

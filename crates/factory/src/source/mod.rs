@@ -13,6 +13,7 @@ mod marketplace;
 mod memory;
 mod pin;
 mod release;
+mod signature;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod vendor;
@@ -29,6 +30,7 @@ pub use host_apt::SourceLine;
 pub use marketplace::Marketplace;
 pub(crate) use pin::hex;
 pub use pin::{FileState, Pin, StateDigest, SuiteState};
+pub use vendor::VendorImages;
 
 /// A base operating system as it is asked for: `publisher:offer:sku:version`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

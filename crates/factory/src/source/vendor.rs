@@ -1,6 +1,6 @@
 //! Vendors' cloud images from a folder: `{publisher}/{offer}/{sku}/{version}.{anything}`, a raw disk, qcow2, VHD, VHDX
 //! or VMDK, whole or packed by xz or zstd. The content tells the format. A `{version}.json` with `url` and `sha256`
-//! stands for an image that is fetched when it is first built from.
+//! stands for an image that is fetched when it is first built from, and may ask for the vendor's signature.
 //!
 //! What a vendor sends is foreign: it is read as bytes, and never mounted by the host.
 
@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use disk::ReadAt;
@@ -18,11 +19,12 @@ use serde::Deserialize;
 use store::FileDisk;
 use uuid::Uuid;
 
+use super::signature::{Signature, Signed};
 use super::{
     Archive, BaseInputs, BaseRequest, FileState, LogLine, Pin, PlatformImage, Product, Provider,
     SourceError, SourceLine,
 };
-use crate::fetch::{Reach, Web, fetch_all, is_sha256, sha256_of};
+use crate::fetch::{Web, fetch_all, is_sha256, sha256_of};
 use crate::import::{DISK_BYTES_MAX, Padded};
 use crate::publish::SparseFile;
 
@@ -37,6 +39,7 @@ const GIB: u64 = 1 << 30;
 #[derive(Debug)]
 pub struct VendorImages {
     folder: PathBuf,
+    web: Arc<Web>,
 }
 
 /// An image that is somewhere else.
@@ -45,6 +48,7 @@ pub struct VendorImages {
 struct Description {
     url: String,
     sha256: String,
+    signature: Option<Signature>,
 }
 
 /// Numbers between dots, compared as numbers.
@@ -87,8 +91,8 @@ fn versions(path: &Path) -> BTreeMap<Version, (String, PathBuf)> {
 }
 
 impl VendorImages {
-    pub fn new(folder: PathBuf) -> VendorImages {
-        VendorImages { folder }
+    pub fn new(folder: PathBuf, web: Arc<Web>) -> VendorImages {
+        VendorImages { folder, web }
     }
 
     /// The product with its folder.
@@ -122,8 +126,23 @@ impl VendorImages {
         products
     }
 
+    /// The signature that a pinned image must have, and the folder of its description.
+    fn signature(&self, pin: &Pin) -> Result<Option<(Signature, PathBuf)>, SourceError> {
+        let found = self.find(&pin.image).and_then(|(_, folder)| {
+            let number = version_of(&pin.image.version)?;
+            let (_, path) = versions(&folder).remove(&number)?;
+            Some((folder, path))
+        });
+        // A pin outlives its description; what was fetched is then named by its digest alone.
+        let Some((folder, path)) = found.filter(|(_, path)| is_description(path)) else {
+            return Ok(None);
+        };
+        let (_, signature) = described(&path)?;
+        Ok(signature.map(|signature| (signature, folder)))
+    }
+
     /// The file of a pin, fetched if it is not here, and still what was pinned.
-    async fn file(&self, pin: &Pin) -> Result<PathBuf, SourceError> {
+    async fn file(&self, pin: &Pin, log: &LogLine) -> Result<PathBuf, SourceError> {
         let bad = |reason: String| SourceError::BadPin {
             state: pin.state.to_string(),
             reason,
@@ -138,13 +157,20 @@ impl VendorImages {
                 uri: file.from.clone(),
                 sha256: file.sha256.clone(),
             };
-            let web = Web::new(Reach::default());
-            let fetched = match web {
-                Ok(web) => fetch_all(&web, &folder, &[remote], &|_| {}).await,
-                Err(error) => Err(error),
-            };
+            let fetched = fetch_all(&*self.web, &folder, &[remote], &|_| {}).await;
             fetched.map_err(|error| SourceError::Provider(crate::pipeline::chain(&error)))?;
-            return Ok(folder.join(&file.sha256));
+            let image = folder.join(&file.sha256);
+            if let Some((signature, beside)) = self.signature(pin)? {
+                let of = Signed {
+                    web: &self.web,
+                    image: &image,
+                    sha256: &file.sha256,
+                    kept: &folder,
+                };
+                of.check(&signature, &beside).await?;
+                log("the vendor's signature is good");
+            }
+            return Ok(image);
         }
         let path = self.folder.join(&file.from);
         let hashed = path.clone();
@@ -209,11 +235,8 @@ impl Provider for VendorImages {
             version: image.version.clone(),
             known: product.versions.join(", "),
         })?;
-        let state = match path
-            .extension()
-            .is_some_and(|extension| extension == "json")
-        {
-            true => described(&path)?,
+        let state = match is_description(&path) {
+            true => described(&path)?.0,
             false => {
                 let hashed = path.clone();
                 let sha256 = tokio::task::spawn_blocking(move || sha256_of(&hashed)).await;
@@ -255,7 +278,7 @@ impl Provider for VendorImages {
         work: &Path,
         log: LogLine,
     ) -> Result<PathBuf, SourceError> {
-        let path = self.file(pin).await?;
+        let path = self.file(pin, &log).await?;
         log("reading the vendor's image");
         let image = unpacked(&path, work).await?;
         let (raw, wanted) = (work.join("disk.raw"), u64::from(request.disk_gib) * GIB);
@@ -270,7 +293,12 @@ impl Provider for VendorImages {
     }
 }
 
-fn described(path: &Path) -> Result<FileState, SourceError> {
+fn is_description(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension == "json")
+}
+
+fn described(path: &Path) -> Result<(FileState, Option<Signature>), SourceError> {
     let bad = |reason: String| SourceError::BadPin {
         state: path.display().to_string(),
         reason,
@@ -287,10 +315,14 @@ fn described(path: &Path) -> Result<FileState, SourceError> {
     if !said.url.starts_with("https://") || !is_sha256(&said.sha256) {
         return Err(bad("it needs an https `url` and a `sha256`".to_owned()));
     }
-    Ok(FileState {
+    if let Some(reason) = said.signature.as_ref().and_then(Signature::reason_against) {
+        return Err(bad(reason));
+    }
+    let state = FileState {
         sha256: said.sha256.to_ascii_lowercase(),
         from: said.url,
-    })
+    };
+    Ok((state, said.signature))
 }
 
 /// The disk in the image as a raw file, as large as is wanted and never smaller than it is.

@@ -1,4 +1,5 @@
-//! The keys that sign tokens: shown, and replaced. A private half never leaves the catalog.
+//! The keys that sign tokens, and those that sign statements about disks: shown, and replaced. A private half never leaves
+//! the catalog or the data folder.
 
 use std::sync::Arc;
 
@@ -14,6 +15,8 @@ use crate::tokens::TokensError;
 
 pub const KIND: &str = "Bullion.Factory/signingKeys";
 pub const ROTATE: &str = "Bullion.Factory/rotateSigningKey";
+pub const STATEMENTS: &str = "Bullion.Factory/statementKeys";
+pub const ROTATE_STATEMENTS: &str = "Bullion.Factory/rotateStatementKey";
 
 pub async fn all(server: Arc<Server>, _call: Call) -> Result<Reply, ArmError> {
     Ok(Reply::ok(json!({ "value": shown(&server).await? })))
@@ -27,6 +30,30 @@ pub async fn rotate(server: Arc<Server>, _call: Call) -> Result<Reply, ArmError>
         .await
         .map_err(failed)?;
     Ok(Reply::ok(json!({ "value": shown(&server).await? })))
+}
+
+pub async fn statements(server: Arc<Server>, _call: Call) -> Result<Reply, ArmError> {
+    Ok(Reply::ok(json!({ "value": shown_statements(&server) })))
+}
+
+/// A new key signs from now on; what the one before signed is trusted as before.
+pub async fn rotate_statements(server: Arc<Server>, _call: Call) -> Result<Reply, ArmError> {
+    server.work.rotate_statement_key().await?;
+    Ok(Reply::ok(json!({ "value": shown_statements(&server) })))
+}
+
+fn shown_statements(server: &Server) -> Vec<Value> {
+    let keys = server.work.statement_keys().into_iter().enumerate();
+    keys.map(|(index, key)| {
+        let id = key.id();
+        json!({
+            "id": format!("/providers/{STATEMENTS}/{id}"),
+            "name": id,
+            "type": STATEMENTS,
+            "properties": { "signs": index == 0, "publicKey": key.pem() },
+        })
+    })
+    .collect()
 }
 
 async fn shown(server: &Server) -> Result<Vec<Value>, ArmError> {

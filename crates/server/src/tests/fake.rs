@@ -1,6 +1,7 @@
 //! An engine without tools and machines: regions are a list, jobs succeed at once.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -33,8 +34,13 @@ pub fn exported_disk() -> Vec<u8> {
     (0..1u32 << 20).map(|at| (at / 251) as u8).collect()
 }
 
+/// Each byte of the seed of the first key; of the keys after it, one more each.
+const FIRST_SEED: u8 = 7;
+
 pub struct FakeWork {
     catalog: Arc<dyn Backend>,
+    /// How often the key for statements was replaced.
+    key_rotations: AtomicU8,
     regions: Mutex<Vec<Location>>,
 }
 
@@ -47,6 +53,7 @@ pub async fn engine(parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> 
     let (catalog, blobs) = (parts.catalog, parts.blobs);
     let work = Arc::new(FakeWork {
         catalog: Arc::clone(&catalog),
+        key_rotations: AtomicU8::new(0),
         regions: Mutex::new(vec![Location::new("north"), Location::new("south")]),
     });
     let mut builder = RunnerBuilder::new(catalog.clone(), catalog.clone());
@@ -363,7 +370,15 @@ impl Work for FakeWork {
     }
 
     fn statement_keys(&self) -> Vec<PublicKey> {
-        vec![*statement_key().public()]
+        let rotations = self.key_rotations.load(Ordering::SeqCst);
+        let keys = (0..=rotations).rev();
+        keys.map(|seed| *SigningKey::from_seed(&[FIRST_SEED + seed; 32]).public())
+            .collect()
+    }
+
+    async fn rotate_statement_key(&self) -> Result<(), ArmError> {
+        self.key_rotations.fetch_add(1, Ordering::SeqCst);
+        Ok(())
     }
 
     async fn versions_of(&self, product: &Product) -> Vec<String> {
@@ -418,5 +433,5 @@ impl Work for FakeWork {
 
 /// The key that this fake's statements are signed with.
 pub fn statement_key() -> SigningKey {
-    SigningKey::from_seed(&[7; 32])
+    SigningKey::from_seed(&[FIRST_SEED; 32])
 }

@@ -106,6 +106,26 @@ async fn only_a_statement_that_proves_something_is_shown() {
         .get(&format!("{elsewhere}/providers/Bullion.Factory/statements"))
         .await;
     assert_eq!(seen.status, 404, "{:?}", seen.body);
+
+    let keys = "/providers/Bullion.Factory/statementKeys";
+    let before = site.get(keys).await.body;
+    assert_eq!(before["value"].as_array().unwrap().len(), 1);
+    let rotated = site
+        .ask(
+            "POST",
+            "/providers/Bullion.Factory/rotateStatementKey",
+            None,
+        )
+        .await;
+    assert_eq!(rotated.status, 200, "{:?}", rotated.body);
+    let shown = rotated.body["value"].as_array().unwrap();
+    let signs: Vec<&Value> = shown
+        .iter()
+        .map(|key| &key["properties"]["signs"])
+        .collect();
+    assert_eq!(signs, [true, false]);
+    assert_eq!(shown[1]["name"], before["value"][0]["name"]);
+    check("tests", 200, &statement_key().public().id()).await;
 }
 
 #[tokio::test]
