@@ -76,6 +76,7 @@ impl Run {
                 Target::Registry(registry) => {
                     self.to(cx, finished, &target, registry.clone()).await
                 }
+                Target::Object(object) => self.to(cx, finished, &target, object.clone()).await,
                 Target::AzureGallery(azure) => {
                     self.to(cx, finished, &target, (**azure).clone()).await
                 }

@@ -31,8 +31,9 @@ pub(crate) use origin::newest;
 pub use rebuild::{Base, VERIFY_ACTION, VerifyBuild, VerifyInput, verify_exclusive};
 pub(crate) use recipe::firmware;
 pub use recipe::{
-    AzureGalleryTarget, Distribution, Executor, FileTarget, ImageTarget, Numbering, Recipe,
-    RecipeSource, Reference, RegistryTarget, SecretScan, Target, TemplateProblem, check_template,
+    AzureGalleryTarget, Distribution, Executor, FileTarget, ImageTarget, Numbering, ObjectTarget,
+    Recipe, RecipeSource, Reference, RegistryTarget, SecretScan, Target, TemplateProblem,
+    check_template,
 };
 pub use record::RUN_TYPE;
 pub(crate) use record::change;

@@ -256,6 +256,80 @@ impl FakeRegistry {
     }
 }
 
+/// A bucket that keeps what it is sent, by path, with what is said of it.
+async fn bucket() -> (String, Arc<Mutex<BTreeMap<String, (String, Vec<u8>)>>>) {
+    let kept: Arc<Mutex<BTreeMap<String, (String, Vec<u8>)>>> = Arc::default();
+    let held = Arc::clone(&kept);
+    let host = fake_web::serve(move |asked| {
+        let mut held = held.lock().unwrap();
+        assert!(asked.header("authorization").contains("Credential=me/"));
+        let mark = asked.header("x-amz-meta-bullion-content").to_owned();
+        match (asked.method.as_str(), held.get(&asked.path)) {
+            ("PUT", _) => {
+                held.insert(asked.path, (mark, asked.body));
+                Answer::of(200).with("etag", "\"1\"")
+            }
+            (_, None) => Answer::of(404),
+            (_, Some((mark, bytes))) => Answer::of(200)
+                .with("content-length", bytes.len().to_string())
+                .with("last-modified", "Sat, 21 Nov 2026 00:00:00 GMT")
+                .with("etag", "\"1\"")
+                .with("x-amz-meta-bullion-content", mark),
+        }
+    })
+    .await;
+    (host, kept)
+}
+
+#[tokio::test]
+async fn a_bucket_gets_the_disk_as_a_file() {
+    let world = World::new(&["north"]).await;
+    let (host, kept) = bucket().await;
+    let secrets = world.folder.path().join("secrets");
+    let secrets = secrets.join(world.clerk.tenant.to_string());
+    std::fs::create_dir_all(&secrets).unwrap();
+    let keys = "AWS_ACCESS_KEY_ID=me\nAWS_SECRET_ACCESS_KEY=hush\n";
+    std::fs::write(secrets.join("keys"), keys).unwrap();
+    let target = |host: &str| {
+        let uri = format!("s3://images/a.qcow2?region=x&endpoint=http://{host}");
+        json!([{
+            "type": "Bullion.ObjectStore", "runOutputName": "object", "format": "Qcow2",
+            "uri": uri, "credential": "keys",
+        }])
+    };
+    with_targets(&world, target(&host)).await;
+    let record = work(&world).await;
+    assert_eq!(record.run_state, RunState::Succeeded, "{}", record.message);
+    let place = output(&world, "object").await["artifactUri"].clone();
+    assert_eq!(place, "s3://images/a.qcow2");
+    let sent = kept.lock().unwrap()["/images/a.qcow2"].clone();
+    assert_eq!(&sent.1[..4], b"QFI\xfb");
+    // Again: it is found. What somebody else put there is left alone.
+    let record = work(&world).await;
+    assert_eq!(record.run_state, RunState::Succeeded, "{}", record.message);
+    let others = ("bd1:other Qcow2".to_owned(), b"other".to_vec());
+    kept.lock()
+        .unwrap()
+        .insert("/images/a.qcow2".to_owned(), others.clone());
+    let record = work(&world).await;
+    assert!(
+        record.message.contains("holds something else"),
+        "{}",
+        record.message
+    );
+    assert_eq!(kept.lock().unwrap()["/images/a.qcow2"], others);
+    // A host of the server's own networks that the operator does not list.
+    let port = host.rsplit_once(':').unwrap().1;
+    with_targets(&world, target(&format!("127.0.0.2:{port}"))).await;
+    let record = work(&world).await;
+    assert!(
+        record.message.contains("network of the server's own"),
+        "{}",
+        record.message
+    );
+    assert!(!record.message.contains("hush"), "{}", record.message);
+}
+
 #[tokio::test]
 async fn a_registry_gets_the_disk_as_an_artifact() {
     let world = World::new(&["north"]).await;

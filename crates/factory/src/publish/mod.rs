@@ -6,6 +6,7 @@ mod ask;
 mod azure;
 mod file;
 mod image;
+mod objects;
 mod registry;
 mod target;
 

@@ -15,6 +15,7 @@ use object_store::{BackoffConfig, ClientOptions, RetryConfig};
 
 use super::at::AtError;
 use super::object::Limits;
+use super::parcel::ParcelError;
 
 /// Settings that an address may have, for each kind of object store.
 const S3_SETTINGS: [&str; 5] = [
@@ -32,6 +33,19 @@ const AZURE_SETTINGS: [&str; 5] = [
     "authority_id",
 ];
 const GOOGLE_SETTINGS: [&str; 2] = ["base_url", "allow_http"];
+/// Settings that make a client ask the host it is on.
+const OF_THE_OPERATOR: [&str; 2] = ["imdsv1_fallback", "use_emulator"];
+/// Keys that whoever sends a file may give; the first two are the ones that are needed, both or one of them.
+const S3_KEYS: &[&str] = &[
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+];
+const AZURE_KEYS: &[&str] = &[
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_SAS_KEY",
+    "AZURE_STORAGE_ACCOUNT_NAME",
+];
 /// Names a file with lines `NAME=VALUE`, as they would be in the environment.
 const CREDENTIALS: &str = "credentials";
 /// A file of keys is longer than this by mistake.
@@ -141,6 +155,55 @@ impl Bucket {
             Some(file) => variables_of(file)?,
             None => std::env::vars().collect(),
         };
+        self.client(variables, limits)
+    }
+
+    /// The same for somebody who is not the operator: with no keys but theirs, which must be there, since a client
+    /// without keys asks the host for its own; and with the endpoint that is asked, if one is named.
+    pub(super) fn connect_for_others(
+        &self,
+        keys: &str,
+        limits: &Limits,
+    ) -> Result<(Arc<dyn ObjectStore>, Option<String>), ParcelError> {
+        let (known, needed) = match self.kind {
+            Kind::S3 => (S3_KEYS, "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+            Kind::Azure => (
+                AZURE_KEYS,
+                "AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_KEY",
+            ),
+            Kind::Google => return Err(ParcelError::Kind),
+        };
+        if self.credentials.is_some() {
+            return Err(ParcelError::Setting(CREDENTIALS.to_owned()));
+        }
+        if let Some(setting) = OF_THE_OPERATOR
+            .iter()
+            .find(|name| self.settings.contains_key(**name))
+        {
+            return Err(ParcelError::Setting((*setting).to_owned()));
+        }
+        let mut variables = lines_of(keys);
+        variables.retain(|(name, _)| known.contains(&name.as_str()));
+        let has = |name: &str| variables.iter().any(|(known, _)| known == name);
+        let enough = match self.kind {
+            Kind::S3 => has(S3_KEYS[0]) && has(S3_KEYS[1]),
+            Kind::Azure | Kind::Google => has(AZURE_KEYS[0]) || has(AZURE_KEYS[1]),
+        };
+        if !enough {
+            return Err(ParcelError::NoKeys(needed));
+        }
+        let endpoint = self.settings.get("endpoint").cloned();
+        let client = self
+            .client(variables, limits)
+            .map_err(ParcelError::Client)?;
+        Ok((client, endpoint))
+    }
+
+    fn client(
+        &self,
+        variables: Vec<(String, String)>,
+        limits: &Limits,
+    ) -> io::Result<Arc<dyn ObjectStore>> {
         let of_kind = |(name, value): (String, String)| {
             let rest = name.strip_prefix(self.kind.variables())?;
             Some((rest.to_ascii_lowercase(), value))
@@ -258,11 +321,14 @@ fn variables_of(file: &Path) -> io::Result<Vec<(String, String)>> {
     if std::fs::metadata(file).map_err(failed)?.len() > MAX_CREDENTIALS_BYTES {
         return Err(failed(io::ErrorKind::FileTooLarge.into()));
     }
-    let text = std::fs::read_to_string(file).map_err(failed)?;
+    Ok(lines_of(&std::fs::read_to_string(file).map_err(failed)?))
+}
+
+fn lines_of(text: &str) -> Vec<(String, String)> {
     let line = |line: &str| {
         let line = line.trim();
         let (name, value) = line.split_once('=').filter(|_| !line.starts_with('#'))?;
         Some((name.trim().to_owned(), value.trim().to_owned()))
     };
-    Ok(text.lines().filter_map(line).collect())
+    text.lines().filter_map(line).collect()
 }

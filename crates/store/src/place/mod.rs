@@ -12,6 +12,7 @@ mod folder;
 mod memory;
 mod named;
 mod object;
+mod parcel;
 
 use std::io;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ pub use folder::Folder;
 pub use memory::MemoryPlace;
 pub use named::{Named, PlaceError};
 pub use object::{Limits, ObjectPlace};
+pub use parcel::{Parcel, ParcelError, There};
 
 /// Refuses names that a place could take for something else.
 fn check_name(name: &str) -> io::Result<()> {

@@ -262,6 +262,16 @@ const DISTRIBUTORS: &[(&str, &[Field])] = &[
         ],
     ),
     (
+        "Bullion.ObjectStore",
+        &[
+            ("runOutputName", Any),
+            ("artifactTags", Any),
+            ("format", Any),
+            ("uri", Any),
+            ("credential", Any),
+        ],
+    ),
+    (
         "Bullion.AzureGallery",
         &[
             ("runOutputName", Any),

@@ -462,6 +462,16 @@ pub enum Distributor {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         credential: Option<String>,
     },
+    /// A file in an object store.
+    #[serde(rename = "Bullion.ObjectStore", rename_all = "camelCase")]
+    ObjectStore {
+        run_output_name: String,
+        /// `s3://bucket/path` or `az://container/path`, with settings such as `?region=` and `endpoint=`.
+        uri: String,
+        format: FileFormat,
+        /// The name of a secret that holds the keys as lines `NAME=VALUE`.
+        credential: String,
+    },
     /// A version in a gallery of another cloud that speaks Azure's interface: Azure itself, or another Bullion.
     #[serde(rename = "Bullion.AzureGallery", rename_all = "camelCase")]
     AzureGallery {
@@ -540,6 +550,9 @@ impl Distributor {
                 run_output_name, ..
             }
             | Self::Oci {
+                run_output_name, ..
+            }
+            | Self::ObjectStore {
                 run_output_name, ..
             }
             | Self::AzureGallery {

@@ -239,6 +239,18 @@ impl Factory {
                 "format": format,
                 "credential": credential,
             })),
+            Distribution::ObjectStore {
+                run_output_name,
+                uri,
+                format,
+                credential,
+            } => json!({
+                "type": "Bullion.ObjectStore",
+                "runOutputName": run_output_name.as_str(),
+                "uri": uri,
+                "format": format,
+                "credential": credential,
+            }),
             Distribution::AzureGallery {
                 run_output_name,
                 gallery_image_id,

@@ -390,6 +390,15 @@ pub enum Distribution {
         /// The name of a secret that holds `user:password`.
         credential: Option<String>,
     },
+    /// A file in an object store.
+    ObjectStore {
+        run_output_name: TemplateName,
+        /// `s3://bucket/path` or `az://container/path`, with settings such as `?region=` and `endpoint=`.
+        uri: String,
+        format: FileFormat,
+        /// The name of a secret that holds the keys as lines `NAME=VALUE`.
+        credential: String,
+    },
     /// A version in a gallery of Azure's, or of another Bullion's.
     AzureGallery {
         run_output_name: TemplateName,

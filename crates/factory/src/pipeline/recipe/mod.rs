@@ -13,7 +13,7 @@ use wire::template::{ImageTemplateProperties, OnBuildError, SwitchState, Validat
 use self::customize::{Contents, Wrong};
 pub use self::source::RecipeSource;
 pub use self::target::{
-    AzureGalleryTarget, Distribution, FileTarget, ImageTarget, Numbering, Reference,
+    AzureGalleryTarget, Distribution, FileTarget, ImageTarget, Numbering, ObjectTarget, Reference,
     RegistryTarget, Target,
 };
 use crate::build::Customizer;

@@ -45,6 +45,7 @@ pub enum Target {
     Image(ImageTarget),
     File(FileTarget),
     Registry(RegistryTarget),
+    Object(ObjectTarget),
     AzureGallery(Box<AzureGalleryTarget>),
 }
 
@@ -74,6 +75,16 @@ pub struct RegistryTarget {
     pub format: FileFormat,
     /// The name of a secret with `user:password`.
     pub credential: Option<String>,
+}
+
+/// A file of an object store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectTarget {
+    pub run_output: String,
+    pub uri: String,
+    pub format: FileFormat,
+    /// The name of a secret with keys.
+    pub credential: String,
 }
 
 /// A version in a gallery of Azure's, or of another Bullion's.
@@ -147,6 +158,7 @@ impl Target {
             Target::Image(image) => &image.run_output,
             Target::File(file) => &file.run_output,
             Target::Registry(registry) => &registry.run_output,
+            Target::Object(object) => &object.run_output,
             Target::AzureGallery(azure) => &azure.run_output,
         }
     }
@@ -270,6 +282,32 @@ fn target(one: &Distributor, place: Place) -> Result<Target, TemplateProblem> {
                 format: *format,
                 credential: credential.clone(),
             }))
+        }
+        Distributor::ObjectStore {
+            run_output_name,
+            uri,
+            format,
+            credential,
+        } => {
+            let good = ["s3://", "az://"]
+                .iter()
+                .any(|scheme| uri.starts_with(scheme));
+            let target = good.then(|| ObjectTarget {
+                run_output: run_output_name.clone(),
+                uri: uri.clone(),
+                format: *format,
+                credential: credential.clone(),
+            });
+            let shown = uri.split('?').next().unwrap_or_default();
+            let bad = || {
+                let message = format!("`{shown}` is no place in an object store");
+                place.bad(
+                    "uri",
+                    message,
+                    "write it like s3://bucket/images/golden.qcow2",
+                )
+            };
+            target.map(Target::Object).ok_or_else(bad)
         }
         Distributor::AzureGallery { .. } => azure_gallery(one, place)
             .map(Box::new)
