@@ -25,7 +25,7 @@ use crate::serve::trace_name;
 use crate::store::{Inner, Store, read_footer};
 
 /// Where retired packs are noted.
-const NOTE: &str = "retired.bullion";
+pub(crate) const NOTE: &str = "retired.bullion";
 const NOTE_MAGIC: &[u8; 8] = b"BULRETD\0";
 const NOTE_VERSION: u32 = 1;
 const NOTE_CONTEXT: &str = "bullion retired packs v1";

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use disk::DiskDigest;
 
 use crate::codec::PACKS;
+use crate::domain::DomainId;
 use crate::frame::FrameId;
 use crate::keys::KeyError;
 use crate::seal::CipherError;
@@ -72,8 +73,8 @@ pub enum StoreError {
     ReadDisk(#[source] io::Error),
     #[error("seal or open what is stored")]
     Seal(#[from] CipherError),
-    #[error("the store is locked: {why}")]
-    Locked { why: String },
+    #[error("the store is locked: domain {domain}: {why}")]
+    Locked { domain: DomainId, why: String },
     #[error("unwrap or wrap the secret of the store")]
     Keys(#[from] KeyError),
     #[error("a new store is encrypted and has no key")]

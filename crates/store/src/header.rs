@@ -10,11 +10,16 @@ use std::io::{self, Read as _};
 use std::path::Path;
 use std::sync::{PoisonError, RwLockReadGuard};
 
-use crate::codec::{PACKS, Reader, hex};
+use crate::codec::{MANIFESTS, PACKS, Reader, hex};
+use crate::collect::NOTE;
 use crate::domain::{AtRest, Domain, DomainId};
 use crate::error::StoreError;
-use crate::keys::{KEYS, KeyService, Keys, MAX_WRAPPED_BYTES, State, read_record, write_record};
+use crate::index;
+use crate::keys::{
+    KEYS, KeyError, KeyService, Keys, MAX_WRAPPED_BYTES, State, read_record, write_record,
+};
 use crate::place::Place;
+use crate::serve::TRACES;
 use crate::store::{Inner, Store, StoreOptions, list};
 
 pub(crate) const HEADER: &str = "store.bullion";
@@ -25,6 +30,9 @@ const CONTEXT: &str = "bullion store header v1";
 const SEALED: u32 = 1;
 const ERASED: &str = "its keys were erased";
 const HEADER_BYTES: u64 = 112;
+/// All that a store writes, its header last.
+const FOLDERS: [&str; 4] = [MANIFESTS, TRACES, PACKS, index::FOLDER];
+const FILES: [&str; 4] = [index::ROOT, NOTE, KEYS, HEADER];
 const KEYS_BYTES: u64 = MAX_WRAPPED_BYTES as u64 + 512;
 
 /// A store's own name, which stays with it wherever it is moved. As text, 32 hexadecimal digits.
@@ -301,11 +309,18 @@ impl Inner {
         *self.lock.write().unwrap_or_else(PoisonError::into_inner) = lock;
     }
 
+    fn locked(&self, why: &str) -> StoreError {
+        StoreError::Locked {
+            domain: self.header.domain,
+            why: why.to_owned(),
+        }
+    }
+
     /// The domain, if its secret is known.
     pub(crate) fn domain(&self) -> Result<Domain, StoreError> {
         match &*self.lock() {
             Lock::Open(domain) => Ok(domain.clone()),
-            Lock::Locked { why } => Err(StoreError::Locked { why: why.clone() }),
+            Lock::Locked { why } => Err(self.locked(why)),
         }
     }
 }
@@ -388,9 +403,7 @@ impl Store {
         }
         let (generation, state) = read_keys(&*self.0.place)?;
         if state == State::Erased {
-            return Err(StoreError::Locked {
-                why: ERASED.to_owned(),
-            });
+            return Err(self.0.locked(ERASED));
         }
         let wrapped = wrapped_by(service, domain)?;
         write_keys(&*self.0.place, generation + 1, &wrapped)?;
@@ -409,6 +422,30 @@ impl Store {
         Ok(open)
     }
 
+    /// Asks the key service whether it would still give the secret, and forgets it where the service
+    /// refuses: its owner took the key away. A service that cannot be reached has refused nothing.
+    /// Whether the secret is known still.
+    pub fn recheck(&self) -> Result<bool, StoreError> {
+        let Keys::Service(service) = &self.0.options.keys else {
+            return Ok(self.0.domain().is_ok());
+        };
+        if self.0.header.secret.is_some() || self.0.domain().is_err() {
+            return Ok(self.0.domain().is_ok());
+        }
+        let (_, state) = read_keys(&*self.0.place)?;
+        let State::Wrapped { wrapped, .. } = state else {
+            return Ok(true);
+        };
+        match service.unwrap(&self.0.header.domain, &wrapped) {
+            Err(error @ (KeyError::Refused { .. } | KeyError::WrongKey { .. })) => {
+                let why = error.to_string();
+                self.0.set_lock(Lock::Locked { why });
+                Ok(false)
+            }
+            _ => Ok(true),
+        }
+    }
+
     /// Deletes the wrapped secret. From then on nothing in this store can be read by anyone, in
     /// this process or later; sweeping and copying still work. There is no way back, unless the
     /// secret was exported or another store of the domain has it.
@@ -423,5 +460,27 @@ impl Store {
             why: ERASED.to_owned(),
         });
         Ok(())
+    }
+
+    /// Erases the secret and removes every file of the store: for a domain that is given up. The header
+    /// goes last, so that what an interruption left is a store still, and can be removed again.
+    pub fn destroy(&self) -> Result<(), StoreError> {
+        if self.0.header.secret.is_none() {
+            self.erase()?;
+        }
+        let _writer = self.0.writer();
+        let place = &*self.0.place;
+        let delete = |name: &str| {
+            place.delete(name).map_err(|source| StoreError::Delete {
+                name: name.to_owned(),
+                source,
+            })
+        };
+        for folder in FOLDERS {
+            for entry in list(place, folder)? {
+                delete(&entry.name)?;
+            }
+        }
+        FILES.iter().try_for_each(|name| delete(name))
     }
 }

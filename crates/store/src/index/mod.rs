@@ -23,7 +23,7 @@ use crate::pack::PackFooter;
 use crate::section::UsedFrame;
 use hooks::Hooks;
 pub(crate) use keep::Reach;
-pub(crate) use runs::check_files;
+pub(crate) use runs::{FOLDER, ROOT, check_files};
 use runs::{NotedPack, Runs};
 
 /// A block, as one domain knows it. Domains have different secrets, so one's fingerprints tell

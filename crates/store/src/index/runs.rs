@@ -19,8 +19,8 @@ use crate::frame::FrameId;
 use crate::pack::PackFooter;
 use crate::place::Place;
 
-pub(super) const ROOT: &str = "index.bullion";
-pub(super) const FOLDER: &str = "index/";
+pub(crate) const ROOT: &str = "index.bullion";
+pub(crate) const FOLDER: &str = "index/";
 
 const ROOT_MAGIC: &[u8; 8] = b"BULINDX\0";
 const GROUP_MAGIC: &[u8; 8] = b"BULIPAK\0";

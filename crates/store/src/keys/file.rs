@@ -101,6 +101,12 @@ impl KeyFile {
         &self.path
     }
 
+    /// The name of the key that is used now, 16 hexadecimal digits.
+    pub fn newest(&self) -> String {
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        hex(&keys[0].id)
+    }
+
     /// Adds a new key, which is used from now on. The old ones still unwrap.
     pub fn rotate(&self) -> Result<(), KeyError> {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);

@@ -67,6 +67,14 @@ impl At {
         }
     }
 
+    /// A part of this place: a folder in the folder, a longer prefix. Words of `a-z 0-9 -`, with `/`.
+    pub fn within(&self, part: &str) -> At {
+        match self {
+            At::Folder(path) => At::Folder(path.join(part)),
+            At::Bucket(bucket) => At::Bucket(bucket.within(part)),
+        }
+    }
+
     pub fn folder(&self) -> Option<&Path> {
         match self {
             At::Folder(path) => Some(path),

@@ -132,6 +132,17 @@ impl Bucket {
         Ok(bucket)
     }
 
+    pub(super) fn within(&self, part: &str) -> Bucket {
+        let prefix = match self.prefix.as_str() {
+            "" => part.to_owned(),
+            prefix => format!("{}/{part}", prefix.trim_end_matches('/')),
+        };
+        Bucket {
+            prefix,
+            ..self.clone()
+        }
+    }
+
     fn set(&mut self, key: &str, value: &str) -> Result<(), AtError> {
         let secret = |key: &str| {
             ["key", "secret", "token", "password"]

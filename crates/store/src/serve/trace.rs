@@ -20,7 +20,7 @@ const CHECK_LEN: usize = 32;
 const MAX_BLOCKS: u64 = 1 << 18;
 const MAX_RUNS: usize = 1 << 16;
 const MAX_BYTES: u64 = 56 + MAX_RUNS as u64 * 8 + CHECK_LEN as u64;
-const TRACES: &str = "traces/";
+pub(crate) const TRACES: &str = "traces/";
 
 /// The file of a disk's trace.
 pub(crate) fn trace_name(digest: &DiskDigest) -> String {
