@@ -4,7 +4,9 @@
 //! steps. A failure names its seed, and the seed alone repeats it.
 
 mod chaos;
+mod domains;
 mod model;
 mod world;
 
+pub use domains::{DomainReport, run_domains};
 pub use world::{Report, run};
