@@ -14,6 +14,7 @@ use disk::{DiskDigest, ReadAt};
 use store::StoreError;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, mpsc};
 use uuid::Uuid;
+use wire::Location;
 
 use crate::factory::Factory;
 
@@ -242,11 +243,13 @@ impl Sink for Pieces {
     }
 }
 
+/// Which image it is: of which disk, from where (of one tenant's domain, or of what all share), in which format.
+type Exported = (DiskDigest, Vec<String>, ImageFormat);
 type Making = Arc<OnceCell<ExportedImage>>;
 
 /// The images that were asked for last.
 pub(crate) struct Exports {
-    recent: Mutex<VecDeque<(DiskDigest, ImageFormat, Making)>>,
+    recent: Mutex<VecDeque<(Exported, Making)>>,
     running: Arc<Semaphore>,
 }
 
@@ -261,16 +264,16 @@ impl Default for Exports {
 
 impl Exports {
     /// The place of an image; the same for all who ask for it.
-    fn place(&self, digest: &DiskDigest, format: ImageFormat) -> Making {
+    fn place(&self, digest: &DiskDigest, places: &[Location], format: ImageFormat) -> Making {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_it =
-            |known: &(DiskDigest, ImageFormat, Making)| (&known.0, known.1) == (digest, format);
+        let places = places.iter().map(Location::folded).collect();
+        let wanted: Exported = (*digest, places, format);
         let known = recent
             .iter()
-            .position(is_it)
+            .position(|known| known.0 == wanted)
             .and_then(|at| recent.remove(at));
-        let known = known.unwrap_or_else(|| (*digest, format, Making::default()));
-        let making = Arc::clone(&known.2);
+        let known = known.unwrap_or_else(|| (wanted, Making::default()));
+        let making = Arc::clone(&known.1);
         recent.push_back(known);
         if recent.len() > MAX_REMEMBERED {
             recent.pop_front();
@@ -280,18 +283,19 @@ impl Exports {
 }
 
 impl Factory {
-    /// A disk as an image, from whichever region holds it. Finding out how long a qcow2 image will
+    /// A disk as an image, from whichever of `places` holds it, or, where none is named, whichever region. Finding out how long a qcow2 image will
     /// be takes as long as compressing the disk; that goes on when the caller does not wait for it,
     /// and is found by the next one.
     pub async fn export(
         self: &Arc<Self>,
         digest: &DiskDigest,
+        places: &[Location],
         format: ImageFormat,
     ) -> Result<ExportedImage, ImageError> {
-        let making = self.exports.place(digest, format);
-        let (factory, digest) = (Arc::clone(self), *digest);
+        let making = self.exports.place(digest, places, format);
+        let (factory, digest, places) = (Arc::clone(self), *digest, places.to_vec());
         let made = tokio::spawn(async move {
-            let make = || factory.make_image(digest, format);
+            let make = || factory.make_image(digest, places, format);
             making.get_or_try_init(make).await.cloned()
         });
         made.await.map_err(ImageError::Worker)?
@@ -300,15 +304,18 @@ impl Factory {
     async fn make_image(
         self: &Arc<Self>,
         digest: DiskDigest,
+        places: Vec<Location>,
         format: ImageFormat,
     ) -> Result<ExportedImage, ImageError> {
         let factory = Arc::clone(self);
         let made = tokio::task::spawn_blocking(move || {
             let regions = &factory.regions;
-            let holder = regions
-                .names()
-                .into_iter()
-                .find_map(|region| regions.holder(&region, &digest));
+            let places = match places.is_empty() {
+                true => regions.names(),
+                false => places,
+            };
+            let mut holders = places.iter();
+            let holder = holders.find_map(|place| regions.holder(place, &digest));
             let holder = holder.ok_or(ImageError::NoHolder(digest))?;
             let disk = Arc::new(holder.disk(&digest)?);
             ExportedImage::new(disk, digest, format, Arc::clone(&factory.exports.running))

@@ -7,6 +7,7 @@
 pub mod build;
 pub mod deploy;
 pub mod disks;
+pub mod domains;
 pub mod export;
 mod factory;
 #[cfg(test)]

@@ -15,6 +15,7 @@ use store::{
 };
 use wire::Location;
 
+use crate::domains::{self, Domains};
 use crate::keys::{KeyRing, Transit, TransitSettings};
 
 /// Zones of one region; Azure has three.
@@ -27,7 +28,7 @@ const MAX_NAME: usize = 64;
 const REWRAP_PERIOD: Duration = Duration::from_secs(3600);
 
 /// Where the key of all stores is. It belongs elsewhere than copies of the stores.
-const KEYS_FOLDER: &str = "keys";
+pub(crate) const KEYS_FOLDER: &str = "keys";
 const STORES_KEY: &str = "stores.key";
 
 /// Why there is no store.
@@ -118,6 +119,8 @@ pub struct Regions {
     /// When a build found a disk that it goes on from, in seconds since 1970.
     found: Mutex<BTreeMap<DiskDigest, u64>>,
     regions: RwLock<BTreeMap<String, Arc<Region>>>,
+    /// Those of tenants with keys of their own.
+    domains: Domains,
 }
 
 impl Regions {
@@ -143,7 +146,9 @@ impl Regions {
             wrapped: Mutex::default(),
             found: Mutex::default(),
             regions: RwLock::default(),
+            domains: Domains::default(),
         };
+        regions.load_domains()?;
         for error in regions.rescan()? {
             if let RegionError::Open {
                 source: StoreError::InUse { .. },
@@ -158,6 +163,14 @@ impl Regions {
             );
         }
         Ok(regions)
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(crate) fn domains(&self) -> &Domains {
+        &self.domains
     }
 
     /// A disk that may be in no resource was found and will be built on.
@@ -181,7 +194,7 @@ impl Regions {
     /// Opens what is configured or lies in the folder and is not open, such as a zone that was away and is back, and
     /// sees what is away by now. Answers why stores are not open. Blocks.
     pub fn rescan(&self) -> Result<Vec<RegionError>, RegionError> {
-        for region in self.all() {
+        for region in self.everything() {
             for member in region.members() {
                 if let Some(error) = member.store().and_then(|store| store.list().err()) {
                     member.goes_away(&crate::pipeline::chain(&error));
@@ -205,7 +218,10 @@ impl Regions {
             let zones = zones.iter();
             zones.map(move |zone| self.stores_of(region, zone).len() as u64)
         });
-        self.expected.store(stores.sum(), Ordering::Relaxed);
+        let stores: u64 = stores.sum();
+        let of_domains = self.everything().len() - self.all().len();
+        let stores = stores.saturating_add(of_domains as u64);
+        self.expected.store(stores, Ordering::Relaxed);
         let mut failed = Vec::new();
         for (region, zones) in wanted {
             for zone in zones {
@@ -214,6 +230,7 @@ impl Regions {
                 }
             }
         }
+        self.look_after_domains();
         self.look_after_keys();
         Ok(failed)
     }
@@ -221,7 +238,7 @@ impl Regions {
     /// Opens what a key service that was away kept locked, and has secrets wrapped with its newest key. Nobody waits
     /// for it.
     fn look_after_keys(&self) {
-        for store in self.all().iter().flat_map(|region| region.stores()) {
+        for store in self.everything().iter().flat_map(|region| region.stores()) {
             if let Err(error) = store.unlock() {
                 let error = crate::pipeline::chain(&error);
                 tracing::warn!(store = %store.id(), error, "a store stays locked");
@@ -232,6 +249,7 @@ impl Regions {
             *looked = Some(Instant::now());
             drop(looked);
             self.keep_wrapped();
+            self.keep_domains_wrapped();
         }
     }
 
@@ -262,25 +280,34 @@ impl Regions {
         if zones.is_empty() || zones.len() > MAX_ZONES {
             return Err(RegionError::TooMany);
         }
-        let region = {
-            let mut regions = self.regions.write().unwrap_or_else(PoisonError::into_inner);
-            if !regions.contains_key(&name) && regions.len() >= MAX_REGIONS {
-                return Err(RegionError::TooMany);
-            }
-            let new = || Arc::new(Region::new(&name));
-            Arc::clone(regions.entry(name.clone()).or_insert_with(new))
-        };
+        let known = self.all();
+        if known.len() >= MAX_REGIONS && !known.iter().any(|region| region.name() == name) {
+            return Err(RegionError::TooMany);
+        }
+        let region = self.entry(&name);
         let mut failed = None;
         for setting in zones.iter().flat_map(|zone| self.stores_of(&name, zone)) {
-            if let Err(error) = open_member(&region, &setting, || self.options()) {
+            if let Err(error) = open_member(&region, &setting, || self.options(&name), true) {
                 failed.get_or_insert(error);
             }
         }
         failed.map_or(Ok(()), Err)
     }
 
+    /// The place of this name, which is made if there is none.
+    pub(crate) fn entry(&self, name: &str) -> Arc<Region> {
+        let mut regions = self.regions.write().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Region::new(name));
+        Arc::clone(regions.entry(name.to_owned()).or_insert_with(new))
+    }
+
+    pub(crate) fn leave(&self, name: &str) {
+        let mut regions = self.regions.write().unwrap_or_else(PoisonError::into_inner);
+        regions.remove(name);
+    }
+
     /// The stores that a zone has.
-    fn stores_of(&self, region: &str, zone: &str) -> Vec<StoreSetting> {
+    pub(crate) fn stores_of(&self, region: &str, zone: &str) -> Vec<StoreSetting> {
         let here = |store: &&StoreSetting| {
             Location::new(&store.region).folded() == region && store.zone == zone
         };
@@ -297,22 +324,51 @@ impl Regions {
         }]
     }
 
-    /// A new store joins the domain of those that are there: then frames move between them as they are.
-    fn options(&self) -> StoreOptions {
-        let all = self.all();
-        let stores: Vec<Store> = all.iter().flat_map(|region| region.stores()).collect();
-        let count = (stores.len() as u64 + 1).max(self.expected.load(Ordering::Relaxed));
+    /// A new store joins the domain of those that are there: then frames move between them as they are. Domains with
+    /// keys of their own keep to themselves.
+    pub(crate) fn options(&self, place: &str) -> StoreOptions {
+        let everything = self.everything();
+        let count: usize = everything.iter().map(|region| region.stores().len()).sum();
+        let count = (count as u64 + 1).max(self.expected.load(Ordering::Relaxed));
+        let (_, domain) = domains::split(place);
+        let joins = |region: &&Arc<Region>| match domain {
+            None => domains::is_shared(region.name()),
+            Some(_) => region.name() == place,
+        };
+        let stores: Vec<Store> = everything
+            .iter()
+            .filter(joins)
+            .flat_map(|region| region.stores())
+            .collect();
         StoreOptions {
-            keys: Keys::Service(Arc::clone(&self.keys)),
+            keys: match &domain {
+                None => Keys::Service(Arc::clone(&self.keys)),
+                Some(domain) => self.domains.keys(domain),
+            },
             domain: stores.iter().find_map(|store| store.domain()),
             index_bytes: self.settings.index_bytes / count,
             ..StoreOptions::default()
         }
     }
 
-    fn all(&self) -> Vec<Arc<Region>> {
+    /// All regions, and inside them all domains with keys of their own.
+    pub(crate) fn everything(&self) -> Vec<Arc<Region>> {
         let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
         regions.values().cloned().collect()
+    }
+
+    /// The regions, as what all who have no key of their own share.
+    fn all(&self) -> Vec<Arc<Region>> {
+        let mut regions = self.everything();
+        regions.retain(|region| domains::is_shared(region.name()));
+        regions
+    }
+
+    /// Everywhere where bits are: regions, and domains inside them. For what looks after bits.
+    pub(crate) fn places(&self) -> Vec<Location> {
+        let everything = self.everything();
+        let names = everything.iter().map(|region| Location::new(region.name()));
+        names.collect()
     }
 
     pub fn names(&self) -> Vec<Location> {
@@ -324,7 +380,7 @@ impl Regions {
 
     /// The stores that can be used now, each with its region. Another answer than before means that one came or went.
     pub fn usable(&self) -> BTreeSet<String> {
-        let names = self.names();
+        let names = self.places();
         let regions = names.iter().filter_map(|name| self.region(name).ok());
         regions
             .flat_map(|region| {
@@ -349,7 +405,10 @@ impl Regions {
         let found = regions.get(&region.folded());
         found.cloned().ok_or_else(|| RegionError::Unknown {
             region: region.to_string(),
-            known: regions.keys().cloned().collect::<Vec<_>>().join(", "),
+            known: {
+                let shared = regions.keys().filter(|name| domains::is_shared(name));
+                shared.cloned().collect::<Vec<_>>().join(", ")
+            },
         })
     }
 
@@ -374,10 +433,14 @@ impl Regions {
         Ok(stores)
     }
 
-    /// Stores of all other regions, for copies and repairs; those of `first` come first.
+    /// Stores of all other regions, for copies and repairs; those of `first` come first. Of domains with keys of their
+    /// own only `first` may be among them.
     pub fn others(&self, region: &Location, first: &Location) -> Vec<Store> {
-        let mut others = self.all();
-        others.retain(|other| other.name() != region.folded());
+        let mut others = self.everything();
+        others.retain(|other| {
+            let open = domains::is_shared(other.name()) || other.name() == first.folded();
+            open && other.name() != region.folded()
+        });
         others.sort_by_key(|other| other.name() != first.folded());
         others.iter().flat_map(|other| other.stores()).collect()
     }
@@ -427,14 +490,17 @@ fn keys_of(folder: &Path, settings: &StorageSettings) -> Result<Arc<dyn KeyServi
         return Ok(Arc::new(KeyFile::load_or_create(&path)?));
     };
     let file = path.exists().then(|| KeyFile::load(&path)).transpose()?;
-    Ok(Arc::new(KeyRing::new(Transit::new(service.clone()), file)))
+    let file = file.map(|file| Arc::new(file) as Arc<dyn KeyService>);
+    let service = Arc::new(Transit::new(service.clone()));
+    Ok(Arc::new(KeyRing::new(service, file.into_iter().collect())))
 }
 
-/// Opens a store of a region unless it is open.
-fn open_member(
+/// Opens a store of a region unless it is open. One that is not there is made, or is none of the region.
+pub(crate) fn open_member(
     region: &Region,
     setting: &StoreSetting,
     options: impl FnOnce() -> StoreOptions,
+    make: bool,
 ) -> Result<(), RegionError> {
     let StoreSetting {
         zone,
@@ -450,7 +516,12 @@ fn open_member(
     if known.is_some_and(|member| member.store().is_some()) {
         return Ok(());
     }
-    match Store::open_at(at, options()) {
+    let opened = match make {
+        true => Store::open_at(at, options()),
+        false => Store::open_existing_at(at, options()),
+    };
+    match opened {
+        Err(StoreError::NoStore { .. }) => Ok(()),
         Ok(store) => {
             match known {
                 Some(member) => member.comes_back(store),

@@ -15,6 +15,7 @@ use factory::deploy::{
     Power, PowerChange, PowerInput,
 };
 use factory::disks::DiskDigest;
+use factory::domains::{DomainError, DomainName, DomainSetting, DomainState, Erasure, KeyChoice};
 use factory::export::{ExportedImage, ImageError, ImageFormat};
 use factory::import::{ImportSource, Imported};
 use factory::pipeline::{self, Base, BuildRun, TemplateProblem, VerifyBuild, VerifyInput};
@@ -22,7 +23,7 @@ use factory::pipeline::{self, Base, BuildRun, TemplateProblem, VerifyBuild, Veri
 use factory::promote::{self, Promote, PromoteInput};
 use factory::replicate::{everywhere, replication_status};
 use factory::source::Product;
-use factory::{BlobPlace, Factory, FactoryError, FactoryOptions};
+use factory::{BlobPlace, Factory, FactoryError, FactoryOptions, Regions};
 use jobs::{JobKind, Jobs, Runner, RunnerBuilder, StepError, StepHandle};
 use provenance::PublicKey;
 use serde_json::{Map, Value};
@@ -35,7 +36,7 @@ use crate::enforcement::Gate;
 use crate::engine::{self, Engine, EngineError, EngineParts, JobsRun};
 use crate::errors;
 use crate::resources::tenancy::{self, REGION};
-use crate::work::{Begun, Work};
+use crate::work::{Begun, DomainAsked, Work};
 
 /// How long steps under way have to end at a stop; what did not is resumed at the next start.
 const STOP_GRACE: Duration = Duration::from_secs(20);
@@ -221,6 +222,17 @@ impl Engine for Production {
 }
 
 impl FactoryWork {
+    /// Stores and key services block.
+    async fn with_regions<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Regions) -> Result<T, DomainError> + Send + 'static,
+    ) -> Result<T, ArmError> {
+        let regions = Arc::clone(self.factory.regions());
+        let done = tokio::task::spawn_blocking(move || work(&regions)).await;
+        let done = done.map_err(|error| errors::internal("a domain's work", &error))?;
+        done.map_err(domain_error)
+    }
+
     /// A region that the catalog knows has its stores, even where their folders were taken away.
     async fn define_kept_regions(&self, tenant: TenantId) -> Result<(), CatalogError> {
         let permit = Permit::system(
@@ -421,12 +433,56 @@ impl Work for FactoryWork {
         deploy::instance_view(machine, state)
     }
 
+    async fn put_domain(&self, asked: DomainAsked) -> Result<DomainState, ArmError> {
+        self.with_regions(move |regions| {
+            let name = DomainName::of(&asked.set);
+            let own: Vec<&str> = asked.own.iter().map(String::as_str).collect();
+            let key = match &asked.key_url {
+                None => KeyChoice::Same,
+                Some(url) => regions.key_choice(&name, asked.tenant, url, &own)?,
+            };
+            regions.put_domain(&DomainSetting {
+                set: asked.set,
+                tenant: asked.tenant,
+                region: asked.region,
+                key,
+                rotates: asked.rotates,
+            })
+        })
+        .await
+    }
+
+    async fn domain_state(&self, set: &ResourceId) -> Option<DomainState> {
+        let name = DomainName::of(set);
+        let state = self.with_regions(move |regions| Ok(regions.domain_state(&name)));
+        state.await.ok().flatten()
+    }
+
+    async fn rotate_domain(&self, set: &ResourceId) -> Result<(), ArmError> {
+        let name = DomainName::of(set);
+        self.with_regions(move |regions| regions.rotate_domain(&name))
+            .await
+    }
+
+    async fn erase_domain(&self, set: &ResourceId, for_real: bool) -> Result<Erasure, ArmError> {
+        let name = DomainName::of(set);
+        self.with_regions(move |regions| regions.erase_domain(&name, for_real))
+            .await
+    }
+
+    async fn remove_domain(&self, set: &ResourceId) -> Result<(), ArmError> {
+        let name = DomainName::of(set);
+        self.with_regions(move |regions| regions.remove_domain(&name))
+            .await
+    }
+
     async fn export(
         &self,
         digest: &DiskDigest,
+        places: &[Location],
         format: ImageFormat,
     ) -> Result<ExportedImage, ArmError> {
-        let image = self.factory.export(digest, format).await;
+        let image = self.factory.export(digest, places, format).await;
         image.map_err(|error| match error {
             ImageError::NoHolder(_) => errors::conflict(
                 "No region holds the disk whole at this moment. Look at the replication status of its version.",
@@ -437,6 +493,28 @@ impl Work for FactoryWork {
 
     fn machine_image(&self, machine: &Resource) -> Option<Value> {
         deploy::machine_image(machine)
+    }
+}
+
+/// What a client can change is told; a key service that does not answer is named.
+fn domain_error(error: DomainError) -> ArmError {
+    const KEY: &str = "properties.activeKey.keyUrl";
+    match &error {
+        DomainError::BadKey(message) => errors::invalid(KEY, message.clone()),
+        DomainError::Key(_) => {
+            let why = errors::chain(&error);
+            errors::invalid(KEY, format!("The key cannot be used: {why}."))
+        }
+        DomainError::Erased | DomainError::Leaving | DomainError::TooMany => {
+            errors::conflict(format!("This disk encryption set cannot be used: {error}."))
+        }
+        DomainError::Store { .. } | DomainError::Region(_) => {
+            let why = errors::chain(&error);
+            errors::conflict(format!("The domain's stores cannot be used: {why}."))
+        }
+        DomainError::Unknown | DomainError::Record { .. } => {
+            errors::internal("the domain of a disk encryption set", &error)
+        }
     }
 }
 

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use access::Action;
 use async_trait::async_trait;
-use catalog::{Catalog, CatalogError, JobState, NewJob, PageRequest, Precondition};
+use catalog::{Catalog, CatalogError, JobState, NewJob, PageRequest, Pages, Precondition};
 use jobs::{JobContext, JobError, JobKind, Jobs, NoUndo, OnUndo, StepError, StepHandle};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use wire::{ResourceId, ResourceType};
+use wire::{ArmError, ResourceId, ResourceType};
 
-use crate::resources::machines;
+use crate::resources::{disk_encryption_sets as sets, machines};
 use crate::work::Work;
 
 /// Machines of one group; past this the deletion says so and is asked for again.
@@ -56,6 +56,9 @@ impl JobKind for RemoveGroup {
             self.remove_machines(step, group)
         })
         .await?;
+        let sets = OnUndo::Nothing("a key that was erased does not come back");
+        cx.step_once("remove keys", sets, |step| self.remove_sets(step, group))
+            .await?;
         let rest = OnUndo::Nothing("it is the last step");
         cx.step_once("remove resources", rest, |step| async move {
             let permit = step.permit(&Action::new(DELETE), group).await?;
@@ -80,6 +83,24 @@ impl JobKind for RemoveGroup {
 }
 
 impl RemoveGroup {
+    /// The domains of disk encryption sets go with them. What they encrypt elsewhere keeps the group.
+    async fn remove_sets(&self, step: StepHandle, group: &ResourceId) -> Result<usize, StepError> {
+        let permit = step.permit(&Action::new(DELETE), group).await?;
+        let read = permit.to_read_own();
+        let sets = Pages::of(&*self.catalog, &read, sets::KIND).all().await?;
+        let outside = |version: &ResourceId| !version.is_within(group);
+        let refused = |error: ArmError| StepError::failed("Conflict", error.message);
+        for set in &sets {
+            sets::need_unused(&*self.catalog, &set.id, set.tenant, outside)
+                .await
+                .map_err(refused)?;
+        }
+        for set in &sets {
+            self.work.remove_domain(&set.id).await.map_err(refused)?;
+        }
+        Ok(sets.len())
+    }
+
     /// The right to delete the group is the right to delete what is in it.
     async fn remove_machines(
         &self,

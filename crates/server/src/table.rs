@@ -12,11 +12,11 @@ use crate::operation::{Operation, Subject, Tenancy, no_links};
 use crate::path::{ArmPath, Place, Shape};
 use crate::resources::templates::triggers;
 use crate::resources::{
-    activity_log, applications, consents, credentials, disk_access, disks, everything, exports,
-    galleries, gallery_applications, groups, identities, images, locks, machine_disks, machines,
-    managed_images, management_groups, marketplace, operations, people, pipelines, policies, power,
-    promotions, roles, runs, shared, sharing, signing_keys, soft_delete, statements, subscriptions,
-    tags, templates, tenancy, usages, versions,
+    activity_log, applications, consents, credentials, disk_access, disk_encryption_sets, disks,
+    everything, exports, galleries, gallery_applications, groups, identities, images, locks,
+    machine_disks, machines, managed_images, management_groups, marketplace, operations, people,
+    pipelines, policies, power, promotions, roles, runs, shared, sharing, signing_keys,
+    soft_delete, statements, subscriptions, tags, templates, tenancy, usages, versions,
 };
 use crate::{machine_tokens, managed};
 
@@ -250,6 +250,20 @@ fn statements() -> Vec<Operation> {
     ]
 }
 
+/// Keys of a tenant's own.
+fn keys() -> Vec<Operation> {
+    use disk_encryption_sets::{ASSOCIATED, ERASE, KIND, READ, ROTATE};
+    vec![
+        row!(PUT Named KIND, GROUP, "Microsoft.Compute/diskEncryptionSets/write", disk_encryption_sets::put, links: managed::links),
+        row!(GET Named KIND, GROUP, READ, disk_encryption_sets::get),
+        row!(GET Collection KIND, LISTED, READ, disk_encryption_sets::all),
+        row!(DELETE Named KIND, GROUP, "Microsoft.Compute/diskEncryptionSets/delete", disk_encryption_sets::remove),
+        row!(GET Collection ASSOCIATED, GROUP, READ, disk_encryption_sets::associated),
+        row!(POST Collection ROTATE, GROUP, "Microsoft.Compute/diskEncryptionSets/rotateKey/action", disk_encryption_sets::rotate),
+        row!(POST Collection ERASE, GROUP, "Microsoft.Compute/diskEncryptionSets/erase/action", disk_encryption_sets::erase),
+    ]
+}
+
 /// Packages beside images in galleries.
 fn gallery_packages() -> Vec<Operation> {
     use gallery_applications::{KIND, VERSION};
@@ -464,6 +478,7 @@ static TABLE: LazyLock<Vec<Operation>> = LazyLock::new(|| {
     rows.extend(identities());
     rows.extend(rights());
     rows.extend(compute());
+    rows.extend(keys());
     rows.extend(gallery_packages());
     rows.extend(open_galleries());
     rows.extend(disks_and_images());

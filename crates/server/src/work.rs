@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use catalog::{NewJob, Resource};
 use factory::deploy::{ChangeDisksInput, PowerChange};
 use factory::disks::DiskDigest;
+use factory::domains::{DomainState, Erasure};
 use factory::export::{ExportedImage, ImageFormat};
 use factory::import::{ImportSource, Imported};
 use factory::pipeline::Base;
@@ -24,6 +25,20 @@ use wire::{ArmError, Location, ResourceId, TenantId};
 pub struct Begun {
     pub run: ResourceId,
     pub job: NewJob,
+}
+
+/// What a disk encryption set asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DomainAsked {
+    pub set: ResourceId,
+    pub tenant: TenantId,
+    pub region: Location,
+    /// None for the key that there is, or a new one.
+    pub key_url: Option<String>,
+    /// Addresses of this server, below which its own keys are.
+    pub own: Vec<String>,
+    /// Whether newer versions of the key are taken by themselves.
+    pub rotates: bool,
 }
 
 #[async_trait]
@@ -85,10 +100,21 @@ pub trait Work: Send + Sync {
     fn replication_status(&self, version: &Resource) -> Value;
     /// Azure's `instanceView`, looked at now.
     async fn instance_view(&self, machine: &Resource) -> Value;
-    /// A disk as an image file, from whichever region holds it.
+    /// Makes the dedup domain of a disk encryption set, or has it use another key.
+    async fn put_domain(&self, asked: DomainAsked) -> Result<DomainState, ArmError>;
+    /// What is to be said about a set's domain now.
+    async fn domain_state(&self, set: &ResourceId) -> Option<DomainState>;
+    /// Has the newest version of its key wrap a domain's secret.
+    async fn rotate_domain(&self, set: &ResourceId) -> Result<(), ArmError>;
+    /// Takes a domain's secret away for good, or tells what that would come to.
+    async fn erase_domain(&self, set: &ResourceId, for_real: bool) -> Result<Erasure, ArmError>;
+    /// Erases a domain and removes its stores. For one that is not there it does nothing.
+    async fn remove_domain(&self, set: &ResourceId) -> Result<(), ArmError>;
+    /// A disk as an image file, from whichever of `places` holds it, or, where none is named, whichever region.
     async fn export(
         &self,
         digest: &DiskDigest,
+        places: &[Location],
         format: ImageFormat,
     ) -> Result<ExportedImage, ArmError>;
     /// What the machine really runs, once that is known.

@@ -19,6 +19,7 @@ use wire::{Location, ProvisioningState, ResourceId, TenantId};
 use super::machines::{MACHINE_READ, MACHINE_WRITE, PowerState};
 use super::{status_permit, tenant};
 use crate::disks::Disks;
+use crate::domains::KEPT_IN;
 use crate::factory::Factory;
 use crate::import::ImportSource;
 use crate::pipeline::{blocking, change, failed};
@@ -62,6 +63,9 @@ pub(super) struct Planned {
     pub wanted: Wanted,
     /// None where nothing was written yet.
     digest: Option<DiskDigest>,
+    /// The domain that they are in, where they are in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kept_in: Option<String>,
     bytes: u64,
 }
 
@@ -89,6 +93,7 @@ pub(super) fn listed(machine: &Resource) -> Vec<Wanted> {
 pub(super) fn there(machine: &Resource) -> Vec<Planned> {
     let planned = |wanted: Wanted| Planned {
         digest: None,
+        kept_in: None,
         bytes: wanted.gib.unwrap_or_default() * GIB,
         wanted,
     };
@@ -101,7 +106,7 @@ pub(super) async fn plan(
     factory: &Arc<Factory>,
     s: &StepHandle,
     machine: &Resource,
-    image: &Disks,
+    (image, kept_in): (&Disks, Option<&str>),
 ) -> Result<Vec<Planned>, StepError> {
     let mut wanted = listed(machine);
     for disk in &image.data {
@@ -125,7 +130,7 @@ pub(super) async fn plan(
     }
     let mut planned = Vec::new();
     for wanted in wanted {
-        planned.push(find(factory, s, &machine.id, wanted, Some(image)).await?);
+        planned.push(find(factory, s, &machine.id, wanted, Some((image, kept_in))).await?);
     }
     Ok(planned)
 }
@@ -135,14 +140,14 @@ async fn find(
     s: &StepHandle,
     machine: &ResourceId,
     wanted: Wanted,
-    image: Option<&Disks>,
+    image: Option<(&Disks, Option<&str>)>,
 ) -> Result<Planned, StepError> {
     let asked = wanted.gib.unwrap_or_default() * GIB;
     let wrong = |message: String| StepError::failed("InvalidParameter", message);
     let (digest, bytes) = match wanted.create {
         Create::Empty => (None, asked),
         Create::FromImage => {
-            let of_image = image.and_then(|image| image.data_disk(wanted.lun));
+            let of_image = image.and_then(|(image, _)| image.data_disk(wanted.lun));
             let of_image = of_image.ok_or_else(|| {
                 wrong(format!(
                     "the image has no data disk with lun {}",
@@ -170,9 +175,11 @@ async fn find(
             wanted.lun
         )));
     }
+    let of_image = image.filter(|_| matches!(wanted.create, Create::FromImage));
     Ok(Planned {
         wanted,
         digest,
+        kept_in: of_image.and_then(|(_, kept_in)| kept_in.map(str::to_owned)),
         bytes,
     })
 }
@@ -234,7 +241,9 @@ pub(super) async fn put_on(
         }
         let new = file.with_extension("new");
         if let Some(digest) = &planned.digest {
-            super::laid_out(regions.checkout(&region, digest, &new), &region, digest)?;
+            let place = planned.kept_in.as_deref().map(Location::new);
+            let place = place.unwrap_or(region);
+            super::laid_out(regions.checkout(&place, digest, &new), &place, digest)?;
         }
         let written = std::fs::OpenOptions::new()
             .create(true)
@@ -300,6 +309,9 @@ fn new_disk(machine: &ResourceId, planned: &Planned, now: jiff::Timestamp) -> Dr
     });
     if let Some(digest) = planned.digest {
         facts["diskDigest"] = digest.to_string().into();
+    }
+    if let Some(kept_in) = &planned.kept_in {
+        facts[KEPT_IN] = kept_in.as_str().into();
     }
     Draft::new(json!({
         "creationData": { "createOption": planned.wanted.create },

@@ -2,12 +2,12 @@
 //! use. Pure; the numbers decide, never a date.
 
 use catalog::Resource;
-use disk::DiskDigest;
 use jiff::Timestamp;
 use wire::compute::PublishingProfile;
 use wire::{Location, ProvisioningState, ResourceId, VersionNumber};
 
 use crate::disks::Disks;
+use crate::replicate::place_of;
 
 /// States of a version that `latest` may mean: a region that is complete is used while others copy; a version of
 /// which a region failed is somebody's to look at first.
@@ -23,6 +23,8 @@ pub(super) struct Candidate {
     pub id: ResourceId,
     pub number: VersionNumber,
     pub disks: Disks,
+    /// Where they are in the machine's region.
+    pub place: Location,
     /// Whether `latest` means it in the machine's region.
     pub in_latest: bool,
 }
@@ -73,6 +75,7 @@ pub(super) fn candidate(
         id: version.id.clone(),
         number: version.id.name().parse().ok()?,
         disks,
+        place: place_of(version, region),
         in_latest: target.is_some()
             && !profile.exclude_from_latest
             && !hidden_here
@@ -96,16 +99,13 @@ pub(super) fn latest(
     definition: &ResourceId,
     region: &Location,
     candidates: Vec<Candidate>,
-    complete: impl Fn(&DiskDigest) -> bool,
+    complete: impl Fn(&Candidate) -> bool,
 ) -> Result<Candidate, NoVersion> {
     let mut offered = candidates;
     let any = !offered.is_empty();
     offered.retain(|candidate| candidate.in_latest);
     offered.sort_by_key(|candidate| candidate.number);
-    let found = offered
-        .into_iter()
-        .rev()
-        .find(|candidate| candidate.disks.all().all(&complete));
+    let found = offered.into_iter().rev().find(complete);
     found.ok_or_else(|| match any {
         false => NoVersion::NoLatest {
             definition: definition.clone(),
@@ -119,6 +119,7 @@ pub(super) fn latest(
 
 #[cfg(test)]
 mod tests {
+    use disk::DiskDigest;
     use serde_json::json;
 
     use super::*;
@@ -132,6 +133,7 @@ mod tests {
             id: definition.child("versions", &number.to_string()).unwrap(),
             number,
             disks: Disks::only(DiskDigest::from_bytes([number.patch as u8; 32])),
+            place: Location::new("south"),
             in_latest,
         }
     }
@@ -144,7 +146,7 @@ mod tests {
             .iter()
             .map(|(number, shown)| version(number, *shown))
             .collect();
-        let there = |digest: &DiskDigest| !missing.contains(&digest.as_bytes()[0]);
+        let there = |candidate: &Candidate| !missing.contains(&candidate.disks.os.as_bytes()[0]);
         let found = latest(&definition, &region, candidates, there);
         let found = found
             .map(|version| version.number.to_string())

@@ -27,10 +27,12 @@ use wire::compute::VirtualMachineProperties;
 use wire::{Location, ProvisioningState, ResourceId, TenantId};
 
 use crate::disks::Disks;
+use crate::domains::{KEPT_IN, kept_in};
 use crate::factory::{Factory, make_folder};
 use crate::pipeline::{blocking, change, failed, firmware, store_failed};
 use crate::publish::{VERSION_READ, VERSION_TYPE, versions};
 use crate::regions::CheckoutFailed;
+use crate::replicate::place_of;
 use crate::shared::{self, Consumer, ImageName};
 use crate::tattoo::{TATTOO_PATH, Tattoo};
 use crate::test::boot_deadline;
@@ -89,6 +91,9 @@ struct Plan {
     region: String,
     version: ResourceId,
     digest: DiskDigest,
+    /// The domain that the version is in, where it has a key of its own in the region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kept_in: Option<String>,
     #[serde(default)]
     data: Vec<data_disks::Planned>,
     tattoo: BTreeMap<String, String>,
@@ -103,6 +108,11 @@ struct Plan {
 impl Plan {
     fn region(&self) -> Location {
         Location::new(&self.region)
+    }
+
+    /// Where the bits are.
+    fn place(&self) -> Location {
+        Location::new(self.kept_in.as_ref().unwrap_or(&self.region))
     }
 }
 
@@ -274,7 +284,8 @@ async fn plan(factory: &Arc<Factory>, s: &StepHandle, vm: &ResourceId) -> Result
         )
     })?;
     let digest = disks.os;
-    let data = data_disks::plan(factory, s, &resource, &disks).await?;
+    let kept_in = kept_in(&place_of(&version, &region));
+    let data = data_disks::plan(factory, s, &resource, (&disks, kept_in.as_deref())).await?;
     factory.proof_for_use(&permit, &version.id, &digest).await?;
     let tattoo = serde_json::from_value(version.properties["bullion"]["tattoo"].clone());
     let size = body
@@ -298,6 +309,7 @@ async fn plan(factory: &Arc<Factory>, s: &StepHandle, vm: &ResourceId) -> Result
         region: region.as_str().to_owned(),
         version: version.id.clone(),
         digest,
+        kept_in,
         data,
         tattoo: tattoo.unwrap_or_default(),
         firmware: firmware_of(&resource, &definition),
@@ -396,13 +408,16 @@ async fn choose(
     let (regions, place) = (Arc::clone(&factory.regions), region.clone());
     let definition = definition.clone();
     let chosen = blocking(move || {
-        let there = |digest: &DiskDigest| regions.holder(&place, digest).is_some();
+        let there = |candidate: &latest::Candidate| {
+            let has = |digest: &DiskDigest| regions.holder(&candidate.place, digest).is_some();
+            candidate.disks.all().all(has)
+        };
         let chosen = match exact {
             Some(wanted) => {
                 let found = candidates
                     .into_iter()
                     .find(|candidate| candidate.id == wanted);
-                let found = found.filter(|candidate| candidate.disks.all().all(there));
+                let found = found.filter(there);
                 found.ok_or(latest::NoVersion::NotInRegion {
                     image: wanted,
                     region: place.clone(),
@@ -476,7 +491,7 @@ async fn lay_out(
     }
     let folder = factory.machine_folder(vm, &plan.region());
     make_folder(&folder).map_err(|error| failed("MachineFailed", &error))?;
-    let (regions, region, digest) = (Arc::clone(&factory.regions), plan.region(), plan.digest);
+    let (regions, region, digest) = (Arc::clone(&factory.regions), plan.place(), plan.digest);
     blocking(move || {
         let checkout = regions.checkout(&region, &digest, &folder.join(DISK));
         laid_out(checkout, &region, &digest)
@@ -636,7 +651,7 @@ async fn add_keys(guest: &dyn Guest, keys: &[String]) -> Result<(), StepError> {
 }
 
 fn facts(plan: &Plan, found: &Found, server: &str) -> Value {
-    json!({
+    let mut facts = json!({
         SERVER: server,
         "versionId": plan.version.to_string(),
         "exactVersion": plan.version.name(),
@@ -648,7 +663,11 @@ fn facts(plan: &Plan, found: &Found, server: &str) -> Value {
         "ssh": found.ssh,
         "startedAt": found.started_at,
         "powerState": PowerState::Running,
-    })
+    });
+    if let Some(kept_in) = &plan.kept_in {
+        facts[KEPT_IN] = kept_in.as_str().into();
+    }
+    facts
 }
 
 /// Stops a machine, gives its data disks back and removes its folder. Done twice, it does nothing more.

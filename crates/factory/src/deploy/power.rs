@@ -19,6 +19,7 @@ use super::machines::{MACHINE_READ, PowerState};
 use super::{
     DISK, Plan, booted, data_disks, firmware_of_machine, size_of, start, status_permit, tenant,
 };
+use crate::domains::KEPT_IN;
 use crate::factory::Factory;
 use crate::pipeline::{change, failed};
 
@@ -223,6 +224,7 @@ fn plan_again(resource: &Resource, region: &Location) -> Result<Plan, StepError>
         region: region.as_str().to_owned(),
         version: text("versionId")?.parse().map_err(|_| never())?,
         digest: text("diskDigest")?.parse().map_err(|_| never())?,
+        kept_in: facts[KEPT_IN].as_str().map(str::to_owned),
         data: data_disks::there(resource),
         tattoo: serde_json::from_value(facts["tattoo"].clone()).unwrap_or_default(),
         firmware: firmware_of_machine(resource).ok_or_else(never)?,

@@ -5,7 +5,7 @@
 mod ring;
 mod transit;
 #[cfg(test)]
-mod transit_tests;
+pub(crate) mod transit_tests;
 
 pub use ring::KeyRing;
 pub use transit::{Transit, TransitSettings};

@@ -48,8 +48,15 @@ impl Transit {
     }
 
     /// Whether bytes were wrapped by a transit engine, whichever that was.
-    pub(super) fn wrapped(bytes: &[u8]) -> bool {
+    fn wrapped(bytes: &[u8]) -> bool {
         version_of(bytes).is_some()
+    }
+
+    /// The newest version of the key.
+    pub fn latest(&self) -> Result<u64, KeyError> {
+        let answer = self.ask(Method::GET, "keys", None)?;
+        let latest = answer["data"]["latest_version"].as_u64();
+        latest.ok_or_else(|| self.refused("its answer has no version of the key"))
     }
 
     fn refused(&self, what: impl Into<String>) -> KeyError {
@@ -206,10 +213,10 @@ impl KeyService for Transit {
     }
 
     fn is_newest(&self, wrapped: &[u8]) -> Result<bool, KeyError> {
-        let answer = self.ask(Method::GET, "keys", None)?;
-        let latest = answer["data"]["latest_version"].as_u64();
-        let latest = latest.ok_or_else(|| self.refused("its answer has no version of the key"))?;
-        Ok(version_of(wrapped) == Some(latest))
+        match version_of(wrapped) {
+            None => Ok(false),
+            Some(version) => Ok(version == self.latest()?),
+        }
     }
 }
 

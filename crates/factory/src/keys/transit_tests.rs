@@ -20,20 +20,20 @@ const NONCE_BYTES: usize = 12;
 const MAX_TRIES: u32 = 1_000_000;
 const MAX_REQUEST_BYTES: usize = 64 << 10;
 
-/// A transit engine with one key, `bullion`: every version of it encrypts in its own way, and what was changed or
+/// A transit engine with one key under every name: every version of it encrypts in its own way, and what was changed or
 /// belongs to another domain is refused.
 #[derive(Clone)]
-struct FakeTransit {
-    address: String,
+pub(crate) struct FakeTransit {
+    pub address: String,
     state: Arc<Mutex<State>>,
 }
 
-struct State {
+pub(crate) struct State {
     /// The oldest first; version 1 is at the beginning.
-    keys: Vec<[u8; 32]>,
+    pub keys: Vec<[u8; 32]>,
     /// Versions below it do not decrypt any more.
-    oldest: usize,
-    sealed: bool,
+    pub oldest: usize,
+    pub sealed: bool,
 }
 
 impl FakeTransit {
@@ -56,7 +56,7 @@ impl FakeTransit {
         fake
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
 
@@ -118,12 +118,15 @@ impl FakeTransit {
                 .ok()
         };
         let about = bytes("associated_data").unwrap_or_default();
-        match asked.as_str() {
-            "get /v1/transit/keys/bullion" => (
+        // Every name means the same key.
+        let (asked, name) = asked.rsplit_once('/').unwrap_or_default();
+        assert!(!name.is_empty());
+        match asked {
+            "get /v1/transit/keys" => (
                 200,
                 json!({ "data": { "latest_version": state.keys.len(), "type": "aes256-gcm96" } }),
             ),
-            "post /v1/transit/encrypt/bullion" => {
+            "post /v1/transit/encrypt" => {
                 let nonce: [u8; NONCE_BYTES] = rand::random();
                 let key = state.keys.last().unwrap();
                 let sealed = seal(key, &nonce, &about, &bytes("plaintext").unwrap());
@@ -133,7 +136,7 @@ impl FakeTransit {
                     json!({ "data": { "ciphertext": text, "key_version": state.keys.len() } }),
                 )
             }
-            "post /v1/transit/decrypt/bullion" => {
+            "post /v1/transit/decrypt" => {
                 let text = body["ciphertext"].as_str().unwrap_or_default();
                 let (version, sealed) = text
                     .strip_prefix("vault:v")
@@ -184,13 +187,13 @@ fn open(key: &[u8; 32], about: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
     (seal(key, nonce, about, plain) == sealed).then(|| plain.to_vec())
 }
 
-struct World {
-    folder: tempfile::TempDir,
-    fake: FakeTransit,
+pub(crate) struct World {
+    pub folder: tempfile::TempDir,
+    pub fake: FakeTransit,
 }
 
 impl World {
-    fn new() -> World {
+    pub(crate) fn new() -> World {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("token"), format!("{TOKEN}\n")).unwrap();
         World {
@@ -204,7 +207,7 @@ impl World {
     }
 
     /// The stores of a server, with or without the key service.
-    fn regions(&self, with_service: bool) -> Regions {
+    pub(crate) fn regions(&self, with_service: bool) -> Regions {
         let settings = StorageSettings {
             key_service: with_service.then(|| self.fake.settings(&self.token())),
             ..StorageSettings::default()
@@ -227,7 +230,7 @@ impl World {
     }
 }
 
-fn north() -> Location {
+pub(crate) fn north() -> Location {
     Location::new("north")
 }
 
@@ -365,10 +368,8 @@ fn a_ring_unwraps_what_either_wrapped() {
     let regions = world.regions(false);
     let domain = regions.store(&north()).unwrap().key_info().unwrap().domain;
     let by_file = file.wrap(&domain, &[3; 32]).unwrap();
-    let ring = KeyRing::new(
-        Transit::new(world.fake.settings(&world.token())),
-        Some(file),
-    );
+    let transit = Transit::new(world.fake.settings(&world.token()));
+    let ring = KeyRing::new(Arc::new(transit), vec![Arc::new(file)]);
     let by_service = ring.wrap(&domain, &[4; 32]).unwrap();
     assert_eq!(ring.unwrap(&domain, &by_file).unwrap(), [3; 32]);
     assert_eq!(ring.unwrap(&domain, &by_service).unwrap(), [4; 32]);

@@ -281,7 +281,9 @@ impl Run {
                 tenant: self.tenant,
                 disks: Disks::only(digest),
                 home: finished.resolved.home(),
+                from: finished.resolved.home(),
                 region: region.name.clone(),
+                place: region.name.clone(),
                 want,
             };
             let (regions, wanted) = (Arc::clone(&self.factory.regions), copy.clone());

@@ -193,6 +193,11 @@ fn of_resource(resource: &Resource) -> Result<Sourced, StepError> {
     if resource.state != ProvisioningState::Succeeded {
         return Err(refused("is not ready"));
     }
+    if !crate::replicate::domains_of(resource).is_empty() {
+        return Err(refused(
+            "is encrypted by a disk encryption set, and nothing can be made of it",
+        ));
+    }
     let security = text("/securityProfile/securityType").or(text("/storageProfile/securityType"));
     if security.is_some_and(|kind| ["TrustedLaunch", "ConfidentialVM"].contains(&kind)) {
         return Err(refused(

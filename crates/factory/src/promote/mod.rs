@@ -36,8 +36,7 @@ pub use verify::{Verified, VerifiedStage, verify};
 use crate::disks::Disks;
 use crate::factory::Factory;
 use crate::publish;
-use crate::replicate::want_of;
-use crate::replicate::{Copy, RegionResult};
+use crate::replicate::{self, Copy, RegionResult, want_of};
 use record::Record;
 
 pub const PIPELINE_TYPE: &str = "Bullion.Factory/pipelines";
@@ -415,7 +414,9 @@ fn copy_to(
         tenant: own.tenant(),
         disks: disks.clone(),
         home: home.clone(),
+        from: home.clone(),
         region: region.clone(),
+        place: region.clone(),
         want: want_of(
             wanted.and_then(|wanted| wanted.storage_account_type.as_deref()),
             wanted.map(|wanted| wanted.replica_count),
@@ -429,6 +430,13 @@ fn source_of(version: &Resource, now: jiff::Timestamp) -> Result<Source, StepErr
         let message = format!("`{}` is not ready ({})", version.id, version.state.as_str());
         StepError::failed("Conflict", message)
     })?;
+    if !replicate::domains_of(version).is_empty() {
+        let message = format!(
+            "`{}` has a key of its own, and goes into no other version",
+            version.id
+        );
+        return Err(StepError::failed("OperationNotAllowed", message));
+    }
     let mut facts = version.properties["bullion"]
         .as_object()
         .cloned()

@@ -25,6 +25,7 @@ use store::region::{Member, Region, Want};
 use store::{Collect, Store};
 use wire::Location;
 
+use crate::domains;
 use crate::factory::Factory;
 use crate::pipeline::chain;
 use crate::regions::Regions;
@@ -134,7 +135,7 @@ impl Reclaim {
 
 /// What each region has. A store that cannot be listed has nothing that could be given back.
 fn held(regions: &Regions) -> Vec<(Location, BTreeSet<DiskDigest>)> {
-    let names = regions.names().into_iter();
+    let names = regions.places().into_iter();
     let held = names.filter_map(|name| {
         let region = regions.region(&name).ok()?;
         let stores = region.stores();
@@ -170,7 +171,7 @@ fn work(
         }
         note.write(path)?;
     }
-    for region in regions.names() {
+    for region in regions.places() {
         if let Ok(region) = regions.region(&region) {
             for member in region.members() {
                 if let Some(store) = member.store() {
@@ -235,12 +236,15 @@ impl Pass<'_> {
     ) -> Result<(), store::StoreError> {
         let settings = self.regions.settings();
         let (since, published) = note.unused(region.name(), digest, self.now);
+        let is_shared = domains::is_shared(region.name());
         let kept = match published {
+            // What went into a domain with a key of its own has no business where others are.
+            _ if is_shared && has_own_key(digest, uses) => Duration::ZERO,
             true => settings.grace,
             false => settings.build_cache.max(settings.grace),
         };
         // A build that found it may be on its way to make something of it.
-        let found = self.now.saturating_sub(kept.as_secs());
+        let found = self.now.saturating_sub(kept.max(settings.grace).as_secs());
         if self.regions.was_found_since(digest, found)
             || self.now.saturating_sub(since) < kept.as_secs()
             || self.is_awaited(digest, uses)
@@ -329,6 +333,12 @@ impl Pass<'_> {
 
 fn key(region: &Region, member: &Member) -> String {
     format!("{} {}", region.name(), member.shown())
+}
+
+/// Whether somebody has the disk in a domain with a key of its own.
+fn has_own_key(digest: &DiskDigest, uses: &Uses) -> bool {
+    uses.elsewhere(digest)
+        .any(|(place, _)| !domains::is_shared(place))
 }
 
 fn is_complete(region: &Region, digest: &DiskDigest, want: Want) -> bool {

@@ -14,6 +14,7 @@ use serde_json::Value;
 use store::region::Want;
 use wire::{Location, ResourceId, TenantId};
 
+use crate::domains::KEPT_IN;
 use crate::factory::Factory;
 use crate::publish::VERSION_TYPE;
 use crate::replicate::{self, want_of};
@@ -91,13 +92,15 @@ impl Uses {
         digests(&version.properties, 0, &mut named);
         for copy in replicate::asked(version) {
             for digest in &named {
-                self.add(*digest, &copy.region, copy.want);
+                self.add(*digest, &copy.place, copy.want);
             }
         }
     }
 
     fn of_resource(&mut self, resource: &Resource) {
-        let region = Location::new(resource.location.clone().unwrap_or_default());
+        let kept_in = resource.properties["bullion"][KEPT_IN].as_str();
+        let region = kept_in.or(resource.location.as_deref());
+        let region = Location::new(region.unwrap_or_default());
         let mut named = Vec::new();
         digests(&resource.properties, 0, &mut named);
         for digest in named {

@@ -25,6 +25,7 @@ use wire::compute::{
 use wire::{Location, ProvisioningState, ResourceId, TenantId};
 
 use crate::disks::Disks;
+use crate::domains::DomainName;
 use crate::factory::Factory;
 use crate::pipeline::{chain, change};
 use crate::regions::Regions;
@@ -42,7 +43,11 @@ pub struct Copy {
     pub tenant: TenantId,
     pub disks: Disks,
     pub home: Location,
+    /// Where its bits are at home: in the region, or in the domain whose key the version asks for there.
+    pub from: Location,
     pub region: Location,
+    /// Where they go, likewise.
+    pub place: Location,
     pub want: Want,
 }
 
@@ -81,9 +86,7 @@ impl Copy {
 
     /// Where each disk shall be, the one to boot from first.
     fn placements(&self, regions: &Regions) -> Result<Vec<(DiskDigest, Placement)>, String> {
-        let region = regions
-            .region(&self.region)
-            .map_err(|error| chain(&error))?;
+        let region = regions.region(&self.place).map_err(|error| chain(&error))?;
         let place = |digest: &DiskDigest| {
             let placement = region.place(digest, self.want);
             Ok((*digest, placement.map_err(|error| chain(&error))?))
@@ -101,7 +104,7 @@ impl Copy {
     /// About how many bytes a copy would move. Blocks.
     fn lacks(&self, regions: &Regions) -> u64 {
         let data = |digest: &DiskDigest| {
-            let holder = regions.holder(&self.home, digest)?;
+            let holder = regions.holder(&self.from, digest)?;
             let manifest = holder.manifest(digest).ok();
             manifest.map(|manifest| manifest.data_bytes())
         };
@@ -170,11 +173,9 @@ impl Copy {
         told: watch::Sender<Share>,
     ) -> Result<(Moved, String), String> {
         let regions = &factory.regions;
-        let region = regions
-            .region(&self.region)
-            .map_err(|error| chain(&error))?;
+        let region = regions.region(&self.place).map_err(|error| chain(&error))?;
         let placements = self.placements(regions)?;
-        let others = regions.others(&self.region, &self.home);
+        let others = regions.others(&self.place, &self.from);
         let bandwidth = regions.settings().bandwidth;
         let mut flow = OnLink {
             link: factory.links.between(&self.home, &self.region, bandwidth),
@@ -296,6 +297,7 @@ pub fn asked(version: &Resource) -> Vec<Copy> {
     };
     let soft_deleted = !version.properties["bullion"]["softDeleted"].is_null();
     let home = Location::new(version.location.clone().unwrap_or_default());
+    let from = place_of(version, &home);
     let profile = profile(version);
     let mut regions: Vec<&TargetRegion> = profile.target_regions.iter().collect();
     regions.sort_by_key(|region| region.name != home);
@@ -306,6 +308,8 @@ pub fn asked(version: &Resource) -> Vec<Copy> {
             tenant: version.tenant,
             disks: disks.clone(),
             home: home.clone(),
+            from: from.clone(),
+            place: place_in(region),
             want: match soft_deleted {
                 true => Want::default(),
                 false => want(region, &profile),
@@ -313,6 +317,51 @@ pub fn asked(version: &Resource) -> Vec<Copy> {
             region: region.name.clone(),
         })
         .collect()
+}
+
+/// The disk encryption set that a target region's disks are encrypted by; one for all disks of a region.
+pub fn set_of(region: &TargetRegion) -> Option<ResourceId> {
+    let encryption = region.more.get("encryption")?;
+    let of_data = encryption["dataDiskImages"].as_array();
+    let mut disks =
+        std::iter::once(&encryption["osDiskImage"]).chain(of_data.into_iter().flatten());
+    disks.find_map(|disk| ResourceId::parse(disk["diskEncryptionSetId"].as_str()?).ok())
+}
+
+/// All sets that a version names.
+pub fn sets_of(version: &Resource) -> Vec<ResourceId> {
+    profile(version)
+        .target_regions
+        .iter()
+        .filter_map(set_of)
+        .collect()
+}
+
+fn place_in(region: &TargetRegion) -> Location {
+    match set_of(region) {
+        Some(set) => DomainName::of(&set).place(&region.name),
+        None => region.name.clone(),
+    }
+}
+
+/// Where a version's bits are in a region: in what all share, or in the domain of the key that the version asks for.
+pub fn place_of(version: &Resource, region: &Location) -> Location {
+    let profile = profile(version);
+    let target = profile
+        .target_regions
+        .iter()
+        .find(|one| one.name == *region);
+    target.map_or_else(|| region.clone(), place_in)
+}
+
+/// The domains with keys of their own that a version is in; none for one that lies in what all share.
+pub fn domains_of(version: &Resource) -> Vec<Location> {
+    let profile = profile(version);
+    let encrypted = profile
+        .target_regions
+        .iter()
+        .filter(|one| set_of(one).is_some());
+    encrypted.map(place_in).collect()
 }
 
 /// What a target region asks for, with what the profile says for all.

@@ -139,7 +139,7 @@ impl Reconciler for Scrub {
         let (factory, stop) = (Arc::clone(&self.factory), stop.clone());
         let worked = tokio::task::spawn_blocking(move || {
             let mut states = known.unwrap_or_else(|| read(&path));
-            let names = factory.regions.names();
+            let names = factory.regions.places();
             for name in &names {
                 let state = states.entry(name.folded()).or_default();
                 step(&factory, name, state, now, &stop);

@@ -255,6 +255,12 @@ async fn known(
 fn need_ready(source: &Resource) -> Result<(), ArmError> {
     let digest = source.properties.pointer("/bullion/diskDigest");
     let is_machine = source.id.resource_type().is(machines::KIND);
+    if !is_machine && !factory::replicate::domains_of(source).is_empty() {
+        return Err(errors::conflict(format!(
+            "The source '{}' is encrypted by a disk encryption set, and no disk, image or version can be made of it.",
+            source.id
+        )));
+    }
     if source.state == ProvisioningState::Succeeded && (is_machine || digest.is_some()) {
         return Ok(());
     }

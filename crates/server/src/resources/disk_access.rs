@@ -193,7 +193,7 @@ pub async fn answer(server: &Server, id: &ResourceId, parts: &Parts) -> Reply {
     if let Some(range) = headers.get(MS_RANGE).cloned() {
         headers.insert(RANGE, range);
     }
-    let image = match server.work.export(&disks.os, format).await {
+    let image = match server.work.export(&disks.os, &[], format).await {
         Ok(image) => image,
         Err(error) => return error.into(),
     };

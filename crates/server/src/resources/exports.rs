@@ -59,7 +59,8 @@ pub async fn get(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
                 ArmError::new(ErrorCode::NotFound, message)
             })?,
     };
-    let exported = server.work.export(&digest, format).await?;
+    let places = factory::replicate::domains_of(&version);
+    let exported = server.work.export(&digest, &places, format).await?;
     let reply = image(&exported, &call.preconditions, call.is_head).await;
     let of_disk = lun.map_or_else(String::new, |lun| format!("-lun{lun}"));
     let name = format!(

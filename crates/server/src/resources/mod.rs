@@ -10,6 +10,7 @@ pub mod credentials;
 pub mod data_disks;
 pub mod definition_rules;
 pub mod disk_access;
+pub mod disk_encryption_sets;
 pub mod disks;
 pub mod everything;
 pub mod exports;
@@ -42,6 +43,7 @@ pub mod tags;
 pub mod templates;
 pub mod tenancy;
 pub mod usages;
+pub mod version_keys;
 pub mod version_rules;
 pub mod versions;
 

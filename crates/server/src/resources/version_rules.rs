@@ -185,15 +185,7 @@ fn usual_storage(
 }
 
 /// What is refused rather than kept and not done.
-fn check_unsupported(profile: &mut Map<String, Value>) -> Result<(), ArmError> {
-    let encrypted =
-        |region: &mut Value| region.get("encryption").is_some_and(|keys| !keys.is_null());
-    if regions_of(profile).any(encrypted) {
-        return Err(errors::invalid(
-            REGIONS,
-            "This installation has no disk encryption sets: 'encryption' of a target region is not supported.",
-        ));
-    }
+fn check_unsupported(profile: &Map<String, Value>) -> Result<(), ArmError> {
     let edges = profile
         .get("targetExtendedLocations")
         .and_then(Value::as_array);

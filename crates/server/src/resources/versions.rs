@@ -14,7 +14,7 @@ use super::bits::{self, Place, Source};
 use super::version_rules::{moment, settle_profile};
 use super::{
     Reply, data_disks, delete, find, list, need, present, properties, settle_location, soft_delete,
-    store,
+    store, version_keys,
 };
 use crate::body::{self, ResourceBody};
 use crate::errors;
@@ -74,7 +74,10 @@ pub fn sources(body: &Value) -> Vec<Source> {
 pub fn links(body: &Value) -> Vec<Link> {
     let mut sources = sources(body);
     sources.extend(data_disks::sources(&data_disks::OF_VERSION, body));
-    bits::links(sources)
+    // Those of sources are looked up by their places, so they come first.
+    let mut links = bits::links(sources);
+    links.extend(version_keys::links(body));
+    links
 }
 
 pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
@@ -115,6 +118,10 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
         kept.as_ref(),
         &mut body.properties,
     )?;
+    if let Some(Value::Object(profile)) = body.properties.get_mut("publishingProfile") {
+        let old = kept.as_ref().and_then(|kept| kept.get("publishingProfile"));
+        version_keys::settle(&server, &call, old, profile).await?;
+    }
     match old {
         Some(old) => crate::publish::update(&server, &call, &old, body, &location).await,
         None => crate::publish::create(&server, &call, body, &location).await,

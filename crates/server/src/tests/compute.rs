@@ -127,10 +127,6 @@ async fn versions_say_where_and_how_they_are_kept() {
             "one replica",
         ),
         (
-            json!({ "targetRegions": [{ "name": "north", "encryption": { "osDiskImage": {} } }] }),
-            "disk encryption sets",
-        ),
-        (
             json!({ "targetExtendedLocations": [{ "name": "edge" }] }),
             "edge zones",
         ),

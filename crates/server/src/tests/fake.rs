@@ -1,5 +1,6 @@
 //! An engine without tools and machines: regions are a list, jobs succeed at once.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,6 +11,7 @@ use async_trait::async_trait;
 use catalog::{Backend, Draft, NewJob, Precondition, Resource};
 use factory::deploy::{ChangeDisksInput, PowerChange};
 use factory::disks::DiskDigest;
+use factory::domains::{DomainState, Erasure, Phase};
 use factory::export::{ExportedImage, ImageFormat};
 use factory::import::{ImportSource, Imported};
 use factory::pipeline::Base;
@@ -24,7 +26,7 @@ use wire::promotion::PromotionProperties;
 use wire::{ArmError, ErrorCode, Location, ProvisioningState, ResourceId, TenantId};
 
 use crate::engine::{self, Engine, EngineError, EngineParts};
-use crate::work::{Begun, Work};
+use crate::work::{Begun, DomainAsked, Work};
 
 /// Of every disk that is taken in.
 pub const DIGEST: &str = "bd1:0101010101010101010101010101010101010101010101010101010101010101";
@@ -42,6 +44,7 @@ pub struct FakeWork {
     /// How often the key for statements was replaced.
     key_rotations: AtomicU8,
     regions: Mutex<Vec<Location>>,
+    domains: Mutex<BTreeMap<String, DomainState>>,
 }
 
 pub struct FakeEngine {
@@ -55,6 +58,7 @@ pub async fn engine(parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> 
         catalog: Arc::clone(&catalog),
         key_rotations: AtomicU8::new(0),
         regions: Mutex::new(vec![Location::new("north"), Location::new("south")]),
+        domains: Mutex::default(),
     });
     let mut builder = RunnerBuilder::new(catalog.clone(), catalog.clone());
     builder.register(Build(catalog.clone()));
@@ -414,10 +418,63 @@ impl Work for FakeWork {
         json!({ "statuses": [{ "code": code }] })
     }
 
+    /// Every key is one, unless its address says `missing`.
+    async fn put_domain(&self, asked: DomainAsked) -> Result<DomainState, ArmError> {
+        if asked
+            .key_url
+            .as_deref()
+            .is_some_and(|url| url.contains("missing"))
+        {
+            let message = "The key URL names no key vault of this installation.";
+            return Err(ArmError::new(ErrorCode::InvalidParameter, message));
+        }
+        let mut domains = self.domains.lock().unwrap();
+        let state = domains
+            .entry(asked.set.folded().to_owned())
+            .or_insert_with(|| DomainState {
+                domain: "0".repeat(32),
+                state: Phase::Active,
+                key_path: "/keys/k/1".into(),
+                rotated_at: None,
+                rotates: asked.rotates,
+                stores: Vec::new(),
+            });
+        if let Some(url) = asked.key_url {
+            state.key_path = url;
+        }
+        Ok(state.clone())
+    }
+
+    async fn domain_state(&self, set: &ResourceId) -> Option<DomainState> {
+        self.domains.lock().unwrap().get(set.folded()).cloned()
+    }
+
+    async fn rotate_domain(&self, set: &ResourceId) -> Result<(), ArmError> {
+        if let Some(state) = self.domains.lock().unwrap().get_mut(set.folded()) {
+            state.key_path = "/keys/k/2".into();
+            state.rotated_at = Some("2026-11-21T10:00:00Z".into());
+        }
+        Ok(())
+    }
+
+    async fn erase_domain(&self, set: &ResourceId, for_real: bool) -> Result<Erasure, ArmError> {
+        if let (true, Some(state)) = (for_real, self.domains.lock().unwrap().get_mut(set.folded()))
+        {
+            state.state = Phase::Erased;
+        }
+        Ok(Erasure::default())
+    }
+
+    async fn remove_domain(&self, set: &ResourceId) -> Result<(), ArmError> {
+        self.domains.lock().unwrap().remove(set.folded());
+        Ok(())
+    }
+
     /// A disk of a MiB of noise.
     async fn export(
         &self,
         _digest: &DiskDigest,
+        _places: &[Location],
         format: ImageFormat,
     ) -> Result<ExportedImage, ArmError> {
         let disk: Arc<Vec<u8>> = Arc::new(exported_disk());

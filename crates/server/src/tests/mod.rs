@@ -15,6 +15,7 @@ mod generic;
 mod graph;
 mod hostile;
 mod identity;
+mod keys;
 mod limits;
 mod machine_disks;
 mod metadata;
