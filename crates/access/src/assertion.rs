@@ -528,7 +528,9 @@ mod tests {
     fn an_outside_token_must_be_exactly_the_expected_one() {
         use AssertionError as E;
         let key = SigningKey::generate("outside").unwrap();
-        let (modulus, exponent) = key.public_components();
+        let crate::VerifyingKey {
+            modulus, exponent, ..
+        } = key.public();
         let jwk = |kid: &str| json!({ "kty": "RSA", "use": "sig", "kid": kid, "n": modulus, "e": exponent });
         let document = json!({ "keys": [{ "kty": "oct", "k": "AAAA", "kid": "outside" }, { "kty": "new" }, jwk("outside")] });
         let keys = TokenKeys::parse(document.to_string().as_bytes()).unwrap();

@@ -43,4 +43,5 @@ pub use role::{
 pub use secret::{ClientSecret, SecretError, SecretHash};
 pub use token::{
     Bearer, Claims, KeyError, LIFETIME_SECONDS, NewToken, SigningKey, TokenError, TokenVerifier,
+    VerifyingKey,
 };

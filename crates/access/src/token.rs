@@ -26,11 +26,18 @@ const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
 /// One key pair; several are valid while keys rotate.
 pub struct SigningKey {
-    id: String,
+    public: VerifyingKey,
     pem: SecretString,
     encoding: EncodingKey,
-    modulus: String,
-    exponent: String,
+}
+
+/// The half of a signing key that everybody may know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyingKey {
+    pub id: String,
+    /// Both as in a JWKS document, base64url.
+    pub modulus: String,
+    pub exponent: String,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -137,16 +144,18 @@ impl SigningKey {
         let public = pair.public_key();
         let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         Ok(Self {
-            id: id.into(),
             encoding: EncodingKey::from_rsa_pem(pem.as_bytes()).map_err(|_| KeyError::Read)?,
-            modulus: encode(public.modulus().big_endian_without_leading_zero()),
-            exponent: encode(public.exponent().big_endian_without_leading_zero()),
+            public: VerifyingKey {
+                id: id.into(),
+                modulus: encode(public.modulus().big_endian_without_leading_zero()),
+                exponent: encode(public.exponent().big_endian_without_leading_zero()),
+            },
             pem: pem.into(),
         })
     }
 
     pub fn id(&self) -> &str {
-        &self.id
+        &self.public.id
     }
 
     /// The private key, to be stored.
@@ -154,9 +163,8 @@ impl SigningKey {
         self.pem.expose_secret()
     }
 
-    /// Modulus and exponent for the JWKS document, base64url.
-    pub fn public_components(&self) -> (&str, &str) {
-        (&self.modulus, &self.exponent)
+    pub fn public(&self) -> &VerifyingKey {
+        &self.public
     }
 
     pub fn mint(&self, token: &NewToken<'_>) -> Result<String, KeyError> {
@@ -195,7 +203,7 @@ impl SigningKey {
             uti: URL_SAFE_NO_PAD.encode(random),
         };
         let header = Header {
-            kid: Some(self.id.clone()),
+            kid: Some(self.public.id.clone()),
             ..Header::new(Algorithm::RS256)
         };
         jsonwebtoken::encode(&header, &claims, &self.encoding).map_err(|_| KeyError::Generate)
@@ -213,8 +221,8 @@ pub struct TokenVerifier {
 }
 
 impl TokenVerifier {
-    pub fn new<'a>(keys: impl IntoIterator<Item = &'a SigningKey>) -> Result<Self, KeyError> {
-        let decode = |key: &SigningKey| {
+    pub fn new<'a>(keys: impl IntoIterator<Item = &'a VerifyingKey>) -> Result<Self, KeyError> {
+        let decode = |key: &VerifyingKey| {
             let decoding = DecodingKey::from_rsa_components(&key.modulus, &key.exponent);
             decoding
                 .map(|decoding| (key.id.clone(), decoding))
@@ -352,7 +360,7 @@ mod tests {
         let key = SigningKey::generate("k1").unwrap();
         let other = SigningKey::generate("k1").unwrap();
         let stored = SigningKey::from_pem("k1", key.pem().to_string()).unwrap();
-        let verifier = TokenVerifier::new([&stored]).unwrap();
+        let verifier = TokenVerifier::new([stored.public()]).unwrap();
         let good = token(&key, NOW);
         check(&verifier, &good, "aud", "iss", None);
         // Seen before, and still held to everything but its signature.

@@ -94,6 +94,8 @@ pub trait AuthStore: Send + Sync {
     async fn signing_keys(&self) -> Result<Vec<StoredKey>>;
     /// Makes a key known; older ones stay until they retire.
     async fn add_signing_key(&self, key: StoredKey) -> Result<()>;
+    /// Keeps a key in another form, if it is kept as `old` still.
+    async fn reseal_signing_key(&self, kid: &str, old: &str, new: &str) -> Result<()>;
     /// Makes a key known that signs from now on, and has the others retire no later than `others_until`.
     async fn rotate_signing_key(&self, key: StoredKey, others_until: Timestamp) -> Result<()>;
 
@@ -269,7 +271,7 @@ pub struct StoredSecret {
 #[derive(Clone)]
 pub struct StoredKey {
     pub kid: String,
-    /// PKCS#8, PEM.
+    /// PKCS#8, PEM, as whoever keeps it sealed it.
     pub private_pem: String,
     pub made_at: Timestamp,
     /// Tokens that it signed have expired by then.

@@ -108,6 +108,11 @@ impl DataFolder {
         Ok(name)
     }
 
+    /// The key that secrets in the catalog are sealed with. It belongs elsewhere than copies of the catalog.
+    pub fn catalog_key(&self) -> PathBuf {
+        self.root.join("keys/catalog.key")
+    }
+
     /// Which process serves this folder, and where. Gone after an orderly stop.
     pub fn server(&self) -> PathBuf {
         self.root.join("server.json")

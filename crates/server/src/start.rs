@@ -14,6 +14,7 @@ use catalog::{
 use comply::Comply;
 use jiff::{Timestamp, ToSpan as _};
 use serde_json::{Value, json};
+use store::KeyFile;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -56,6 +57,8 @@ pub enum ServeError {
     Activity(#[from] KeepError),
     #[error("cannot set up sign-in")]
     Tokens(#[from] TokensError),
+    #[error("cannot use the key that secrets in the catalog are sealed with")]
+    CatalogKey(#[from] store::KeyError),
     #[error("cannot make the administrator's secret")]
     Secret(#[from] access::SecretError),
     #[error(transparent)]
@@ -171,6 +174,7 @@ pub async fn start_with(
         storage: settings.storage,
     })
     .await?;
+    let seal = KeyFile::load_or_create(&folder.catalog_key())?;
     let (stop, stopped) = watch::channel(false);
     let (activity, recording) = Recorder::start(&catalog, log, &stopped);
     let server = Arc::new(Server {
@@ -182,7 +186,7 @@ pub async fn start_with(
         work: engine.work(),
         comply: Arc::clone(&comply),
         scans: Scans::default(),
-        tokens: Tokens::load(catalog.clone(), Timestamp::now()).await?,
+        tokens: Tokens::load(catalog.clone(), seal, Timestamp::now()).await?,
         blobs,
         fetch_hosts: settings.reach.hosts.clone(),
         issuers,

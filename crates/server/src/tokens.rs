@@ -1,15 +1,22 @@
 //! The installation's signing keys: made at the first start, replaced with age, kept until no token of
 //! theirs can still be valid.
+//!
+//! In the database lie their public halves and, sealed with a key of this server's data folder, their private ones. Another
+//! server on the same database checks tokens by the public halves and signs with a key of its own.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use access::{
     Identity, KeyError, LIFETIME_SECONDS, NewToken, SigningKey, TokenError, TokenVerifier,
+    VerifyingKey,
 };
 use catalog::{AuthStore, CatalogError, StoredKey};
 use jiff::{Timestamp, ToSpan as _};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use store::KeyFile;
+use store::keys::{SealedTextError, open_text, seal_text};
 use uuid::Uuid;
 use wire::TenantId;
 
@@ -30,34 +37,104 @@ pub enum TokensError {
     Keep(#[from] CatalogError),
     #[error("cannot use a signing key")]
     Key(#[from] KeyError),
+    #[error("cannot seal a signing key")]
+    Seal(#[from] SealedTextError),
 }
+
+/// A key as it is kept.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    public: VerifyingKey,
+    /// The private half.
+    sealed: String,
+}
+
+/// What the sealed text is about, so that no key is taken for another.
+fn about(kid: &str) -> String {
+    format!("signing key {kid}")
+}
+
+fn sealed(seal: &KeyFile, key: &SigningKey) -> Result<String, TokensError> {
+    let kept = Kept {
+        public: key.public().clone(),
+        sealed: seal_text(seal, &about(key.id()), key.pem())?,
+    };
+    // Three texts; there is nothing in them that JSON cannot hold.
+    Ok(serde_json::to_string(&kept).unwrap_or_default())
+}
+
+/// A key as it was kept, with its private half if this server can open that.
+fn opened(seal: &KeyFile, stored: StoredKey) -> Result<Opened, KeyError> {
+    let StoredKey {
+        kid, private_pem, ..
+    } = stored;
+    let Ok(kept) = serde_json::from_str::<Kept>(&private_pem) else {
+        // As versions before wrote it.
+        let key = SigningKey::from_pem(kid, private_pem)?;
+        return Ok((key.public().clone(), Some(key)));
+    };
+    let key = match open_text(seal, &about(&kid), &kept.sealed) {
+        Ok(pem) => Some(SigningKey::from_pem(kid.clone(), pem)?),
+        Err(error) => {
+            tracing::debug!(kid, %error, "a signing key is another server's");
+            None
+        }
+    };
+    let public = VerifyingKey {
+        id: kid,
+        ..kept.public
+    };
+    Ok((public, key))
+}
+
+type Opened = (VerifyingKey, Option<SigningKey>);
 
 pub struct Tokens {
     auth: Arc<dyn AuthStore>,
+    /// What private halves are sealed with.
+    seal: Arc<KeyFile>,
     known: RwLock<Arc<Known>>,
     /// When the keys were last read again; one at a time.
     read: tokio::sync::Mutex<Option<Instant>>,
 }
 
 struct Known {
-    /// Newest first; that one signs.
-    keys: Vec<SigningKey>,
+    /// Newest first.
+    keys: Vec<VerifyingKey>,
+    /// The newest that this server can sign with.
+    signer: Option<SigningKey>,
     verifier: TokenVerifier,
     read_at: Instant,
 }
 
 impl Tokens {
-    pub async fn load(auth: Arc<dyn AuthStore>, now: Timestamp) -> Result<Tokens, TokensError> {
+    pub async fn load(
+        auth: Arc<dyn AuthStore>,
+        seal: KeyFile,
+        now: Timestamp,
+    ) -> Result<Tokens, TokensError> {
         let days = |count: i64| (count * 24).hours();
         let mut stored = auth.signing_keys().await?;
-        let fresh = stored
-            .first()
-            .is_some_and(|key| key.made_at + days(SIGNS_DAYS) > now);
+        for key in &mut stored {
+            if serde_json::from_str::<Kept>(&key.private_pem).is_err() {
+                // As versions before wrote it: in the open.
+                let plain = SigningKey::from_pem(key.kid.clone(), key.private_pem.clone())?;
+                let new = sealed(&seal, &plain)?;
+                auth.reseal_signing_key(&key.kid, &key.private_pem, &new)
+                    .await?;
+                key.private_pem = new;
+            }
+        }
+        let mut fresh = false;
+        for key in &stored {
+            let signs = key.made_at + days(SIGNS_DAYS) > now;
+            fresh |= signs && opened(&seal, key.clone())?.1.is_some();
+        }
         if !fresh {
             let key = SigningKey::generate(Uuid::new_v4().to_string())?;
             let made = StoredKey {
                 kid: key.id().to_string(),
-                private_pem: key.pem().to_string(),
+                private_pem: sealed(&seal, &key)?,
                 made_at: now,
                 retires_at: now + days(RETIRES_DAYS),
             };
@@ -66,14 +143,15 @@ impl Tokens {
         }
         Ok(Tokens {
             auth,
-            known: RwLock::new(Arc::new(Known::of(stored)?)),
+            known: RwLock::new(Arc::new(Known::of(&seal, stored)?)),
+            seal: Arc::new(seal),
             read: tokio::sync::Mutex::default(),
         })
     }
 
     pub async fn mint(&self, token: &NewToken<'_>) -> Result<String, KeyError> {
         let known = self.current().await;
-        known.keys.first().ok_or(KeyError::Read)?.mint(token)
+        known.signer.as_ref().ok_or(KeyError::Read)?.mint(token)
     }
 
     /// Makes a key that signs from now on. Tokens of the others are good until they expire, and then so are their keys.
@@ -84,7 +162,7 @@ impl Tokens {
         let key = made.map_err(|_| KeyError::Generate)??;
         let stored = StoredKey {
             kid: name.clone(),
-            private_pem: key.pem().to_string(),
+            private_pem: sealed(&self.seal, &key)?,
             made_at: now,
             retires_at: now + (RETIRES_DAYS * 24).hours(),
         };
@@ -136,7 +214,7 @@ impl Tokens {
     }
 
     fn take(&self, stored: Vec<StoredKey>) -> Result<(), KeyError> {
-        let known = Arc::new(Known::of(stored)?);
+        let known = Arc::new(Known::of(&self.seal, stored)?);
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = known;
         Ok(())
     }
@@ -174,14 +252,13 @@ impl Tokens {
             .keys
             .iter()
             .map(|key| {
-                let (modulus, exponent) = key.public_components();
                 json!({
                     "kty": "RSA",
                     "use": "sig",
                     "alg": "RS256",
-                    "kid": key.id(),
-                    "n": modulus,
-                    "e": exponent,
+                    "kid": key.id,
+                    "n": key.modulus,
+                    "e": key.exponent,
                 })
             })
             .collect();
@@ -190,14 +267,17 @@ impl Tokens {
 }
 
 impl Known {
-    fn of(stored: Vec<StoredKey>) -> Result<Known, KeyError> {
-        let keys = stored
-            .into_iter()
-            .map(|key| SigningKey::from_pem(key.kid, key.private_pem))
-            .collect::<Result<Vec<_>, _>>()?;
+    fn of(seal: &KeyFile, stored: Vec<StoredKey>) -> Result<Known, KeyError> {
+        let (mut keys, mut signer) = (Vec::new(), None);
+        for key in stored {
+            let (public, own) = opened(seal, key)?;
+            keys.push(public);
+            signer = signer.or(own);
+        }
         let verifier = TokenVerifier::new(&keys)?;
         Ok(Known {
             keys,
+            signer,
             verifier,
             read_at: Instant::now(),
         })

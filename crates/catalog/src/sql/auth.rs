@@ -285,6 +285,19 @@ impl<E: Engine> AuthStore for SqlCatalog<E> {
         commit(tx, OPERATION).await
     }
 
+    async fn reseal_signing_key(&self, kid: &str, old: &str, new: &str) -> Result<()> {
+        const OPERATION: &str = "keep a signing key in another form";
+        let mut tx = self.write(OPERATION).await?;
+        query("update signing_keys set private_pem = $1 where kid = $2 and private_pem = $3")
+            .bind(new)
+            .bind(kid)
+            .bind(old)
+            .execute(&mut *tx)
+            .await
+            .map_err(failed(OPERATION))?;
+        commit(tx, OPERATION).await
+    }
+
     async fn rotate_signing_key(&self, key: StoredKey, others_until: Timestamp) -> Result<()> {
         const OPERATION: &str = "rotate signing keys";
         let mut tx = self.write(OPERATION).await?;

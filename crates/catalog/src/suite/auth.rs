@@ -450,6 +450,16 @@ async fn signing_keys_retire<B: Backend>(world: &World<B>) {
             .collect()
     };
     assert_eq!(kids().await, ["new", "old"]);
+    for (old, new, expected) in [
+        ("pem of new", "sealed", "sealed"),
+        ("pem of new", "again", "sealed"),
+    ] {
+        let done = world.catalog.reseal_signing_key("new", old, new).await;
+        done.expect("reseal");
+        let kept = world.catalog.signing_keys().await.expect("read");
+        let kept: Vec<&str> = kept.iter().map(|key| key.private_pem.as_str()).collect();
+        assert_eq!(kept, [expected, "pem of old"]);
+    }
     world.clock.advance(DAY * 2);
     assert_eq!(kids().await, ["new"]);
 }

@@ -22,7 +22,9 @@ struct Key {
 impl Key {
     fn new(kid: &str) -> Key {
         let key = SigningKey::generate(kid).unwrap();
-        let (modulus, exponent) = key.public_components();
+        let access::VerifyingKey {
+            modulus, exponent, ..
+        } = key.public();
         Key {
             jwk: json!({ "kty": "RSA", "use": "sig", "kid": kid, "n": modulus, "e": exponent }),
             pair: rcgen::KeyPair::from_pem(key.pem()).unwrap(),

@@ -5,6 +5,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use store::KeyFile;
+use store::keys::open_text;
 use wire::{AppId, PrincipalId, TenantId};
 
 use super::site::{AUDIENCE, Site, answer};
@@ -223,7 +225,12 @@ async fn stored_key(site: &Site) -> SigningKey {
     let path = site.running.data.join("bullion.db");
     let catalog = catalog::SqliteCatalog::open(&path).await.unwrap();
     let key = catalog.signing_keys().await.unwrap().remove(0);
-    SigningKey::from_pem(key.kid, key.private_pem).unwrap()
+    assert!(!key.private_pem.contains("PRIVATE KEY"), "it lies open");
+    let seal = KeyFile::load(&site.running.data.join("keys/catalog.key")).unwrap();
+    let kept: Value = serde_json::from_str(&key.private_pem).unwrap();
+    let about = format!("signing key {}", key.kid);
+    let pem = open_text(&seal, &about, kept["sealed"].as_str().unwrap()).unwrap();
+    SigningKey::from_pem(key.kid, pem).unwrap()
 }
 
 #[tokio::test]

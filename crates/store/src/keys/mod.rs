@@ -7,6 +7,7 @@
 mod fake;
 mod file;
 mod record;
+mod text;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 pub use fake::FakeKeys;
 pub use file::{KeyFile, read_secret, write_secret};
 pub(crate) use record::{KEYS, State, read_record, write_record};
+pub use text::{SealedTextError, is_sealed, open_text, seal_text};
 
 use crate::domain::DomainId;
 
