@@ -104,12 +104,21 @@ pub(super) fn path(id: StoreId, folder: Option<&Path>, given: Option<&Path>, io:
     if let Some(named) = io.variable(VARIABLE) {
         return named.into();
     }
-    let server = folder.map(|folder| folder.join(OF_SERVER));
+    let server = folder.map(|folder| of_domain(folder).unwrap_or_else(|| folder.join(OF_SERVER)));
     let own = own(id, io);
     match server.filter(|server| !own.exists() && server.exists()) {
         Some(server) => server,
         None => own,
     }
+}
+
+/// The key file of a disk encryption set, seen from one of its stores: `REGION/ZONE/domains/NAME`.
+fn of_domain(folder: &Path) -> Option<PathBuf> {
+    let folder = std::path::absolute(folder).ok()?;
+    let name = folder.file_name()?.to_str()?;
+    let above = folder.parent()?;
+    let key = format!("../../../keys/domains/{name}.key");
+    (above.file_name()? == "domains").then(|| above.join("..").join(key))
 }
 
 fn own(id: StoreId, io: &Io) -> PathBuf {

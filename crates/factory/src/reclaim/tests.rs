@@ -7,11 +7,13 @@ use access::{Action, Permit, SystemReason};
 use catalog::{Catalog, Precondition};
 use disk::DiskDigest;
 use jobs::{CancelSource, JobState, Reconciler};
+use serde_json::json;
 use store::region::{Kind, Want};
 use wire::{Location, ResourceId};
 
 use super::{Done, Reclaim};
 use crate::Factory;
+use crate::domains::{DomainName, DomainSetting, KeyChoice};
 use crate::testing::World;
 
 const DELETE: &str = "Microsoft.Compute/galleries/images/versions/delete";
@@ -180,4 +182,73 @@ async fn fewer_replicas_free_stores_and_more_fill_them() {
         .place(&digest, Want::new(Kind::StandardLrs, 5))
         .unwrap();
     assert_eq!((placement.copies, placement.shared), (1, 4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_a_key_of_its_own_leaves_what_others_share() {
+    let world = World::new(&["north"]).await;
+    let (factory, version, digest) = published(&world).await;
+    let set = version.to_string();
+    let set = set.split("/galleries/").next().unwrap();
+    let set = ResourceId::parse(&format!("{set}/diskEncryptionSets/own")).unwrap();
+    let setting = DomainSetting {
+        set: set.clone(),
+        tenant: world.clerk.tenant,
+        region: Location::new("north"),
+        key: KeyChoice::Same,
+        rotates: false,
+    };
+    world.regions.put_domain(&setting).unwrap();
+    let place = DomainName::of(&set).place(&Location::new("north"));
+    let catalog: Arc<dyn Catalog> = world.catalog.clone();
+    let permit = system(&world, WRITE, &version);
+    crate::pipeline::change(&catalog, &permit, |draft| {
+        let region = &mut draft.properties["publishingProfile"]["targetRegions"][0];
+        region["encryption"] = json!({ "osDiskImage": { "diskEncryptionSetId": set.to_string() } });
+    })
+    .await
+    .unwrap();
+    let reclaim = Reclaim::new(Arc::clone(&factory));
+    pass(&reclaim).await;
+    assert!(
+        holds(&world, "north", &digest),
+        "the only copy stays until the domain has it"
+    );
+    let never = CancelSource::new();
+    let replicate = crate::replicate::Replicate::new(Arc::clone(&factory));
+    replicate.reconcile(&never.token()).await.unwrap();
+    assert!(holds(&world, place.as_str(), &digest));
+    settle(&world, &reclaim).await;
+    assert!(
+        !holds(&world, "north", &digest),
+        "nobody shares it any more"
+    );
+    assert!(holds(&world, place.as_str(), &digest));
+    let resource = world.get(&version).await.unwrap();
+    let status = crate::replicate::replication_status(&resource);
+    assert_eq!(status["summary"][0]["state"], "Completed");
+    let found = factory
+        .export(&digest, &[], crate::export::ImageFormat::ALL[0])
+        .await;
+    assert!(found.is_err(), "no region has it for everybody");
+    let places = crate::replicate::domains_of(&resource);
+    assert_eq!(places, [place.clone()]);
+    let found = factory
+        .export(&digest, &places, crate::export::ImageFormat::ALL[0])
+        .await;
+    assert!(found.is_ok());
+
+    // Erased, it takes room until it is deleted by its name; then that comes back.
+    world
+        .regions
+        .erase_domain(&DomainName::of(&set), true)
+        .unwrap();
+    let permit = system(&world, DELETE, &version);
+    world
+        .catalog
+        .delete(&permit, Precondition::None)
+        .await
+        .unwrap();
+    settle(&world, &reclaim).await;
+    assert_eq!(bytes(&world, place.as_str()), 0);
 }
