@@ -57,6 +57,7 @@ pub fn az(log: &Path, step: &Step) -> Result<Result<Vec<Program>, String>> {
         run("2", "xtask/clients/az-generic.sh"),
         run("2", "xtask/clients/az-galleries.sh"),
         run("2", "xtask/clients/az-disks.sh"),
+        run("1", "xtask/clients/az-keys.sh"),
         run("1", "xtask/clients/az-policy.sh"),
         run("3", "examples/promote-with-az/promote.sh"),
     ]

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use disk::{BLOCK_SIZE, Changes, DiskDigest, MemDisk, ReadAt};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use store::fuzzing::{seal_of_root, seals_of_pack};
+use store::fuzzing::{seal_of_root, seals_of_pack, unpacked};
 use store::keys::FakeKeys;
 use store::place::{Entry, MemoryPlace, Place};
 use store::region::{Member, Position, Region, Unlimited, Want};
@@ -459,11 +459,7 @@ fn bundled(file: &[u8]) -> Vec<Vec<u8>> {
             let (coding, len) = (file[at], number(file, at + 2));
             let stored = &file[at + 6..at + 6 + len];
             at += 6 + len;
-            let raw = match coding {
-                0 => stored.to_vec(),
-                1 => zstd::decode_all(stored).expect("a zstd frame"),
-                other => panic!("coding {other} in a bundle that is not sealed"),
-            };
+            let raw = unpacked(coding, stored).expect("a frame that is not sealed");
             found.extend(blocks(&raw));
         }
     }

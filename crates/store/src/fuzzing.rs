@@ -61,6 +61,15 @@ pub fn headers(data: &[u8]) {
     crate::index::check_files(data);
 }
 
+/// The blocks of a frame that is not sealed, from its stored bytes.
+pub fn unpacked(coding: u8, stored: &[u8]) -> Option<Vec<u8>> {
+    match coding {
+        0 => Some(stored.to_vec()),
+        1 => zstd::decode_all(stored).ok(),
+        _ => None,
+    }
+}
+
 /// A key, and a hash of what it sealed.
 pub type Sealed = ([u8; 32], [u8; 32]);
 
