@@ -26,6 +26,6 @@ sign_in() {
   az cloud register --name Bullion --endpoint-resource-manager "$BULLION_URL"
   az cloud set --name Bullion
   for tenant; do
-    az login --service-principal -u "$BULLION_CLIENT_ID" -p "$BULLION_CLIENT_SECRET" --tenant "$tenant" --output none
+    az login --service-principal -u "$BULLION_CLIENT_ID" --password="$BULLION_CLIENT_SECRET" --tenant "$tenant" --output none
   done
 }

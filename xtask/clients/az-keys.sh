@@ -9,7 +9,7 @@ az account set --subscription "$BULLION_SUBSCRIPTION_1"
 az group create -n k -l "$BULLION_LOCATION" --output none
 set=(-g k -n own)
 
-check EncryptionAtRestWithCustomerKey disk-encryption-set create "${set[@]}" --mi-system-assigned --query encryptionType
+check EncryptionAtRestWithCustomerKey disk-encryption-set create "${set[@]}" --key-url "$BULLION_URL/keys" --mi-system-assigned --query encryptionType
 id=$(az disk-encryption-set show "${set[@]}" --query id --output tsv)
 key() { az disk-encryption-set show "${set[@]}" --query activeKey.keyUrl --output tsv; }
 first=$(key)
@@ -32,7 +32,7 @@ version=$(az sig image-version show "${definition[@]}" -e 2.0.0 --query id --out
 check Completed sig image-version show "${definition[@]}" -e 2.0.0 --expand ReplicationStatus --query replicationStatus.aggregatedState
 refused "encrypted by a disk encryption set" sig image-version create "${definition[@]}" -e 3.0.0 --image-version "$version"
 check "$version" disk-encryption-set list-associated-resources "${set[@]}" --query '[0]'
-refused "cannot be deleted" disk-encryption-set delete "${set[@]}" --yes
+refused "cannot be deleted" disk-encryption-set delete "${set[@]}"
 
 # A new key: what is stored stays as it is.
 post() { az rest --method post --url "$BULLION_URL$id/$1?api-version=2023-04-02" "${@:2}"; }
@@ -58,5 +58,5 @@ export_of "$open" && [ "$sum" = "$(sha256sum <"$work/out")" ] || { echo "another
 echo "ok  erased, and the other version is whole"
 
 az sig image-version delete "${definition[@]}" -e 2.0.0
-az disk-encryption-set delete "${set[@]}" --yes
+az disk-encryption-set delete "${set[@]}"
 check 0 disk-encryption-set list -g k --query 'length(@)'

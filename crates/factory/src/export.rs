@@ -282,6 +282,14 @@ impl Exports {
     }
 }
 
+impl Exports {
+    fn forget(&self, digest: &DiskDigest, places: &[Location]) {
+        let places: Vec<String> = places.iter().map(Location::folded).collect();
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.retain(|(known, _)| (&known.0, &known.1) != (digest, &places));
+    }
+}
+
 impl Factory {
     /// A disk as an image, from whichever of `places` holds it, or, where none is named, whichever region. Finding out how long a qcow2 image will
     /// be takes as long as compressing the disk; that goes on when the caller does not wait for it,
@@ -292,6 +300,9 @@ impl Factory {
         places: &[Location],
         format: ImageFormat,
     ) -> Result<ExportedImage, ImageError> {
+        if !places.is_empty() {
+            self.need_readable(digest, places).await?;
+        }
         let making = self.exports.place(digest, places, format);
         let (factory, digest, places) = (Arc::clone(self), *digest, places.to_vec());
         let made = tokio::spawn(async move {
@@ -299,6 +310,30 @@ impl Factory {
             making.get_or_try_init(make).await.cloned()
         });
         made.await.map_err(ImageError::Worker)?
+    }
+
+    /// An image that was made before keeps blocks in memory; without its key it is nobody's all the same.
+    async fn need_readable(
+        self: &Arc<Self>,
+        digest: &DiskDigest,
+        places: &[Location],
+    ) -> Result<(), ImageError> {
+        let (factory, digest, places) = (Arc::clone(self), *digest, places.to_vec());
+        let look = move || {
+            let regions = &factory.regions;
+            let mut holders = places.iter();
+            let holder = holders.find_map(|place| regions.holder(place, &digest));
+            let opened = match holder {
+                Some(holder) => holder.disk(&digest).map(drop).map_err(ImageError::from),
+                None => Err(ImageError::NoHolder(digest)),
+            };
+            if opened.is_err() {
+                factory.exports.forget(&digest, &places);
+            }
+            opened
+        };
+        let looked = tokio::task::spawn_blocking(look).await;
+        looked.map_err(ImageError::Worker)?
     }
 
     async fn make_image(

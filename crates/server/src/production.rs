@@ -27,6 +27,7 @@ use factory::{BlobPlace, Factory, FactoryError, FactoryOptions, Regions};
 use jobs::{JobKind, Jobs, Runner, RunnerBuilder, StepError, StepHandle};
 use provenance::PublicKey;
 use serde_json::{Map, Value};
+use store::StoreError;
 use store::region::Kind;
 use tokio::task::JoinSet;
 use wire::promotion::PromotionProperties;
@@ -487,6 +488,9 @@ impl Work for FactoryWork {
             ImageError::NoHolder(_) => errors::conflict(
                 "No region holds the disk whole at this moment. Look at the replication status of its version.",
             ),
+            ImageError::Store(locked @ StoreError::Locked { .. }) => {
+                errors::conflict(format!("The disk cannot be read: {locked}."))
+            }
             error => errors::internal("exporting a disk", &error),
         })
     }

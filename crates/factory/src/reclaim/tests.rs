@@ -243,6 +243,10 @@ async fn what_has_a_key_of_its_own_leaves_what_others_share() {
         .regions
         .erase_domain(&DomainName::of(&set), true)
         .unwrap();
+    let kept = factory
+        .export(&digest, &places, crate::export::ImageFormat::ALL[0])
+        .await;
+    assert!(kept.is_err(), "what was exported before is no way round");
     let permit = system(&world, DELETE, &version);
     world
         .catalog

@@ -13,8 +13,7 @@ use serde_json::{Map, Value, json};
 use wire::{ArmError, ErrorCode, NameRule, ResourceId, TenantId};
 
 use super::{
-    Reply, delete, find, list, need, present, properties, put_reply_of, settle_location, store,
-    tracked, versions,
+    Reply, delete, find, list, need, present, properties, settle_location, store, tracked, versions,
 };
 use crate::body::{self, ResourceBody};
 use crate::operation::Call;
@@ -77,10 +76,8 @@ pub async fn put(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     let draft = identity.on(tracked(body, &location, old.as_ref()));
     let is_new = old.is_none();
     match store(&server, &call, old.as_ref(), draft).await {
-        Ok(put) => Ok(put_reply_of(
-            put.created,
-            shown(&server, &put.resource).await,
-        )),
+        // Clients of sets know no 201.
+        Ok(put) => Ok(Reply::ok(shown(&server, &put.resource).await)),
         Err(error) => {
             if is_new && find(&server, &call).await?.is_none() {
                 server.work.remove_domain(&call.id).await?;
