@@ -174,7 +174,6 @@ pub async fn start_with(
         storage: settings.storage,
     })
     .await?;
-    let seal = KeyFile::load_or_create(&folder.catalog_key())?;
     let (stop, stopped) = watch::channel(false);
     let (activity, recording) = Recorder::start(&catalog, log, &stopped);
     let server = Arc::new(Server {
@@ -186,7 +185,7 @@ pub async fn start_with(
         work: engine.work(),
         comply: Arc::clone(&comply),
         scans: Scans::default(),
-        tokens: Tokens::load(catalog.clone(), seal, Timestamp::now()).await?,
+        tokens: tokens_of(&catalog, &folder).await?,
         blobs,
         fetch_hosts: settings.reach.hosts.clone(),
         issuers,
@@ -218,6 +217,12 @@ pub async fn start_with(
         folder,
     };
     Ok((running, first))
+}
+
+/// The keys that tokens are signed with, which lie sealed in the catalog.
+async fn tokens_of(catalog: &Arc<dyn Backend>, folder: &DataFolder) -> Result<Tokens, ServeError> {
+    let seal = KeyFile::load_or_create(&folder.catalog_key())?;
+    Ok(Tokens::load(catalog.clone(), seal, Timestamp::now()).await?)
 }
 
 /// The catalog, with the installation in it.
