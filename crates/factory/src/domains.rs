@@ -314,11 +314,7 @@ impl Regions {
     pub fn domain_state(&self, name: &DomainName) -> Option<DomainState> {
         let kept = self.domains().get(name)?;
         let region = self.entry(&name.place(&kept.record.region).folded());
-        let stores = region
-            .members()
-            .iter()
-            .map(|member| state_of(member))
-            .collect();
+        let stores = region.members().iter().map(state_of).collect();
         Some(DomainState {
             domain: name.0.clone(),
             state: kept.record.phase,

@@ -231,7 +231,7 @@ async fn what_has_a_key_of_its_own_leaves_what_others_share() {
     let found = factory.export(&digest, &[], ImageFormat::Raw).await;
     assert!(found.is_err(), "no region has it for everybody");
     let places = crate::replicate::domains_of(&resource);
-    assert_eq!(places, [place.clone()]);
+    assert_eq!(places, std::slice::from_ref(&place));
     let found = factory.export(&digest, &places, ImageFormat::Raw).await;
     assert!(found.is_ok());
 
