@@ -14,9 +14,9 @@ const TEMPLATE: &str = "/subscriptions/11111111-2222-4333-8444-555555555555/reso
 #[tokio::test]
 async fn all_parts_of_a_template_are_the_servers() {
     let fake = fake::start().await;
-    let folder = std::path::Path::new("tests/fixtures/templates");
+    let folder = tempfile::tempdir().unwrap();
     let surroundings = Surroundings {
-        variables: fake.variables(folder),
+        variables: fake.variables(folder.path()),
         ..Surroundings::default()
     };
     let line = ["apply", "tests/fixtures/templates", "--yes"];
