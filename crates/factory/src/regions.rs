@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use disk::DiskDigest;
 use store::place::At;
-use store::region::{Member, Region};
+use store::region::{Member, Readers, Region};
 use store::{
     DEFAULT_INDEX_BYTES, KeyError, KeyFile, KeyService, Keys, Store, StoreError, StoreOptions,
 };
@@ -452,6 +452,12 @@ impl Regions {
             .iter()
             .find_map(|member| member.store())
             .map(Arc::new)
+    }
+
+    /// What the disk can be read from in the region, beginning with another store each time. Blocks.
+    pub fn readers(&self, region: &Location, digest: &DiskDigest) -> Result<Readers, RegionError> {
+        let others = self.others(region, region);
+        Ok(self.region(region)?.readers(digest, &others))
     }
 
     /// Makes `file` hold exactly this disk, from whichever store of the region gives it. Blocks.

@@ -31,9 +31,14 @@ pub(crate) const SEALED: u32 = 1;
 pub(crate) const WITHOUT: u32 = 2;
 /// Frames come in groups, which may be compressed against that disk.
 pub(crate) const GROUPED: u32 = 4;
+/// A boot trace comes before the blocks.
+pub(crate) const TRACED: u32 = 8;
 /// Magic, version, flags, size, digest, the other disk's digest, domain.
 pub(crate) const HEADER_LEN: usize = 8 + 4 + 4 + 8 + 32 + 32 + 16;
 pub(crate) const CHECK_CONTEXT: &str = "bullion bundle v1";
+
+/// In the place of a stretch's number, where a boot trace is sealed.
+pub(crate) const TRACE_ABOUT: [u8; 4] = u32::MAX.to_le_bytes();
 
 /// What follows: the table of a stretch, or the end.
 pub(crate) const STRETCH: u8 = 1;
@@ -86,6 +91,7 @@ impl Store {
             None => None,
             Some(present) => Some(self.reference(&manifest, present, &known)?),
         };
+        let trace = self.trace(digest);
         let mut bundle = Writer {
             inner: &self.0,
             key,
@@ -99,7 +105,16 @@ impl Store {
                 bytes: 0,
             },
         };
-        bundle.put(&header(key, manifest.size, digest, present))?;
+        bundle.put(&header(
+            key,
+            manifest.size,
+            digest,
+            present,
+            trace.is_some(),
+        ))?;
+        if let Some(trace) = trace {
+            bundle.trace(&trace.encode(digest))?;
+        }
         self.0
             .each_stretch(&manifest, |stretch| bundle.stretch(digest, &stretch))?;
         bundle.put(&[END])?;
@@ -150,7 +165,13 @@ fn known(inner: &Inner, present: &DiskDigest) -> Result<Known, StoreError> {
     Ok(known)
 }
 
-fn header(key: &Domain, size: u64, digest: &DiskDigest, present: Option<&DiskDigest>) -> Vec<u8> {
+fn header(
+    key: &Domain,
+    size: u64,
+    digest: &DiskDigest,
+    present: Option<&DiskDigest>,
+    is_traced: bool,
+) -> Vec<u8> {
     let sealed = match key.at_rest() {
         AtRest::Sealed => SEALED,
         AtRest::Plain => 0,
@@ -159,9 +180,10 @@ fn header(key: &Domain, size: u64, digest: &DiskDigest, present: Option<&DiskDig
         Some(_) => WITHOUT | GROUPED,
         None => 0,
     };
+    let traced = if is_traced { TRACED } else { 0 };
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&VERSION.to_le_bytes());
-    bytes.extend_from_slice(&(sealed | without).to_le_bytes());
+    bytes.extend_from_slice(&(sealed | without | traced).to_le_bytes());
     bytes.extend_from_slice(&size.to_le_bytes());
     bytes.extend_from_slice(digest.as_bytes());
     let present = present.map(|present| *present.as_bytes());
@@ -193,6 +215,15 @@ impl Writer<'_> {
         self.made.bytes += bytes.len() as u64;
         self.check.update(bytes);
         self.to.write_all(bytes).map_err(StoreError::WriteBundle)
+    }
+
+    fn trace(&mut self, trace: &[u8]) -> Result<(), StoreError> {
+        let body = match self.key.tables() {
+            Some(sealer) => sealer.seal(&TRACE_ABOUT, trace)?,
+            None => trace.to_vec(),
+        };
+        self.put(&(body.len() as u32).to_le_bytes())?;
+        self.put(&body)
     }
 
     fn stretch(&mut self, digest: &DiskDigest, stretch: &Stretch) -> Result<(), StoreError> {

@@ -11,7 +11,7 @@ use disk::{BLOCK_SIZE, ChunkHash, DiskDigest, LeafHash, leaf_hashes};
 
 use crate::bundle::{
     CHECK_CONTEXT, ELSEWHERE, END, FRAME_HEADER_LEN, GROUP, GROUP_HEADER_LEN, GROUPED, HEADER_LEN,
-    MAGIC, PIECE_LEN, SEALED, STRETCH, VERSION, WITHOUT,
+    MAGIC, PIECE_LEN, SEALED, STRETCH, TRACE_ABOUT, TRACED, VERSION, WITHOUT,
 };
 use crate::codec::Reader;
 use crate::delta::{self, Group, TOGETHER};
@@ -23,7 +23,9 @@ use crate::manifest::{MAX_DISK_BYTES, Manifest};
 use crate::outline::{Draft, Outline};
 use crate::pack::Pack;
 use crate::parallel;
+use crate::seal::OVERHEAD;
 use crate::section::{BRANCH_SECTIONS, Piece, SECTION_BLOCKS, SECTION_CHUNKS, Shape};
+use crate::serve::{MAX_TRACE_BYTES, Trace};
 use crate::session::{FrameRef, Session, write_packs};
 use crate::store::Store;
 use crate::view::StoredDisk;
@@ -73,6 +75,10 @@ impl Store {
             present: present.transpose()?,
             session: Session::new(&self.0, Outline::new(header.size))?,
         };
+        let trace = match header.is_traced {
+            true => Some(taking.trace(&header.digest)?),
+            false => None,
+        };
         let manifest = write_packs(&self.0, Precedence::Known, |packs| taking.run(packs))?;
         if manifest.digest != header.digest {
             return Err(damaged("its hashes do not make its digest"));
@@ -88,6 +94,9 @@ impl Store {
         };
         self.check_content(manifest)?;
         self.0.publish(&header.digest, &root)?;
+        if let Some(trace) = trace {
+            self.0.take_trace(&header.digest, &trace);
+        }
         Ok(unbundled)
     }
 
@@ -113,6 +122,7 @@ struct Header {
     digest: DiskDigest,
     present: Option<DiskDigest>,
     grouped: bool,
+    is_traced: bool,
     domain: DomainId,
 }
 
@@ -123,7 +133,7 @@ impl Header {
             return Err("it is not a bundle");
         }
         let (version, flags) = (reader.u32()?, reader.u32()?);
-        if version != VERSION || flags & !(SEALED | WITHOUT | GROUPED) != 0 {
+        if version != VERSION || flags & !(SEALED | WITHOUT | GROUPED | TRACED) != 0 {
             return Err("it has an unknown version");
         }
         if flags & GROUPED != 0 && flags & WITHOUT == 0 {
@@ -141,6 +151,7 @@ impl Header {
             digest,
             present: (flags & WITHOUT != 0).then_some(present),
             grouped: flags & GROUPED != 0,
+            is_traced: flags & TRACED != 0,
             domain: DomainId(reader.array()?),
         })
     }
@@ -230,6 +241,27 @@ impl Taking<'_, '_> {
             true => self.session.finish(packs),
             false => Err(damaged("its checksum is wrong")),
         }
+    }
+
+    fn trace(&mut self, digest: &DiskDigest) -> Result<Trace, StoreError> {
+        let mut len = [0; 4];
+        self.reader.fill(&mut len)?;
+        let len = u32::from_le_bytes(len);
+        if u64::from(len) > MAX_TRACE_BYTES + OVERHEAD as u64 {
+            return Err(damaged("its boot trace is too long"));
+        }
+        let mut body = vec![0; len as usize];
+        self.reader.fill(&mut body)?;
+        let mut opened = Vec::new();
+        let body = match self.key.tables() {
+            None => &body,
+            Some(sealer) => {
+                let open = sealer.open(&TRACE_ABOUT, &body, &mut opened);
+                open.map_err(|_| damaged("its boot trace was not sealed with its key"))?;
+                &opened
+            }
+        };
+        Trace::decode(body, digest).map_err(damaged)
     }
 
     /// One stretch, which is `next` or a later one; the one after it.

@@ -3,12 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use access::Action;
-use disk::DiskDigest;
 use jobs::{JobError, StepError, StepHandle, step_key};
 use machine::Firmware;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use store::{FrameSource, Store, Trace};
+use store::{Store, Trace};
+use wire::Location;
 use wire::factory::Stage;
 use wire::template::OnBuildError;
 
@@ -231,7 +231,7 @@ impl Run {
     pub(super) async fn test(
         &mut self,
         cx: &mut Cx,
-        home: &Arc<Store>,
+        home: &Location,
         tattooed: &Tattooed,
     ) -> Result<Vec<TestReport>, JobError> {
         let mut reports = Vec::new();
@@ -255,11 +255,11 @@ impl Run {
 
     fn boot(
         &self,
-        home: &Arc<Store>,
+        home: &Location,
         tattooed: &Tattooed,
         firmware: Firmware,
     ) -> impl FnOnce(StepHandle, Shown) -> BoxFuture<TestReport> + Send + use<> {
-        let (factory, store) = (Arc::clone(&self.factory), Arc::clone(home));
+        let (factory, home) = (Arc::clone(&self.factory), home.clone());
         let (digest, tattoo) = (tattooed.disk.digest, tattooed.tattoo.clone());
         let validators = self.recipe.validators.clone();
         let keeps = self.recipe.on_validation_error == OnBuildError::Abort;
@@ -269,8 +269,7 @@ impl Run {
                 let hypervisor = factory.hypervisor().await;
                 let why = hypervisor.acceleration();
                 handle.log(format!("machines run on {}: {}", why.accel, why.why));
-                let source: Arc<dyn FrameSource> = Arc::new((*store).clone());
-                let disk = factory.served.serve(source, digest).await;
+                let disk = factory.served.serve(&home, digest).await;
                 let disk = disk.map_err(|error| serving_failed(&error))?;
                 let work = factory
                     .work_folder()
@@ -291,7 +290,7 @@ impl Run {
                 let ran = crate::test::run_in(&**hypervisor, &subject, &log, &booted).await;
                 let (report, guest) = ran.map_err(|error| failed("BootFailed", &error))?;
                 let trace = traced.into_inner().unwrap_or_else(PoisonError::into_inner);
-                keep_trace(&store, digest, trace).await;
+                factory.served.keep_trace(&home, digest, trace).await;
                 let mut detail = serde_json::to_value(&report).unwrap_or_default();
                 if keeps && !report.passed() {
                     let kept = KeptMachine {
@@ -322,29 +321,7 @@ impl Run {
 fn serving_failed(error: &ServingError) -> StepError {
     match error {
         ServingError::Store(error) => store_failed(error),
+        ServingError::Region(error) => failed("RegionUnavailable", error),
         other => failed("StoreFailed", other),
-    }
-}
-
-/// Keeps what a boot read, beside what boots with other firmware have read. Without it machines
-/// start all the same, so it is never why a run fails.
-async fn keep_trace(store: &Arc<Store>, digest: DiskDigest, trace: Trace) {
-    if trace.is_empty() {
-        return;
-    }
-    let store = Arc::clone(store);
-    let keep = move || {
-        let known = store.trace(&digest).unwrap_or_default();
-        store.put_trace(&digest, &known.and(&trace))
-    };
-    match tokio::task::spawn_blocking(keep).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            tracing::warn!(
-                error = crate::pipeline::chain(&error),
-                "a boot trace is not kept"
-            );
-        }
-        Err(error) => tracing::warn!(%error, "a boot trace is not kept"),
     }
 }

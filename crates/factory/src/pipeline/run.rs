@@ -230,7 +230,7 @@ impl Run {
         let home = home.map_err(|error| steps::failed("RegionNotFound", &error))?;
         let base = self.base(cx, &resolved, &home).await?;
         if self.recipe.source_only {
-            return self.prove_source(cx, &resolved, &home, base).await;
+            return self.prove_source(cx, &resolved, base).await;
         }
         let from = base.digest;
         let built = self.build(cx, &resolved, &home, base).await?;
@@ -240,7 +240,7 @@ impl Run {
             .tattoo(cx, &resolved, &home, &built, &allocated)
             .await?;
         self.scan(cx, &resolved, &home, &tattooed).await?;
-        let (reports, unproven) = match self.test(cx, &home, &tattooed).await {
+        let (reports, unproven) = match self.test(cx, &resolved.home(), &tattooed).await {
             Ok(reports) => (reports, None),
             Err(JobError::Failed { failure, .. })
                 if self.recipe.distribute_unproven && failure.code == VALIDATION_FAILED =>
@@ -285,7 +285,6 @@ impl Run {
         &mut self,
         cx: &mut JobContext<RunUndo>,
         resolved: &Resolved,
-        home: &Arc<store::Store>,
         base: StepDisk,
     ) -> Result<Value, JobError> {
         let nothing = Allocated {
@@ -296,7 +295,7 @@ impl Run {
             tattoo: self.record_of(resolved, &base, &nothing),
             disk: base,
         };
-        let reports = self.test(cx, home, &tattooed).await?;
+        let reports = self.test(cx, &resolved.home(), &tattooed).await?;
         let boot_seconds = reports.first().map_or(0.0, |report| report.boot_seconds);
         Ok(json!({
             "message": "",

@@ -1,13 +1,13 @@
 //! What each gate of a stage asks, and what it writes down: the answer, when, by whom, and the evidence.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use access::Permit;
 use disk::DiskDigest;
 use jobs::{StepError, StepHandle};
 use machine::{DataDisk, Firmware};
 use serde_json::{Value, json};
-use store::FrameSource;
+use store::{StoreError, Trace};
 use wire::Location;
 use wire::promotion::{Gate, GateState, PromotionProperties};
 use wire::template::Validator;
@@ -203,10 +203,17 @@ async fn deploy_and_check(
     machine["startedAt"] = json!(step.clock().now().to_string());
     step.progress(format!("a machine boots in {region}"));
     let log = |line: &str| step.log(line);
+    let traced = Mutex::new(Trace::default());
+    let booted = || *traced.lock().unwrap_or_else(PoisonError::into_inner) = disk.trace();
     let report = tokio::select! {
-        report = crate::test::run(&**hypervisor, &subject, &log, &|| {}) => report,
+        report = crate::test::run(&**hypervisor, &subject, &log, &booted) => report,
         () = step.until_cancelled() => return Err(StepError::canceled()),
     };
+    if !disk.is_traced() {
+        let trace = traced.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let served = &factory.served;
+        served.keep_trace(region, source.disks.os, trace).await;
+    }
     machine["endedAt"] = json!(step.clock().now().to_string());
     let (passed, message, mut evidence) = match report {
         Ok(report) => (
@@ -227,20 +234,19 @@ async fn deploy_and_check(
     })
 }
 
-/// A disk as the region's store holds it, for as long as the answer lives.
+/// A disk as the region holds it, for as long as the answer lives.
 async fn serve(
     factory: &Arc<Factory>,
     region: &Location,
     digest: DiskDigest,
 ) -> Result<Attachable, StepError> {
     let down = |reason: String| StepError::transient(REGION_UNAVAILABLE, reason);
-    let (regions, wanted) = (Arc::clone(&factory.regions), region.clone());
-    let store = crate::pipeline::blocking(move || Ok(regions.holder(&wanted, &digest))).await?;
-    let store = store.ok_or_else(|| down(format!("region {region} lost the disk {digest}")))?;
-    let frames: Arc<dyn FrameSource> = Arc::new((*store).clone());
-    let served = factory.served.serve(frames, digest).await;
+    let served = factory.served.serve(region, digest).await;
     served.map_err(|error| match &error {
-        ServingError::Store(_) => {
+        ServingError::Store(StoreError::UnknownDisk(_)) => {
+            down(format!("region {region} lost the disk {digest}"))
+        }
+        ServingError::Store(_) | ServingError::Region(_) => {
             let why = crate::pipeline::chain(&error);
             down(format!("region {region}: {why}"))
         }

@@ -14,6 +14,7 @@ use crate::checkout::Checkout;
 use crate::error::StoreError;
 use crate::manifest::{BranchRef, Manifest};
 use crate::section::{Section, SectionRef, UsedFrame};
+use crate::serve::Trace;
 use crate::source::FrameSource;
 use crate::store::Store;
 use crate::view::StoredDisk;
@@ -49,6 +50,18 @@ impl Region {
         cache: &Arc<FrameCache>,
     ) -> Result<StoredDisk, StoreError> {
         StoredDisk::open(Arc::new(self.readers(digest, others)), digest, cache)
+    }
+
+    /// Adds what a boot read to the trace of the disk, in every store that holds it. What one store
+    /// does not keep is no harm as long as another does.
+    pub fn keep_trace(&self, digest: &DiskDigest, trace: &Trace) -> Result<(), StoreError> {
+        let holders = self.holders(digest).into_iter();
+        let stores: Vec<Store> = holders.filter_map(|member| member.store()).collect();
+        let known = stores.iter().find_map(|store| store.trace(digest));
+        let whole = known.unwrap_or_default().and(trace);
+        let kept = stores.iter().map(|store| store.put_trace(digest, &whole));
+        let none = Err(StoreError::UnknownDisk(*digest));
+        kept.fold(none, |one, other| if one.is_ok() { one } else { other })
     }
 
     /// Makes `file` hold exactly this disk, sparse.
@@ -161,6 +174,11 @@ impl FrameSource for Readers {
         let (stored, raw) = read?;
         *into = raw;
         Ok(stored)
+    }
+
+    fn trace(&self, digest: &DiskDigest) -> Option<Trace> {
+        let mut stores = self.stores.iter();
+        stores.find_map(|(_, store)| store.trace(digest))
     }
 
     fn read_frames(&self, frames: &[UsedFrame], each: &mut dyn FnMut(usize, u64, Vec<u8>)) {

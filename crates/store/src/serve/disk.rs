@@ -21,8 +21,8 @@ const WINDOW: u64 = 1 << 20;
 /// A disk of a store or a region, read-only, with read-ahead.
 pub struct ServedDisk {
     disk: Arc<StoredDisk>,
-    trace: Option<Trace>,
-    is_followed: AtomicBool,
+    trace: Option<Arc<Trace>>,
+    is_followed: Arc<AtomicBool>,
     ahead: Arc<Ahead>,
     recorder: OnceLock<TraceRecorder>,
     /// Where the next read begins of those who read in order.
@@ -40,13 +40,32 @@ impl ServedDisk {
     pub(super) fn new(disk: StoredDisk, trace: Option<Trace>, ahead: Arc<Ahead>) -> ServedDisk {
         ServedDisk {
             disk: Arc::new(disk),
-            trace,
-            is_followed: AtomicBool::new(false),
+            trace: trace.map(Arc::new),
+            is_followed: Arc::default(),
             ahead,
             recorder: OnceLock::new(),
             streams: [const { AtomicU64::new(u64::MAX) }; STREAMS],
             next_stream: AtomicUsize::new(0),
         }
+    }
+
+    /// The same disk for another reader: with its tables and frames, its trace followed once for all, and nothing
+    /// noted yet.
+    pub fn another(&self) -> ServedDisk {
+        ServedDisk {
+            disk: Arc::clone(&self.disk),
+            trace: self.trace.clone(),
+            is_followed: Arc::clone(&self.is_followed),
+            ahead: Arc::clone(&self.ahead),
+            recorder: OnceLock::new(),
+            streams: [const { AtomicU64::new(u64::MAX) }; STREAMS],
+            next_stream: AtomicUsize::new(0),
+        }
+    }
+
+    /// Whether there is a trace of a boot.
+    pub fn is_traced(&self) -> bool {
+        self.trace.is_some()
     }
 
     pub fn digest(&self) -> &DiskDigest {

@@ -10,7 +10,7 @@ use ::disk::{BLOCK_SIZE, DiskDigest};
 
 use crate::codec::{Reader, hex};
 use crate::error::StoreError;
-use crate::store::Store;
+use crate::store::{Inner, Store};
 
 const MAGIC: &[u8; 8] = b"BULTRAC\0";
 const VERSION: u32 = 1;
@@ -19,7 +19,8 @@ const CHECK_LEN: usize = 32;
 /// Blocks of one trace: 1 GiB.
 const MAX_BLOCKS: u64 = 1 << 18;
 const MAX_RUNS: usize = 1 << 16;
-const MAX_BYTES: u64 = 56 + MAX_RUNS as u64 * 8 + CHECK_LEN as u64;
+/// Of a trace as it is stored.
+pub(crate) const MAX_TRACE_BYTES: u64 = 56 + MAX_RUNS as u64 * 8 + CHECK_LEN as u64;
 pub(crate) const TRACES: &str = "traces/";
 
 /// The file of a disk's trace.
@@ -163,23 +164,30 @@ impl Store {
     /// Brings the boot trace of a disk along to another store that has the disk. It means the same
     /// there, and without it the disk is whole all the same.
     pub(crate) fn carry_trace(&self, to: &Store, digest: &DiskDigest) {
-        if let Some(trace) = self.trace(digest)
-            && let Err(error) = to.0.put(&trace_name(digest), &trace.encode(digest))
-        {
-            tracing::warn!(%digest, %error, "a boot trace was not brought along");
+        if let Some(trace) = self.trace(digest) {
+            to.0.take_trace(digest, &trace);
         }
     }
 
     /// The boot trace of a disk, if it has one that can be understood.
     pub fn trace(&self, digest: &DiskDigest) -> Option<Trace> {
         let name = trace_name(digest);
-        let read = self.0.place.get(&name, MAX_BYTES);
+        let read = self.0.place.get(&name, MAX_TRACE_BYTES);
         let bytes = read
             .inspect_err(|error| tracing::debug!(name, %error, "a boot trace cannot be read"))
             .ok()??;
         Trace::decode(&bytes, digest)
             .inspect_err(|what| tracing::debug!(name, what, "a boot trace is left out"))
             .ok()
+    }
+}
+
+impl Inner {
+    /// Keeps a boot trace that came along with its disk, if that is possible.
+    pub(crate) fn take_trace(&self, digest: &DiskDigest, trace: &Trace) {
+        if let Err(error) = self.put(&trace_name(digest), &trace.encode(digest)) {
+            tracing::warn!(%digest, %error, "a boot trace was not brought along");
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use disk::{DiskDigest, MemDisk, WriteAt};
 use proptest::prelude::*;
-use store::{Bundled, Domain, Store, StoreError, Unbundled, is_bundle};
+use store::{Bundled, Domain, Store, StoreError, Trace, TraceRecorder, Unbundled, is_bundle};
 
 use crate::{changes_of, disk_of, memory_store, seeds, stranger, whole};
 
@@ -71,6 +71,45 @@ fn a_bundle_can_leave_out_what_is_there() {
     assert!(to.verify(&child.digest).expect("verify").is_sound());
 }
 
+fn trace() -> Trace {
+    let recorder = TraceRecorder::new();
+    recorder.note(90_000, 20_000);
+    recorder.note(4096, 512);
+    recorder.trace()
+}
+
+#[test]
+fn a_boot_trace_comes_along() {
+    let from = memory_store();
+    let disk = disk_of(&(1..=800).collect::<Vec<_>>(), 0);
+    let parent = from.ingest(&disk).expect("ingest").digest;
+    let child = from.ingest_child(&parent, &changes_of(&[(5, 9001)]));
+    let child = child.expect("child").digest;
+    for digest in [&parent, &child] {
+        let (without, _) = bundle(&from, digest, None);
+        from.put_trace(digest, &trace()).expect("trace");
+        for open in [true, false] {
+            let (to, mut bytes) = (stranger(), Vec::new());
+            let key = match open {
+                true => Domain::unsealed(),
+                false => key(),
+            };
+            from.bundle(digest, None, &key, &mut bytes).expect("bundle");
+            let mut reader = bytes.as_slice();
+            to.unbundle(&mut reader, Some(&key)).expect("unbundle");
+            assert_eq!(to.trace(digest), Some(trace()));
+        }
+        let to = stranger();
+        unbundle(&to, &without).expect("unbundle");
+        assert_eq!(to.trace(digest), None);
+    }
+    // And with a bundle that leaves blocks out.
+    let to = stranger();
+    unbundle(&to, &bundle(&from, &parent, None).0).expect("the parent");
+    unbundle(&to, &bundle(&from, &child, Some(&parent)).0).expect("the child");
+    assert_eq!(to.trace(&child), Some(trace()));
+}
+
 #[test]
 fn a_damaged_bundle_is_an_error_and_no_disk() {
     let from = memory_store();
@@ -78,6 +117,7 @@ fn a_damaged_bundle_is_an_error_and_no_disk() {
         .ingest(&disk_of(&(1..=40).collect::<Vec<_>>(), 7))
         .expect("ingest")
         .digest;
+    from.put_trace(&digest, &trace()).expect("trace");
     let (bytes, _) = bundle(&from, &digest, None);
     for at in 0..bytes.len() {
         let mut changed = bytes.clone();

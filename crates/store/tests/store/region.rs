@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use disk::MemDisk;
+use disk::{DiskDigest, MemDisk};
 use store::place::{MemoryPlace, Place};
 use store::region::{Kind, Member, PlacementError, Position, Region, Unlimited, Want};
-use store::{Collect, FrameCache, Store};
+use store::{Collect, FrameCache, FrameSource, Store, TraceRecorder};
 
 use crate::{disk_of, store_in, whole};
 
@@ -130,6 +130,45 @@ fn a_read_goes_on_in_another_zone_and_repairs_the_first() {
     let mut at = Position::default();
     while !world.region.scrub_step(&mut at, &[]).ended {}
     assert!((0..3).all(sound));
+}
+
+#[test]
+fn a_boot_trace_is_kept_by_all_who_hold_the_disk_and_found_at_any() {
+    let world = World::new(&[("1", "a", false), ("1", "b", false), ("1", "c", false)]);
+    let disk = some_disk();
+    assert_eq!(world.spread(&disk, Want::new(Kind::StandardLrs, 2)), 2);
+    let digest = disk::digest_of(&disk).expect("digest").0;
+    let traced = |offset| {
+        let recorder = TraceRecorder::new();
+        recorder.note(offset, 4096);
+        recorder.trace()
+    };
+    world
+        .region
+        .keep_trace(&digest, &traced(8192))
+        .expect("keep");
+    world.region.keep_trace(&digest, &traced(0)).expect("keep");
+    let both = traced(8192).and(&traced(0));
+    for number in 0..3 {
+        let store = world.store(number);
+        let expected = store.has(&digest).then(|| both.clone());
+        assert_eq!(store.trace(&digest), expected);
+    }
+    // Who holds the disk later has it, too, and so does who reads where one store has lost it.
+    let three = Want::new(Kind::StandardLrs, 3);
+    assert_eq!(world.spread(&disk, three), 3);
+    assert_eq!(world.store(2).trace(&digest), Some(both.clone()));
+    for place in &world.places[..2] {
+        for entry in place.list("traces/").expect("list") {
+            place.delete(&entry.name).expect("delete");
+        }
+    }
+    for _ in 0..3 {
+        let readers = world.region.readers(&digest, &[]);
+        assert_eq!(FrameSource::trace(&readers, &digest), Some(both.clone()));
+    }
+    let unknown = DiskDigest::from_bytes([1; 32]);
+    assert!(world.region.keep_trace(&unknown, &both).is_err());
 }
 
 #[test]
