@@ -8,6 +8,7 @@ use crate::deps::{self, Purpose};
 use crate::postgres::{Server, Writes};
 use crate::workspace;
 
+mod boot;
 mod build;
 mod disks;
 
@@ -25,14 +26,20 @@ with four versions of a Debian image, which are made once: that needs root, the 
 
 `build` measures whole builds beside mkosi, which is installed in a tree of its own: root, the package archive and 8 GB.
 
+`boot` measures what a machine reads of its image until somebody can log in: the quickstart's, which is run for it in a
+folder of its own if it was not before (4 GB).
+
 Examples:
   cargo xtask bench
   cargo xtask bench store
   cargo xtask bench build
+  cargo xtask bench boot
 ";
 
 /// Not a crate: what the whole program does.
 const BUILD: &str = "build";
+/// Nor this.
+const BOOT: &str = "boot";
 /// The crate whose benchmarks need disks and other programs.
 const STORE: &str = "store";
 /// Where its benchmarks look for the disks.
@@ -59,7 +66,7 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
             have.push((*name).to_owned());
         }
     }
-    have.push(BUILD.to_owned());
+    have.extend([BUILD, BOOT].map(str::to_owned));
     let chosen: Vec<String> = if args.is_empty() {
         have.clone()
     } else {
@@ -75,9 +82,16 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
         eprintln!("no crate has a benchmark yet");
     }
     for name in chosen {
-        if name == BUILD {
-            build::run()?;
-            continue;
+        match name.as_str() {
+            BUILD => {
+                build::run()?;
+                continue;
+            }
+            BOOT => {
+                boot::run()?;
+                continue;
+            }
+            _ => {}
         }
         // `--benches` leaves out the unit tests, whose harness does not know benchmark options.
         let metadata = workspace::metadata()?;

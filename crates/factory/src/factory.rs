@@ -123,6 +123,8 @@ pub struct Parts {
     pub builder: Arc<dyn Builder>,
     /// Without them, those of the data folder are opened.
     pub regions: Option<Arc<Regions>>,
+    /// Without them, disks are served on a socket of the data folder.
+    pub served: Option<Arc<ServedDisks>>,
     /// Without one, QEMU with whatever acceleration works here.
     pub hypervisor: Option<Arc<dyn Hypervisor>>,
     /// Without one, contents are fetched by HTTP.
@@ -178,7 +180,9 @@ pub struct Factory {
     pub(crate) builder: Arc<dyn Builder>,
     pub(crate) ask: Arc<dyn Ask>,
     pub(crate) disks: WorkDisks,
-    pub(crate) served: ServedDisks,
+    pub(crate) served: Arc<ServedDisks>,
+    /// Turns to fill the disks of machines.
+    pub(crate) fills: tokio::sync::Semaphore,
     pub(crate) exports: Exports,
     pub(crate) machines: Machines,
     pub(crate) kept: KeptMachines,
@@ -208,6 +212,7 @@ impl Factory {
             provider: Arc::new(Marketplace::new(&options.data, &web)),
             builder: Arc::new(executor),
             regions: None,
+            served: None,
             hypervisor: None,
             fetch: None,
             web: Some(web),
@@ -246,6 +251,10 @@ impl Factory {
             Some(regions) => regions,
             None => Arc::new(Regions::open_with(&data.join("regions"), options.storage)?),
         };
+        let served = parts.served.unwrap_or_else(|| {
+            let socket = data.join("cache/nbd.sock");
+            Arc::new(ServedDisks::new(socket, Arc::clone(&regions)))
+        });
         let fetch = parts.fetch.unwrap_or_else(|| web.clone());
         Ok(Arc::new(Factory {
             server: options.server,
@@ -255,8 +264,9 @@ impl Factory {
             links: Links::default(),
             disks: WorkDisks::new(data.join("cache/disks")),
             exports: Exports::default(),
-            served: ServedDisks::new(data.join("cache/nbd.sock"), Arc::clone(&regions)),
+            served,
             regions,
+            fills: crate::deploy::fills(),
             machines: Machines::default(),
             kept: KeptMachines::default(),
             catalog: options.catalog,

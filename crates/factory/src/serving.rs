@@ -1,8 +1,8 @@
 //! Disks that machines of this host read where they are stored, on one socket in the data folder.
 //! Nothing is copied first, and many machines of one image read the store once.
 //!
-//! For machines that end with this process. One that goes on without it has a disk of its own,
-//! because it must be able to read while no server runs.
+//! A machine that goes on without this process waits for what it has not read yet, until a server has the disk again
+//! under the same name; its own disk is filled meanwhile, so that it soon needs nobody ([`crate::deploy`]).
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -193,7 +193,12 @@ async fn start(socket: PathBuf) -> Result<Arc<Running>, ServingError> {
 impl Attachable {
     /// As a machine is given it.
     pub fn disk(&self) -> MachineDisk {
-        MachineDisk::Served {
+        MachineDisk::Served(self.place())
+    }
+
+    /// Where it is.
+    pub fn place(&self) -> machine::ServedDisk {
+        machine::ServedDisk {
             socket: self.socket.clone(),
             export: self.name.clone(),
         }
@@ -205,6 +210,10 @@ impl Attachable {
 
     pub fn region(&self) -> &Location {
         &self.region
+    }
+
+    pub fn digest(&self) -> &DiskDigest {
+        self.disk.digest()
     }
 
     /// Whether a boot of the disk was seen before, so that another one finds its blocks loaded.
@@ -220,6 +229,208 @@ impl Attachable {
 
 impl Drop for Attachable {
     fn drop(&mut self) {
-        self.running.exports.remove(&self.name);
+        let export = Arc::clone(&self.disk) as Arc<dyn Export>;
+        self.running.exports.remove_own(&self.name, &export);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::atomic::AtomicBool;
+
+    use disk::{MemDisk, ReadAt};
+    use store::place::{Entry, MemoryPlace, Place};
+    use store::region::{Member, Region};
+    use store::{FRAME_BLOCKS, Keys, Store, StoreOptions};
+
+    use super::*;
+
+    const DISK_BYTES: usize = 12 << 20;
+    const READ_BYTES: usize = 64 << 10;
+
+    /// A place that counts what is read of it, and can be lost.
+    #[derive(Debug, Clone, Default)]
+    struct Watched {
+        inner: MemoryPlace,
+        bytes: Arc<AtomicU64>,
+        is_lost: Arc<AtomicBool>,
+    }
+
+    impl Watched {
+        fn look(&self, bytes: usize) -> io::Result<()> {
+            self.bytes.fetch_add(bytes as u64, Ordering::SeqCst);
+            match self.is_lost.load(Ordering::SeqCst) {
+                true => Err(io::Error::other("the device is gone")),
+                false => Ok(()),
+            }
+        }
+
+        fn read(&self) -> u64 {
+            self.bytes.load(Ordering::SeqCst)
+        }
+    }
+
+    impl Place for Watched {
+        fn put(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+            self.look(0)?;
+            self.inner.put(name, bytes)
+        }
+
+        fn get_range(&self, name: &str, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+            self.look(len)?;
+            self.inner.get_range(name, offset, len)
+        }
+
+        fn size(&self, name: &str) -> io::Result<Option<u64>> {
+            self.look(0)?;
+            self.inner.size(name)
+        }
+
+        fn list(&self, prefix: &str) -> io::Result<Vec<Entry>> {
+            self.look(0)?;
+            self.inner.list(prefix)
+        }
+
+        fn delete(&self, name: &str) -> io::Result<()> {
+            self.look(0)?;
+            self.inner.delete(name)
+        }
+    }
+
+    struct World {
+        _folder: tempfile::TempDir,
+        served: ServedDisks,
+        places: Vec<Watched>,
+        north: Location,
+        disk: MemDisk,
+        digest: DiskDigest,
+    }
+
+    impl World {
+        /// A disk without two equal blocks, in every zone.
+        fn new(zones: &[&str]) -> World {
+            let folder = tempfile::tempdir().unwrap();
+            let regions = Regions::open(&folder.path().join("regions")).unwrap();
+            let north = Location::new("north");
+            let names: Vec<String> = zones.iter().map(ToString::to_string).collect();
+            regions.define(&north, &names).unwrap();
+            let mut noise = blake3::Hasher::new().finalize_xof();
+            let mut bytes = vec![0; DISK_BYTES];
+            noise.fill(&mut bytes);
+            let disk = MemDisk::from(bytes);
+            let digest = disk::digest_of(&disk).unwrap().0;
+            let mut places = Vec::new();
+            for zone in zones {
+                let place = Watched::default();
+                let options = StoreOptions {
+                    keys: Keys::Off,
+                    ..StoreOptions::default()
+                };
+                let store = Store::open_place(Box::new(place.clone()), options).unwrap();
+                assert_eq!(store.ingest(&disk).unwrap().digest, digest);
+                let region = regions.region(&north).unwrap();
+                region.add(Member::open(zone, Region::ONLY, false, store));
+                place.bytes.store(0, Ordering::SeqCst);
+                places.push(place);
+            }
+            World {
+                served: ServedDisks::new(folder.path().join("nbd.sock"), Arc::new(regions)),
+                _folder: folder,
+                places,
+                north,
+                disk,
+                digest,
+            }
+        }
+
+        /// What a machine does that begins at `from`.
+        fn machine(&self, at: &Attachable, from: usize, each: &dyn Fn(usize)) {
+            let place = at.place();
+            let disk = nbd::RemoteDisk::connect_unix(&place.socket, &place.export).unwrap();
+            let reads = DISK_BYTES / READ_BYTES;
+            let (mut got, mut expected) = (vec![0; READ_BYTES], vec![0; READ_BYTES]);
+            for number in (0..reads).cycle().skip(from % reads).take(reads) {
+                let offset = (number * READ_BYTES) as u64;
+                disk.read_at(offset, &mut got).unwrap();
+                self.disk.read_at(offset, &mut expected).unwrap();
+                assert!(got == expected, "at {offset}");
+                each(number);
+            }
+        }
+
+        fn stored(&self, zone: usize) -> u64 {
+            let all = self.places[zone].inner.list("").unwrap();
+            all.iter().map(|entry| entry.bytes).sum()
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn twenty_machines_that_start_at_once_read_the_region_once() {
+        const MACHINES: usize = 20;
+        let world = Arc::new(World::new(&["1", "2"]));
+        let mut serving = tokio::task::JoinSet::new();
+        for _ in 0..MACHINES {
+            let world = Arc::clone(&world);
+            serving.spawn(async move { world.served.serve(&world.north, world.digest).await });
+        }
+        let all = serving.join_all().await.into_iter();
+        let all: Vec<Attachable> = all.map(Result::unwrap).collect();
+        std::thread::scope(|scope| {
+            for (number, at) in all.iter().enumerate() {
+                let world = &*world;
+                // Not all in one step: some are ahead, as machines are.
+                scope.spawn(move || world.machine(at, number * 7, &|_| ()));
+            }
+        });
+        let read: u64 = world.places.iter().map(Watched::read).sum();
+        // A frame that somebody has lies between two that are read together, now and then.
+        let most = world.stored(0) / 20 * 21;
+        assert!(read <= most, "{read} bytes were read, not {most} at most");
+        let stats = world.served.stats();
+        let frames = DISK_BYTES / (FRAME_BLOCKS * disk::BLOCK_SIZE);
+        assert_eq!(stats.asked_frames + stats.ahead_frames, frames as u64);
+        assert_eq!(stats.evicted_frames, 0);
+        let traces: Vec<Trace> = all.iter().map(Attachable::trace).collect();
+        assert!(
+            traces
+                .iter()
+                .all(|trace| trace.bytes() == DISK_BYTES as u64)
+        );
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_machine_reads_on_when_a_store_is_lost() {
+        let world = World::new(&["1", "2", "3"]);
+        let at = world
+            .served
+            .serve(&world.north, world.digest)
+            .await
+            .unwrap();
+        let lose = |number: usize| {
+            let lost = |place: &Watched| place.is_lost.load(Ordering::SeqCst);
+            // Whichever is read, twice: only one is left then.
+            if number == 20 || number == 60 {
+                let used = world.places.iter().filter(|place| !lost(place));
+                let used = used.max_by_key(|place| place.read()).unwrap();
+                used.is_lost.store(true, Ordering::SeqCst);
+            }
+        };
+        world.machine(&at, 0, &lose);
+        let read: Vec<u64> = world.places.iter().map(Watched::read).collect();
+        assert!(read.iter().all(|read| *read > 0), "{read:?}");
+        // Another machine gets the disk from what is left, and a region that is lost is an error.
+        let other = world
+            .served
+            .serve(&world.north, world.digest)
+            .await
+            .unwrap();
+        world.machine(&other, 100, &|_| ());
+        drop((at, other));
+        for place in &world.places {
+            place.is_lost.store(true, Ordering::SeqCst);
+        }
+        let error = world.served.serve(&world.north, world.digest).await;
+        assert!(matches!(error, Err(ServingError::Store(_))));
     }
 }

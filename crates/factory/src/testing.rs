@@ -22,7 +22,7 @@ use crate::fetch::Reach;
 use crate::pipeline::{Begun, BuildRun, FakeBuilder};
 use crate::publish::Ask;
 use crate::source::testing::FakeProvider;
-use crate::{BlobPlace, Factory, FactoryOptions, Parts, Regions};
+use crate::{BlobPlace, Factory, FactoryOptions, Parts, Regions, ServedDisks};
 
 const OWNER: &str = "8e3af657-a8ff-443c-a75c-2fe8c4bcb635";
 /// The same in every world, so that equal recipes get equal tattoos.
@@ -48,6 +48,8 @@ pub struct World {
     /// Open for as long as the world is: a dying factory may hold its stores a moment longer than
     /// the next one waits.
     pub regions: Arc<Regions>,
+    /// For the same reason.
+    pub served: Arc<ServedDisks>,
     /// Asked before versions are written.
     pub ask: Arc<FakeAsk>,
     /// The check `motd` fails while this is set.
@@ -109,6 +111,14 @@ fn child(parent: &ResourceId, kind: &str, name: &str) -> ResourceId {
     parent.child(kind, name).expect("an id")
 }
 
+/// On a socket that nobody had before.
+fn served_in(folder: &tempfile::TempDir, regions: &Arc<Regions>) -> Arc<ServedDisks> {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let socket = folder.path().join(format!("nbd-{number}.sock"));
+    Arc::new(ServedDisks::new(socket, Arc::clone(regions)))
+}
+
 /// Fake machines whose tattoo is the one on their disk.
 fn fake_machines(check_fails: Arc<AtomicBool>) -> FakeHypervisor {
     FakeHypervisor::answering(move |spec, command| {
@@ -117,8 +127,16 @@ fn fake_machines(check_fails: Arc<AtomicBool>) -> FakeHypervisor {
                 MachineDisk::File(file) => {
                     crate::tattoo::read(&store::FileDisk::open(file).ok()?).ok()??
                 }
-                MachineDisk::Served { socket, export } => {
-                    let disk = nbd::RemoteDisk::connect_unix(socket, export).ok()?;
+                MachineDisk::Served(disk)
+                | MachineDisk::Layer {
+                    below: Some(disk), ..
+                } => {
+                    let disk = nbd::RemoteDisk::connect_unix(&disk.socket, &disk.export).ok()?;
+                    crate::tattoo::read(&disk).ok()??
+                }
+                MachineDisk::Layer { file, below: None } => {
+                    let file = store::FileDisk::open(file).ok()?;
+                    let disk = disk::image::Image::open(file, Default::default()).ok()?;
                     crate::tattoo::read(&disk).ok()??
                 }
             };
@@ -164,7 +182,7 @@ impl World {
         let template =
             group.extension("Microsoft.VirtualMachineImages", "imageTemplates", "golden");
         let folder = tempfile::tempdir().expect("a folder");
-        let known = Regions::open(&folder.path().join("regions")).expect("regions");
+        let known = Arc::new(Regions::open(&folder.path().join("regions")).expect("regions"));
         let check_fails = Arc::new(AtomicBool::new(false));
         let world = World {
             provider: Arc::new(FakeProvider::default()),
@@ -172,7 +190,8 @@ impl World {
             machines: fake_machines(Arc::clone(&check_fails)),
             template: template.expect("an id"),
             assignment: assignment.expect("an id"),
-            regions: Arc::new(known),
+            served: served_in(&folder, &known),
+            regions: known,
             folder,
             catalog,
             clock,
@@ -330,6 +349,7 @@ impl World {
             regions.define(&name, &zones).expect("a region");
         }
         self.regions = Arc::new(regions);
+        self.served = served_in(&self.folder, &self.regions);
     }
 
     /// A factory of this world, as after a restart.
@@ -338,6 +358,7 @@ impl World {
             provider: self.provider.clone(),
             builder: self.builder.clone(),
             regions: Some(Arc::clone(&self.regions)),
+            served: Some(Arc::clone(&self.served)),
             hypervisor: Some(Arc::new(self.machines.clone())),
             fetch: None,
             web: None,

@@ -91,6 +91,7 @@ fn real(world: &World, hypervisor: Option<Arc<dyn Hypervisor>>) -> Arc<Factory> 
         provider: Arc::new(DebianArchive::new(&cache)),
         builder: Arc::new(executor),
         regions: Some(Arc::clone(&world.regions)),
+        served: Some(Arc::clone(&world.served)),
         hypervisor,
         fetch: None,
         web: None,

@@ -2,8 +2,8 @@
 //! behave like the real ones where callers can tell: order of calls, ending, adoption.
 
 use crate::{
-    Accel, Acceleration, Boot, ExecOutput, Guest, Hypervisor, Lifetime, MachineError, MachineInfo,
-    MachineSpec, Stopped, SystemState,
+    Accel, Acceleration, Boot, ExecOutput, Guest, Hypervisor, Lifetime, MachineDisk, MachineError,
+    MachineInfo, MachineSpec, Stopped, SystemState,
 };
 use async_trait::async_trait;
 use std::collections::BTreeMap;
@@ -226,6 +226,19 @@ impl Guest for FakeGuest {
             stdout: String::new(),
             stderr: String::new(),
         }))
+    }
+
+    /// A disk that needs another one goes on needing it: nothing here reads or writes.
+    async fn fill(&self) -> Result<(), MachineError> {
+        self.alive()?;
+        match &self.state.spec.disk {
+            MachineDisk::Layer { below: Some(_), .. } => Err(MachineError::Control {
+                name: self.state.spec.name.clone(),
+                operation: "fill the disk",
+                source: std::io::ErrorKind::Unsupported.into(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     async fn serial_tail(&self, limit: usize) -> Result<String, MachineError> {

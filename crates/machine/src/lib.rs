@@ -22,5 +22,5 @@ pub use hypervisor::{Guest, Hypervisor};
 pub use qemu::{Qemu, missing_programs};
 pub use spec::{
     Boot, DataDisk, ExecOutput, Firmware, Lifetime, MachineDisk, MachineInfo, MachineSpec,
-    Metadata, Network, Stopped, SystemState,
+    Metadata, Network, ServedDisk, Stopped, SystemState,
 };

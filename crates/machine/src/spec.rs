@@ -52,12 +52,24 @@ pub enum MachineDisk {
     File(PathBuf),
     /// A network block device on a socket of this host. The machine needs it for as long as it
     /// runs.
-    Served {
-        /// The socket.
-        socket: PathBuf,
-        /// The name that the disk has there: letters, digits and `-`.
-        export: String,
+    Served(ServedDisk),
+    /// A qcow2 image in a file, which takes what is written.
+    Layer {
+        /// The image.
+        file: PathBuf,
+        /// What lies below, as long as the image needs that. The machine waits for it where it is
+        /// away, and needs it no more after [`crate::Guest::fill`].
+        below: Option<ServedDisk>,
     },
+}
+
+/// Where a network block device is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServedDisk {
+    /// The socket.
+    pub socket: PathBuf,
+    /// The name that the disk has there: letters, digits and `-`.
+    pub export: String,
 }
 
 impl<P: Into<PathBuf>> From<P> for MachineDisk {

@@ -2,10 +2,11 @@
 //! its disk overlay and its process do. Needs no network and no image; always TCG, so that the
 //! result does not depend on the host.
 
+use disk::image::{self, Image, Limits, blank_layer};
 use disk::{MemDisk, ReadAt, WriteAt};
 use machine::{
     Accel, Acceleration, Firmware, Guest, Hypervisor, Lifetime, MachineDisk, MachineError,
-    MachineSpec, Qemu, Stopped,
+    MachineSpec, Qemu, ServedDisk, Stopped,
 };
 use nbd::{Export, ExportMap, Listen, Options, Server};
 use process::ProcessId;
@@ -175,10 +176,10 @@ async fn a_served_disk_is_booted_from_and_forgets_or_keeps_what_is_written() {
         sector
     };
     let spec = MachineSpec {
-        disk: MachineDisk::Served {
+        disk: MachineDisk::Served(ServedDisk {
             socket,
             export: "disk-1".to_owned(),
-        },
+        }),
         ..bench.spec(Lifetime::Throwaway)
     };
     let guest = bench.qemu.start(spec.clone()).await.unwrap();
@@ -195,6 +196,76 @@ async fn a_served_disk_is_booted_from_and_forgets_or_keeps_what_is_written() {
     says(&guest, "UP").await;
     guest.stop(SHORT).await.unwrap();
     assert_ne!(second_sector(), [0; SECTOR]);
+}
+
+/// The server of the disk below goes away and comes back while its machine runs and while the disk is filled; then it is
+/// not needed any more.
+#[tokio::test]
+async fn a_layer_waits_for_what_is_below_and_then_needs_it_no_more() {
+    let bench = Bench::new(WRITES_AND_HALTS);
+    let bytes = std::fs::read(bench.folder.path().join("disk, raw")).unwrap();
+    let mut expected = bytes.clone();
+    expected.copy_within(..SECTOR, SECTOR);
+    let socket = bench.folder.path().join("nbd.sock");
+    let serve = |name: &'static str| {
+        let exports = Arc::new(ExportMap::new());
+        let disk = Served {
+            disk: Mutex::new(MemDisk::from(bytes.clone())),
+            writes: AtomicU32::new(0),
+        };
+        exports.put(name, Arc::new(disk) as Arc<dyn Export>);
+        Server::start(&[Listen::Unix(socket.clone())], exports, Options::default()).unwrap()
+    };
+    let file = bench.folder.path().join("disk, qcow2");
+    let named = "nbd+unix:///disk-1?socket=disk.sock";
+    std::fs::write(&file, blank_layer(bytes.len() as u64, named)).unwrap();
+    let below = || image::below(MemDisk::from(std::fs::read(&file).unwrap())).unwrap();
+    assert_eq!(below().as_deref(), Some(named));
+
+    let server = serve("disk-1");
+    let spec = MachineSpec {
+        disk: MachineDisk::Layer {
+            file: file.clone(),
+            below: Some(ServedDisk {
+                socket: socket.clone(),
+                export: "disk-1".to_owned(),
+            }),
+        },
+        ..bench.spec(Lifetime::Persistent)
+    };
+    let dir = spec.dir.clone();
+    let guest = bench.qemu.start(spec).await.unwrap();
+    says(&guest, "UP").await;
+    drop(server);
+    let filling = tokio::time::timeout(SHORT, guest.fill()).await;
+    assert!(filling.is_err(), "it waits");
+    assert!(guest.is_running());
+    drop(guest);
+    // Another process takes the machine over, and has the disk a moment later.
+    let guest = bench.qemu.adopt(&dir).await.unwrap().unwrap();
+    let (unknown, known) = tokio::join!(tokio::time::timeout(PATIENCE, guest.fill()), async {
+        drop(serve("another-disk"));
+        serve("disk-1")
+    });
+    unknown.expect("it is filled").unwrap();
+    drop(known);
+    assert_eq!(below(), None);
+    guest.fill().await.unwrap();
+    guest.kill().await.unwrap();
+    let image = MemDisk::from(std::fs::read(&file).unwrap());
+    let image = Image::open(image, Limits::default()).unwrap();
+    let mut content = vec![0; expected.len()];
+    image.read_at(0, &mut content).unwrap();
+    assert!(content == expected);
+
+    let spec = MachineSpec {
+        disk: MachineDisk::Layer { file, below: None },
+        ..bench.spec(Lifetime::Persistent)
+    };
+    let guest = bench.qemu.start(spec).await.unwrap();
+    says(&guest, "UP").await;
+    guest.fill().await.unwrap();
+    guest.kill().await.unwrap();
 }
 
 #[tokio::test]

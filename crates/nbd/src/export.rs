@@ -77,6 +77,17 @@ impl ExportMap {
         let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
         map.remove(name);
     }
+
+    /// The same if the name is this disk's still.
+    pub fn remove_own(&self, name: &str, export: &Arc<dyn Export>) {
+        let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if map
+            .get(name)
+            .is_some_and(|there| Arc::ptr_eq(there, export))
+        {
+            map.remove(name);
+        }
+    }
 }
 
 impl Exports for ExportMap {

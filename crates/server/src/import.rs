@@ -181,7 +181,7 @@ impl Importer {
             let disk = self.work.machine_disk(machine, lun).await;
             let message = format!("a disk of {} is not there, or in use", machine.name());
             let gone = || StepError::failed("OperationNotAllowed", message);
-            disk.map(ImportSource::Raw).ok_or_else(gone)
+            disk.ok_or_else(gone)
         };
         let name = match origin {
             Origin::Zeros(bytes) => return Ok(ImportSource::Zeros { bytes: *bytes }),

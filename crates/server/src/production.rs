@@ -352,7 +352,7 @@ impl Work for FactoryWork {
         new_job::<ChangeDisks>(&change)
     }
 
-    async fn machine_disk(&self, machine: &ResourceId, lun: Option<u32>) -> Option<PathBuf> {
+    async fn machine_disk(&self, machine: &ResourceId, lun: Option<u32>) -> Option<ImportSource> {
         self.factory.machine_disk(machine, lun).await
     }
 

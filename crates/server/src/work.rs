@@ -69,9 +69,9 @@ pub trait Work: Send + Sync {
     fn switch(&self, machine: &ResourceId, change: PowerChange) -> NewJob;
     /// The job that puts data disks on a machine and takes them off.
     fn change_disks(&self, change: ChangeDisksInput) -> NewJob;
-    /// The disk that a machine boots from, or the data disk of a number, a raw file on this server. The machine does
+    /// The disk that a machine boots from, or the data disk of a number, a file on this server. The machine does
     /// not run.
-    async fn machine_disk(&self, machine: &ResourceId, lun: Option<u32>) -> Option<PathBuf>;
+    async fn machine_disk(&self, machine: &ResourceId, lun: Option<u32>) -> Option<ImportSource>;
     /// The machines that run here, with the folders of their sockets.
     fn metadata_links(&self) -> Vec<(ResourceId, PathBuf)>;
     /// The job that stops a machine and removes it and its resource.

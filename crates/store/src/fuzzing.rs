@@ -55,9 +55,10 @@ pub fn bundle(data: &[u8], branch: u32, size: u64) {
     crate::unbundle::check_table(data, branch, size % (MAX_DISK_BYTES + 1));
 }
 
-/// The small files of a store: its header, its wrapped keys, and what it notes of its index.
+/// The small files of a store: its header, its wrapped keys, boot traces, and what it notes of its index.
 pub fn headers(data: &[u8]) {
     check_headers(data);
+    crate::serve::check_trace(data);
     crate::index::check_files(data);
 }
 

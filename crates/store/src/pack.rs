@@ -20,7 +20,7 @@ pub(crate) const TARGET_BYTES: usize = 8 << 20;
 /// No pack is longer than this.
 const MAX_PACK_BYTES: u64 = 64 << 20;
 /// No footer is longer than this: a target of frames that compressed a hundredfold.
-const MAX_FOOTER_BYTES: u32 = 32 << 20;
+pub(crate) const MAX_FOOTER_BYTES: u32 = 32 << 20;
 
 const CHECK_CONTEXT: &str = "bullion pack footer v1";
 

@@ -21,7 +21,9 @@ use crate::header::{HEADER, Header, Lock, StoreId, open_header};
 use crate::index::{Index, Location, Precedence};
 use crate::keys::Keys;
 use crate::manifest::{MAX_MANIFEST_BYTES, Manifest, Outside};
-use crate::pack::{HEADER_LEN, Pack, PackFooter, TRAILER_LEN, Trailer, check_header};
+use crate::pack::{
+    HEADER_LEN, MAX_FOOTER_BYTES, Pack, PackFooter, TRAILER_LEN, Trailer, check_header,
+};
 use crate::place::{Entry, Folder, Place};
 use crate::view::StoredDisk;
 
@@ -433,6 +435,34 @@ pub(crate) fn read_footer(
     let start = trailer_at - u64::from(trailer.footer_len);
     let footer = range(start, trailer.footer_len as usize)?;
     Ok(PackFooter::parse(&entry.name, &trailer, &footer, start))
+}
+
+/// The same for a pack that was understood before, whose frames end at `frames_end`: in one read. What begins the file
+/// is in the checksum too.
+pub(crate) fn read_known_footer(
+    place: &dyn Place,
+    entry: &Entry,
+    frames_end: u64,
+) -> Result<Result<PackFooter, &'static str>, StoreError> {
+    let len = entry.bytes.saturating_sub(frames_end);
+    if len < TRAILER_LEN as u64 || len > u64::from(MAX_FOOTER_BYTES) + TRAILER_LEN as u64 {
+        return read_footer(place, entry);
+    }
+    let read = place.get_range(&entry.name, frames_end, len as usize);
+    let end = read.map_err(|source| StoreError::Get {
+        name: entry.name.clone(),
+        source,
+    })?;
+    let Some((footer, trailer)) = end.split_last_chunk::<TRAILER_LEN>() else {
+        return Ok(Err("it ends too early"));
+    };
+    match Trailer::parse(trailer, entry.bytes) {
+        Ok(trailer) if trailer.footer_len as usize == footer.len() => {
+            Ok(PackFooter::parse(&entry.name, &trailer, footer, frames_end))
+        }
+        Ok(_) => Ok(Err("its footer has another length than it had")),
+        Err(what) => Ok(Err(what)),
+    }
 }
 
 /// For messages about a file that a call was given.

@@ -22,6 +22,9 @@ const MAX_EXTENT_BLOCKS: u64 = 1024;
 /// Sections that an open disk keeps: 4 GiB of a disk in some 10 MB.
 const CACHED_SECTIONS: usize = 512;
 
+/// Sections that are loaded side by side.
+const LOADING: usize = 8;
+
 /// Neighbouring blocks of a disk that are neighbours in one frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
@@ -40,6 +43,8 @@ pub struct StoredDisk {
     /// By place on the disk.
     refs: BTreeMap<u32, SectionRef>,
     sections: Mutex<Cache>,
+    /// Held while a section is loaded, so that many who start at once load it once.
+    loading: [Mutex<()>; LOADING],
     cache: Arc<FrameCache>,
 }
 
@@ -78,6 +83,7 @@ impl StoredDisk {
             manifest,
             refs,
             sections: Mutex::new(Cache::new()),
+            loading: Default::default(),
             cache: Arc::clone(cache),
         })
     }
@@ -131,6 +137,10 @@ impl StoredDisk {
         if let Some(found) = lock(&self.sections).get(index) {
             return Ok(Some(found));
         }
+        let _turn = lock(&self.loading[index as usize % LOADING]);
+        if let Some(found) = lock(&self.sections).get(index) {
+            return Ok(Some(found));
+        }
         let mut loaded = self.source.sections(&self.manifest, &[*wanted])?;
         let section = loaded.pop().map(Arc::new);
         if let Some(section) = &section {
@@ -166,8 +176,8 @@ impl StoredDisk {
     }
 
     /// Loads the frames of these blocks that nobody has loaded yet, cheaply, as a whole. What
-    /// cannot be loaded is left: who reads it will be told.
-    pub fn load_ahead(&self, blocks: impl IntoIterator<Item = Range<u64>>) {
+    /// cannot be loaded is left: who reads it will be told. Answers how many frames it loaded.
+    pub fn load_ahead(&self, blocks: impl IntoIterator<Item = Range<u64>>) -> u64 {
         let mut wanted = Vec::new();
         let mut loading = Vec::new();
         let last = self.manifest.size.div_ceil(BLOCK_SIZE as u64);
@@ -180,11 +190,14 @@ impl StoredDisk {
                 }
             }
         }
+        let mut loaded = 0;
         self.source.read_frames(&wanted, &mut |at, stored, raw| {
             if let Some(ours) = loading.get_mut(at).and_then(Option::take) {
                 ours.done(stored, raw);
+                loaded += 1;
             }
         });
+        loaded
     }
 
     fn frame(&self, frame: &UsedFrame) -> Result<Blocks, StoreError> {

@@ -15,6 +15,74 @@ use super::{Format, Limits, detect};
 use crate::ReadAt;
 use crate::media::check_range;
 
+/// The longest name of a disk below that images have.
+const MAX_NAME: u32 = 1023;
+const CLUSTER: u64 = 1 << 16;
+const HEADER_LEN: u32 = 112;
+/// The extension of the header that says in which format the disk below is.
+const BELOW_FORMAT: u32 = 0xe279_2aca;
+
+/// A layer on which nothing was written yet, as a whole file: of a disk of `size` bytes, over the raw disk that QEMU
+/// finds under the name `below`.
+pub fn blank_layer(size: u64, below: &str) -> Vec<u8> {
+    let entries = size.div_ceil(CLUSTER / 8 * CLUSTER).max(1);
+    let tables = (entries * 8).div_ceil(CLUSTER);
+    // Header, table of counts, counts, first-level table.
+    let clusters = 3 + tables;
+    let mut out = b"QFI\xfb".to_vec();
+    let put32 = |out: &mut Vec<u8>, value: u32| out.extend_from_slice(&value.to_be_bytes());
+    let put64 = |out: &mut Vec<u8>, value: u64| out.extend_from_slice(&value.to_be_bytes());
+    put32(&mut out, 3);
+    put64(&mut out, u64::from(HEADER_LEN) + 24);
+    put32(&mut out, below.len() as u32);
+    put32(&mut out, CLUSTER.trailing_zeros());
+    put64(&mut out, size);
+    put32(&mut out, 0);
+    put32(&mut out, entries as u32);
+    put64(&mut out, 3 * CLUSTER);
+    put64(&mut out, CLUSTER);
+    put32(&mut out, 1);
+    // No snapshots, no features.
+    out.resize(96, 0);
+    put32(&mut out, 4);
+    put32(&mut out, HEADER_LEN);
+    out.resize(HEADER_LEN as usize, 0);
+    put32(&mut out, BELOW_FORMAT);
+    put32(&mut out, 3);
+    out.extend_from_slice(b"raw\0\0\0\0\0");
+    put64(&mut out, 0);
+    out.extend_from_slice(below.as_bytes());
+    out.resize(CLUSTER as usize, 0);
+    put64(&mut out, 2 * CLUSTER);
+    out.resize(2 * CLUSTER as usize, 0);
+    for _ in 0..clusters {
+        out.extend_from_slice(&1u16.to_be_bytes());
+    }
+    out.resize((clusters * CLUSTER) as usize, 0);
+    out
+}
+
+/// The name of the disk that a qcow2 image needs below it, if it needs one. Only the header is read, so somebody may
+/// be writing to the image.
+pub fn below(bytes: impl ReadAt + 'static) -> Result<Option<String>, ImageError> {
+    let source = Source::new(Arc::new(bytes), Format::Qcow2);
+    if &source.array::<4>(0)? != b"QFI\xfb" {
+        return Err(source.damaged("it is not qcow2"));
+    }
+    let (at, len) = (source.be64(8)?, source.be32(16)?);
+    if at == 0 {
+        return Ok(None);
+    }
+    if len > MAX_NAME {
+        return Err(source.damaged("the name of the disk below is too long"));
+    }
+    let mut name = vec![0; len as usize];
+    source.fill(at, &mut name)?;
+    let name = String::from_utf8(name);
+    name.map(Some)
+        .map_err(|_| source.damaged("the name of the disk below is no text"))
+}
+
 /// What was written over a disk.
 pub struct Layer(Mapped<Qcow2>);
 

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use crate::{ReadAt, Window};
 
 pub use error::ImageError;
-pub use layer::{Layer, Layered};
+pub use layer::{Layer, Layered, below, blank_layer};
 pub(crate) use vhd::checksum as vhd_checksum;
 pub(crate) use vhdx::{crc32c, ids as vhdx_ids};
 

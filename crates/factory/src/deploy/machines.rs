@@ -3,17 +3,22 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use access::{Action, Permit, SystemReason};
 use catalog::{CatalogError, Pages, Resource};
+use disk::DiskDigest;
 use machine::Guest;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use store::Trace;
 use wire::{Location, ResourceId, TenantId};
 
+use super::os_disk;
 use crate::factory::{Factory, FactoryError};
+use crate::import::ImportSource;
 use crate::pipeline::change;
+use crate::serving::Attachable;
 
 pub const MACHINE_TYPE: &str = "Microsoft.Compute/virtualMachines";
 pub(super) const MACHINE_READ: &str = "Microsoft.Compute/virtualMachines/read";
@@ -64,41 +69,92 @@ pub struct AdoptReport {
 
 /// Handles by machine.
 #[derive(Default)]
-pub struct Machines(Mutex<HashMap<ResourceId, Arc<dyn Guest>>>);
+pub struct Machines(Mutex<HashMap<ResourceId, Kept>>);
+
+/// What this process has of a machine.
+struct Kept {
+    guest: Arc<dyn Guest>,
+    /// What lies below its disk, as long as the disk needs it.
+    below: Option<Attachable>,
+    is_filling: bool,
+}
 
 impl Machines {
-    pub(super) fn keep(&self, machine: &ResourceId, guest: Arc<dyn Guest>) {
-        let mut guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        guests.insert(machine.clone(), guest);
+    pub(super) fn keep(
+        &self,
+        machine: &ResourceId,
+        guest: Arc<dyn Guest>,
+        below: Option<Attachable>,
+    ) {
+        let kept = Kept {
+            guest,
+            below,
+            is_filling: false,
+        };
+        self.lock().insert(machine.clone(), kept);
     }
 
     pub(super) fn forget(&self, machine: &ResourceId) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(machine);
+        self.lock().remove(machine);
     }
 
     fn find(&self, machine: &ResourceId) -> Option<Arc<dyn Guest>> {
-        let guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        guests.get(machine).cloned()
+        let kept = self.lock();
+        kept.get(machine).map(|kept| Arc::clone(&kept.guest))
+    }
+
+    /// Whether somebody has to begin: it runs, and nobody did before.
+    pub(super) fn begins_to_fill(&self, machine: &ResourceId) -> bool {
+        let mut kept = self.lock();
+        let found = kept.get_mut(machine);
+        found.is_some_and(|kept| !std::mem::replace(&mut kept.is_filling, true))
+    }
+
+    pub(super) fn has_below(&self, machine: &ResourceId) -> bool {
+        let kept = self.lock();
+        kept.get(machine).is_some_and(|kept| kept.below.is_some())
+    }
+
+    pub(super) fn keep_below(&self, machine: &ResourceId, below: Attachable) {
+        if let Some(kept) = self.lock().get_mut(machine) {
+            kept.below = Some(below);
+        }
+    }
+
+    /// What was read of what is below, if nobody knew before what a boot reads.
+    pub(super) fn new_trace(&self, machine: &ResourceId) -> Option<(DiskDigest, Trace)> {
+        let kept = self.lock();
+        let below = kept.get(machine)?.below.as_ref()?;
+        (!below.is_traced()).then(|| (*below.digest(), below.trace()))
+    }
+
+    /// Nothing below is needed any more.
+    pub(super) fn is_filled(&self, machine: &ResourceId) {
+        let below = self
+            .lock()
+            .get_mut(machine)
+            .and_then(|kept| kept.below.take());
+        drop(below);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ResourceId, Kept>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Factory {
     /// The machines that this process has handles on and that run, each with its own folder.
     pub fn running_machines(&self) -> Vec<(ResourceId, PathBuf)> {
-        let guests = self.machines.0.lock();
-        let guests = guests.unwrap_or_else(PoisonError::into_inner);
-        let running = guests.iter().filter(|(_, guest)| guest.is_running());
+        let kept = self.machines.lock();
+        let running = kept.iter().filter(|(_, kept)| kept.guest.is_running());
         running
-            .map(|(machine, guest)| (machine.clone(), guest.info().dir.clone()))
+            .map(|(machine, kept)| (machine.clone(), kept.guest.info().dir.clone()))
             .collect()
     }
 }
 
 /// Two groups may have machines of one name, so the name alone is not enough.
-fn folder_name(machine: &ResourceId) -> String {
+pub(super) fn folder_name(machine: &ResourceId) -> String {
     let hash = blake3::hash(machine.folded().as_bytes()).to_hex();
     let plain = |letter: &char| letter.is_ascii_alphanumeric() || *letter == '-';
     let name: String = machine
@@ -131,7 +187,7 @@ impl Factory {
 
     /// The running machine, taken over if an earlier process started it.
     pub(super) async fn guest(
-        &self,
+        self: &Arc<Self>,
         machine: &ResourceId,
         region: &Location,
     ) -> Result<Option<Arc<dyn Guest>>, machine::MachineError> {
@@ -149,13 +205,20 @@ impl Factory {
         }
         let adopted = self.hypervisor().await.adopt(&folder).await?;
         if let Some(guest) = &adopted {
-            self.machines.keep(machine, Arc::clone(guest));
+            let below = os_disk::served(self, machine, region).await;
+            let below = below.unwrap_or_else(|error| {
+                let error = crate::pipeline::chain(&error);
+                tracing::warn!(%machine, error, "a machine that runs waits for its disk");
+                None
+            });
+            self.machines.keep(machine, Arc::clone(guest), below);
+            os_disk::fill(self, machine, region, guest);
         }
         Ok(adopted)
     }
 
     /// Whether a machine runs, looked at now.
-    pub async fn power_state(&self, machine: &ResourceId) -> PowerState {
+    pub async fn power_state(self: &Arc<Self>, machine: &ResourceId) -> PowerState {
         let Some(region) = self.region_of(machine) else {
             return PowerState::Stopped;
         };
@@ -177,7 +240,7 @@ impl Factory {
     }
 
     /// [`Factory::power_state`], and of another server's machine what that one wrote down last.
-    pub async fn shown_power_state(&self, machine: &Resource) -> PowerState {
+    pub async fn shown_power_state(self: &Arc<Self>, machine: &Resource) -> PowerState {
         if self.is_own(machine) {
             return self.power_state(&machine.id).await;
         }
@@ -185,19 +248,26 @@ impl Factory {
             .unwrap_or(PowerState::Stopped)
     }
 
-    /// The disk that a machine boots from, or the data disk of a number, a raw file. Nothing while the machine runs.
-    pub async fn machine_disk(&self, machine: &ResourceId, lun: Option<u32>) -> Option<PathBuf> {
+    /// The disk that a machine boots from, or the data disk of a number. Nothing while the machine runs.
+    pub async fn machine_disk(
+        self: &Arc<Self>,
+        machine: &ResourceId,
+        lun: Option<u32>,
+    ) -> Option<ImportSource> {
         let region = self.region_of(machine)?;
         if self.power_state(machine).await == PowerState::Running {
             return None;
         }
-        let name = lun.map_or_else(|| super::DISK.to_owned(), super::data_disks::file_name);
-        let disk = self.machine_folder(machine, &region).join(name);
-        disk.is_file().then_some(disk)
+        let folder = self.machine_folder(machine, &region);
+        let Some(lun) = lun else {
+            return os_disk::source(&folder, &region);
+        };
+        let disk = folder.join(super::data_disks::file_name(lun));
+        disk.is_file().then_some(ImportSource::Raw(disk))
     }
 
     /// Takes over the machines of this server that run and marks those that do not. For the server's start.
-    pub async fn adopt_machines(&self) -> Result<AdoptReport, FactoryError> {
+    pub async fn adopt_machines(self: &Arc<Self>) -> Result<AdoptReport, FactoryError> {
         let mut report = AdoptReport::default();
         for tenant in self.auth.tenants().await? {
             for machine in self.all_machines(tenant.tenant).await? {

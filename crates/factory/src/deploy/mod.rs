@@ -1,11 +1,12 @@
 //! Deploy: a machine is made from a version in its region, starts, and is asked from inside what it
-//! is. It runs on without the server.
+//! is. Its disk is read where the region holds it ([`os_disk`]); it runs on without the server.
 
 mod data_disks;
 #[cfg(test)]
 mod data_disks_tests;
 mod latest;
 mod machines;
+mod os_disk;
 mod power;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ use crate::pipeline::{blocking, change, failed, firmware, store_failed};
 use crate::publish::{VERSION_READ, VERSION_TYPE, versions};
 use crate::regions::CheckoutFailed;
 use crate::replicate::place_of;
+use crate::serving::ServingError;
 use crate::shared::{self, Consumer, ImageName};
 use crate::tattoo::{TATTOO_PATH, Tattoo};
 use crate::test::boot_deadline;
@@ -44,11 +46,11 @@ pub use machines::{
 pub use data_disks::{ACCESS, ChangeDisks, ChangeDisksInput, Create, LUN, MANAGED_BY, Wanted};
 pub use latest::{CONSUMPTION_END, SOFT_DELETED};
 use machines::{MACHINE_READ, MACHINE_WRITE};
+use os_disk::OsDiskError;
 pub use power::{Power, PowerChange, PowerInput};
 
 const DEFINITION_TYPE: &str = "Microsoft.Compute/galleries/images";
 const DEFINITION_READ: &str = "Microsoft.Compute/galleries/images/read";
-const DISK: &str = "disk.raw";
 /// Of a machine's facts: the server that made it.
 const SERVER: &str = "server";
 const LATEST: &str = "latest";
@@ -474,8 +476,8 @@ fn size_of(name: &str) -> (u8, u32) {
     known.map_or(DEFAULT_SIZE, |(_, cpus, memory)| (*cpus, *memory))
 }
 
-/// Writes the version's disks from the region's store to the machine's folder. A disk that a machine
-/// has run on is not touched.
+/// Gives the machine its disks: the one that it boots from over the region's, and its data disks, copied. Those of a
+/// machine that runs are not touched.
 async fn lay_out(
     factory: &Arc<Factory>,
     s: &StepHandle,
@@ -491,10 +493,11 @@ async fn lay_out(
     }
     let folder = factory.machine_folder(vm, &plan.region());
     make_folder(&folder).map_err(|error| failed("MachineFailed", &error))?;
-    let (regions, region, digest) = (Arc::clone(&factory.regions), plan.place(), plan.digest);
+    let (regions, region, digest) = (Arc::clone(&factory.regions), plan.region(), plan.digest);
+    let (id, place) = (vm.clone(), plan.place());
     blocking(move || {
-        let checkout = regions.checkout(&region, &digest, &folder.join(DISK));
-        laid_out(checkout, &region, &digest)
+        let laid = os_disk::lay_out(&regions, (&id, &folder), (&region, &place), &digest);
+        laid.map_err(|error| no_disk(error, &region, &digest))
     })
     .await?;
     for planned in &plan.data {
@@ -503,17 +506,39 @@ async fn lay_out(
     Ok(())
 }
 
+/// Turns to fill disks, for all machines together.
+pub(crate) fn fills() -> tokio::sync::Semaphore {
+    tokio::sync::Semaphore::new(os_disk::FILLS)
+}
+
+fn no_disk(error: OsDiskError, region: &Location, digest: &DiskDigest) -> StepError {
+    let store = match error {
+        OsDiskError::Store(error) | OsDiskError::Serving(ServingError::Store(error)) => error,
+        OsDiskError::Region(error) | OsDiskError::Serving(ServingError::Region(error)) => {
+            return failed("RegionUnavailable", &error);
+        }
+        other => return failed("MachineFailed", &other),
+    };
+    lost(store, region, digest)
+}
+
+fn lost(error: StoreError, region: &Location, digest: &DiskDigest) -> StepError {
+    match error {
+        StoreError::UnknownDisk(_) => StepError::failed(
+            "GalleryImageNotFound",
+            format!("region {region} lost the disk {digest}"),
+        ),
+        error => store_failed(&error),
+    }
+}
+
 fn laid_out(
     checkout: Result<(), CheckoutFailed>,
     region: &Location,
     digest: &DiskDigest,
 ) -> Result<(), StepError> {
     checkout.map_err(|error| match error {
-        CheckoutFailed::Store(StoreError::UnknownDisk(_)) => StepError::failed(
-            "GalleryImageNotFound",
-            format!("region {region} lost the disk {digest}"),
-        ),
-        CheckoutFailed::Store(error) => store_failed(&error),
+        CheckoutFailed::Store(error) => lost(error, region, digest),
         CheckoutFailed::Region(error) => failed("RegionUnavailable", &error),
     })
 }
@@ -536,7 +561,9 @@ async fn start(
     let hypervisor = factory.hypervisor().await;
     let why = hypervisor.acceleration();
     s.log(format!("machines run on {}: {}", why.accel, why.why));
-    let mut spec = MachineSpec::new(vm.name(), &folder, folder.join(DISK));
+    let attached = os_disk::attach(factory, vm, &plan.region()).await;
+    let (disk, below) = attached.map_err(|error| no_disk(error, &plan.region(), &plan.digest))?;
+    let mut spec = MachineSpec::new(vm.name(), &folder, disk);
     let data = plan.data.iter().map(|planned| machine::DataDisk {
         lun: planned.wanted.lun,
         disk: folder
@@ -557,7 +584,7 @@ async fn start(
         .start(spec)
         .await
         .map_err(|error| failed("MachineFailed", &error))?;
-    factory.machines.keep(vm, guest);
+    factory.machines.keep(vm, guest, below);
     Ok(())
 }
 
@@ -579,6 +606,10 @@ async fn booted(
         () = s.until_cancelled() => return Err(StepError::canceled()),
     };
     s.log(format!("booted in {:.1} s: {}", boot.seconds, boot.state));
+    if let Some((digest, trace)) = factory.machines.new_trace(vm) {
+        factory.served.keep_trace(region, digest, trace).await;
+    }
+    os_disk::fill(factory, vm, region, &guest);
     Ok((guest, boot))
 }
 

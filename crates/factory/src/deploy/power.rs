@@ -17,7 +17,8 @@ use wire::{Location, ProvisioningState, ResourceId};
 
 use super::machines::{MACHINE_READ, PowerState};
 use super::{
-    DISK, Plan, booted, data_disks, firmware_of_machine, size_of, start, status_permit, tenant,
+    OsDiskError, Plan, booted, data_disks, firmware_of_machine, os_disk, size_of, start,
+    status_permit, tenant,
 };
 use crate::domains::KEPT_IN;
 use crate::factory::Factory;
@@ -169,11 +170,8 @@ async fn off(
 /// Starts the machine from its own disk and waits until it is up.
 async fn on(factory: &Arc<Factory>, s: &StepHandle, vm: &ResourceId) -> Result<(), StepError> {
     let (resource, region) = machine(factory, s, vm).await?;
-    if !factory.machine_folder(vm, &region).join(DISK).is_file() {
-        return Err(StepError::failed(
-            "MachineFailed",
-            "the machine has no disk; it was never deployed, or on another server",
-        ));
+    if !os_disk::is_there(&factory.machine_folder(vm, &region)) {
+        return Err(failed("MachineFailed", &OsDiskError::None));
     }
     let plan = plan_again(&resource, &region)?;
     let there = factory.guest(vm, &region).await;

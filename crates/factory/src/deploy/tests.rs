@@ -11,8 +11,8 @@ use serde_json::json;
 use wire::{ProvisioningState, ResourceId};
 
 use super::{
-    DISK, DeleteMachine, DeleteMachineInput, Deploy, DeployInput, MACHINE_WRITE, Power,
-    PowerChange, PowerInput, PowerState, instance_view, machine_image,
+    DeleteMachine, DeleteMachineInput, Deploy, DeployInput, MACHINE_WRITE, Power, PowerChange,
+    PowerInput, PowerState, instance_view, machine_image, os_disk,
 };
 use crate::testing::World;
 
@@ -136,7 +136,7 @@ impl OneSwitch {
         let view = instance_view(&self.world.get(&self.vm).await.unwrap(), live);
         let code = view["statuses"][1]["code"].as_str().unwrap();
         let folder = factory.machine_folder(&self.vm, &wire::Location::new("south"));
-        (code.to_owned(), folder.join(DISK).is_file())
+        (code.to_owned(), os_disk::is_there(&folder))
     }
 }
 

@@ -9,11 +9,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use disk::image::{Format, Image, ImageError, Limits};
+use disk::image::{Format, Image, ImageError, Layer, Limits};
 use disk::{DiskDigest, ReadAt, check_range};
 use jobs::StepError;
 use serde::{Deserialize, Serialize};
-use store::{FileDisk, Store};
+use store::{FileDisk, FrameCache, Store, StoreError, StoredDisk};
 use wire::Location;
 
 use crate::Factory;
@@ -27,6 +27,9 @@ pub const DISK_BYTES_MAX: u64 = 2048 << 30;
 /// A disk's file is a little longer than the disk.
 const FETCH_BYTES_MAX: u64 = DISK_BYTES_MAX + (64 << 20);
 const SECTOR: u64 = 512;
+const LIMITS: Limits = Limits {
+    max_bytes: DISK_BYTES_MAX,
+};
 
 /// Where bits come from that no resource has yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +39,11 @@ pub enum ImportSource {
     Web(String),
     /// A file whose bytes are the disk's, whatever they look like: a machine wrote them.
     Raw(PathBuf),
+    /// A qcow2 image that a machine wrote, over a disk of a region or by itself.
+    Layer {
+        file: PathBuf,
+        over: Option<(Location, DiskDigest)>,
+    },
     /// A new disk: nothing but zeros.
     Zeros {
         bytes: u64,
@@ -117,17 +125,67 @@ fn import(
     source: &ImportSource,
 ) -> Result<Imported, StepError> {
     let refused = |error: ImportError| StepError::failed("InvalidVhd", chain(&error));
+    if let ImportSource::Layer {
+        file,
+        over: Some((place, parent)),
+    } = source
+    {
+        let layer = open_layer(file).map_err(refused)?;
+        let below = Below {
+            regions,
+            place,
+            parent,
+        };
+        return into_stores(regions, region, layer.size(), &|store| {
+            take_in_layer(store, &layer, &below)
+        });
+    }
     let disk = open(source).map_err(refused)?;
+    into_stores(regions, region, disk.size(), &|store| {
+        let taken = store.ingest(&*disk).map_err(|error| chain(&error))?;
+        Ok(taken.digest)
+    })
+}
+
+/// What a layer lies on.
+struct Below<'a> {
+    regions: &'a Regions,
+    place: &'a Location,
+    parent: &'a DiskDigest,
+}
+
+/// Where the store has the disk below, only what was written is read.
+fn take_in_layer(store: &Store, layer: &Layer, below: &Below<'_>) -> Result<DiskDigest, String> {
+    let told = |error: StoreError| chain(&error);
+    if store.has(below.parent) {
+        let taken = store.ingest_layer(below.parent, layer, &|_| true);
+        return Ok(taken.map_err(told)?.digest);
+    }
+    let readers = below.regions.readers(below.place, below.parent);
+    let readers = Arc::new(readers.map_err(|error| chain(&error))?);
+    let parent = StoredDisk::open(readers, below.parent, &Arc::new(FrameCache::default()));
+    let parent = parent.map_err(told)?;
+    let taken = store.ingest(&layer.over(&parent));
+    Ok(taken.map_err(told)?.digest)
+}
+
+/// Takes a disk of so many bytes into all stores of a region.
+fn into_stores(
+    regions: &Regions,
+    region: &Location,
+    logical_bytes: u64,
+    take_in: &dyn Fn(&Store) -> Result<DiskDigest, String>,
+) -> Result<Imported, StepError> {
     let stores = regions
         .stores(region)
         .map_err(|error| StepError::failed("RegionUnavailable", chain(&error)))?;
     let mut digest = None;
     for (zone, store) in stores {
         let taken = match digest {
-            None => take_in(&store, &*disk),
+            None => take_in(&store),
             // The bytes were hashed once; a second zone gets what the first one has.
             Some(known) if store.has(&known) => continue,
-            Some(_) => take_in(&store, &*disk),
+            Some(_) => take_in(&store),
         };
         let taken = taken
             .map_err(|message| StepError::failed("ImportFailed", format!("{zone}: {message}")))?;
@@ -140,13 +198,8 @@ fn import(
     let digest = digest.ok_or_else(|| StepError::failed("RegionUnavailable", "no zone"))?;
     Ok(Imported {
         digest,
-        logical_bytes: disk.size(),
+        logical_bytes,
     })
-}
-
-fn take_in(store: &Arc<Store>, disk: &dyn ReadAt) -> Result<DiskDigest, String> {
-    let taken = store.ingest(disk).map_err(|error| chain(&error))?;
-    Ok(taken.digest)
 }
 
 /// The disk inside the source, its size checked.
@@ -157,6 +210,10 @@ fn open(source: &ImportSource) -> Result<Box<dyn ReadAt>, ImportError> {
         ImportSource::Web(uri) => {
             let message = format!("{uri} was not fetched");
             return Err(ImportError::Read(io::Error::other(message)));
+        }
+        ImportSource::Layer { file, .. } => {
+            let file = FileDisk::open(file).map_err(ImportError::Read)?;
+            Box::new(Image::open_as(file, Format::Qcow2, LIMITS)?)
         }
         ImportSource::Raw(path) => Box::new(FileDisk::open(path).map_err(ImportError::Read)?),
     };
@@ -170,16 +227,18 @@ fn open(source: &ImportSource) -> Result<Box<dyn ReadAt>, ImportError> {
     Ok(disk)
 }
 
+fn open_layer(file: &Path) -> Result<Layer, ImportError> {
+    let file = FileDisk::open(file).map_err(ImportError::Read)?;
+    Ok(Layer::open(file, LIMITS)?)
+}
+
 /// The content tells the format. A file that is named as a VHD must be one.
 fn open_file(path: &Path) -> Result<Box<dyn ReadAt>, ImportError> {
     let file = FileDisk::open(path).map_err(ImportError::Read)?;
     let named = path
         .extension()
         .is_some_and(|extension| extension.eq_ignore_ascii_case("vhd"));
-    let limits = Limits {
-        max_bytes: DISK_BYTES_MAX,
-    };
-    let image = Image::open(file, limits)?;
+    let image = Image::open(file, LIMITS)?;
     if named && !matches!(image.format(), Format::VhdFixed | Format::VhdDynamic) {
         return Err(ImportError::NoVhd);
     }
@@ -248,6 +307,8 @@ impl ReadAt for Padded<'_> {
 
 #[cfg(test)]
 mod tests {
+    use disk::MemDisk;
+
     use super::*;
 
     const MIB: usize = 1 << 20;
@@ -300,6 +361,47 @@ mod tests {
         assert_ne!(raw.digest, digests[0]);
         let zeros = import(&regions, &region, &ImportSource::Zeros { bytes: 1 << 30 }).unwrap();
         assert_ne!(zeros.digest, digests[0]);
+    }
+
+    #[test]
+    fn a_layer_is_taken_in_over_its_disk_in_any_region() {
+        let folder = tempfile::tempdir().unwrap();
+        let (regions, region) = place(folder.path());
+        let other = Location::new("south");
+        regions.define(&other, &["1".to_owned()]).unwrap();
+        let path = folder.path().join("a.raw");
+        std::fs::write(&path, disk()).unwrap();
+        let parent = import(&regions, &region, &ImportSource::Raw(path)).unwrap();
+        let file = folder.path().join("layer");
+        let layer = |over| ImportSource::Layer {
+            file: file.clone(),
+            over,
+        };
+        let write = |size| {
+            let blank = disk::image::blank_layer(size, "nbd+unix:///below");
+            std::fs::write(&file, blank).unwrap();
+        };
+        write(MIB as u64);
+        for place in [&region, &other] {
+            let over = Some((region.clone(), parent.digest));
+            let taken = import(&regions, place, &layer(over)).unwrap();
+            assert_eq!(taken, parent, "nothing was written to it");
+        }
+        // A disk that grew is zero there.
+        write(2 * MIB as u64);
+        let over = Some((region.clone(), parent.digest));
+        let grown = import(&regions, &region, &layer(over)).unwrap();
+        let mut raw = disk();
+        raw.resize(2 * MIB, 0);
+        assert_eq!(
+            grown.digest,
+            disk::digest_of(&MemDisk::from(raw)).unwrap().0
+        );
+        // What it needs must be said: the name in it is not looked at.
+        let error = import(&regions, &region, &layer(None)).unwrap_err();
+        assert!(error.to_string().contains("backing file"), "{error}");
+        let unknown = Some((other, DiskDigest::from_bytes([1; 32])));
+        assert!(import(&regions, &region, &layer(unknown)).is_err());
     }
 
     fn check(name: &str, bytes: &[u8], part: &str) {

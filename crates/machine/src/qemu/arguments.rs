@@ -10,6 +10,11 @@ use std::path::Path;
 /// Debian's `ovmf`; the variables are copied for each machine.
 pub(crate) const FIRMWARE_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 pub(crate) const FIRMWARE_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+/// What QEMU calls the disk that the machine boots from.
+pub(super) const DISK: &str = "disk";
+/// How long a machine waits for a disk below its own that was there and is not: 30 days. Nothing
+/// is lost while it waits, and an error would be.
+const AWAY_SECONDS: u32 = 30 * 24 * 3600;
 /// A link to the socket of a disk that is served.
 const DISK_LINK: &str = "disk.sock";
 pub(super) const VARS_FILE: &str = "efivars.fd";
@@ -28,13 +33,21 @@ fn served(options: &str, link: &str, export: &str) -> OsString {
     format!("{options},file.driver=nbd,{server},file.export={export}").into()
 }
 
+/// What lies below a layer, as a device of its own: the name that the layer has for it is passed over then.
+fn below(id: &str, link: &str, export: &str) -> String {
+    format!(
+        "driver=nbd,node-name={id}-below,read-only=on,server.type=unix,server.path={link},export={export},\
+         reconnect-delay={AWAY_SECONDS}"
+    )
+}
+
 /// All disks that a guest may write to: what QEMU calls each, and the link to its socket if it is served.
 pub(super) fn disks(spec: &MachineSpec) -> impl Iterator<Item = (String, String, &MachineDisk)> {
     let data = spec.data_disks.iter().map(|data| {
         let id = format!("lun{}", data.lun);
         (id.clone(), format!("{id}.sock"), &data.disk)
     });
-    std::iter::once(("disk".to_owned(), DISK_LINK.to_owned(), &spec.disk)).chain(data)
+    std::iter::once((DISK.to_owned(), DISK_LINK.to_owned(), &spec.disk)).chain(data)
 }
 
 fn doubled(value: &OsStr) -> Vec<u8> {
@@ -120,10 +133,20 @@ fn of_disks(spec: &MachineSpec) -> Vec<OsString> {
         "cache=writeback,discard=unmap"
     };
     for (id, link, disk) in disks(spec) {
-        let options = format!("if=none,id={id},format=raw,{options}");
+        let raw = format!("if=none,id={id},format=raw,{options}");
+        let layer = format!("if=none,id={id},format=qcow2,{options}");
         let drive = match disk {
-            MachineDisk::File(file) => drive(&options, file),
-            MachineDisk::Served { export, .. } => served(&options, &link, export),
+            MachineDisk::File(file) => drive(&raw, file),
+            MachineDisk::Served(disk) => served(&raw, &link, &disk.export),
+            MachineDisk::Layer { file, below: None } => drive(&layer, file),
+            MachineDisk::Layer {
+                file,
+                below: Some(disk),
+            } => {
+                let below = below(&id, &link, &disk.export);
+                line.extend(["-blockdev".into(), below.into()]);
+                drive(&format!("{layer},backing={id}-below"), file)
+            }
         };
         line.extend(["-drive".into(), drive]);
     }
@@ -146,7 +169,7 @@ fn of_disks(spec: &MachineSpec) -> Vec<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::DataDisk;
+    use crate::{DataDisk, ServedDisk};
 
     fn line(spec: &MachineSpec, accel: Accel) -> String {
         let words = of(spec, accel, 2222);
@@ -182,7 +205,7 @@ mod tests {
         );
         let socket = "/deep/nbd.sock".into();
         let export = "1f0c-7".to_owned();
-        let disk = MachineDisk::Served { socket, export };
+        let disk = MachineDisk::Served(ServedDisk { socket, export });
         let file =
             "file.driver=nbd,file.server.type=unix,file.server.path=disk.sock,file.export=1f0c-7";
         let served = MachineSpec {
@@ -190,6 +213,31 @@ mod tests {
             ..test.clone()
         };
         check(&served, Accel::Tcg, &["snapshot=on", file], &["/deep"]);
+        let MachineDisk::Served(base) = &served.disk else {
+            unreachable!()
+        };
+        let layer = |below| MachineSpec {
+            disk: MachineDisk::Layer {
+                file: "/m/disk.qcow2".into(),
+                below,
+            },
+            snapshot: false,
+            ..test.clone()
+        };
+        let file = "id=disk,format=qcow2,cache=writeback,discard=unmap";
+        let base = layer(Some(base.clone()));
+        check(
+            &base,
+            Accel::Tcg,
+            &[
+                file,
+                "file=/m/disk.qcow2",
+                "server.path=disk.sock,export=1f0c-7,reconnect-delay=",
+                "backing=disk-below",
+            ],
+            &["/deep"],
+        );
+        check(&layer(None), Accel::Tcg, &[file], &["backing"]);
         let data = |lun, disk| DataDisk { lun, disk };
         let more = MachineSpec {
             data_disks: vec![data(0, "/d/0.raw".into()), data(7, served.disk.clone())],

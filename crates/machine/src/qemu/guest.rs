@@ -1,12 +1,14 @@
 //! A machine that runs under QEMU: waiting for its boot, commands, its end. It must not start
 //! one.
 
-use super::qmp;
+use super::{arguments, qmp};
 use crate::login::Login;
 use crate::seed::Keys;
 use crate::{Boot, ExecOutput, Guest, MachineError, MachineInfo, Stopped, SystemState, serial};
 use async_trait::async_trait;
 use process::{Child, ProcessId};
+use serde_json::{Value, json};
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
@@ -17,6 +19,10 @@ const LOGIN_PAUSE: Duration = Duration::from_millis(300);
 const ERROR_TAIL: usize = 2048;
 /// For QEMU to end after it was told to.
 const QUIT_GRACE: Duration = Duration::from_secs(10);
+/// What brings the disk below into the disk, as QEMU knows it.
+const FILL_JOB: &str = "fill";
+/// Between two looks at it.
+const FILL_POLL: Duration = Duration::from_millis(500);
 /// Bounds the list in [`SystemState::Degraded`].
 const MAX_FAILED_UNITS: usize = 50;
 
@@ -149,12 +155,20 @@ impl QemuGuest {
     }
 
     async fn control(&self, operation: &'static str) -> Result<(), MachineError> {
-        let answer = qmp::run(&self.info.dir, operation).await;
-        answer.map(drop).map_err(|source| MachineError::Control {
+        self.ask(operation, json!({})).await.map(drop)
+    }
+
+    async fn ask(&self, operation: &'static str, arguments: Value) -> Result<Value, MachineError> {
+        let answer = qmp::run_with(&self.info.dir, operation, arguments).await;
+        answer.map_err(|source| self.refused(operation, source))
+    }
+
+    fn refused(&self, operation: &'static str, source: io::Error) -> MachineError {
+        MachineError::Control {
             name: self.info.name.clone(),
             operation,
             source,
-        })
+        }
     }
 
     /// Whether QEMU ended within `grace`.
@@ -202,6 +216,38 @@ impl Guest for QemuGuest {
         match ended {
             Err(_) if !self.is_running() => Err(self.ended().await),
             ended => ended,
+        }
+    }
+
+    async fn fill(&self) -> Result<(), MachineError> {
+        let mut begun = false;
+        loop {
+            let jobs = self.ask("query-block-jobs", json!({})).await?;
+            let is_filling = |job: &Value| job["device"] == FILL_JOB;
+            if jobs
+                .as_array()
+                .is_some_and(|jobs| jobs.iter().any(is_filling))
+            {
+                begun = true;
+                tokio::time::sleep(FILL_POLL).await;
+                continue;
+            }
+            let disks = self.ask("query-block", json!({})).await?;
+            let disks = disks.as_array().into_iter().flatten();
+            let mut disk = disks.filter(|disk| disk["device"] == arguments::DISK);
+            let below = disk
+                .next()
+                .and_then(|disk| disk["inserted"]["backing_file_depth"].as_u64());
+            if below == Some(0) {
+                return Ok(());
+            }
+            if begun {
+                let source = io::Error::other("what is below could not be read, or it was stopped");
+                return Err(self.refused("fill the disk", source));
+            }
+            let arguments = json!({ "job-id": FILL_JOB, "device": arguments::DISK });
+            self.ask("block-stream", arguments).await?;
+            begun = true;
         }
     }
 

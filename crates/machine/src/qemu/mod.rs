@@ -11,7 +11,7 @@ use crate::record::Record;
 use crate::seed::{self, Keys};
 use crate::{
     Acceleration, Firmware, Guest, Hypervisor, Lifetime, MachineDisk, MachineError, MachineInfo,
-    MachineSpec,
+    MachineSpec, ServedDisk,
 };
 pub(crate) use arguments::drive;
 use async_trait::async_trait;
@@ -329,29 +329,42 @@ fn luns_differ(spec: &MachineSpec) -> bool {
 
 fn disk_path(disk: &MachineDisk) -> &Path {
     match disk {
-        MachineDisk::File(path) | MachineDisk::Served { socket: path, .. } => path,
+        MachineDisk::File(path) | MachineDisk::Layer { file: path, .. } => path,
+        MachineDisk::Served(disk) => &disk.socket,
+    }
+}
+
+/// What of a disk is served.
+fn served(disk: &MachineDisk) -> Option<&ServedDisk> {
+    match disk {
+        MachineDisk::File(_) | MachineDisk::Layer { below: None, .. } => None,
+        MachineDisk::Served(disk)
+        | MachineDisk::Layer {
+            below: Some(disk), ..
+        } => Some(disk),
     }
 }
 
 /// What is wrong with a disk, if anything is.
 fn disk_reason(disk: &MachineDisk) -> Option<&'static str> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-    match disk {
-        MachineDisk::File(file) => (!file.is_file()).then_some("its disk is not a file"),
-        MachineDisk::Served { export, .. } if !export.bytes().all(plain) => {
-            Some("the name of its disk may hold letters, digits and `-`")
-        }
-        MachineDisk::Served { socket, .. } => {
-            let is_socket = socket.metadata().is_ok_and(|m| m.file_type().is_socket());
-            (!is_socket).then_some("its disk is not served")
-        }
+    if let MachineDisk::File(file) | MachineDisk::Layer { file, .. } = disk
+        && !file.is_file()
+    {
+        return Some("its disk is not a file");
     }
+    let served = served(disk)?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    let is_socket = |meta: std::fs::Metadata| meta.file_type().is_socket();
+    if !served.export.bytes().all(plain) {
+        return Some("the name of its disk may hold letters, digits and `-`");
+    }
+    (!served.socket.metadata().is_ok_and(is_socket)).then_some("its disk is not served")
 }
 
 /// Where QEMU finds the sockets of disks that are served.
 fn link_disks(spec: &MachineSpec) -> Result<(), MachineError> {
     for (_, link, disk) in arguments::disks(spec) {
-        let MachineDisk::Served { socket, .. } = disk else {
+        let Some(ServedDisk { socket, .. }) = served(disk) else {
             continue;
         };
         let link = spec.dir.join(link);
@@ -440,9 +453,11 @@ mod tests {
             &|spec| spec.data_disks = vec![data(1, "/a"), data(1, "/b")],
             "differ",
         );
-        let served = |socket: &str, export: &str| MachineDisk::Served {
-            socket: socket.into(),
-            export: export.to_owned(),
+        let served = |socket: &str, export: &str| {
+            MachineDisk::Served(ServedDisk {
+                socket: socket.into(),
+                export: export.to_owned(),
+            })
         };
         check(&|spec| spec.disk = served("/no/such", "a"), "not served");
         check(&|spec| spec.disk = served("/no/such", "a,b"), "letters");

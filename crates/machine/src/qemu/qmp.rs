@@ -19,14 +19,19 @@ const MAX_EVENTS: usize = 1000;
 
 /// Runs one command on the machine of this folder and returns its answer.
 pub(super) async fn run(dir: &Path, command: &str) -> io::Result<Value> {
+    run_with(dir, command, json!({})).await
+}
+
+/// The same with arguments.
+pub(super) async fn run_with(dir: &Path, command: &str, arguments: Value) -> io::Result<Value> {
     let conversation = async {
         let mut stream = BufReader::new(connect(dir, SOCKET).await?);
         let greeting = read(&mut stream).await?;
         if greeting.get("QMP").is_none() {
             return Err(io::Error::other("what answers is not QEMU"));
         }
-        ask(&mut stream, "qmp_capabilities").await?;
-        ask(&mut stream, command).await
+        ask(&mut stream, "qmp_capabilities", json!({})).await?;
+        ask(&mut stream, command, arguments).await
     };
     let ended = tokio::time::timeout(ANSWER_DEADLINE, conversation).await;
     ended.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
@@ -40,8 +45,13 @@ pub(crate) async fn connect(dir: &Path, socket: &str) -> io::Result<UnixStream> 
     UnixStream::connect(path).await
 }
 
-async fn ask(stream: &mut BufReader<UnixStream>, command: &str) -> io::Result<Value> {
-    let line = format!("{}\n", json!({ "execute": command }));
+async fn ask(
+    stream: &mut BufReader<UnixStream>,
+    command: &str,
+    arguments: Value,
+) -> io::Result<Value> {
+    let line = json!({ "execute": command, "arguments": arguments });
+    let line = format!("{line}\n");
     stream.write_all(line.as_bytes()).await?;
     for _ in 0..MAX_EVENTS {
         let mut answer = read(stream).await?;

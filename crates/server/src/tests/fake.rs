@@ -314,8 +314,8 @@ impl Work for FakeWork {
         new_job(SwitchOff::NAME, &change.vm)
     }
 
-    async fn machine_disk(&self, _machine: &ResourceId, _lun: Option<u32>) -> Option<PathBuf> {
-        Some("disk.raw".into())
+    async fn machine_disk(&self, _machine: &ResourceId, _lun: Option<u32>) -> Option<ImportSource> {
+        Some(ImportSource::Raw("disk.raw".into()))
     }
 
     fn metadata_links(&self) -> Vec<(ResourceId, PathBuf)> {
@@ -334,7 +334,7 @@ impl Work for FakeWork {
         // A file whose bytes are not what they are in most tests is another disk.
         let mut digest: DiskDigest = DIGEST.parse().unwrap();
         let logical_bytes = match source {
-            ImportSource::Raw(_) | ImportSource::Web(_) => 4096,
+            ImportSource::Raw(_) | ImportSource::Web(_) | ImportSource::Layer { .. } => 4096,
             ImportSource::Zeros { bytes } => bytes,
             ImportSource::File(path) => {
                 let bytes = std::fs::read(path).unwrap();

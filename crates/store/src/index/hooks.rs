@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 
-use super::{Fingerprint, FirstBytes, map_bytes, roomiest};
+use super::{Fingerprint, FirstBytes, map_bytes};
 
 /// The part of a fingerprint that a hook keeps: two blocks that share it cost a needless look.
 pub(crate) type HookKey = [u8; 8];
@@ -31,6 +31,16 @@ pub(crate) struct Hooks {
     limit: usize,
 }
 
+/// How many hooks take so many bytes. Shards grow one at a time, so what one grows out of hardly counts.
+fn limit_of(bytes: usize) -> usize {
+    let buckets = bytes / SHARDS / (ENTRY_BYTES + 1);
+    // Some shards have more than others, and must not double for it.
+    let of_shard = buckets
+        .checked_ilog2()
+        .map_or(0, |power| (1usize << power) / 8 * 6);
+    SHARDS * of_shard
+}
+
 impl Hooks {
     /// With at most this much memory.
     pub(crate) fn new(bytes: usize) -> Hooks {
@@ -38,7 +48,15 @@ impl Hooks {
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
             rate: FIRST_RATE,
             len: 0,
-            limit: SHARDS * roomiest(bytes / SHARDS, ENTRY_BYTES),
+            limit: limit_of(bytes),
+        }
+    }
+
+    /// From now on with at most this much memory.
+    pub(crate) fn fit(&mut self, bytes: usize) {
+        self.limit = limit_of(bytes);
+        while self.len > self.limit && self.rate < LAST_RATE {
+            self.thin();
         }
     }
 
@@ -93,6 +111,8 @@ impl Hooks {
         let rate = self.rate;
         for shard in &mut self.shards {
             shard.retain(|key, _| u16::from_le_bytes([key[3], key[4]]).trailing_zeros() >= rate);
+            // A table keeps its size until it is told otherwise.
+            shard.shrink_to(shard.len() * 2);
         }
         self.len = self.shards.iter().map(HashMap::len).sum();
     }

@@ -5,6 +5,8 @@
 //! was noted and cannot be read any more is made anew from the packs at the next opening.
 
 use std::collections::{BTreeMap, HashSet};
+use std::hash::BuildHasherDefault;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::merge::{RunWriter, merge};
@@ -12,21 +14,30 @@ use super::runs::{
     Entry as RunEntry, FOLDER, Group, MAX_RUNS, NotedPack, ROOT, Run, Runs, frame_key, group_name,
     named,
 };
-use super::{Fingerprint, Index, IndexUse, KnownPack, Level, Location, Precedence, Standing};
+use super::{
+    Fingerprint, FirstBytes, Index, IndexUse, KnownPack, Level, Location, Matched, Precedence,
+    Standing,
+};
 use crate::codec::PACKS;
 use crate::collect::Note;
 use crate::error::StoreError;
 use crate::frame::FrameId;
 use crate::pack::PackFooter;
 use crate::place::Entry;
-use crate::store::{Inner, Store, list, read_footer};
+use crate::section::UsedFrame;
+use crate::store::{Inner, Store, list, read_footer, read_known_footer};
 
 /// Packs that are read again for one stretch of a disk: those in which most of it seems to be.
 const MAX_WARMED: usize = 64;
 /// Packs whose frames nobody noted may take a quarter of the limit before they are.
 const UNNOTED_PART: usize = 4;
-/// An older list is merged with younger ones if it is no more than so many times as long.
-const MERGE_RATIO: usize = 2;
+/// Packs that are read for one stretch where there is no room to keep them.
+const MAX_MATCHED: usize = 128;
+/// A pack that was of use is tried again for so many stretches.
+const NEAR_STRETCHES: u32 = 32;
+/// An older list is merged with younger ones if it is no more than so many times as long: a lookup reads a page of each
+/// list, and each entry is written again as often as this for each list that there is.
+const MERGE_RATIO: usize = 8;
 /// Numbers of packs that are gone are only kept up to so many, or as many as there are packs.
 const MAX_LOST_NUMBERS: usize = 4096;
 
@@ -166,6 +177,67 @@ impl Index {
             .retain(|_, at| !dropped.contains(&at.pack));
     }
 
+    /// Whether these packs can be in memory at once.
+    fn has_room_for(&self, packs: &[u32]) -> bool {
+        let packs = packs.iter().map(|pack| &self.packs[*pack as usize].about);
+        let (blocks, frames) = packs.fold((0, 0), |(blocks, frames), about| {
+            (
+                blocks + about.blocks as usize,
+                frames + about.frames as usize,
+            )
+        });
+        // As much as is left after letting go of others.
+        blocks <= self.limits.blocks / 4 * 3 && frames <= self.limits.frames / 4 * 3
+    }
+
+    /// These packs, and after them others that were of use for what was looked for before: what lies together on a disk
+    /// is mostly in the same packs, and a sample finds only some of them each time.
+    fn with_near(&self, mut packs: Vec<u32>) -> Vec<u32> {
+        let now = self.clock.load(Ordering::Relaxed);
+        let mut near: Vec<(u32, u32)> = (0u32..)
+            .zip(&self.packs)
+            .filter(|(_, known)| known.level < Level::Blocks && known.standing < Standing::Retired)
+            .map(|(number, known)| (known.matched.load(Ordering::Relaxed), number))
+            .filter(|(matched, _)| *matched > 0 && now - *matched <= NEAR_STRETCHES)
+            .collect();
+        near.sort_unstable_by_key(|(matched, number)| (std::cmp::Reverse(*matched), *number));
+        let known: HashSet<u32> = packs.iter().copied().collect();
+        let near = near.into_iter().map(|(_, number)| number);
+        packs.extend(near.filter(|number| !known.contains(number)));
+        packs.truncate(MAX_MATCHED);
+        packs
+    }
+
+    /// Notes where the wanted blocks are that a footer has, as far as there is room.
+    fn note_matches(
+        &mut self,
+        pack: u32,
+        footer: &PackFooter,
+        wanted: &mut HashSet<Fingerprint, BuildHasherDefault<FirstBytes>>,
+    ) {
+        let known = &self.packs[pack as usize];
+        if known.standing >= Standing::Retired {
+            return;
+        }
+        let before = self.matched.len();
+        for packed in &footer.frames {
+            for (fingerprint, slot) in packed.fingerprints.iter().zip(0u8..) {
+                if self.matched.len() >= self.limits.matched || !wanted.remove(fingerprint) {
+                    continue;
+                }
+                let frame = UsedFrame {
+                    id: packed.id,
+                    blocks: packed.blocks,
+                };
+                self.matched.insert(*fingerprint, Matched { frame, slot });
+            }
+        }
+        if self.matched.len() > before {
+            let now = self.clock.load(Ordering::Relaxed);
+            known.matched.store(now, Ordering::Relaxed);
+        }
+    }
+
     /// Packs not in memory that hooks lead to, those with most of them first.
     fn hooked<'a>(&self, fingerprints: impl Iterator<Item = &'a Fingerprint>) -> Vec<u32> {
         let mut hits: BTreeMap<u32, u32> = BTreeMap::new();
@@ -207,6 +279,7 @@ impl KnownPack {
             level: Level::Named,
             is_covered: true,
             used: Default::default(),
+            matched: Default::default(),
             frames: Arc::new([]),
         }
     }
@@ -354,6 +427,7 @@ impl Inner {
         {
             let mut index = self.index_mut();
             index.runs = Arc::new(next);
+            index.fit();
             for (number, _) in &group.packs {
                 index.packs[*number as usize].is_covered = true;
             }
@@ -370,7 +444,7 @@ impl Inner {
 
     /// Reads a pack's footer, if less of it is in memory. Whether that pack can be used.
     fn load(&self, pack: u32, level: Level) -> Result<bool, StoreError> {
-        let (entry, level) = {
+        let (entry, frames_end, level) = {
             let index = self.index();
             let known = &index.packs[pack as usize];
             let level = match known.standing {
@@ -385,9 +459,9 @@ impl Inner {
                 name: index.pack(pack),
                 bytes: index.pack_len(pack),
             };
-            (entry, level)
+            (entry, index.frames_end(pack), level)
         };
-        match read_footer(&*self.place, &entry) {
+        match read_known_footer(&*self.place, &entry, frames_end) {
             Ok(Ok(footer)) => {
                 self.make_room(&footer);
                 let mut index = self.index_mut();
@@ -449,19 +523,60 @@ impl Inner {
         Ok(None)
     }
 
-    /// Reads again what is known of packs in which these blocks seem to be.
+    /// Reads again what is known of packs in which these blocks seem to be. Where that is more than there is room for,
+    /// only what of these blocks is in them is kept, until the next call.
     pub(crate) fn warm<'a>(
         &self,
-        fingerprints: impl Iterator<Item = &'a Fingerprint>,
+        fingerprints: impl Iterator<Item = &'a Fingerprint> + Clone,
     ) -> Result<(), StoreError> {
         let packs = {
             let index = self.index();
             match index.is_whole() {
                 true => return Ok(()),
-                false => index.hooked(fingerprints),
+                false => index.hooked(fingerprints.clone()),
             }
         };
-        self.warm_packs(packs)
+        if self.index().has_room_for(&packs) {
+            return self.warm_packs(packs);
+        }
+        self.match_packs(packs, fingerprints)
+    }
+
+    fn match_packs<'a>(
+        &self,
+        packs: Vec<u32>,
+        fingerprints: impl Iterator<Item = &'a Fingerprint>,
+    ) -> Result<(), StoreError> {
+        let (packs, mut wanted) = {
+            let mut index = self.index_mut();
+            index.matched.clear();
+            index.clock.fetch_add(1, Ordering::Relaxed);
+            let unknown = fingerprints.filter(|known| !index.by_fingerprint.contains_key(*known));
+            let wanted: HashSet<Fingerprint, BuildHasherDefault<FirstBytes>> =
+                unknown.copied().collect();
+            (index.with_near(packs), wanted)
+        };
+        for pack in packs {
+            if wanted.is_empty() {
+                break;
+            }
+            let (entry, frames_end) = {
+                let index = self.index();
+                let entry = Entry {
+                    name: index.pack(pack),
+                    bytes: index.pack_len(pack),
+                };
+                (entry, index.frames_end(pack))
+            };
+            match read_known_footer(&*self.place, &entry, frames_end) {
+                Ok(Ok(footer)) => self.index_mut().note_matches(pack, &footer, &mut wanted),
+                // Whoever needs a frame of it is told.
+                Ok(Err(what)) => tracing::debug!(pack = entry.name, what, "a pack is passed over"),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Reads again what is known of the packs that these are in: what is written over a disk is
@@ -500,7 +615,7 @@ impl Inner {
     }
 }
 
-/// From which list on lists are merged, so that each is more than twice as long as those after it.
+/// From which list on lists are merged, so that each is much longer than those after it.
 fn merged_from(runs: &[Run]) -> usize {
     let pages = |run: &Run| run.iter().map(|part| part.fences.len()).sum::<usize>();
     let mut from = runs.len().saturating_sub(1);

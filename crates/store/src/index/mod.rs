@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::codec::{PACKS, hex};
 use crate::frame::{Coding, FrameId};
-use crate::pack::PackFooter;
+use crate::pack::{HEADER_LEN, PackFooter};
 use crate::section::UsedFrame;
 use hooks::Hooks;
 pub(crate) use keep::Reach;
@@ -61,6 +61,13 @@ struct BlockAt {
     pack: u32,
     /// The frame in the upper 28 bits, the block in the lower four.
     nth_slot: u32,
+}
+
+/// Where a block was found in a pack that is not in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Matched {
+    frame: UsedFrame,
+    slot: u8,
 }
 
 /// A frame in a pack.
@@ -133,6 +140,8 @@ struct KnownPack {
     is_covered: bool,
     /// When it was last of use.
     used: AtomicU32,
+    /// When something that was looked for was found in it without keeping it; 0 is never.
+    matched: AtomicU32,
     frames: Arc<[Location]>,
 }
 
@@ -141,24 +150,31 @@ struct KnownPack {
 struct Limits {
     hooks: usize,
     blocks: usize,
+    matched: usize,
     frames: usize,
 }
 
 impl Limits {
-    /// Of 16 parts, seven are the hooks', four the blocks', and two the frames'. What is left is
-    /// for names of packs, for what leads to what is noted, and for merging that.
-    fn of(bytes: u64) -> Limits {
-        let sixteenth = usize::try_from(bytes / 16).unwrap_or(usize::MAX / 16);
+    /// What names of packs and what leads to what is noted take (`fixed`) cannot be less. Of 16 parts of the rest, seven
+    /// are the hooks', four the blocks', two the frames', and no more than two of those that are looked for now. What is
+    /// left is for merging what is noted.
+    fn of(bytes: u64, fixed: u64) -> Limits {
+        let rest = bytes.saturating_sub(fixed);
+        let sixteenth = usize::try_from(rest / 16).unwrap_or(usize::MAX / 16);
         let frame = FRAME_ENTRY_BYTES + size_of::<Location>();
         Limits {
             hooks: 7 * sixteenth,
             blocks: roomiest(4 * sixteenth, BLOCK_ENTRY_BYTES),
+            matched: roomiest((2 * sixteenth).min(MATCHED_BYTES), MATCHED_ENTRY_BYTES),
             frames: roomiest(2 * sixteenth, frame),
         }
     }
 }
 
 const BLOCK_ENTRY_BYTES: usize = size_of::<Fingerprint>() + size_of::<BlockAt>();
+/// Enough for all blocks that are looked for together.
+const MATCHED_BYTES: usize = 1 << 20;
+const MATCHED_ENTRY_BYTES: usize = size_of::<Fingerprint>() + size_of::<Matched>();
 const FRAME_ENTRY_BYTES: usize = size_of::<FrameId>() + size_of::<FrameAt>();
 
 /// What a hash table with room for so many takes: a power of two of entries and a byte each, an
@@ -183,7 +199,11 @@ pub(crate) struct Index {
     pack_names: HashMap<[u8; 16], u32>,
     by_id: ByFrame<FrameAt>,
     by_fingerprint: ByFingerprint<BlockAt>,
+    /// Blocks that are looked for now, of packs that there is no room for.
+    matched: ByFingerprint<Matched>,
     hooks: Hooks,
+    /// For everything together, in bytes.
+    room: u64,
     limits: Limits,
     /// Frames of packs that are in memory.
     loaded_frames: usize,
@@ -223,13 +243,15 @@ pub struct IndexUse {
 impl Index {
     /// With at most this much memory, if there is room for a pack or two.
     pub(crate) fn new(bytes: u64) -> Index {
-        let limits = Limits::of(bytes);
+        let limits = Limits::of(bytes, 0);
         Index {
             packs: Vec::new(),
             pack_names: HashMap::new(),
             by_id: ByFrame::default(),
             by_fingerprint: ByFingerprint::default(),
+            matched: ByFingerprint::default(),
             hooks: Hooks::new(limits.hooks),
+            room: bytes,
             limits,
             loaded_frames: 0,
             clock: AtomicU32::new(0),
@@ -260,15 +282,34 @@ impl Index {
     fn name_pack(&mut self, about: NotedPack) -> u32 {
         let pack = self.packs.len() as u32;
         self.pack_names.insert(about.name, pack);
+        if self.packs.len() == self.packs.capacity() {
+            // By an eighth: doubling would cost as much memory again.
+            self.packs.reserve_exact(self.packs.len() / 8 + 8);
+        }
         self.packs.push(KnownPack {
             about,
             standing: Standing::Current,
             level: Level::Named,
             is_covered: false,
             used: AtomicU32::new(0),
+            matched: AtomicU32::new(0),
             frames: Arc::new([]),
         });
+        self.fit();
         pack
+    }
+
+    /// What no limit holds back: names of packs, and what leads to what is noted.
+    fn fixed_bytes(&self) -> usize {
+        self.packs.capacity() * size_of::<KnownPack>()
+            + map_bytes(self.pack_names.capacity(), size_of::<([u8; 16], u32)>())
+            + self.runs.bytes()
+    }
+
+    /// Divides what is left beside that.
+    fn fit(&mut self) {
+        self.limits = Limits::of(self.room, self.fixed_bytes() as u64);
+        self.hooks.fit(self.limits.hooks);
     }
 
     /// Takes what a footer says into memory.
@@ -349,6 +390,7 @@ impl Index {
         let packs = &self.packs;
         let stays = |pack: u32| packs[pack as usize].standing < Standing::Retired;
         self.by_fingerprint.retain(|_, at| stays(at.pack));
+        self.matched = ByFingerprint::default();
         self.hooks.retain(stays);
         for known in &mut self.packs {
             if known.standing >= Standing::Retired {
@@ -377,6 +419,7 @@ impl Index {
         let gone: HashSet<u32> = packs.iter().copied().collect();
         self.by_id.retain(|_, at| !gone.contains(&at.pack));
         self.by_fingerprint.retain(|_, at| !gone.contains(&at.pack));
+        self.matched = ByFingerprint::default();
     }
 
     /// Whether a pack of this name is in the place, as far as was seen.
@@ -386,7 +429,10 @@ impl Index {
 
     /// The frame that a block is in, and where in it, as far as it is in memory.
     pub(crate) fn block(&self, fingerprint: &Fingerprint) -> Option<(UsedFrame, u8)> {
-        let at = self.by_fingerprint.get(fingerprint)?;
+        let Some(at) = self.by_fingerprint.get(fingerprint) else {
+            let found = self.matched.get(fingerprint)?;
+            return Some((found.frame, found.slot));
+        };
         let pack = &self.packs[at.pack as usize];
         if pack.standing >= Standing::Retired {
             return None;
@@ -435,6 +481,11 @@ impl Index {
         u64::from(self.packs[number as usize].about.file_bytes)
     }
 
+    /// Where the frames of a pack end in its file.
+    fn frames_end(&self, number: u32) -> u64 {
+        HEADER_LEN as u64 + self.frame_bytes(number)
+    }
+
     /// All frames of a pack, as stored.
     pub(crate) fn frame_bytes(&self, number: u32) -> u64 {
         u64::from(self.packs[number as usize].about.frame_bytes)
@@ -469,11 +520,10 @@ impl Index {
         let known = |pack: &&KnownPack| pack.level == Level::Blocks;
         let bytes = map_bytes(self.by_fingerprint.capacity(), BLOCK_ENTRY_BYTES)
             + map_bytes(self.by_id.capacity(), FRAME_ENTRY_BYTES)
+            + map_bytes(self.matched.capacity(), MATCHED_ENTRY_BYTES)
             + self.loaded_frames * size_of::<Location>()
             + self.hooks.bytes()
-            + self.packs.capacity() * size_of::<KnownPack>()
-            + map_bytes(self.pack_names.capacity(), size_of::<([u8; 16], u32)>())
-            + self.runs.bytes();
+            + self.fixed_bytes();
         IndexUse {
             bytes: bytes as u64,
             packs: self.pack_numbers().count() as u64,

@@ -17,8 +17,8 @@ use crate::view::StoredDisk;
 const MAX_QUEUED: usize = 256;
 /// Blocks that are loaded in one go: few enough that who waits for one does not wait for long.
 const STEP_BLOCKS: u64 = 16 * FRAME_BLOCKS as u64;
-/// Which part of the cache one trace may fill.
-const TRACE_SHARE: u64 = 2;
+/// Which part of the cache one trace may fill, in quarters.
+const TRACE_QUARTERS: u64 = 3;
 
 /// The threads, and what they are to do.
 pub(super) struct Ahead(Arc<Shared>);
@@ -38,7 +38,28 @@ struct Queue {
 
 struct Work {
     disk: Arc<StoredDisk>,
-    blocks: Vec<Range<u64>>,
+    /// In the order in which they are wanted.
+    blocks: VecDeque<Range<u64>>,
+    /// Frames that may be loaded.
+    room: u64,
+}
+
+impl Work {
+    /// What is done in one go.
+    fn step(&mut self) -> Vec<Range<u64>> {
+        let (mut step, mut blocks) = (Vec::new(), 0);
+        while blocks < STEP_BLOCKS
+            && let Some(run) = self.blocks.pop_front()
+        {
+            let end = run.end.min(run.start + (STEP_BLOCKS - blocks));
+            if end < run.end {
+                self.blocks.push_front(end..run.end);
+            }
+            blocks += end - run.start;
+            step.push(run.start..end);
+        }
+        step
+    }
 }
 
 impl Ahead {
@@ -56,30 +77,19 @@ impl Ahead {
 
     /// What a boot will read, in its order, as far as the cache has room.
     pub(super) fn follow(&self, disk: &Arc<StoredDisk>, trace: &Trace) {
-        let mut room = disk.cache().capacity() / TRACE_SHARE / FRAME_BYTES as u64;
-        let mut step = Vec::new();
-        let mut blocks = 0;
-        for run in trace.runs() {
-            step.push(run.clone());
-            let len = run.end - run.start;
-            blocks += len;
-            room = room.saturating_sub(len.div_ceil(FRAME_BLOCKS as u64));
-            if blocks >= STEP_BLOCKS || room == 0 {
-                self.submit(disk, std::mem::take(&mut step));
-                blocks = 0;
-            }
-            if room == 0 {
-                return;
-            }
-        }
-        self.submit(disk, step);
+        let room = disk.cache().capacity() / 4 * TRACE_QUARTERS / FRAME_BYTES as u64;
+        self.submit(disk, trace.runs().iter().cloned().collect(), room);
     }
 
-    pub(super) fn submit(&self, disk: &Arc<StoredDisk>, blocks: Vec<Range<u64>>) {
+    /// As many blocks as there are, but no more frames than `room`.
+    pub(super) fn submit(&self, disk: &Arc<StoredDisk>, blocks: VecDeque<Range<u64>>, room: u64) {
         let mut queue = self.0.queue();
         if queue.work.len() < MAX_QUEUED && !blocks.is_empty() {
-            let disk = Arc::clone(disk);
-            queue.work.push_back(Work { disk, blocks });
+            queue.work.push_back(Work {
+                disk: Arc::clone(disk),
+                blocks,
+                room,
+            });
             drop(queue);
             self.0.changed.notify_all();
         }
@@ -108,15 +118,22 @@ impl Shared {
     fn run(&self) {
         let mut queue = self.queue();
         while !queue.closed {
-            let Some(work) = queue.work.pop_front() else {
+            let Some(mut work) = queue.work.pop_front() else {
                 queue = self.wait(queue);
                 continue;
             };
             queue.busy += 1;
             drop(queue);
-            work.disk.load_ahead(work.blocks);
-            drop(work.disk);
+            let step = work.step();
+            let loaded = work.disk.load_ahead(step);
+            work.room = work.room.saturating_sub(loaded);
+            let goes_on = work.room > 0 && !work.blocks.is_empty();
+            let rest = goes_on.then_some(work);
             queue = self.queue();
+            // Whoever reads in order comes in between.
+            if !queue.closed {
+                queue.work.extend(rest);
+            }
             queue.busy -= 1;
             if queue.busy == 0 {
                 self.changed.notify_all();

@@ -103,7 +103,7 @@ impl ServedDisk {
             let block = BLOCK_SIZE as u64;
             let start = (end / WINDOW + 1) * WINDOW / block;
             let blocks = start..start + WINDOW / block;
-            self.ahead.submit(&self.disk, vec![blocks]);
+            self.ahead.submit(&self.disk, [blocks].into(), u64::MAX);
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::view::StoredDisk;
 use ahead::Ahead;
 pub use disk::ServedDisk;
 pub use overlay::{Overlay, OverlayError};
-pub(crate) use trace::{MAX_TRACE_BYTES, TRACES, trace_name};
+pub(crate) use trace::{MAX_TRACE_BYTES, TRACES, check_trace, trace_name};
 pub use trace::{Trace, TraceRecorder};
 
 /// Threads that read ahead; one follows boot traces while another follows a copy.

@@ -182,6 +182,14 @@ impl Store {
     }
 }
 
+/// For fuzzing: reads bytes as a trace, behind its checksum too.
+pub(crate) fn check_trace(bytes: &[u8]) {
+    let digest = DiskDigest::from_bytes([0; 32]);
+    let _ = Trace::decode(bytes, &digest);
+    let check = blake3::derive_key(CHECK_CONTEXT, bytes);
+    let _ = Trace::decode(&[bytes, &check].concat(), &digest);
+}
+
 impl Inner {
     /// Keeps a boot trace that came along with its disk, if that is possible.
     pub(crate) fn take_trace(&self, digest: &DiskDigest, trace: &Trace) {

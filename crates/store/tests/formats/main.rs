@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use disk::export::{ExportError, Exported, Options, Stream, export};
-use disk::image::{Format, Image, Layer, Limits};
+use disk::image::{Format, Image, Layer, Limits, below, blank_layer};
 use disk::{DiskDigest, ReadAt, WriteAt, digest_of};
 use process::Command;
 use store::place::MemoryPlace;
@@ -440,4 +440,40 @@ fn a_stream_gets_the_same_bytes_as_a_file() {
             std::fs::remove_file(&streamed).expect("remove");
         }
     }
+}
+
+/// QEMU takes a layer that nothing was written to for what it is, and so do we.
+#[tokio::test]
+async fn a_blank_layer_is_the_disk_below() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (raw, file, flat) = (
+        folder.path().join("below.raw"),
+        folder.path().join("layer"),
+        folder.path().join("flat.raw"),
+    );
+    for size in [4096, 3 * MIB + 512, 2 << 40] {
+        let mut disk = FileDisk::create(&raw, size).expect("create");
+        disk.write_at(1000, b"below").expect("write");
+        let layer = blank_layer(size, text(&raw));
+        std::fs::write(&file, layer).expect("write");
+        qemu_img(&["check", "-f", "qcow2", text(&file)]).await;
+        let compared = ["compare", "-f", "qcow2", "-F", "raw"];
+        if size < 1 << 40 {
+            qemu_img(&[&compared[..], &[text(&file), text(&raw)]].concat()).await;
+        }
+        let open = || FileDisk::open(&file).expect("open");
+        assert_eq!(below(open()).expect("read").as_deref(), Some(text(&raw)));
+        let layer = Layer::open(open(), Limits::default()).expect("a layer");
+        assert_eq!(layer.size(), size);
+        assert_eq!(layer.next_written(0).expect("look"), None);
+        std::fs::remove_file(&raw).expect("remove");
+    }
+    std::fs::write(&raw, vec![7; 4096]).expect("write");
+    std::fs::write(&file, blank_layer(4096, text(&raw))).expect("write");
+    let convert = ["convert", "-f", "qcow2", "-O", "qcow2"];
+    qemu_img(&[&convert[..], &[text(&file), text(&flat)]].concat()).await;
+    let flat = FileDisk::open(&flat).expect("open");
+    assert_eq!(below(flat).expect("read"), None);
+    let no_image = FileDisk::open(&raw).expect("open");
+    assert!(below(no_image).is_err());
 }
