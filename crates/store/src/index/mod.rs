@@ -292,7 +292,8 @@ impl Index {
             level: Level::Named,
             is_covered: false,
             used: AtomicU32::new(0),
-            matched: AtomicU32::new(0),
+            // What is new belongs to what is looked for now.
+            matched: AtomicU32::new(self.clock.load(Ordering::Relaxed)),
             frames: Arc::new([]),
         });
         self.fit();
