@@ -122,10 +122,11 @@ impl Machines {
     }
 
     /// What was read of what is below, if nobody knew before what a boot reads.
-    pub(super) fn new_trace(&self, machine: &ResourceId) -> Option<(DiskDigest, Trace)> {
+    pub(super) fn new_trace(&self, machine: &ResourceId) -> Option<(Location, DiskDigest, Trace)> {
         let kept = self.lock();
         let below = kept.get(machine)?.below.as_ref()?;
-        (!below.is_traced()).then(|| (*below.digest(), below.trace()))
+        let read = || (below.region().clone(), *below.digest(), below.trace());
+        (!below.is_traced()).then(read)
     }
 
     /// Nothing below is needed any more.

@@ -606,8 +606,8 @@ async fn booted(
         () = s.until_cancelled() => return Err(StepError::canceled()),
     };
     s.log(format!("booted in {:.1} s: {}", boot.seconds, boot.state));
-    if let Some((digest, trace)) = factory.machines.new_trace(vm) {
-        factory.served.keep_trace(region, digest, trace).await;
+    if let Some((place, digest, trace)) = factory.machines.new_trace(vm) {
+        factory.served.keep_trace(&place, digest, trace).await;
     }
     os_disk::fill(factory, vm, region, &guest);
     Ok((guest, boot))

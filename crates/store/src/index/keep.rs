@@ -33,7 +33,7 @@ const MAX_WARMED: usize = 64;
 const UNNOTED_PART: usize = 4;
 /// Packs that are read for one stretch where there is no room to keep them.
 const MAX_MATCHED: usize = 128;
-/// Packs that were of use within so many stretches of each other belong together.
+/// A pack that was of use is tried again for so many stretches.
 const NEAR_STRETCHES: u32 = 32;
 /// An older list is merged with younger ones if it is no more than so many times as long: a lookup reads a page of each
 /// list, and each entry is written again as often as this for each list that there is.
@@ -190,28 +190,17 @@ impl Index {
         blocks <= self.limits.blocks / 4 * 3 && frames <= self.limits.frames / 4 * 3
     }
 
-    /// These packs, and after them others that were of use lately, or when these were last: what lies together on a disk
-    /// is mostly in the same packs, and lay together on the disk before it; a sample finds only some of them each time.
+    /// These packs, and after them others that were of use for what was looked for before: what lies together on a disk
+    /// is mostly in the same packs, and a sample finds only some of them each time.
     fn with_near(&self, mut packs: Vec<u32>) -> Vec<u32> {
-        let when = |known: &KnownPack| known.matched.load(Ordering::Relaxed);
-        let hooked = packs.iter().map(|pack| when(&self.packs[*pack as usize]));
-        let mut times: Vec<u32> = hooked.filter(|time| *time > 0).collect();
-        times.push(self.clock.load(Ordering::Relaxed));
-        times.sort_unstable();
-        let distance = |time: u32| {
-            let after = times.partition_point(|other| *other < time);
-            let around = [after.checked_sub(1), Some(after)].into_iter().flatten();
-            let around = around.filter_map(|at| times.get(at));
-            around.map(|other| other.abs_diff(time)).min()
-        };
+        let now = self.clock.load(Ordering::Relaxed);
         let mut near: Vec<(u32, u32)> = (0u32..)
             .zip(&self.packs)
             .filter(|(_, known)| known.level < Level::Blocks && known.standing < Standing::Retired)
-            .filter(|(_, known)| when(known) > 0)
-            .filter_map(|(number, known)| Some((distance(when(known))?, number)))
-            .filter(|(distance, _)| *distance <= NEAR_STRETCHES)
+            .map(|(number, known)| (known.matched.load(Ordering::Relaxed), number))
+            .filter(|(matched, _)| *matched > 0 && now - *matched <= NEAR_STRETCHES)
             .collect();
-        near.sort_unstable();
+        near.sort_unstable_by_key(|(matched, number)| (std::cmp::Reverse(*matched), *number));
         let known: HashSet<u32> = packs.iter().copied().collect();
         let near = near.into_iter().map(|(_, number)| number);
         packs.extend(near.filter(|number| !known.contains(number)));

@@ -292,8 +292,7 @@ impl Index {
             level: Level::Named,
             is_covered: false,
             used: AtomicU32::new(0),
-            // What is new belongs to what is looked for now.
-            matched: AtomicU32::new(self.clock.load(Ordering::Relaxed)),
+            matched: AtomicU32::new(0),
             frames: Arc::new([]),
         });
         self.fit();
