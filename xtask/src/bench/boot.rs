@@ -4,6 +4,7 @@
 //! The image is the golden Debian of the quickstart, which is run in a folder of its own if it was not before. The disk
 //! is served by `bullion store serve`, and its figures are what that counts.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,6 +15,7 @@ use serde_json::Value;
 
 use crate::program::Program;
 use crate::progress::Step;
+use crate::quickstart::server;
 use crate::{quickstart, workspace};
 
 const REGION: &str = "regions/south/1";
@@ -21,7 +23,6 @@ const KEY: &str = "keys/stores.key";
 const PROMPT: &str = "login:";
 /// Without acceleration on a busy host.
 const BOOT_DEADLINE: Duration = Duration::from_secs(20 * 60);
-const POLL: Duration = Duration::from_millis(200);
 const MIB: f64 = (1u64 << 20) as f64;
 
 /// What one boot read of the store, as stored.
@@ -40,7 +41,7 @@ pub fn run() -> Result<()> {
         let place = ["--data".to_owned(), folder.to_string_lossy().into_owned()];
         quickstart::command(&words.chain(place).collect::<Vec<_>>()).map(drop)
     };
-    if !data.join(REGION).join("disks").is_dir() {
+    if !data.join(REGION).join("store.bullion").is_file() {
         quickstart(&[])?;
     }
     quickstart(&["--stop"])?;
@@ -59,11 +60,8 @@ pub fn run() -> Result<()> {
 fn measure(program: &Path, data: &Path, work: &Path) -> Result<()> {
     // A copy, with no trace in it.
     let store = work.join("store");
-    let copy = [
-        "-r".as_ref(),
-        data.join(REGION).into_os_string(),
-        store.clone().into_os_string(),
-    ];
+    let from = data.join(REGION);
+    let copy: [&OsStr; 3] = ["-r".as_ref(), from.as_os_str(), store.as_os_str()];
     Program::new("cp").args(copy).stdout()?;
     let traces = store.join("traces");
     if traces.exists() {
@@ -218,15 +216,13 @@ fn machine(url: &str, console: &Path) -> Command {
 }
 
 fn wait(there: impl Fn() -> bool, child: &mut Stopped) -> Result<()> {
-    let begun = Instant::now();
-    while !there() {
-        if let Some(status) = child.0.try_wait()? {
-            bail!("it ended too early ({status})");
+    server::wait_until(BOOT_DEADLINE, "the machine or its disk", || {
+        if there() {
+            return Ok(Some(()));
         }
-        if begun.elapsed() > BOOT_DEADLINE {
-            bail!("nothing after {} s", BOOT_DEADLINE.as_secs());
+        match child.0.try_wait()? {
+            Some(status) => bail!("it ended too early ({status})"),
+            None => Ok(None),
         }
-        std::thread::sleep(POLL);
-    }
-    Ok(())
+    })
 }
