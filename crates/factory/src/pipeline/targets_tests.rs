@@ -258,7 +258,8 @@ impl FakeRegistry {
 
 /// A bucket that keeps what it is sent, by path, with what is said of it.
 async fn bucket() -> (String, Arc<Mutex<BTreeMap<String, (String, Vec<u8>)>>>) {
-    let kept: Arc<Mutex<BTreeMap<String, (String, Vec<u8>)>>> = Arc::default();
+    type Kept = BTreeMap<String, (String, Vec<u8>)>;
+    let kept: Arc<Mutex<Kept>> = Arc::default();
     let held = Arc::clone(&kept);
     let host = fake_web::serve(move |asked| {
         let mut held = held.lock().unwrap();
