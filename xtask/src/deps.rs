@@ -79,6 +79,11 @@ const PACKAGES: &[Package] = &[
     ),
     package("e2fsprogs", Purpose::Run, "formats the root partition"),
     package(
+        "gpgv",
+        Purpose::Run,
+        "checks the signatures of vendors' images",
+    ),
+    package(
         "grub-common",
         Purpose::Run,
         "grub-mkimage, which makes the boot loaders",
@@ -136,6 +141,12 @@ const PACKAGES: &[Package] = &[
         Purpose::Test,
         "the administrator's browser in examples/promote-with-az",
     ),
+    package("gpg", Purpose::Test, "signs as a vendor of images would"),
+    package(
+        "gpg-agent",
+        Purpose::Test,
+        "holds the keys that it signs with",
+    ),
     package(
         "libnbd-bin",
         Purpose::Test,
@@ -147,6 +158,11 @@ const PACKAGES: &[Package] = &[
         "the server of disks that ours is measured against",
     ),
     package(
+        "lynis",
+        Purpose::Test,
+        "a scanner that looks at finished images",
+    ),
+    package(
         "nodejs",
         Purpose::Test,
         "runs the npm SDK, which the tests drive",
@@ -155,6 +171,11 @@ const PACKAGES: &[Package] = &[
         "npm",
         Purpose::Test,
         "installs the npm SDK, which the tests drive",
+    ),
+    package(
+        "openscap-scanner",
+        Purpose::Test,
+        "a scanner that looks at finished images",
     ),
     package(
         "openssl",

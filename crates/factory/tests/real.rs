@@ -38,6 +38,10 @@ DypP74BCdXLyC5/EFVl/JfnVsJZTp6B3a6R7Mhw=
 const VM_WRITE: &str = "Microsoft.Compute/virtualMachines/write";
 const VM_DELETE: &str = "Microsoft.Compute/virtualMachines/delete";
 
+/// A benchmark of two rules, one of which no image keeps.
+const SCAP: &str = include_str!("fixtures/scap.xml");
+const BROKEN_RULE: &str = "xccdf_example_rule_nowhere";
+
 /// The template; `last_check` runs in the machine, started with `firmware`.
 fn template(world: &World, version: &str, firmware: &str, last_check: &str) -> Value {
     let harden = "mkdir -p /etc/ssh/sshd_config.d
@@ -79,6 +83,41 @@ echo 'PermitRootLogin no' > /etc/ssh/sshd_config.d/10-hardening.conf";
         "vmProfile": { "osDiskSizeGB": 2 },
         "buildTimeoutInMinutes": 60,
     })
+}
+
+/// The template whose checks pass, with scanners that look at the disk first.
+fn scanned(world: &World) -> Value {
+    let folder = world.folder.path().join("scap");
+    std::fs::create_dir_all(&folder).expect("make a folder");
+    std::fs::write(folder.join("images.xml"), SCAP).expect("write a file");
+    let mut properties = template(world, "latest", "Bios", "true");
+    let checks = properties["validate"]["inVMValidations"].as_array_mut();
+    checks.expect("checks").extend([
+        json!({
+            "type": "Bullion.OpenScap", "name": "images", "content": "images.xml",
+            "profile": "xccdf_example_profile_standard",
+            "failsFrom": "Medium", "rules": { BROKEN_RULE: "Warn" },
+        }),
+        // Of a system that does not run it thinks that it should be restarted.
+        json!({
+            "type": "Bullion.Lynis", "name": "lynis", "minScore": 30,
+            "rules": { "KRNL-5830": "Warn", "LOGG-2138": "Warn" },
+        }),
+    ]);
+    properties
+}
+
+/// What the scanners found is what is true of the disk.
+fn scanners_saw_it(record: &RunProperties) {
+    let detail = |name: &str| {
+        let step = record.steps.iter().find(|step| step.name == name);
+        step.expect("a scan").detail.clone()
+    };
+    let images = detail("scan images");
+    assert_eq!(images["passed"], 1, "it is Debian: {images}");
+    assert_eq!(images["broken"][0]["rule"], BROKEN_RULE, "{images}");
+    let lynis = detail("scan lynis");
+    assert!(lynis["passed"].as_u64() > Some(50), "{lynis}");
 }
 
 /// The real tools on a world's folder; machines as given, or QEMU.
@@ -181,9 +220,7 @@ async fn one_real_image() {
     assert_eq!(passed.count(), 3, "{}", test.detail);
     assert!(world.versions().await.is_empty());
 
-    world
-        .set_template(template(&world, "latest", "Bios", "true"))
-        .await;
+    world.set_template(scanned(&world)).await;
     let started = Instant::now();
     let (begun, job) = world.run(&factory).await;
     let record = world.record(&begun.run).await;
@@ -199,6 +236,7 @@ async fn one_real_image() {
             .all(|step| step.state == StepState::Succeeded)
     );
     assert_eq!(how(&record, Stage::Source, "base"), Some(How::Found));
+    scanners_saw_it(&record);
     assert_eq!(how(&record, Stage::Tattoo, "write"), Some(How::Found));
     assert_eq!(how(&record, Stage::Test, "bios"), Some(How::Run));
     assert_eq!(world.versions().await, ["1.0.0"]);

@@ -212,6 +212,17 @@ impl Customizer {
         }
     }
 
+    /// Stands for a scan where the executor names what it works on.
+    pub(super) fn of_scan(name: &str) -> Self {
+        Customizer {
+            name: name.to_owned(),
+            action: Action::Shell {
+                lines: Vec::new(),
+                secrets: Vec::new(),
+            },
+        }
+    }
+
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name

@@ -65,6 +65,9 @@ pub enum BuildError {
     )]
     SecretLeft { customizer: String, secret: String },
 
+    #[error("what the scanner of `{scan}` wrote cannot be used: {reason}")]
+    BadScan { scan: String, reason: String },
+
     #[error("a {kind} customizer needs a Windows guest, and this image is none")]
     NeedsWindows { kind: String },
 

@@ -27,7 +27,7 @@ use super::secrets::{Redacted, SecretValue};
 
 /// Lines of output kept for the error and the outcome.
 const TAIL_LINES_MAX: usize = 40;
-const STEP_PREFIX: &str = "step-";
+pub(super) const STEP_PREFIX: &str = "step-";
 const CERTIFICATE_FOLDER: &str = "usr/local/share/ca-certificates";
 const CERTIFICATE_MODE: u32 = 0o644;
 const PLAIN_MODE: u32 = 0o644;
@@ -114,6 +114,10 @@ impl TreeExecutor {
             work: work.to_owned(),
             program,
         })
+    }
+
+    pub(super) fn work(&self) -> &Path {
+        &self.work
     }
 
     /// What would stop every build here, found before one starts.
@@ -296,7 +300,7 @@ fn command_line(
 }
 
 /// The layer that a customizer writes, in the folder of its step.
-const UPPER: &str = "upper";
+pub(super) const UPPER: &str = "upper";
 /// The layer of fetching packages, which is thrown away.
 const FETCH_UPPER: &str = "fetch-upper";
 
@@ -334,12 +338,12 @@ async fn finish(
 }
 
 /// One customizer under way.
-struct Step<'a> {
-    executor: &'a TreeExecutor,
-    parent: &'a ParentDisk,
-    customizer: &'a Customizer,
-    context: &'a BuildContext,
-    folder: &'a Path,
+pub(super) struct Step<'a> {
+    pub(super) executor: &'a TreeExecutor,
+    pub(super) parent: &'a ParentDisk,
+    pub(super) customizer: &'a Customizer,
+    pub(super) context: &'a BuildContext,
+    pub(super) folder: &'a Path,
 }
 
 impl Step<'_> {
@@ -500,7 +504,7 @@ impl Step<'_> {
         Ok(debs.len())
     }
 
-    fn job(&self, arguments: &[&str], network: Network) -> Result<Job, BuildError> {
+    pub(super) fn job(&self, arguments: &[&str], network: Network) -> Result<Job, BuildError> {
         let root = self.parent.root();
         let top = root.read(self.parent.disk(), |tree| tree.entry(b""))?;
         let top = top.ok_or_else(|| BuildError::BadParent {
@@ -513,7 +517,7 @@ impl Step<'_> {
     }
 
     /// Runs the job and answers the tail of its output.
-    async fn sandbox(&self, job: Job, upper: &str) -> Result<Vec<String>, BuildError> {
+    pub(super) async fn sandbox(&self, job: Job, upper: &str) -> Result<Vec<String>, BuildError> {
         let customizer = self.customizer.name().to_owned();
         let tail = Arc::new(Mutex::new(VecDeque::new()));
         let sink = {

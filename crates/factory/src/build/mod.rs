@@ -21,6 +21,7 @@ mod machine;
 mod normalise;
 mod optimise;
 pub mod sandbox;
+mod scanner;
 mod secrets;
 
 pub use block::{ParentDisk, RootFs};
@@ -34,4 +35,5 @@ pub(crate) use generalise::{GENERALISE_FORMAT, records as generalise};
 pub use machine::MachineBuild;
 pub(crate) use optimise::{OPTIMISE_FORMAT, zero_free_space};
 pub use sandbox::SandboxProgram;
+pub use scanner::{Broken, SCAN_FORMAT as SCANNER_FORMAT, Scanned, Scanner};
 pub use secrets::{Redacted, SecretError, SecretValue, Secrets};

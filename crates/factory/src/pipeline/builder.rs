@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::build::{BuildContext, BuildError, Customizer, ParentDisk, StepOutcome, TreeExecutor};
+use crate::build::{
+    BuildContext, BuildError, Customizer, ParentDisk, Scanned, Scanner, StepOutcome, TreeExecutor,
+};
 
 /// Turns a parent disk and a customizer into changed blocks.
 #[async_trait::async_trait]
@@ -13,6 +15,18 @@ pub trait Builder: Send + Sync {
         customizer: &Customizer,
         context: &BuildContext,
     ) -> Result<StepOutcome, BuildError>;
+
+    /// The name and version of what would look at a disk.
+    async fn scanner_version(&self, scanner: &Scanner) -> Result<String, BuildError>;
+
+    /// Has a scanner look at a disk.
+    async fn scan(
+        &self,
+        disk: Arc<ParentDisk>,
+        scanner: &Scanner,
+        name: &str,
+        context: &BuildContext,
+    ) -> Result<Scanned, BuildError>;
 }
 
 #[async_trait::async_trait]
@@ -25,6 +39,20 @@ impl Builder for TreeExecutor {
     ) -> Result<StepOutcome, BuildError> {
         self.run(parent, customizer, context).await
     }
+
+    async fn scanner_version(&self, scanner: &Scanner) -> Result<String, BuildError> {
+        scanner.version().await
+    }
+
+    async fn scan(
+        &self,
+        disk: Arc<ParentDisk>,
+        scanner: &Scanner,
+        name: &str,
+        context: &BuildContext,
+    ) -> Result<Scanned, BuildError> {
+        TreeExecutor::scan(self, disk, scanner, name, context).await
+    }
 }
 
 /// A builder for tests: every customizer becomes a file with its inputs in it, written by the real
@@ -35,6 +63,8 @@ pub struct FakeBuilder {
     pub built: std::sync::Mutex<Vec<String>>,
     /// Name of a customizer that fails.
     pub failing: std::sync::Mutex<Option<String>>,
+    /// What every scanner finds, and how often one was asked.
+    pub scanned: std::sync::Mutex<(Scanned, usize)>,
 }
 
 #[cfg(any(test, feature = "testing"))]
@@ -45,6 +75,7 @@ impl FakeBuilder {
             executor: TreeExecutor::new(work, program)?,
             built: std::sync::Mutex::default(),
             failing: std::sync::Mutex::default(),
+            scanned: std::sync::Mutex::default(),
         })
     }
 }
@@ -88,5 +119,24 @@ impl Builder for FakeBuilder {
         };
         let stand_in = Customizer::new(name, action)?;
         self.executor.run(parent, &stand_in, context).await
+    }
+
+    async fn scanner_version(&self, _: &Scanner) -> Result<String, BuildError> {
+        Ok("a fake scanner 1".to_owned())
+    }
+
+    async fn scan(
+        &self,
+        _: Arc<ParentDisk>,
+        _: &Scanner,
+        _: &str,
+        _: &BuildContext,
+    ) -> Result<Scanned, BuildError> {
+        let mut scanned = self
+            .scanned
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        scanned.1 += 1;
+        Ok(scanned.0.clone())
     }
 }

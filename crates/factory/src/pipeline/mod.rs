@@ -14,6 +14,9 @@ mod rebuild_tests;
 mod recipe;
 mod record;
 mod run;
+mod scans;
+#[cfg(test)]
+mod scans_tests;
 mod stages;
 mod statements;
 mod steps;
@@ -28,6 +31,7 @@ pub use builder::FakeBuilder;
 pub use disks::{CheckoutError, WorkDisk, WorkDisks};
 pub use kept::KeptMachines;
 pub(crate) use origin::newest;
+pub(crate) use prove::Proofs;
 pub use rebuild::{Base, VERIFY_ACTION, VerifyBuild, VerifyInput, verify_exclusive};
 pub(crate) use recipe::firmware;
 pub use recipe::{
@@ -38,5 +42,6 @@ pub use recipe::{
 pub use record::RUN_TYPE;
 pub(crate) use record::change;
 pub use run::{Begun, BuildRun, BuildRunInput, RunUndo, exclusive};
+pub(crate) use scans::ScanReport;
 pub(crate) use stages::bring as replicate_to;
 pub(crate) use steps::{blocking, chain, failed, store_failed};

@@ -10,11 +10,12 @@ use serde_json::json;
 use store::{Store, Trace};
 use wire::Location;
 use wire::factory::Stage;
-use wire::template::OnBuildError;
+use wire::template::{OnBuildError, Validator};
 
 use super::kept::KeptMachine;
 use super::recipe::Target;
 use super::run::{Named, Run};
+use super::scans::ScanReport;
 use super::stages::{BoxFuture, Cx, Resolved, present};
 use super::steps::{Shown, StepDisk, blocking, failed, store_failed, test_name};
 use crate::publish::{self, Allocation, VERSION_READ};
@@ -39,6 +40,13 @@ pub(super) struct Tattooed {
 pub(super) struct Allocated {
     pub numbers: Vec<Allocation>,
     pub date: String,
+}
+
+/// What was found out about a finished disk.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Proofs {
+    pub reports: Vec<TestReport>,
+    pub scans: Vec<ScanReport>,
 }
 
 /// What a step about a gallery is called; the first one needs no name.
@@ -231,15 +239,17 @@ impl Run {
     pub(super) async fn test(
         &mut self,
         cx: &mut Cx,
-        home: &Location,
+        resolved: &Resolved,
+        home: &Arc<Store>,
         tattooed: &Tattooed,
-    ) -> Result<Vec<TestReport>, JobError> {
+    ) -> Result<Proofs, JobError> {
+        let scans = self.scanners(cx, resolved, home, tattooed).await?;
         let mut reports = Vec::new();
         for firmware in self.recipe.firmwares.clone() {
-            let inputs = (tattooed.disk.digest, &self.recipe.validators, firmware);
+            let inputs = (tattooed.disk.digest, &self.in_machine(), firmware);
             let key = step_key("test", TEST_FORMAT, &inputs);
             let name = test_name(firmware);
-            let action = self.boot(home, tattooed, firmware);
+            let action = self.boot(&resolved.home(), tattooed, firmware);
             let report: TestReport = self
                 .step(
                     cx,
@@ -250,7 +260,13 @@ impl Run {
                 .await?;
             reports.push(report);
         }
-        Ok(reports)
+        Ok(Proofs { reports, scans })
+    }
+
+    /// The checks that are made in a machine.
+    fn in_machine(&self) -> Vec<Validator> {
+        let validators = self.recipe.validators.iter();
+        validators.filter(|one| !one.is_scan()).cloned().collect()
     }
 
     fn boot(
@@ -261,7 +277,7 @@ impl Run {
     ) -> impl FnOnce(StepHandle, Shown) -> BoxFuture<TestReport> + Send + use<> {
         let (factory, home) = (Arc::clone(&self.factory), home.clone());
         let (digest, tattoo) = (tattooed.disk.digest, tattooed.tattoo.clone());
-        let validators = self.recipe.validators.clone();
+        let validators = self.in_machine();
         let keeps = self.recipe.on_validation_error == OnBuildError::Abort;
         let (run, template) = (self.input.run.clone(), self.input.template.clone());
         move |handle, shown| {

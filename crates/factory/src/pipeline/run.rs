@@ -14,9 +14,10 @@ use wire::factory::Stage;
 use wire::{ProvisioningState, ResourceId, TenantId};
 
 use super::distribute::{Finished, region_step};
-use super::prove::{Allocated, Tattooed, gallery_step};
+use super::prove::{Allocated, Proofs, Tattooed, gallery_step};
 use super::recipe::{Executor, Recipe, RecipeSource};
 use super::record::{self, RUN_TYPE, RunRecord, journal_name};
+use super::scans::scan_name;
 use super::stages::{MACHINE_STEP, Resolved};
 use super::steps::StepDisk;
 use super::steps::{self, Guard, Shown};
@@ -230,7 +231,7 @@ impl Run {
         let home = home.map_err(|error| steps::failed("RegionNotFound", &error))?;
         let base = self.base(cx, &resolved, &home).await?;
         if self.recipe.source_only {
-            return self.prove_source(cx, &resolved, base).await;
+            return self.prove_source(cx, &resolved, &home, base).await;
         }
         let from = base.digest;
         let built = self.build(cx, &resolved, &home, base).await?;
@@ -240,17 +241,18 @@ impl Run {
             .tattoo(cx, &resolved, &home, &built, &allocated)
             .await?;
         self.scan(cx, &resolved, &home, &tattooed).await?;
-        let (reports, unproven) = match self.test(cx, &resolved.home(), &tattooed).await {
-            Ok(reports) => (reports, None),
+        let (proofs, unproven) = match self.test(cx, &resolved, &home, &tattooed).await {
+            Ok(proofs) => (proofs, None),
             Err(JobError::Failed { failure, .. })
                 if self.recipe.distribute_unproven && failure.code == VALIDATION_FAILED =>
             {
-                (Vec::new(), Some(failure))
+                (Proofs::default(), Some(failure))
             }
             Err(error) => return Err(error),
         };
-        let boot_seconds = reports.first().map_or(0.0, |report| report.boot_seconds);
-        self.prove(cx, &resolved, &home, (&from, &tattooed), reports)
+        let first = proofs.reports.first();
+        let boot_seconds = first.map_or(0.0, |report| report.boot_seconds);
+        self.prove(cx, &resolved, &home, (&from, &tattooed), proofs)
             .await?;
         let finished = Finished {
             resolved: &resolved,
@@ -285,6 +287,7 @@ impl Run {
         &mut self,
         cx: &mut JobContext<RunUndo>,
         resolved: &Resolved,
+        home: &Arc<store::Store>,
         base: StepDisk,
     ) -> Result<Value, JobError> {
         let nothing = Allocated {
@@ -295,8 +298,11 @@ impl Run {
             tattoo: self.record_of(resolved, &base, &nothing),
             disk: base,
         };
-        let reports = self.test(cx, &resolved.home(), &tattooed).await?;
-        let boot_seconds = reports.first().map_or(0.0, |report| report.boot_seconds);
+        let proofs = self.test(cx, resolved, home, &tattooed).await?;
+        let boot_seconds = proofs
+            .reports
+            .first()
+            .map_or(0.0, |report| report.boot_seconds);
         Ok(json!({
             "message": "",
             "outputs": {
@@ -316,6 +322,9 @@ impl Run {
         ];
         let tests = recipe.firmwares.iter();
         let tests = tests.map(|firmware| (Stage::Test, steps::test_name(*firmware)));
+        let scans = recipe.validators.iter().filter(|one| one.is_scan());
+        let scans = scans.map(|one| (Stage::Test, scan_name(one)));
+        let tests: Vec<_> = scans.chain(tests).collect();
         if recipe.source_only {
             plan.extend(tests);
             return plan;

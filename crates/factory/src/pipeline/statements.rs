@@ -9,17 +9,16 @@ use jobs::{JobContext, JobError, StepHandle, step_key};
 use store::Store;
 use wire::factory::Stage;
 
-use super::prove::Tattooed;
+use super::prove::{Proofs, Tattooed};
 use super::rebuild::BuildRecord;
 use super::run::{Named, Run, RunUndo};
 use super::stages::Resolved;
 use super::steps::{Shown, blocking, failed, store_failed};
 use crate::prove::{self, Proven, Story};
-use crate::test::TestReport;
 
 const STATEMENTS_WRITE: &str = "Bullion.Factory/statements/write";
 /// Raised when statements say more, so that they are made again.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
 impl Run {
     /// Signs and keeps statements about the disk.
@@ -29,7 +28,7 @@ impl Run {
         resolved: &Resolved,
         home: &Arc<Store>,
         (base, tattooed): (&DiskDigest, &Tattooed),
-        tests: Vec<TestReport>,
+        proofs: Proofs,
     ) -> Result<(), JobError> {
         // What was brought here, or was built without an archive, has no story that is known to its beginning.
         let Some(pin) = resolved.source.pin.clone().filter(|_| resolved.is_built()) else {
@@ -49,7 +48,7 @@ impl Run {
                 .iter()
                 .map(|customizer| customizer.name().to_owned())
                 .collect(),
-            tests,
+            proofs,
             record: BuildRecord::of(self, resolved, base, &tattooed.tattoo)?,
             started: self.started().to_owned(),
         };

@@ -162,6 +162,11 @@ impl Problems {
                     format!("name 1 to {VALIDATORS_MAX} checks"),
                 );
                 for (index, validator) in validators.iter().enumerate() {
+                    if validator.is_scan() {
+                        let message = "scanners look at a disk before it is published; have the template ask for them";
+                        let path = format!("{path}.validators[{index}]");
+                        self.unless(false, &path, message.to_owned());
+                    }
                     if let Some((message, hint)) = reason_against(validator) {
                         let path = format!("{path}.validators[{index}]");
                         self.unless(false, &path, format!("{message} ({hint})"));

@@ -27,9 +27,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::build::{BuildError, RootFs};
+use crate::pipeline::{Proofs, ScanReport};
 use crate::source::Pin;
 use crate::tattoo::{TATTOO_PATH, Tattoo};
-use crate::test::TestReport;
 
 /// Says how the parameters of a provenance are to be read; raised when that changes.
 const BUILD_TYPE: &str = "urn:bullion:build:1";
@@ -91,7 +91,7 @@ pub(crate) struct Story {
     pub template: String,
     pub run: String,
     pub customizers: Vec<String>,
-    pub tests: Vec<TestReport>,
+    pub proofs: Proofs,
     /// What the disk can be built from again.
     pub record: Value,
     /// RFC 3339, in UTC.
@@ -124,7 +124,7 @@ pub(crate) async fn keep(
             PredicateType::Provenance,
             history(story, key, &now.to_string())?,
         ),
-        (TESTS, PredicateType::TestResult, results(&story.tests)),
+        (TESTS, PredicateType::TestResult, results(&story.proofs)),
         (TATTOO, PredicateType::Tattoo, record(&story.tattoo)),
         (RECORD, PredicateType::BuildRecord, story.record.clone()),
     ];
@@ -263,8 +263,22 @@ fn record(tattoo: &Tattoo) -> Value {
     json!({ "path": TATTOO_PATH, "record": crate::publish::tattoo_map(tattoo) })
 }
 
+/// What a scanner said, but for the rules that were kept.
+fn scan_result(scan: &ScanReport) -> Value {
+    json!({
+        "name": scan.name,
+        "annotations": {
+            "scanner": scan.scanner,
+            "score": scan.found.score,
+            "passedRules": scan.found.passed,
+            "notApplicableRules": scan.found.not_applicable,
+            "brokenRules": scan.found.broken,
+        },
+    })
+}
+
 /// As in-toto's test-result predicate has it.
-fn results(reports: &[TestReport]) -> Value {
+fn results(Proofs { reports, scans }: &Proofs) -> Value {
     let named = |passed: bool| -> Vec<String> {
         let checks = reports.iter().flat_map(|report| {
             report
@@ -273,7 +287,11 @@ fn results(reports: &[TestReport]) -> Value {
                 .filter(move |check| check.passed == passed)
                 .map(|check| format!("{:?}: {}", report.firmware, check.name))
         });
-        checks.collect()
+        let scanned = scans.iter().flat_map(|scan| &scan.checks);
+        let scanned = scanned.filter(|check| check.passed == passed);
+        checks
+            .chain(scanned.map(|check| check.name.clone()))
+            .collect()
     };
     let failed = named(false);
     let configuration: Vec<Value> = reports
@@ -284,6 +302,7 @@ fn results(reports: &[TestReport]) -> Value {
                 "annotations": { "bootSeconds": report.boot_seconds },
             })
         })
+        .chain(scans.iter().map(scan_result))
         .collect();
     json!({
         // A version that is distributed although it was refused has no report to show, and has not passed.
@@ -297,6 +316,7 @@ fn results(reports: &[TestReport]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test::TestReport;
 
     #[test]
     fn what_was_not_tested_has_not_passed() {
@@ -306,11 +326,12 @@ mod tests {
             state: machine::SystemState::Running,
             checks: Vec::new(),
         };
-        let check = |reports: &[TestReport], expected: &str| {
-            assert_eq!(results(reports)["result"], expected);
+        let check = |reports: Vec<TestReport>, expected: &str| {
+            let scans = Vec::new();
+            assert_eq!(results(&Proofs { reports, scans })["result"], expected);
         };
-        check(&[], "FAILED");
-        check(&[report], "PASSED");
+        check(Vec::new(), "FAILED");
+        check(vec![report], "PASSED");
     }
 
     #[test]

@@ -2,13 +2,15 @@
 //! answers is not trusted: it is only compared and shown.
 
 use machine::ExecOutput;
-use wire::template::Validator;
+use wire::template::{ScanLimits, Validator};
 
 use super::facts;
 use crate::tattoo::{TATTOO_PATH, Tattoo};
 
 const SCRIPT_BYTES_MAX: usize = 64 << 10;
 const NAME_BYTES_MAX: usize = 128;
+const RULES_MAX: usize = 1000;
+const RULE_BYTES_MAX: usize = 300;
 
 /// Why a check cannot be carried out as it is written, and what would be right.
 pub fn reason_against(validator: &Validator) -> Option<(String, &'static str)> {
@@ -56,7 +58,30 @@ pub fn reason_against(validator: &Validator) -> Option<(String, &'static str)> {
         }),
         Validator::Tattoo { .. } => None,
         Validator::Facts { facts, .. } => facts::parse(facts).err(),
+        Validator::OpenScap {
+            content, profile, ..
+        } if !word(content, b"._-") || !(profile.is_empty() || word(profile, b"._:-")) => Some((
+            "the content or profile of a scan is not one".to_owned(),
+            "name a file like `ssg-debian12-ds.xml`, and a profile by its id",
+        )),
+        Validator::OpenScap { limits, .. } | Validator::Lynis { limits, .. } => {
+            reason_against_limits(limits)
+        }
     }
+}
+
+fn reason_against_limits(limits: &ScanLimits) -> Option<(String, &'static str)> {
+    let scored = limits
+        .min_score
+        .is_none_or(|score| (0.0..=100.0).contains(&score));
+    let few = limits.rules.len() <= RULES_MAX;
+    let short = limits.rules.keys().all(|id| id.len() <= RULE_BYTES_MAX);
+    (!(scored && few && short)).then(|| {
+        (
+            "the limits of a scan are none".to_owned(),
+            "give `minScore` from 0 to 100, and at most 1000 `rules` by their ids",
+        )
+    })
 }
 
 /// The line for the machine's shell.
@@ -73,9 +98,11 @@ pub(super) fn command(validator: &Validator) -> String {
             )
         }
         // Refused before a machine is started, and facts are asked one by one.
-        Validator::PowerShell { .. } | Validator::File { .. } | Validator::Facts { .. } => {
-            "false".to_owned()
-        }
+        Validator::PowerShell { .. }
+        | Validator::File { .. }
+        | Validator::Facts { .. }
+        | Validator::OpenScap { .. }
+        | Validator::Lynis { .. } => "false".to_owned(),
         Validator::SshdOption { .. } => "sudo /usr/sbin/sshd -T".to_owned(),
         Validator::Tattoo { .. } => format!("cat {TATTOO_PATH}"),
     }
@@ -100,6 +127,8 @@ pub(super) fn judge(validator: &Validator, output: &ExecOutput, tattoo: &Tattoo)
         | Validator::Service { .. }
         | Validator::File { .. }
         | Validator::Facts { .. }
+        | Validator::OpenScap { .. }
+        | Validator::Lynis { .. }
         | Validator::PowerShell { .. } => (true, format!("{}{}", output.stdout, output.stderr)),
         Validator::SshdOption { option, value, .. } => sshd_option(&output.stdout, option, value),
         Validator::Tattoo { .. } => compare(&output.stdout, tattoo),

@@ -215,6 +215,9 @@ pub async fn affected(server: Arc<Server>, call: Call) -> Result<Reply, ArmError
             hits(&server, &call.permit, &names, found).await?
         }
     };
+    if hits.is_empty() {
+        return Ok(Reply::ok(json!({ "value": [] })));
+    }
     let machines = machines_by_version(&server, &call.permit).await?;
     let versions = listed(&server, &call.permit, versions::KIND).await?;
     let value: Vec<Value> = versions

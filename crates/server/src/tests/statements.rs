@@ -1,7 +1,10 @@
 //! What is known of a version's disk: statements that are checked before they are shown, packages, and what is affected.
 
 use access::{Action, Permit, SystemReason};
-use catalog::{SqliteCatalog, Statements as _, StoredBill, StoredPackage, StoredStatement};
+use catalog::{
+    Catalog as _, Draft, Precondition, SqliteCatalog, Statements as _, StoredBill, StoredPackage,
+    StoredStatement,
+};
 use jiff::Timestamp;
 use provenance::{IN_TOTO_PAYLOAD, PredicateType, SigningKey, Statement, Subject, disk_digest_set};
 use serde_json::{Value, json};
@@ -193,4 +196,67 @@ async fn what_is_affected_is_found_by_package_and_by_advisory() {
     check("cve-2026-1", 200, r#""fixed":"3.0.15-1""#).await;
     check("CVE-2026-2", 404, "No advisory is called").await;
     check("", 400, "neither an advisory").await;
+}
+
+/// Versions of as many disks, each with packages that most of them share.
+const MANY_VERSIONS: usize = 300;
+const PACKAGES_EACH: usize = 20;
+/// Every so many versions the flaw is in.
+const FLAWED_EACH: usize = 10;
+
+#[tokio::test]
+async fn many_versions_are_asked_at_once() {
+    let (site, version) = with_version().await;
+    let (catalog, _) = kept(&site).await;
+    let permit = |id: &ResourceId| {
+        let write = Action::new("Microsoft.Compute/galleries/images/versions/write");
+        Permit::system(SystemReason::Install, write, id.clone(), site.tenant)
+    };
+    let parent = ResourceId::parse(version.rsplit_once("/versions/").unwrap().0).unwrap();
+    let package = |name: &str, version: &str| StoredPackage {
+        name: name.into(),
+        source: name.into(),
+        body: json!({ "name": name, "version": version, "architecture": "amd64", "source": name,
+            "sourceVersion": version })
+        .to_string(),
+    };
+    let shared = (1..PACKAGES_EACH).map(|number| package(&format!("lib{number}"), "1.0-1"));
+    let shared: Vec<StoredPackage> = shared.collect();
+    for number in 0..MANY_VERSIONS {
+        let id = parent.child("versions", &format!("2.0.{number}")).unwrap();
+        let digest = format!("bd1:{number:064x}");
+        let properties = json!({
+            "publishingProfile": { "targetRegions": [{ "name": "north", "regionalReplicaCount": 1 }] },
+            "storageProfile": { "osDiskImage": { "sizeInGB": 2 } },
+            "bullion": { "diskDigest": digest, "logicalBytes": 2_147_483_648_u64 },
+        });
+        let draft = Draft::new(properties).location("north");
+        let stored = catalog.put(&permit(&id), draft, Precondition::None).await;
+        stored.expect("a version");
+        let flawed = number % FLAWED_EACH == 0;
+        let mut packages = shared.clone();
+        packages.push(package(
+            "openssl",
+            if flawed { "3.0.14-1" } else { "3.0.15-1" },
+        ));
+        let bill = StoredBill {
+            system: DEBIAN.into(),
+            packages,
+        };
+        let done = catalog.keep_bill(&permit(&id), &digest, &bill).await;
+        done.expect("a bill");
+    }
+    let subscription = GROUP.split("/resourceGroups").next().unwrap();
+    let check = async |query: &str, expected: usize| {
+        let path = format!(
+            "{subscription}/providers/Bullion.Factory/affected?api-version=2026-11-01&query={query}"
+        );
+        let seen = site.get(&path).await;
+        assert_eq!(seen.status, 200, "{query}: {:?}", seen.body);
+        assert_eq!(seen.body["value"].as_array().unwrap().len(), expected);
+    };
+    check("openssl%3C3.0.15-1", MANY_VERSIONS / FLAWED_EACH).await;
+    check("openssl%3C3.0.14-1", 0).await;
+    check("lib7", MANY_VERSIONS).await;
+    check("bash", 0).await;
 }

@@ -201,6 +201,26 @@ const VALIDATORS: &[(&str, &[Field])] = &[
     ),
     ("Bullion.Tattoo", &[("name", Any)]),
     ("Bullion.Facts", &[("name", Any), ("facts", Any)]),
+    (
+        "Bullion.OpenScap",
+        &[
+            ("name", Any),
+            ("content", Any),
+            ("profile", Any),
+            ("failsFrom", Any),
+            ("rules", Any),
+            ("minScore", Any),
+        ],
+    ),
+    (
+        "Bullion.Lynis",
+        &[
+            ("name", Any),
+            ("failsFrom", Any),
+            ("rules", Any),
+            ("minScore", Any),
+        ],
+    ),
 ];
 
 const ERROR_HANDLING: &[Field] = &[("onCustomizerError", Any), ("onValidationError", Any)];

@@ -354,6 +354,60 @@ pub enum Validator {
         /// By kind, then by name: what shall be true.
         facts: Value,
     },
+    /// Passes when OpenSCAP finds no rule of a profile broken that counts. It looks at the finished disk.
+    #[serde(rename = "Bullion.OpenScap", rename_all = "camelCase")]
+    OpenScap {
+        #[serde(default)]
+        name: String,
+        /// File name of a SCAP data stream or XCCDF benchmark that the server has.
+        content: String,
+        /// Id of one of its profiles; the benchmark as it is, if empty.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        profile: String,
+        #[serde(flatten)]
+        limits: ScanLimits,
+    },
+    /// Passes when lynis finds nothing that counts. It looks at the finished disk.
+    #[serde(rename = "Bullion.Lynis", rename_all = "camelCase")]
+    Lynis {
+        #[serde(default)]
+        name: String,
+        #[serde(flatten)]
+        limits: ScanLimits,
+    },
+}
+
+/// What of a scanner's findings makes its check fail.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScanLimits {
+    /// Broken rules from this severity on.
+    #[serde(default)]
+    pub fails_from: Severity,
+    /// Rules that are judged in another way, by their ids.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rules: BTreeMap<String, RuleVerdict>,
+    /// Of 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_score: Option<f64>,
+}
+
+/// How serious a broken rule is. Of lynis, a warning is high and a suggestion low.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Severity {
+    Low,
+    Medium,
+    #[default]
+    High,
+}
+
+/// What a broken rule does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RuleVerdict {
+    /// The check fails, whatever the severity.
+    Fail,
+    /// It is told.
+    Warn,
 }
 
 impl Validator {
@@ -365,8 +419,15 @@ impl Validator {
             | Self::Service { name, .. }
             | Self::SshdOption { name, .. }
             | Self::Facts { name, .. }
+            | Self::OpenScap { name, .. }
+            | Self::Lynis { name, .. }
             | Self::Tattoo { name } => name,
         }
+    }
+
+    /// Whether it looks at the finished disk, and not into a machine.
+    pub const fn is_scan(&self) -> bool {
+        matches!(self, Self::OpenScap { .. } | Self::Lynis { .. })
     }
 
     pub const fn kind(&self) -> &'static str {
@@ -378,6 +439,8 @@ impl Validator {
             Self::SshdOption { .. } => "Bullion.SshdOption",
             Self::Tattoo { .. } => "Bullion.Tattoo",
             Self::Facts { .. } => "Bullion.Facts",
+            Self::OpenScap { .. } => "Bullion.OpenScap",
+            Self::Lynis { .. } => "Bullion.Lynis",
         }
     }
 }
