@@ -187,7 +187,7 @@ pub async fn start_with(
         scans: Scans::default(),
         tokens: tokens_of(&catalog, &folder).await?,
         blobs,
-        fetch_hosts: settings.reach.hosts.clone(),
+        fetch_hosts: settings.reach.hosts,
         issuers,
         attempts: Attempts::default(),
         hashing: state::hashing(),
@@ -199,8 +199,12 @@ pub async fn start_with(
         room: Room::new(settings.limits),
     });
     let cables = Cables::serve(Arc::clone(&server), stopped.clone());
-    let complying = follow(comply, stopped.clone());
-    let serving = listen::run(listener, identity.config, app::router(server), stopped);
+    let serving = listen::run(
+        listener,
+        identity.config,
+        app::router(server),
+        stopped.clone(),
+    );
     note_running(&folder, &url)?;
     let running = Running {
         url,
@@ -209,7 +213,7 @@ pub async fn start_with(
         address,
         stop,
         listener: tokio::spawn(serving),
-        complying,
+        complying: follow(comply, stopped),
         recording,
         cables,
         engine,

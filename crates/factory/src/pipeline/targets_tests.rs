@@ -256,10 +256,12 @@ impl FakeRegistry {
     }
 }
 
+/// By path: what is said of it, and its bytes.
+type Objects = BTreeMap<String, (String, Vec<u8>)>;
+
 /// A bucket that keeps what it is sent, by path, with what is said of it.
-async fn bucket() -> (String, Arc<Mutex<BTreeMap<String, (String, Vec<u8>)>>>) {
-    type Kept = BTreeMap<String, (String, Vec<u8>)>;
-    let kept: Arc<Mutex<Kept>> = Arc::default();
+async fn bucket() -> (String, Arc<Mutex<Objects>>) {
+    let kept: Arc<Mutex<Objects>> = Arc::default();
     let held = Arc::clone(&kept);
     let host = fake_web::serve(move |asked| {
         let mut held = held.lock().unwrap();

@@ -233,22 +233,23 @@ fn read_full(source: &mut (dyn Read + Send), piece: &mut [u8]) -> std::io::Resul
     Ok(length)
 }
 
+/// TLS everywhere but on this host.
+fn address(host: &str) -> Result<Url, StepError> {
+    let loopback = ["localhost", "127.0.0.1", "[::1]"];
+    let plain = host.rsplit_once(':').map_or(host, |(plain, _)| plain);
+    let scheme = match loopback.contains(&plain) {
+        true => "http",
+        false => "https",
+    };
+    let base = Url::parse(&format!("{scheme}://{host}/"));
+    base.map_err(|error| StepError::failed("RegistryFailed", error.to_string()))
+}
+
 #[async_trait]
 impl Deliver for RegistryTarget {
     async fn deliver(&self, subject: &Subject, handle: &StepHandle) -> Result<Artifact, StepError> {
         let reference = &self.reference;
-        let loopback = ["localhost", "127.0.0.1", "[::1]"];
-        let plain = reference
-            .host
-            .rsplit_once(':')
-            .map_or(reference.host.as_str(), |(host, _)| host);
-        let scheme = if loopback.contains(&plain) {
-            "http"
-        } else {
-            "https"
-        };
-        let base = Url::parse(&format!("{scheme}://{}/", reference.host));
-        let base = base.map_err(|error| StepError::failed("RegistryFailed", error.to_string()))?;
+        let base = address(&reference.host)?;
         let web: &Web = &subject.factory.web;
         let client = web.client(&base).await;
         let client = client.map_err(|error| StepError::failed("RegistryFailed", chain(&error)))?;

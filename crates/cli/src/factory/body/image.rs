@@ -99,27 +99,19 @@ impl Factory {
             }
             Customizer::Shell {
                 name,
-                script: Some(script),
-                secrets,
-                ..
-            } => {
-                let bytes = self.file(&script.0);
-                let mut step = json!({
-                    "type": "Shell",
-                    "name": name.as_str(),
-                    "scriptUri": data_uri(&bytes),
-                    "sha256Checksum": sha256(&bytes),
-                });
-                add_secrets(&mut step, secrets);
-                step
-            }
-            Customizer::Shell {
-                name,
+                script,
                 inline,
                 secrets,
-                ..
             } => {
-                let mut step = json!({ "type": "Shell", "name": name.as_str(), "inline": inline });
+                let mut step = match script {
+                    Some(script) => {
+                        let bytes = self.file(&script.0);
+                        json!({ "scriptUri": data_uri(&bytes), "sha256Checksum": sha256(&bytes) })
+                    }
+                    None => json!({ "inline": inline }),
+                };
+                step["type"] = "Shell".into();
+                step["name"] = name.as_str().into();
                 add_secrets(&mut step, secrets);
                 step
             }
@@ -217,62 +209,10 @@ impl Factory {
                     "location": location.text,
                 })
             }
-            Distribution::File {
-                run_output_name,
-                format,
-                uri,
-            } => without_null(json!({
-                "type": "Bullion.File",
-                "runOutputName": run_output_name.as_str(),
-                "format": format,
-                "uri": uri,
-            })),
-            Distribution::Oci {
-                run_output_name,
-                reference,
-                format,
-                credential,
-            } => without_null(json!({
-                "type": "Bullion.Oci",
-                "runOutputName": run_output_name.as_str(),
-                "reference": reference,
-                "format": format,
-                "credential": credential,
-            })),
-            Distribution::ObjectStore {
-                run_output_name,
-                uri,
-                format,
-                credential,
-            } => json!({
-                "type": "Bullion.ObjectStore",
-                "runOutputName": run_output_name.as_str(),
-                "uri": uri,
-                "format": format,
-                "credential": credential,
-            }),
-            Distribution::AzureGallery {
-                run_output_name,
-                gallery_image_id,
-                location,
-                target_regions,
-                exclude_from_latest,
-                container,
-                storage_account_id,
-                sas,
-                credential,
-            } => without_null(json!({
-                "type": "Bullion.AzureGallery",
-                "runOutputName": run_output_name.as_str(),
-                "galleryImageId": gallery_image_id,
-                "location": location,
-                "targetRegions": Some(target_regions).filter(|regions| !regions.is_empty()),
-                "excludeFromLatest": exclude_from_latest,
-                "container": container,
-                "storageAccountId": storage_account_id,
-                "sas": sas,
-                "credential": credential,
-            })),
+            Distribution::File(file) => of_type("Bullion.File", file),
+            Distribution::Oci(registry) => of_type("Bullion.Oci", registry),
+            Distribution::ObjectStore(object) => of_type("Bullion.ObjectStore", object),
+            Distribution::AzureGallery(gallery) => of_type("Bullion.AzureGallery", gallery),
         })
     }
 
@@ -319,6 +259,13 @@ impl Factory {
         let shown = |region: &TargetRegion| json!({ "name": region.name.text, "replicaCount": region.replica_count });
         regions.iter().map(shown).collect()
     }
+}
+
+/// What is written down the same way in a folder.
+fn of_type(kind: &str, target: &impl serde::Serialize) -> Value {
+    let mut value = json!(target);
+    value["type"] = kind.into();
+    value
 }
 
 fn add_secrets(step: &mut Value, secrets: &[BuildSecret]) {

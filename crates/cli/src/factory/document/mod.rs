@@ -374,53 +374,10 @@ pub enum Distribution {
         resource_group: Option<Reference<kind::ResourceGroup>>,
         location: Reference<kind::Region>,
     },
-    /// A file in the server's blob folder.
-    File {
-        run_output_name: TemplateName,
-        format: FileFormat,
-        /// An address below the server's `/blobs/`; absent, the server names the file.
-        uri: Option<String>,
-    },
-    /// An artifact in a registry of containers.
-    Oci {
-        run_output_name: TemplateName,
-        /// Such as `registry.example/images/golden:1.0`.
-        reference: String,
-        format: FileFormat,
-        /// The name of a secret that holds `user:password`.
-        credential: Option<String>,
-    },
-    /// A file in an object store.
-    ObjectStore {
-        run_output_name: TemplateName,
-        /// `s3://bucket/path` or `az://container/path`, with settings such as `?region=` and `endpoint=`.
-        uri: String,
-        format: FileFormat,
-        /// The name of a secret that holds the keys as lines `NAME=VALUE`.
-        credential: String,
-    },
-    /// A version in a gallery of Azure's, or of another Bullion's.
-    AzureGallery {
-        run_output_name: TemplateName,
-        /// The id of an image definition there, with or without `/versions/x.y.z`.
-        gallery_image_id: String,
-        location: String,
-        /// The location alone unless given.
-        #[serde(default)]
-        #[schemars(length(max = 100))]
-        target_regions: Vec<ForeignRegion>,
-        /// `false` unless given.
-        #[serde(default)]
-        exclude_from_latest: bool,
-        /// The blob container that the VHD waits in, such as `https://account.blob.core.windows.net/images`.
-        container: String,
-        /// The id of the container's storage account, which Azure needs to know.
-        storage_account_id: Option<String>,
-        /// The name of a secret that holds a shared access signature of the container.
-        sas: String,
-        /// The name of a secret that holds a service principal, as `az ad sp create-for-rbac --json-auth` prints one.
-        credential: String,
-    },
+    File(FileDistribution),
+    Oci(RegistryDistribution),
+    ObjectStore(ObjectDistribution),
+    AzureGallery(AzureDistribution),
 }
 
 /// A version of an image definition, copied to the target regions.
@@ -441,6 +398,68 @@ pub struct GalleryDistribution {
     /// `false` unless given.
     #[serde(default)]
     pub exclude_from_latest: bool,
+}
+
+/// A file in the server's blob folder.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct FileDistribution {
+    pub run_output_name: TemplateName,
+    pub format: FileFormat,
+    /// An address below the server's `/blobs/`; absent, the server names the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uri: Option<String>,
+}
+
+/// An artifact in a registry of containers.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct RegistryDistribution {
+    pub run_output_name: TemplateName,
+    /// Such as `registry.example/images/golden:1.0`.
+    pub reference: String,
+    pub format: FileFormat,
+    /// The name of a secret that holds `user:password`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
+}
+
+/// A file in an object store.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ObjectDistribution {
+    pub run_output_name: TemplateName,
+    /// `s3://bucket/path` or `az://container/path`, with settings such as `?region=` and `endpoint=`.
+    pub uri: String,
+    pub format: FileFormat,
+    /// The name of a secret that holds the keys as lines `NAME=VALUE`.
+    pub credential: String,
+}
+
+/// A version in a gallery of Azure's, or of another Bullion's.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct AzureDistribution {
+    pub run_output_name: TemplateName,
+    /// The id of an image definition there, with or without `/versions/x.y.z`.
+    pub gallery_image_id: String,
+    pub location: String,
+    /// The location alone unless given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
+    pub target_regions: Vec<ForeignRegion>,
+    /// `false` unless given.
+    #[serde(default)]
+    pub exclude_from_latest: bool,
+    /// The blob container that the VHD waits in, such as `https://account.blob.core.windows.net/images`.
+    pub container: String,
+    /// The id of the container's storage account, which Azure needs to know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_account_id: Option<String>,
+    /// The name of a secret that holds a shared access signature of the container.
+    pub sas: String,
+    /// The name of a secret that holds a service principal, as `az ad sp create-for-rbac --json-auth` prints one.
+    pub credential: String,
 }
 
 /// What a disk is written as.

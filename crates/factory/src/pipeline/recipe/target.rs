@@ -208,6 +208,38 @@ impl Place {
         TemplateProblem::new(format!("distribute[{}].{path}", self.0), message, hint)
     }
 
+    /// The id of a resource of one type.
+    fn id(
+        self,
+        path: &str,
+        id: &str,
+        kind: &str,
+        called: &str,
+    ) -> Result<ResourceId, TemplateProblem> {
+        let parsed = ResourceId::parse(id).ok();
+        let found = parsed.filter(|id| id.resource_type().is(kind));
+        found.ok_or_else(|| self.bad(path, format!("`{id}` is no {called}"), "give its id"))
+    }
+
+    fn reference(self, text: &str) -> Result<Reference, TemplateProblem> {
+        let hint = "write it like registry.example/images/golden:1.0";
+        Reference::parse(text).ok_or_else(|| {
+            let message = format!("`{text}` is not the name of an artifact");
+            self.bad("reference", message, hint)
+        })
+    }
+
+    /// The rest of the address is looked at where it is used.
+    fn object(self, uri: &str) -> Result<String, TemplateProblem> {
+        if uri.starts_with("s3://") || uri.starts_with("az://") {
+            return Ok(uri.to_owned());
+        }
+        let shown = uri.split('?').next().unwrap_or_default();
+        let message = format!("`{shown}` is no place in an object store");
+        let hint = "write it like s3://bucket/images/golden.qcow2";
+        Err(self.bad("uri", message, hint))
+    }
+
     /// A run output is a resource, so its name must be one and must be unique.
     fn name(self, name: &str, names: &mut BTreeSet<String>) -> Option<TemplateProblem> {
         let good = (1..=NAME_BYTES_MAX).contains(&name.len())
@@ -235,23 +267,12 @@ fn target(one: &Distributor, place: Place) -> Result<Target, TemplateProblem> {
             image_id,
             location,
             artifact_tags,
-        } => {
-            let image = ResourceId::parse(image_id).ok();
-            let image = image.filter(|id| id.resource_type().is(MANAGED_IMAGE));
-            let bad = || {
-                place.bad(
-                    "imageId",
-                    format!("`{image_id}` is no managed image"),
-                    "give its id",
-                )
-            };
-            Ok(Target::Image(ImageTarget {
-                run_output: run_output_name.clone(),
-                image: image.ok_or_else(bad)?,
-                location: location.clone(),
-                tags: artifact_tags.clone(),
-            }))
-        }
+        } => Ok(Target::Image(ImageTarget {
+            run_output: run_output_name.clone(),
+            image: place.id("imageId", image_id, MANAGED_IMAGE, "managed image")?,
+            location: location.clone(),
+            tags: artifact_tags.clone(),
+        })),
         Distributor::Vhd {
             run_output_name,
             uri,
@@ -267,48 +288,23 @@ fn target(one: &Distributor, place: Place) -> Result<Target, TemplateProblem> {
             reference,
             format,
             credential,
-        } => {
-            let bad = || {
-                let message = format!("`{reference}` is not the name of an artifact");
-                place.bad(
-                    "reference",
-                    message,
-                    "write it like registry.example/images/golden:1.0",
-                )
-            };
-            Ok(Target::Registry(RegistryTarget {
-                run_output: run_output_name.clone(),
-                reference: Reference::parse(reference).ok_or_else(bad)?,
-                format: *format,
-                credential: credential.clone(),
-            }))
-        }
+        } => Ok(Target::Registry(RegistryTarget {
+            run_output: run_output_name.clone(),
+            reference: place.reference(reference)?,
+            format: *format,
+            credential: credential.clone(),
+        })),
         Distributor::ObjectStore {
             run_output_name,
             uri,
             format,
             credential,
-        } => {
-            let good = ["s3://", "az://"]
-                .iter()
-                .any(|scheme| uri.starts_with(scheme));
-            let target = good.then(|| ObjectTarget {
-                run_output: run_output_name.clone(),
-                uri: uri.clone(),
-                format: *format,
-                credential: credential.clone(),
-            });
-            let shown = uri.split('?').next().unwrap_or_default();
-            let bad = || {
-                let message = format!("`{shown}` is no place in an object store");
-                place.bad(
-                    "uri",
-                    message,
-                    "write it like s3://bucket/images/golden.qcow2",
-                )
-            };
-            target.map(Target::Object).ok_or_else(bad)
-        }
+        } => Ok(Target::Object(ObjectTarget {
+            run_output: run_output_name.clone(),
+            uri: place.object(uri)?,
+            format: *format,
+            credential: credential.clone(),
+        })),
         Distributor::AzureGallery { .. } => azure_gallery(one, place)
             .map(Box::new)
             .map(Target::AzureGallery),
@@ -337,15 +333,8 @@ fn azure_gallery(one: &Distributor, place: Place) -> Result<AzureGalleryTarget, 
         Numbering::Exactly(number) => Some(number),
         Numbering::Latest { .. } | Numbering::Source => None,
     };
-    let account = |id: &String| {
-        let parsed = ResourceId::parse(id).ok();
-        let account = parsed.filter(|id| id.resource_type().is(STORAGE_ACCOUNT));
-        let bad = || {
-            let message = format!("`{id}` is no storage account");
-            place.bad("storageAccountId", message, "give its id")
-        };
-        account.ok_or_else(bad)
-    };
+    let account =
+        |id: &String| place.id("storageAccountId", id, STORAGE_ACCOUNT, "storage account");
     let mut regions = target_regions.clone();
     if regions.is_empty() {
         regions.push(DistributeRegion {
