@@ -164,6 +164,34 @@ impl Factory {
                 let facts = content::facts(&String::from_utf8_lossy(&self.file(&file.0)));
                 json!({ "type": "Bullion.Facts", "name": name.as_str(), "facts": facts.unwrap_or_default() })
             }
+            Validator::OpenScap {
+                name,
+                content,
+                profile,
+                fails_from,
+                rules,
+                min_score,
+            } => without_null(json!({
+                "type": "Bullion.OpenScap",
+                "name": name.as_str(),
+                "content": content,
+                "profile": profile,
+                "failsFrom": fails_from,
+                "rules": (!rules.is_empty()).then_some(rules),
+                "minScore": min_score,
+            })),
+            Validator::Lynis {
+                name,
+                fails_from,
+                rules,
+                min_score,
+            } => without_null(json!({
+                "type": "Bullion.Lynis",
+                "name": name.as_str(),
+                "failsFrom": fails_from,
+                "rules": (!rules.is_empty()).then_some(rules),
+                "minScore": min_score,
+            })),
             // A check has no `scriptUri` on the wire; the whole script as one entry keeps what spans lines.
             Validator::Shell {
                 name,

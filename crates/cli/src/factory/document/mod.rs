@@ -349,6 +349,36 @@ pub enum Validator {
         /// `have-len`; contents and outputs are searched for parts, `/patterns/` of a line, and `!` what must not be there.
         file: FactsFile,
     },
+    /// OpenSCAP finds no rule broken that counts. It looks at the finished disk before that is booted; not for a pipeline.
+    OpenScap {
+        name: TemplateName,
+        /// Name of a SCAP data stream that the server has, in `scap` of its data folder or where Debian's `ssg-debian` puts it.
+        #[schemars(length(min = 1, max = 128))]
+        content: String,
+        /// Id of one of its profiles; all that it selects by itself unless given.
+        #[schemars(length(min = 1, max = 128))]
+        profile: Option<String>,
+        /// Broken rules from this severity on fail the check; `High` unless given.
+        fails_from: Option<Severity>,
+        /// Rules, by their ids, that fail the check or are told whatever their severity.
+        #[serde(default)]
+        rules: BTreeMap<String, RuleVerdict>,
+        /// Of 100.
+        #[schemars(range(min = 0, max = 100))]
+        min_score: Option<f64>,
+    },
+    /// lynis finds nothing that counts. It looks at the finished disk before that is booted; not for a pipeline.
+    Lynis {
+        name: TemplateName,
+        /// Findings from this severity on fail the check: a warning is `High`, a suggestion `Low`; `High` unless given.
+        fails_from: Option<Severity>,
+        /// Tests, by their ids, that fail the check or are told whatever their severity.
+        #[serde(default)]
+        rules: BTreeMap<String, RuleVerdict>,
+        /// The hardening index, of 100.
+        #[schemars(range(min = 0, max = 100))]
+        min_score: Option<f64>,
+    },
     /// A script or a few lines exit with 0.
     Shell {
         name: TemplateName,
@@ -358,6 +388,23 @@ pub enum Validator {
         #[schemars(length(min = 1, max = 500))]
         inline: Option<Vec<String>>,
     },
+}
+
+/// How serious a broken rule is.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema)]
+pub enum Severity {
+    Low,
+    Medium,
+    High,
+}
+
+/// What a broken rule does.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema)]
+pub enum RuleVerdict {
+    /// The check fails.
+    Fail,
+    /// It is told.
+    Warn,
 }
 
 /// Where a built image is published.
