@@ -159,7 +159,7 @@ pub async fn start_with(
     let (listener, address, url) = bind(settings.listen).await?;
     let (catalog, installation, first) = established(&folder, &settings, &url, &identity).await?;
     let log = activity::keep(&*catalog, &folder, installation.tenant, &settings).await?;
-    let comply = policies_of(&catalog);
+    let (comply, (stop, stopped)) = (policies_of(&catalog), watch::channel(false));
     let engine = make(EngineParts {
         data: folder.root().to_path_buf(),
         server: folder.name()?,
@@ -174,7 +174,6 @@ pub async fn start_with(
         storage: settings.storage,
     })
     .await?;
-    let (stop, stopped) = watch::channel(false);
     let (activity, recording) = Recorder::start(&catalog, log, &stopped);
     let server = Arc::new(Server {
         url: url.clone(),
@@ -199,12 +198,8 @@ pub async fn start_with(
         room: Room::new(settings.limits),
     });
     let cables = Cables::serve(Arc::clone(&server), stopped.clone());
-    let serving = listen::run(
-        listener,
-        identity.config,
-        app::router(server),
-        stopped.clone(),
-    );
+    let app = app::router(server);
+    let serving = listen::run(listener, identity.config, app, stopped.clone());
     note_running(&folder, &url)?;
     let running = Running {
         url,
