@@ -1,57 +1,37 @@
 //! Secrets that a key-value store keeps, against a server that answers as Vault's second version of it does.
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use wire::TenantId;
 
 use super::*;
+use crate::fake_web::{self, Answer, Asked};
 
 const TOKEN: &str = "s.token";
 const KNOWN: &str = r#"{"request_id":"1","data":{"data":{"password":"hunter22","port":5432},"metadata":{"version":3}}}"#;
 const FIRST_VERSION: &str = r#"{"data":{"password":"hunter33"}}"#;
-const REQUEST_BYTES_MAX: usize = 16 << 10;
 
-fn fake() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let _ = stream.and_then(serve);
-        }
-    });
-    format!("http://{address}/")
+async fn fake() -> String {
+    format!("http://{}/", fake_web::serve(answer).await)
 }
 
-/// One request; the connection ends with it.
-fn serve(mut stream: TcpStream) -> std::io::Result<()> {
-    let (mut bytes, mut piece) = (Vec::new(), [0; 4096]);
-    while !bytes.ends_with(b"\r\n\r\n") {
-        let read = stream.read(&mut piece)?;
-        assert!(read > 0 && bytes.len() < REQUEST_BYTES_MAX);
-        bytes.extend_from_slice(&piece[..read]);
-    }
-    let head = String::from_utf8_lossy(&bytes).to_lowercase();
-    let has_token = head
-        .lines()
-        .any(|line| line == format!("x-vault-token: {TOKEN}"));
-    let path = head.split(' ').nth(1).unwrap_or_default();
-    let (status, more, body) = match path {
-        _ if !has_token => (403, "", r#"{"errors":["permission denied"]}"#.to_owned()),
-        "/v1/secret/data/ci" => (200, "", KNOWN.to_owned()),
-        "/v1/kv/ci" => (200, "", FIRST_VERSION.to_owned()),
-        "/v1/secret/data/endless" => (200, "", "[".repeat(VAULT_BYTES_MAX * 2)),
-        // A vault that stands by sends whoever asks to the active one, and a token is not taken anywhere else.
-        "/v1/secret/data/moved" => (307, "location: /v1/secret/data/ci\r\n", String::new()),
-        _ => (404, "", r#"{"errors":[]}"#.to_owned()),
+fn answer(asked: Asked) -> Answer {
+    let with = |status, body: &str| Answer {
+        body: body.to_owned(),
+        ..Answer::of(status)
     };
-    write!(
-        stream,
-        "HTTP/1.1 {status} x\r\n{more}content-length: {}\r\nconnection: close\r\n\r\n{body}",
-        body.len()
-    )
+    match asked.path.as_str() {
+        _ if asked.header("x-vault-token") != TOKEN => {
+            with(403, r#"{"errors":["permission denied"]}"#)
+        }
+        "/v1/secret/data/ci" => with(200, KNOWN),
+        "/v1/kv/ci" => with(200, FIRST_VERSION),
+        "/v1/secret/data/endless" => with(200, &"[".repeat(VAULT_BYTES_MAX * 2)),
+        // A vault that stands by sends whoever asks to the active one, and a token is not taken anywhere else.
+        "/v1/secret/data/moved" => Answer::of(307).with("location", "/v1/secret/data/ci"),
+        _ => with(404, r#"{"errors":[]}"#),
+    }
 }
 
 fn asked(path: &str, field: &str) -> [Secret; 1] {
@@ -76,7 +56,7 @@ fn secrets(operator: TenantId, address: Option<String>, token: &'static str) -> 
 #[tokio::test]
 async fn a_field_of_a_vault_is_a_secret() {
     let operator = TenantId::random();
-    let vault = secrets(operator, Some(fake()), TOKEN);
+    let vault = secrets(operator, Some(fake().await), TOKEN);
     let check = async |path: &str, field: &str, expected: Result<&str, &str>| {
         let found = vault.look_up(&asked(path, field), operator).await;
         match (&found, expected) {
@@ -116,7 +96,7 @@ async fn a_vault_serves_the_operator_and_nobody_else() {
         let text = vault.look_up(&asked, tenant).await.unwrap_err().to_string();
         assert!(text.contains(part), "{text}");
     };
-    let address = fake();
+    let address = fake().await;
     let with = |token| secrets(operator, Some(address.clone()), token);
     check(with(TOKEN), other, "operator's own tenant").await;
     check(with("s.revoked"), operator, "the vault answers 403").await;
