@@ -103,15 +103,15 @@ impl Factory {
                 inline,
                 secrets,
             } => {
-                let mut step = match script {
+                let mut step = json!({ "type": "Shell", "name": name.as_str() });
+                match script {
                     Some(script) => {
                         let bytes = self.file(&script.0);
-                        json!({ "scriptUri": data_uri(&bytes), "sha256Checksum": sha256(&bytes) })
+                        step["scriptUri"] = data_uri(&bytes).into();
+                        step["sha256Checksum"] = sha256(&bytes).into();
                     }
-                    None => json!({ "inline": inline }),
-                };
-                step["type"] = "Shell".into();
-                step["name"] = name.as_str().into();
+                    None => step["inline"] = json!(inline),
+                }
                 add_secrets(&mut step, secrets);
                 step
             }
@@ -291,8 +291,10 @@ impl Factory {
 
 /// What is written down the same way in a folder.
 fn of_type(kind: &str, target: &impl serde::Serialize) -> Value {
-    let mut value = json!(target);
-    value["type"] = kind.into();
+    let mut value = json!({ "type": kind });
+    if let (Value::Object(value), Value::Object(target)) = (&mut value, json!(target)) {
+        value.extend(target);
+    }
     value
 }
 

@@ -353,10 +353,10 @@ pub enum Validator {
     OpenScap {
         name: TemplateName,
         /// Name of a SCAP data stream that the server has, in `scap` of its data folder or where Debian's `ssg-debian` puts it.
-        #[schemars(length(min = 1, max = 128))]
+        #[schemars(length(min = 1))]
         content: String,
         /// Id of one of its profiles; all that it selects by itself unless given.
-        #[schemars(length(min = 1, max = 128))]
+        #[schemars(length(min = 1))]
         profile: Option<String>,
         /// Broken rules from this severity on fail the check; `High` unless given.
         fails_from: Option<Severity>,
