@@ -153,14 +153,14 @@ const PACKAGES: &[Package] = &[
         "nbdinfo and nbdcopy, clients that our server of disks is tested with",
     ),
     package(
-        "nbdkit",
-        Purpose::Test,
-        "the server of disks that ours is measured against",
-    ),
-    package(
         "lynis",
         Purpose::Test,
         "a scanner that looks at finished images",
+    ),
+    package(
+        "nbdkit",
+        Purpose::Test,
+        "the server of disks that ours is measured against",
     ),
     package(
         "nodejs",
