@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::{ExposeSecret, SecretString};
 
-/// 256 random bits: nothing that a person chose, so the cost below guards the hash file, not the guess.
+/// 255 random bits: nothing that a person chose, so the cost below guards the hash file, not the guess.
 const SECRET_BYTES: usize = 32;
 /// OWASP's second argon2id setting: 19 MiB, two passes, one lane.
 const MEMORY_KIB: u32 = 19 * 1024;
@@ -34,6 +34,8 @@ impl ClientSecret {
     pub fn random() -> Result<Self, SecretError> {
         let mut bytes = [0u8; SECRET_BYTES];
         aws_lc_rs::rand::fill(&mut bytes).map_err(|_| SecretError::Random)?;
+        // The text begins with a letter: a command line takes one that begins with `-` for an option.
+        bytes[0] &= 0x7f;
         Ok(Self(URL_SAFE_NO_PAD.encode(bytes).into()))
     }
 
@@ -84,6 +86,15 @@ fn argon2() -> Result<Argon2<'static>, SecretError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_are_no_options_of_a_command_line() {
+        for _ in 0..1000 {
+            let secret = ClientSecret::random().unwrap();
+            let first = secret.expose().chars().next().unwrap();
+            assert!(first.is_ascii_alphabetic(), "{first}");
+        }
+    }
 
     #[test]
     fn a_hash_fits_its_secret_only() {
