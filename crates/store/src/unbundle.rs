@@ -250,18 +250,21 @@ impl Taking<'_, '_> {
         if u64::from(len) > MAX_TRACE_BYTES + OVERHEAD as u64 {
             return Err(damaged("its boot trace is too long"));
         }
-        let mut body = vec![0; len as usize];
+        let body = self.opened(len as usize, &TRACE_ABOUT);
+        let body = body?.ok_or_else(|| damaged("its boot trace was not sealed with its key"))?;
+        Trace::decode(&body, digest).map_err(damaged)
+    }
+
+    /// So many bytes, opened if they are sealed; nothing if they were not sealed with the bundle's key.
+    fn opened(&mut self, len: usize, about: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let mut body = vec![0; len];
         self.reader.fill(&mut body)?;
-        let mut opened = Vec::new();
-        let body = match self.key.tables() {
-            None => &body,
-            Some(sealer) => {
-                let open = sealer.open(&TRACE_ABOUT, &body, &mut opened);
-                open.map_err(|_| damaged("its boot trace was not sealed with its key"))?;
-                &opened
-            }
+        let Some(sealer) = self.key.tables() else {
+            return Ok(Some(body));
         };
-        Trace::decode(body, digest).map_err(damaged)
+        let mut opened = Vec::new();
+        let good = sealer.open(about, &body, &mut opened).is_ok();
+        Ok(good.then_some(opened))
     }
 
     /// One stretch, which is `next` or a later one; the one after it.
@@ -272,19 +275,9 @@ impl Taking<'_, '_> {
         if branch < next || branch as usize >= self.shape.root_width() || len > MAX_TABLE_BYTES {
             return Err(damaged("a part of it is out of order or too long"));
         }
-        let mut body = vec![0; len as usize];
-        self.reader.fill(&mut body)?;
-        let mut opened = Vec::new();
-        let body = match self.key.tables() {
-            None => &body,
-            Some(sealer) => {
-                sealer
-                    .open(&branch.to_le_bytes(), &body, &mut opened)
-                    .map_err(|_| damaged("a table was not sealed with its key"))?;
-                &opened
-            }
-        };
-        let table = Table::parse(body, branch, &self.shape).map_err(damaged)?;
+        let body = self.opened(len as usize, &branch.to_le_bytes());
+        let body = body?.ok_or_else(|| damaged("a table was not sealed with its key"))?;
+        let table = Table::parse(&body, branch, &self.shape).map_err(damaged)?;
         let mut pieces = self.elsewhere(&table)?;
         let mut done = 0;
         while done < table.frames {

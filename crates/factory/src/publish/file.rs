@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use disk::export::{Options, export};
+use disk::export::{Options, Sink, export};
 use disk::image::Format;
 use disk::{DiskDigest, ReadAt};
 use jobs::{StepError, StepHandle};
@@ -42,18 +42,25 @@ pub(super) fn write_disk(
     format: FileFormat,
     file: &fs::File,
 ) -> Result<(), StepError> {
+    let mut sink = SparseFile::new(file);
+    write_into(store, digest, format_of(format), &mut sink)?;
+    sink.end().map_err(|error| write_failed(&error))
+}
+
+/// The same into any sink. Blocks.
+pub(super) fn write_into(
+    store: &Store,
+    digest: &DiskDigest,
+    format: Format,
+    sink: &mut dyn Sink,
+) -> Result<(), StepError> {
     let disk = store.disk(digest).map_err(|error| store_failed(&error))?;
     let id = Uuid::new_v5(&Uuid::NAMESPACE_OID, digest.to_string().as_bytes());
-    let options = Options {
-        format: format_of(format),
-        id,
-    };
-    let mut sink = SparseFile::new(file);
-    let whole = disk.size().next_multiple_of(MIB);
-    let padded = Padded::new(&disk, whole);
-    let written = export(&padded, &options, &mut sink, &|_| true);
+    let options = Options { format, id };
+    let padded = Padded::new(&disk, disk.size().next_multiple_of(MIB));
+    let written = export(&padded, &options, sink, &|_| true);
     written.map_err(|error| write_failed(&error))?;
-    sink.end().map_err(|error| write_failed(&error))
+    Ok(())
 }
 
 /// A file whose zeros are holes.
@@ -75,7 +82,7 @@ impl<'a> SparseFile<'a> {
     }
 }
 
-impl disk::export::Sink for SparseFile<'_> {
+impl Sink for SparseFile<'_> {
     fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         use std::os::unix::fs::FileExt;
         self.file.write_all_at(bytes, self.at)?;

@@ -3,20 +3,19 @@
 use std::io;
 use std::sync::Arc;
 
-use disk::export::{Options, Sink, export};
+use disk::DiskDigest;
+use disk::export::Sink;
 use disk::image::Format;
-use disk::{DiskDigest, ReadAt};
 use jobs::{StepError, StepHandle};
 use store::Store;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use uuid::Uuid;
 
 use super::fault;
 use super::page_blob::{PAGE_BYTES, PIECE_BYTES, PageBlob};
-use crate::import::Padded;
-use crate::pipeline::{blocking, failed, store_failed};
+use crate::pipeline::{blocking, failed};
 use crate::publish::Subject;
+use crate::publish::file::write_into;
 
 const MIB: u64 = 1 << 20;
 /// The last sector of a fixed VHD.
@@ -61,19 +60,12 @@ pub async fn upload(
 
 /// Blocks.
 fn read_disk(store: &Store, digest: &DiskDigest, to: mpsc::Sender<Piece>) -> Result<(), StepError> {
-    let disk = store.disk(digest).map_err(|error| store_failed(&error))?;
-    let options = Options {
-        format: Format::VhdFixed,
-        id: Uuid::new_v5(&Uuid::NAMESPACE_OID, digest.to_string().as_bytes()),
-    };
-    let padded = Padded::new(&disk, disk.size().next_multiple_of(MIB));
     let mut sink = Pieces {
         to,
         at: 0,
         piece: Vec::new(),
     };
-    let written = export(&padded, &options, &mut sink, &|_| true);
-    written.map_err(|error| failed("ExportFailed", &error))?;
+    write_into(store, digest, Format::VhdFixed, &mut sink)?;
     sink.flush().map_err(|error| failed("ExportFailed", &error))
 }
 
