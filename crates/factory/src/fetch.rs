@@ -346,7 +346,7 @@ fn certificates(path: &Path) -> Result<Vec<reqwest::Certificate>, FetchError> {
 }
 
 /// What follows a `?` may be a signature.
-fn without_query(uri: &str) -> String {
+pub(crate) fn without_query(uri: &str) -> String {
     uri.split(['?', '#']).next().unwrap_or_default().to_owned()
 }
 

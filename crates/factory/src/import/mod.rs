@@ -105,7 +105,7 @@ impl Factory {
         let failed = |message: String| StepError::failed("VhdNotFetched", message);
         let folder = self.work_folder();
         let folder = folder.map_err(|error| failed(error.to_string()))?;
-        let plain = uri.split(['?', '#']).next().unwrap_or_default();
+        let plain = crate::fetch::without_query(uri);
         // What is named as a VHD must be one.
         let name = match plain.to_ascii_lowercase().ends_with(".vhd") {
             true => "disk.vhd",
@@ -207,9 +207,9 @@ fn open(source: &ImportSource) -> Result<Box<dyn ReadAt>, ImportError> {
     let disk: Box<dyn ReadAt> = match source {
         ImportSource::Zeros { bytes } => Box::new(Zeros(*bytes)),
         ImportSource::File(path) => open_file(path)?,
-        ImportSource::Web(uri) => {
-            let message = format!("{uri} was not fetched");
-            return Err(ImportError::Read(io::Error::other(message)));
+        // It is a file by now; its address may carry a signature, which is for no message.
+        ImportSource::Web(_) => {
+            return Err(ImportError::Read(io::Error::other("it was not fetched")));
         }
         ImportSource::Layer { file, .. } => {
             let file = FileDisk::open(file).map_err(ImportError::Read)?;

@@ -41,7 +41,8 @@ impl Deliver for AzureGalleryTarget {
         }
         let sas = subject.secret(&self.sas).await?;
         let blob = self.blob(subject, &sas).await?;
-        if there.is_none() || there.as_deref() == Some("Failed") {
+        // What ended badly there is asked for again, under its number.
+        if matches!(there.as_deref(), None | Some("Failed" | "Canceled")) {
             upload::upload(&blob, subject, handle).await?;
             handle.progress("making the version");
             let made = arm.put(&id, self.body(subject, &blob)).await?;
