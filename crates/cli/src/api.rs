@@ -6,6 +6,8 @@ use wire::ResourceId;
 pub const BULLION: &str = "2026-11-01";
 pub const COMPUTE_GALLERY: &str = "2026-03-03";
 pub const COMPUTE_VM: &str = "2025-04-01";
+/// Disks and what encrypts them.
+pub const COMPUTE_DISKS: &str = "2025-01-02";
 pub const RESOURCES: &str = "2024-11-01";
 pub const SUBSCRIPTIONS: &str = "2022-12-01";
 /// Role assignments.
@@ -21,6 +23,7 @@ pub fn version_of(id: &ResourceId) -> &'static str {
     let kind = id.resource_type();
     match kind.namespace() {
         "Microsoft.Compute" if kind.is("Microsoft.Compute/virtualMachines") => COMPUTE_VM,
+        "Microsoft.Compute" if kind.is("Microsoft.Compute/diskEncryptionSets") => COMPUTE_DISKS,
         "Microsoft.Compute" => COMPUTE_GALLERY,
         "Microsoft.Authorization" if kind.is("Microsoft.Authorization/roleAssignments") => {
             AUTHORIZATION

@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod compliance;
+pub mod encryption_sets;
 pub mod signing_keys;
 pub mod statements;
 pub mod tattoo;
@@ -113,6 +114,10 @@ its own name or by that of its source.
 
 Exit code: 0 if nothing is affected, 1 if something is, 2 if that could not be found out")]
     Affected(statements::Affected),
+
+    /// Keys of a tenant's own, which encrypt versions in a region: make, replace and erase them
+    #[command(subcommand)]
+    EncryptionSet(encryption_sets::EncryptionSet),
 
     /// Bring a version to the next stage of its pipeline
     #[command(after_help = "Examples:

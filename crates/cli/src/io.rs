@@ -99,6 +99,24 @@ impl Io {
             .map_err(CliError::Output)?;
         Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
     }
+
+    /// Asks unless `yes` was given, and says `otherwise` after a no; an error where nobody can be asked.
+    pub fn agreed(&mut self, yes: bool, question: &str, otherwise: &str) -> Result<bool, CliError> {
+        if yes {
+            return Ok(true);
+        }
+        if !self.terminal.stdin {
+            return Err(CliError::failed(
+                "there is nobody to ask",
+                "run it with `--yes`",
+            ));
+        }
+        let agreed = self.confirm(question)?;
+        if !agreed {
+            self.say(otherwise);
+        }
+        Ok(agreed)
+    }
 }
 
 /// Columns padded to their widest cell; the last one is left as it is.

@@ -256,17 +256,9 @@ async fn delete(
             format!("`bullion app secret list {label}` shows them"),
         ));
     };
-    if !yes {
-        if !io.terminal.stdin {
-            return Err(CliError::failed(
-                "deleting asks first, and there is nobody to ask",
-                "run it with `--yes`",
-            ));
-        }
-        if !io.confirm(&format!("Delete secret {id} of {label}?"))? {
-            io.say("Nothing was deleted.");
-            return Ok(Exit::Failure);
-        }
+    let question = format!("Delete secret {id} of {label}?");
+    if !io.agreed(yes, &question, "Nothing was deleted.")? {
+        return Ok(Exit::Failure);
     }
     let body = json!({ "keyId": id });
     post(

@@ -3,6 +3,7 @@
 mod app;
 mod build;
 mod compliance;
+mod encryption_sets;
 mod env;
 mod export;
 mod factory;
@@ -19,6 +20,8 @@ mod tattoo;
 mod verify;
 mod vm;
 mod what_if;
+
+use serde_json::Value;
 
 use crate::args::{Command, Global};
 use crate::client::Client;
@@ -68,6 +71,7 @@ async fn dispatch(global: &Global, command: Command, io: &mut Io) -> Result<Exit
         Command::Version(args) => image::versions(&connect(global, io)?, args, io).await,
         Command::Sbom(args) => statements::sbom(&connect(global, io)?, args, io).await,
         Command::SigningKey(args) => signing_keys::run(&connect(global, io)?, args, io).await,
+        Command::EncryptionSet(args) => encryption_sets::run(&connect(global, io)?, args, io).await,
         Command::Statement(args) => statements::statements(&connect(global, io)?, args, io).await,
         Command::Verify(args) => verify::run(&connect(global, io)?, &args, io).await,
         Command::Affected(args) => statements::affected(connect(global, io), &args, io).await,
@@ -88,4 +92,10 @@ async fn dispatch(global: &Global, command: Command, io: &mut Io) -> Result<Exit
 
 fn connect(global: &Global, io: &Io) -> Result<Client, CliError> {
     Client::new(profile::load(io, global.profile.as_deref())?)
+}
+
+/// A text in an answer; empty where there is none.
+fn text(value: &Value, pointer: &str) -> String {
+    let found = value.pointer(pointer).and_then(Value::as_str);
+    found.unwrap_or_default().to_owned()
 }

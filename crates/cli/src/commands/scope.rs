@@ -73,6 +73,11 @@ pub const VM: Kind = Kind {
     rest: "/providers/Microsoft.Compute/virtualMachines",
     version: api::COMPUTE_VM,
 };
+pub const ENCRYPTION_SET: Kind = Kind {
+    noun: "disk encryption set",
+    rest: "/providers/Microsoft.Compute/diskEncryptionSets",
+    version: api::COMPUTE_DISKS,
+};
 pub const GALLERY: Kind = Kind {
     noun: "gallery",
     rest: "/providers/Microsoft.Compute/galleries",

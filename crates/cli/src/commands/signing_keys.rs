@@ -3,6 +3,7 @@
 use serde_json::Value;
 use wire::ResourceId;
 
+use super::text;
 use crate::api;
 use crate::args::signing_keys::{SigningKey, Signs};
 use crate::client::{Ask, Client};
@@ -84,9 +85,4 @@ fn show(io: &mut Io, found: &[(&str, Value)]) -> Result<(), CliError> {
         })
         .collect();
     io.line(table(&["OF", "STATE", "KEY", "UNTIL"], &rows))
-}
-
-fn text(value: &Value, pointer: &str) -> String {
-    let found = value.pointer(pointer).and_then(Value::as_str);
-    found.unwrap_or_default().to_owned()
 }

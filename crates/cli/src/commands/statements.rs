@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::compliance::scopes;
 use super::image::locate;
 use super::scope::Located;
+use super::text;
 use crate::api;
 use crate::args::Scope;
 use crate::args::compliance::PolicyScope;
@@ -57,11 +58,6 @@ pub async fn sbom(client: &Client, args: Sbom, io: &mut Io) -> Result<Exit, CliE
 
 fn items(body: &Value) -> Vec<Value> {
     body["value"].as_array().cloned().unwrap_or_default()
-}
-
-fn text(value: &Value, pointer: &str) -> String {
-    let found = value.pointer(pointer).and_then(Value::as_str);
-    found.unwrap_or_default().to_owned()
 }
 
 fn print_changes(io: &mut Io, changes: &[Value]) -> Result<(), CliError> {

@@ -244,17 +244,9 @@ async fn delete(
     io: &mut Io,
 ) -> Result<Exit, CliError> {
     let vm = Finder::new(client, scope).find(VM, name).await?;
-    if !yes {
-        if !io.terminal.stdin {
-            return Err(CliError::failed(
-                "there is nobody to ask",
-                "run it with `--yes`",
-            ));
-        }
-        if !io.confirm(&format!("Delete machine {} and its disk?", vm.id.name()))? {
-            io.say("Nothing was deleted.");
-            return Ok(Exit::Failure);
-        }
+    let question = format!("Delete machine {} and its disk?", vm.id.name());
+    if !io.agreed(yes, &question, "Nothing was deleted.")? {
+        return Ok(Exit::Failure);
     }
     let operation = format!("delete machine {}", vm.id.name());
     let path = api::path(&vm.id);

@@ -4,6 +4,7 @@ mod applications;
 mod bad_input;
 mod commands;
 mod compliance;
+mod encryption_sets;
 mod fake;
 mod harness;
 mod promotions;
