@@ -20,6 +20,8 @@ use super::{BaseInputs, BaseRequest, LogLine, Pin, SourceError, boot, memory};
 const RECIPE: &str = "debian-archive 2";
 const INSTALL_DEADLINE: Duration = Duration::from_secs(45 * 60);
 const GIB: u64 = 1 << 30;
+/// Where apt keeps packages, in a tree.
+const ARCHIVES: &str = "/var/cache/apt/archives";
 /// Packages kept for the next time.
 const MAX_DEBS: usize = 100_000;
 
@@ -225,19 +227,9 @@ async fn install(pin: &Pin, place: &Place, log: &LogLine) -> Result<PathBuf, Sou
         .arg("--dpkgopt=force-unsafe-io")
         // The lists are the pin's, so that what is installed is what was pinned.
         .args(["--skip=update", "--skip=essential/unlink"])
-        .arg(format!(
-            "--setup-hook=sync-in {} /var/lib/apt/lists",
-            quoted(&place.lists)
-        ))
-        .arg("--setup-hook=mkdir -p \"$1/var/cache/apt/archives\"")
-        .arg(format!(
-            "--setup-hook=sync-in {} /var/cache/apt/archives",
-            quoted(&place.debs)
-        ))
-        .arg(format!(
-            "--customize-hook=sync-out /var/cache/apt/archives {}",
-            quoted(&fetched)
-        ))
+        .args(copy_in(&place.lists, "/var/lib/apt/lists", is_root))
+        .args(copy_in(&place.debs, ARCHIVES, is_root))
+        .arg(copy_out(&place.debs, &fetched, is_root))
         .arg(format!("--customize-hook={MAKE_INITRD}"))
         .arg("")
         .args([&tar, &sources])
@@ -273,6 +265,33 @@ fn mmdebstrap(place: &Place, is_root: bool) -> Result<Command, SourceError> {
         Command::new(PROGRAM)
     };
     Ok(command.env("TMPDIR", &tree))
+}
+
+/// Hooks that copy a folder of this machine into the tree. Without root's rights only mmdebstrap may pass them on, which is
+/// most of the processor time that it takes itself.
+fn copy_in(from: &Path, to: &str, is_root: bool) -> [String; 2] {
+    let from = quoted(from);
+    [
+        format!("--setup-hook=mkdir -p \"$1{to}\""),
+        if is_root {
+            format!("--setup-hook=cp -r {from}/. \"$1{to}\"")
+        } else {
+            format!("--setup-hook=sync-in {from} {to}")
+        },
+    ]
+}
+
+/// The hook that gives the packages that were fetched; those of `known` may be among them.
+fn copy_out(known: &Path, to: &Path, is_root: bool) -> String {
+    let (known, to) = (quoted(known), quoted(to));
+    if is_root {
+        format!(
+            "--customize-hook=for deb in \"$1{ARCHIVES}\"/*.deb; do \
+             test -e {known}/\"${{deb##*/}}\" || cp \"$deb\" {to}; done"
+        )
+    } else {
+        format!("--customize-hook=sync-out {ARCHIVES} {to}")
+    }
 }
 
 /// A path inside the text of a hook, which is split as a shell would.
