@@ -4,6 +4,7 @@
 mod bench;
 mod clients;
 mod deps;
+mod garage;
 mod generate;
 mod interrupt;
 mod objects;

@@ -88,7 +88,7 @@ impl Drop for Server {
 }
 
 /// A port that nobody has at this moment.
-fn free_address() -> Result<SocketAddr> {
+pub fn free_address() -> Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").context("no port is free")?;
     Ok(listener.local_addr()?)
 }

@@ -12,7 +12,7 @@ use crate::postgres::Writes;
 use crate::program::{self, Program};
 use crate::progress::{Step, seconds};
 use crate::workspace::{self, Needs, cargo};
-use crate::{clients, interrupt, objects, postgres, quickstart};
+use crate::{clients, garage, interrupt, objects, postgres, quickstart};
 
 const HELP: &str = "\
 Install what the tests need and run all of them
@@ -36,6 +36,7 @@ const DENY_VERSION: &str = "0.20.2";
 /// Where tests look for the server that they are given.
 const POSTGRES: &str = "BULLION_TEST_POSTGRES";
 const S3: &str = "BULLION_TEST_S3";
+const NODE: &str = "BULLION_TEST_S3_NODE";
 const AZ: &str = "BULLION_TEST_AZ";
 const AZURITE: &str = "BULLION_TEST_AZURITE";
 /// Lines of a failed part's log that are shown; the rest is in the file.
@@ -372,18 +373,30 @@ fn postgres_tests(log: &Path, step: &Step) -> Result<Ended> {
     run_all(vec![test.env(POSTGRES, server.url())], log, step)
 }
 
-/// The same tests as everywhere, and one that runs only where there is a server.
+/// The same tests as everywhere, and those that run only where there is a server; these once more with Garage, where it
+/// is installed, which loses a node meanwhile.
 fn s3_tests(log: &Path, step: &Step) -> Result<Ended> {
     let server = match objects::Server::start(&log.with_extension("server.log"), log, step)? {
         Ok(server) => server,
         Err(why) => return Ok(Ended::Failed(why)),
     };
-    let test = cargo()
-        .args(["test", "--workspace", "--locked", "--test", "store"])
-        .args(features()?)
-        .args(["--", "s3::"])
-        .env(S3, server.url());
-    run_all(vec![test], log, step)
+    let test = |what: &str| -> Result<Program> {
+        Ok(cargo()
+            .args(["test", "--workspace", "--locked", "--test", "store"])
+            .args(features()?)
+            .args(["--", what]))
+    };
+    let everywhere = test("s3::")?.env(S3, server.url());
+    let Some(garage) = garage::installed()? else {
+        let how = format!("without Garage; to have it: {}", garage::INSTALL);
+        step.talk().say(&how);
+        return run_all(vec![everywhere], log, step);
+    };
+    let cluster = garage::Cluster::start(garage, &log.with_extension("garage.log"))?;
+    let with_garage = test("s3::real::")?
+        .env(S3, cluster.url()?)
+        .env(NODE, cluster.spare()?.to_string());
+    run_all(vec![everywhere, with_garage], log, step)
 }
 
 fn tests_that_need(needs: Needs) -> Result<Option<Program>> {

@@ -1,20 +1,18 @@
 //! Object stores as places: what they promise, and what a store makes of one that misbehaves.
 
+mod real;
 mod server;
 
-use std::io::{ErrorKind, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
 use disk::MemDisk;
-use store::place::{At, Limits, Parcel, Place, There};
+use store::place::{At, Limits, Place};
 use store::{Collect, Store, StoreError};
 use tempfile::NamedTempFile;
 
 use crate::{disk_of, options, whole};
 use server::{Server, Trouble};
-
-/// Where a real server is, as an address without a prefix; set by `cargo xtask test`.
-const REAL: &str = "BULLION_TEST_S3";
 
 /// Troubles are meant, so little time passes between tries; but a busy machine is none, so an answer
 /// may take as long as it does outside of tests.
@@ -110,45 +108,6 @@ fn a_store_lives_in_an_object_store() {
         !world.server.names().iter().any(|name| name.contains("/.")),
         "nothing is left beside it"
     );
-}
-
-/// Against whatever server the tests are given.
-#[test]
-fn a_store_lives_in_a_real_object_store() {
-    let Ok(real) = std::env::var(REAL) else {
-        return;
-    };
-    let (bucket, settings) = real.split_once('?').expect("an address with settings");
-    let at = format!("{bucket}/{:016x}?{settings}", rand::random::<u64>());
-    let at: At = at.parse().expect("an address");
-    crate::places::check(&*at.open().expect("open"));
-    let at = format!("{bucket}/{:016x}?{settings}", rand::random::<u64>());
-    lives(&at.parse().expect("an address"), Limits::default());
-}
-
-/// A whole file of several parts, its mark, and what is there before and after.
-#[test]
-fn a_file_is_sent_to_a_real_object_store() {
-    let Ok(real) = std::env::var(REAL) else {
-        return;
-    };
-    // The server of the tests takes any keys; those of the environment must not be asked for.
-    let keys = "AWS_ACCESS_KEY_ID=somebody\nAWS_SECRET_ACCESS_KEY=else\n";
-    let (bucket, settings) = real.split_once('?').expect("an address with settings");
-    let settings: Vec<&str> = settings
-        .split('&')
-        .filter(|setting| !setting.starts_with("credentials="))
-        .collect();
-    let name = format!("{bucket}/{:016x}/disk.raw", rand::random::<u64>());
-    let address = format!("{name}?{}", settings.join("&"));
-    let parcel = Parcel::new(&address, keys, &Limits::default()).expect("an address");
-    assert_eq!(parcel.there("one").expect("ask"), There::Nothing);
-    let mut file = tempfile::tempfile().expect("a file");
-    file.write_all(&vec![7; 70 << 20]).expect("write");
-    file.seek(SeekFrom::Start(0)).expect("seek");
-    assert_eq!(parcel.send(file, "one").expect("send"), 70 << 20);
-    assert_eq!(parcel.there("one").expect("ask"), There::Same);
-    assert_eq!(parcel.there("two").expect("ask"), There::Other);
 }
 
 fn lives(at: &At, limits: Limits) {
