@@ -1,5 +1,5 @@
 //! What a machine reads of its image until it asks who logs in, when nothing of the image is on its host: with no
-//! trace of an earlier boot, and with one.
+//! trace of an earlier boot, with one, and twenty machines that start at once.
 //!
 //! The image is the golden Debian of the quickstart, which is run in a folder of its own if it was not before. The disk
 //! is served by `bullion store serve`, and its figures are what that counts.
@@ -23,6 +23,9 @@ const KEY: &str = "keys/stores.key";
 const PROMPT: &str = "login:";
 /// Without acceleration on a busy host.
 const BOOT_DEADLINE: Duration = Duration::from_secs(20 * 60);
+/// Machines that start at once, and MiB of memory of each machine, so that all of them find room.
+const TOGETHER: usize = 20;
+const MEMORY: &str = "512";
 const MIB: f64 = (1u64 << 20) as f64;
 
 /// What one boot read of the store, as stored.
@@ -75,12 +78,13 @@ fn measure(program: &Path, data: &Path, work: &Path) -> Result<()> {
     };
     let id = bench.disk()?;
     println!("the golden Debian to `{PROMPT}`, from a store, nothing of it in memory before:");
-    for (name, options) in [
-        ("first boot", ["--record-trace"].as_slice()),
-        ("with its trace", &[]),
+    for (name, options, machines) in [
+        ("first boot", ["--record-trace"].as_slice(), 1),
+        ("with its trace", &[], 1),
+        ("twenty machines at once", &[], TOGETHER),
     ] {
         let step = Step::begin(name);
-        let boot = bench.boot(&id, options)?;
+        let boot = bench.boot(&id, options, machines)?;
         step.done("");
         let all = boot.asked + boot.ahead;
         println!(
@@ -136,8 +140,8 @@ impl Bench {
         Ok(id.context("the store holds no disk")?.to_owned())
     }
 
-    fn boot(&self, id: &str, options: &[&str]) -> Result<Boot> {
-        let (socket, console) = (self.work.join("nbd.sock"), self.work.join("console"));
+    fn boot(&self, id: &str, options: &[&str], machines: usize) -> Result<Boot> {
+        let socket = self.work.join("nbd.sock");
         let told = self.work.join("served.json");
         let out = fs::File::create(&told).context("cannot write the server's output")?;
         let mut serve = self.store(&[&["serve", id], options].concat());
@@ -153,18 +157,7 @@ impl Bench {
         let url = serving["serving"][0]["urls"][0]
             .as_str()
             .context("no address")?;
-        let _ = fs::remove_file(&console);
-        let begun = Instant::now();
-        let mut machine = Stopped(
-            machine(url, &console)
-                .spawn()
-                .context("cannot start QEMU")?,
-        );
-        let says =
-            || fs::read(&console).is_ok_and(|text| String::from_utf8_lossy(&text).contains(PROMPT));
-        wait(says, &mut machine)?;
-        let seconds = begun.elapsed().as_secs_f64();
-        drop(machine);
+        let seconds = self.prompts(url, machines)?;
         Program::new("kill")
             .args(["-TERM", &server.0.id().to_string()])
             .stdout()?;
@@ -180,9 +173,31 @@ impl Bench {
             server_cpu: ended["cpuSeconds"].as_f64().unwrap_or_default(),
         })
     }
+
+    /// Starts machines, and stops each when it asks who logs in; seconds until the last did.
+    fn prompts(&self, url: &str, machines: usize) -> Result<f64> {
+        let begun = Instant::now();
+        let started: Result<Vec<(Stopped, PathBuf)>> = (0..machines)
+            .map(|number| {
+                let console = self.work.join(format!("console-{number}"));
+                // Of the boot before.
+                let _ = fs::remove_file(&console);
+                let machine = machine(url, &console).spawn();
+                Ok((Stopped(machine.context("cannot start QEMU")?), console))
+            })
+            .collect();
+        for (mut machine, console) in started? {
+            let says = || {
+                let text = fs::read(&console).unwrap_or_default();
+                String::from_utf8_lossy(&text).contains(PROMPT)
+            };
+            wait(says, &mut machine)?;
+        }
+        Ok(begun.elapsed().as_secs_f64())
+    }
 }
 
-/// As tests of images boot: two processors, 1 GiB, a network that leads nowhere, and nothing that is written stays.
+/// As tests of images boot: two processors, a network that leads nowhere, and nothing that is written stays.
 fn machine(url: &str, console: &Path) -> Command {
     let mut command = Command::new("qemu-system-x86_64");
     command.args([
@@ -193,7 +208,7 @@ fn machine(url: &str, console: &Path) -> Command {
         "-smp",
         "2",
         "-m",
-        "1024",
+        MEMORY,
     ]);
     command.args([
         "-nodefaults",
