@@ -14,6 +14,7 @@ use super::{
     DeleteMachine, DeleteMachineInput, Deploy, DeployInput, MACHINE_WRITE, Power, PowerChange,
     PowerInput, PowerState, instance_view, machine_image, os_disk,
 };
+use crate::domains::{DomainName, KeyChoice, tests as domains};
 use crate::testing::World;
 
 /// A world with a published version and a machine that is about to be made.
@@ -27,20 +28,20 @@ impl OneMachine {
         let world = World::new(&["north", "south"]).await;
         let (_, job) = world.run(&world.factory()).await;
         assert_eq!(job.state, JobState::Succeeded, "{:?}", job.failure);
-        let vm = machine(&world, "south", &world.definition).await;
+        let vm = machine(&world, "web-1", "south", &world.definition).await;
         OneMachine { world, vm }
     }
 }
 
-async fn machine(world: &World, region: &str, image: &ResourceId) -> ResourceId {
+async fn machine(world: &World, name: &str, region: &str, image: &ResourceId) -> ResourceId {
     let vm = world
         .group
-        .extension("Microsoft.Compute", "virtualMachines", "web-1")
+        .extension("Microsoft.Compute", "virtualMachines", name)
         .unwrap();
     let body = json!({
         "hardwareProfile": { "vmSize": "Standard_B1s" },
         "storageProfile": { "imageReference": { "id": image.to_string() } },
-        "osProfile": { "computerName": "web-1", "adminUsername": "azureuser" },
+        "osProfile": { "computerName": name, "adminUsername": "azureuser" },
     });
     let draft = Draft::new(body)
         .location(region)
@@ -307,7 +308,7 @@ async fn what_the_region_does_not_hold_is_not_deployed() {
         .unwrap();
     let (_, job) = world.run(&world.factory()).await;
     assert_eq!(job.state, JobState::Succeeded);
-    let vm = machine(&world, "west", &world.definition).await;
+    let vm = machine(&world, "web-1", "west", &world.definition).await;
     let failure = deploy(&world, &vm).await.failure.unwrap();
     assert!(
         failure.message.contains("is not available in west region"),
@@ -316,7 +317,7 @@ async fn what_the_region_does_not_hold_is_not_deployed() {
     );
 
     let exact = world.definition.child("versions", "1.0.0").unwrap();
-    let vm = machine(&world, "west", &exact).await;
+    let vm = machine(&world, "web-1", "west", &exact).await;
     let failure = deploy(&world, &vm).await.failure.unwrap();
     assert!(
         failure
@@ -326,6 +327,38 @@ async fn what_the_region_does_not_hold_is_not_deployed() {
         failure.message
     );
 
-    let vm = machine(&world, "north", &exact).await;
+    let vm = machine(&world, "web-1", "north", &exact).await;
     assert_eq!(deploy(&world, &vm).await.state, JobState::Succeeded);
+}
+
+/// Nothing of an encrypted version is read where anybody else's key opens it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_of_an_encrypted_version_needs_its_own_key() {
+    const SET: &str = "payroll";
+    let OneMachine { world, .. } = OneMachine::fresh().await;
+    let exact = world.definition.child("versions", "1.0.0").unwrap();
+    let mut version = world.get(&exact).await.unwrap();
+    let digest = version.properties["bullion"]["diskDigest"].as_str();
+    let digest = digest.unwrap().parse().unwrap();
+    let setting = domains::setting(SET, KeyChoice::Same);
+    world.regions.put_domain(&setting).unwrap();
+    domains::bring(&world.regions, SET, &digest);
+    let set = domains::set(SET).to_string();
+    version.properties["publishingProfile"]["targetRegions"] = json!([{
+        "name": "north",
+        "encryption": { "osDiskImage": { "diskEncryptionSetId": set } },
+    }]);
+    world.put(&exact, Draft::from_resource(version)).await;
+
+    let vm = machine(&world, "web-1", "north", &exact).await;
+    assert_eq!(deploy(&world, &vm).await.state, JobState::Succeeded);
+    let deployed = world.get(&vm).await.unwrap();
+    let kept_in = domains::place(SET).folded();
+    assert_eq!(deployed.properties["bullion"][super::KEPT_IN], kept_in);
+
+    let name = DomainName::of(&domains::set(SET));
+    world.regions.erase_domain(&name, true).unwrap();
+    let vm = machine(&world, "web-2", "north", &exact).await;
+    let failure = deploy(&world, &vm).await.failure.unwrap();
+    assert!(failure.message.contains("erased"), "{}", failure.message);
 }

@@ -17,7 +17,7 @@ const TENANT: &str = "00000000-0000-4000-8000-00000000000a";
 const OWN: [&str; 1] = ["https://bullion.example:8443"];
 const CACHE_BYTES: u64 = 1 << 20;
 
-fn set(name: &str) -> ResourceId {
+pub(crate) fn set(name: &str) -> ResourceId {
     let text = format!(
         "/subscriptions/00000000-0000-4000-8000-000000000001/resourceGroups/rg/providers/\
          Microsoft.Compute/diskEncryptionSets/{name}"
@@ -25,7 +25,7 @@ fn set(name: &str) -> ResourceId {
     ResourceId::parse(&text).unwrap()
 }
 
-fn setting(name: &str, key: KeyChoice) -> DomainSetting {
+pub(crate) fn setting(name: &str, key: KeyChoice) -> DomainSetting {
     DomainSetting {
         set: set(name),
         tenant: tenant(),
@@ -39,7 +39,7 @@ fn tenant() -> TenantId {
     TENANT.parse().unwrap()
 }
 
-fn place(name: &str) -> Location {
+pub(crate) fn place(name: &str) -> Location {
     DomainName::of(&set(name)).place(&north())
 }
 
@@ -61,7 +61,7 @@ fn keep(regions: &Regions, name: &str, seed: u8) -> DiskDigest {
     taken.digest
 }
 
-fn bring(regions: &Regions, name: &str, digest: &DiskDigest) {
+pub(crate) fn bring(regions: &Regions, name: &str, digest: &DiskDigest) {
     let place = place(name);
     let region = regions.region(&place).unwrap();
     let placement = region
