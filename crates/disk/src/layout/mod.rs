@@ -5,9 +5,14 @@
 
 mod gpt;
 mod hybrid;
+mod mbr;
 
 pub use gpt::{Gpt, MAX_ENTRIES, Partition, PartitionKind};
 pub use hybrid::{HybridLayout, PartitionIds};
+
+use std::ops::Range;
+
+use crate::ReadAt;
 
 /// The only sector size that the layouts here know.
 pub const SECTOR: u64 = 512;
@@ -33,4 +38,13 @@ pub enum LayoutError {
     Read(#[source] std::io::Error),
     #[error("write the partition table")]
     Write(#[source] std::io::Error),
+}
+
+/// Where the partitions of a disk lie, by its GUID partition table or, where it has none, by its MBR.
+pub fn partitions(disk: &dyn ReadAt) -> Result<Vec<Range<u64>>, LayoutError> {
+    match Gpt::read(disk) {
+        Ok(table) => Ok(table.partitions.iter().map(Partition::range).collect()),
+        Err(LayoutError::NoTable(_)) => mbr::read(disk),
+        Err(other) => Err(other),
+    }
 }

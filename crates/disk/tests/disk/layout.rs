@@ -1,6 +1,8 @@
 //! Partition tables: what is written is what is read, and bytes from outside never panic.
 
-use disk::layout::{Gpt, HybridLayout, LayoutError, PartitionIds, PartitionKind, SECTOR};
+use disk::layout::{
+    Gpt, HybridLayout, LayoutError, PartitionIds, PartitionKind, SECTOR, partitions,
+};
 use disk::{MemDisk, ReadAt, WriteAt, digest_of};
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -33,6 +35,42 @@ fn word(disk: &MemDisk, at: usize) -> u64 {
     let mut bytes = [0; 8];
     bytes.copy_from_slice(&disk.as_bytes()[at..at + 8]);
     u64::from_le_bytes(bytes)
+}
+
+#[test]
+fn partitions_are_found_by_either_table() {
+    let ranges = partitions(&written()).expect("a GPT");
+    assert_eq!(ranges.len(), 3);
+    assert_eq!(ranges[2], layout().root());
+
+    let check = |entries: &[(u8, u32, u32)], expected: Result<&[std::ops::Range<u64>], &str>| {
+        let mut disk = MemDisk::new(MIB as usize);
+        for (index, (kind, first, count)) in entries.iter().enumerate() {
+            let at = 446 + 16 * index as u64;
+            disk.write_at(at + 4, &[*kind]).expect("write");
+            disk.write_at(at + 8, &first.to_le_bytes()).expect("write");
+            disk.write_at(at + 12, &count.to_le_bytes()).expect("write");
+        }
+        disk.write_at(510, &[0x55, 0xaa]).expect("write");
+        let found = partitions(&disk).map_err(|error| error.to_string());
+        let expected =
+            expected.map_err(|why| format!("the disk has no usable partition table: {why}"));
+        assert_eq!(found, expected.map(<[_]>::to_vec));
+    };
+    check(&[], Ok(&[]));
+    check(
+        &[(7, 8, 8), (0x0f, 16, 8), (0, 24, 8), (0x83, 32, 2016)],
+        Ok(&[4096..8192, 16384..1_048_576]),
+    );
+    let outside = Err("a partition lies outside the disk");
+    check(&[(7, 8, 0)], outside);
+    check(&[(7, 2047, 2)], outside);
+    check(&[(7, u32::MAX, u32::MAX)], outside);
+    check(
+        &[(0xee, 1, 2047)],
+        Err("the GPT that its MBR stands for is none"),
+    );
+    assert!(partitions(&MemDisk::new(MIB as usize)).is_err());
 }
 
 #[test]
