@@ -68,6 +68,11 @@ const PACKAGES: &[Package] = &[
     ),
     package("pkg-config", Purpose::Build, "finds libext2fs"),
     package(
+        "bubblewrap",
+        Purpose::Run,
+        "keeps programs in that work on bytes or code of tenants; starts mkosi in benchmarks",
+    ),
+    package(
         "debian-archive-keyring",
         Purpose::Run,
         "checks the signature of the archive that images are made from",
@@ -99,6 +104,11 @@ const PACKAGES: &[Package] = &[
         "the modules of the BIOS boot loader",
     ),
     package(
+        "libwin-hivex-perl",
+        Purpose::Run,
+        "hivexregedit, which writes the record of a Windows image into its registry",
+    ),
+    package(
         "mmdebstrap",
         Purpose::Run,
         "makes the platform image from the package archive",
@@ -115,6 +125,11 @@ const PACKAGES: &[Package] = &[
     ),
     package("openssh-client", Purpose::Run, "`bullion vm ssh`"),
     package("ovmf", Purpose::Run, "UEFI firmware of machines"),
+    package(
+        "python3-testinfra",
+        Purpose::Run,
+        "checks of templates that are written for pytest",
+    ),
     package(
         "qemu-system-x86",
         Purpose::Run,
@@ -148,6 +163,11 @@ const PACKAGES: &[Package] = &[
         "holds the keys that it signs with",
     ),
     package(
+        "libhivex-bin",
+        Purpose::Test,
+        "hivexsh, which says whether hives are read and written right",
+    ),
+    package(
         "libnbd-bin",
         Purpose::Test,
         "nbdinfo and nbdcopy, clients that our server of disks is tested with",
@@ -171,6 +191,11 @@ const PACKAGES: &[Package] = &[
         "npm",
         Purpose::Test,
         "installs the npm SDK, which the tests drive",
+    ),
+    package(
+        "ntfs-3g",
+        Purpose::Test,
+        "makes the NTFS volumes that ours is tested on",
     ),
     package(
         "openscap-scanner",
@@ -201,11 +226,6 @@ const PACKAGES: &[Package] = &[
         "borgbackup",
         Purpose::Bench,
         "borg, which the store is measured against",
-    ),
-    package(
-        "bubblewrap",
-        Purpose::Bench,
-        "starts mkosi, which builds are measured against, in a tree of its own",
     ),
     package(
         "casync",

@@ -5,6 +5,7 @@
 //! This crate knows no HTTP and no SQL. It reads and writes resources only under permits.
 
 pub mod build;
+mod confined;
 pub mod deploy;
 pub mod disks;
 pub mod domains;
@@ -34,6 +35,7 @@ pub mod test;
 pub mod testing;
 pub mod trigger;
 
+pub use confined::ConfinedError;
 pub use factory::{BlobPlace, Factory, FactoryError, FactoryOptions, Parts};
 pub use regions::{CheckoutFailed, RegionError, Regions, StorageSettings, StoreSetting};
 pub use serving::{Attachable, ServedDisks, ServingError};
