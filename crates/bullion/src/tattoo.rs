@@ -24,7 +24,8 @@ pub enum TattooCommand {
   bullion tattoo read disk.vhd --version shop/web/1.0.0 --signed
   bullion tattoo read disk.raw --output json
 
-A disk is a raw, qcow2, VHD, VHDX or VMDK file, told by its content; nothing is mounted. Anything
+A disk is a raw, qcow2, VHD, VHDX or VMDK file, told by its content; nothing is mounted. The record
+of Linux is in /etc/bullion-image, that of Windows in HKEY_LOCAL_MACHINE\\SOFTWARE\\Bullion\\Image. Anything
 that is no file is a machine: its record is the one that was read inside it when it was deployed.
 
 The record is held against the signed statement `tattoo` of the version that the machine was made
@@ -81,8 +82,9 @@ fn in_disk(path: &Path) -> Result<std::collections::BTreeMap<String, String>, Fa
     let found = tattoo::read(&image).map_err(|error| Failure::new(what(), error))?;
     let found = found.ok_or_else(|| {
         let none = format!(
-            "there is no {} in `{}`",
+            "there is neither {} nor {} in `{}`",
             tattoo::TATTOO_PATH,
+            tattoo::TATTOO_KEY,
             path.display()
         );
         Failure::plain(none).hint("images that Bullion has built have one")

@@ -1,6 +1,8 @@
 //! A world in which whole runs can be tested: a catalog in memory with a template in it, a data
 //! folder, and fakes for the archive, the builder and machines. It is for tests only.
 
+pub mod windows;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 

@@ -3,9 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use disk::{CowDisk, ReadAt};
 use factory::source::testing::FakeProvider;
 use factory::source::{BaseRequest, PlatformImage, Provider};
 use factory::tattoo::{self, Tattoo};
+use factory::testing::windows::{WindowsDisk, empty_hive};
 use serde_json::Value;
 use store::{FileDisk, Keys, Store, StoreOptions};
 
@@ -54,6 +56,32 @@ async fn make_disks(folder: &Path) {
 }
 
 #[tokio::test]
+async fn a_record_is_read_from_the_registry_of_windows() {
+    let folder = tempfile::tempdir().expect("cannot make a folder");
+    let folder = folder.path();
+    let made = WindowsDisk {
+        hive: Some(empty_hive(4)),
+        ..WindowsDisk::default()
+    };
+    let disk = Arc::new(made.make().await);
+    let record = Tattoo {
+        image_version: "1.0.0".into(),
+        ..Tattoo::default()
+    };
+    let changes = tattoo::apply_to_windows(disk.clone(), &record, folder).await;
+    let changes = changes.expect("a record");
+    let mut image = vec![0; disk.len()];
+    let changed = CowDisk::with_changes(&*disk, &changes);
+    changed.read_at(0, &mut image).expect("a disk");
+    std::fs::write(folder.join("windows.raw"), image).expect("cannot write a file");
+    std::fs::write(folder.join("none.raw"), &*disk).expect("cannot write a file");
+    let said = read(folder, "windows.raw", &[]).succeeded();
+    assert!(said.stdout.contains("image.version=1.0.0\n"), "{said:#?}");
+    let said = read(folder, "none.raw", &[]);
+    assert!(said.stderr.contains("nor HKEY_LOCAL_MACHINE"), "{said:#?}");
+}
+
+#[tokio::test]
 async fn a_record_is_read_from_images_of_any_format() {
     let folder = tempfile::tempdir().expect("cannot make a folder");
     let folder = folder.path();
@@ -84,7 +112,11 @@ async fn a_record_is_read_from_images_of_any_format() {
         assert!(said.stderr.contains(told), "{said:#?}");
     };
     refused("image.raw", &["--signed"], "Not checked");
-    refused("none.raw", &[], "no /etc/bullion-image");
+    refused(
+        "none.raw",
+        &[],
+        "neither /etc/bullion-image nor HKEY_LOCAL_MACHINE",
+    );
     std::fs::write(folder.join("noise"), [7; 9000]).expect("cannot write a file");
     refused("noise", &[], "cannot read the tattoo of `noise`");
     refused("no-such", &[], "no server to talk to");

@@ -71,6 +71,16 @@ pub enum BuildError {
     #[error("a {kind} customizer needs a Windows guest, and this image is none")]
     NeedsWindows { kind: String },
 
+    #[error(
+        "Windows says that it is in the state {state}: it is generalized by sysprep, inside it, which was not done. Run \
+         `sysprep /generalize /oobe /shutdown` in it and bring it here anew, or make a specialized image with \
+         vmProfile.bullion.generalize false"
+    )]
+    NotSysprepped { state: String },
+
+    #[error(transparent)]
+    Windows(#[from] windisk::SystemError),
+
     #[error("the build machine")]
     Machine(#[from] machine::MachineError),
 

@@ -1,5 +1,6 @@
 //! What belongs to one machine and not to an image: keys, ids, logs, leases, and the state of the first start.
 
+use disk::ReadAt;
 use ext4::{Change, Content, EntryKind, FileTime, Links, Meta, Tree};
 
 use super::error::BuildError;
@@ -48,6 +49,22 @@ const EMPTIED: [&str; 4] = [
     "var/log/journal",
     "var/tmp",
 ];
+
+/// Where Windows says what state its setup is in, and what it says once sysprep has taken away what belongs to one machine.
+const SETUP: [&str; 5] = ["Microsoft", "Windows", "CurrentVersion", "Setup", "State"];
+const SYSPREPPED: &str = "IMAGE_STATE_GENERALIZE_RESEAL_TO_";
+
+/// Refuses a Windows that does not say that it was generalized: only Windows itself can do that.
+pub fn check_sysprep(disk: &dyn ReadAt) -> Result<(), BuildError> {
+    let texts = windisk::System::find(disk)?.software()?.texts(&SETUP)?;
+    let state = texts.and_then(|mut texts| texts.remove("ImageState"));
+    match state {
+        Some(state) if state.starts_with(SYSPREPPED) => Ok(()),
+        state => Err(BuildError::NotSysprepped {
+            state: state.unwrap_or_else(|| "unknown".to_owned()),
+        }),
+    }
+}
 
 /// The records that take it away from a tree; none where nothing is there.
 pub fn records(tree: &mut Tree<'_>, epoch: i64) -> Result<Vec<Change>, BuildError> {

@@ -31,7 +31,7 @@ pub use customizer::{
 };
 pub use error::BuildError;
 pub use executor::{AptState, BuildContext, LineSink, StepOutcome, StepTimes, TreeExecutor};
-pub(crate) use generalise::{GENERALISE_FORMAT, records as generalise};
+pub(crate) use generalise::{GENERALISE_FORMAT, check_sysprep, records as generalise};
 pub use machine::MachineBuild;
 pub(crate) use optimise::{OPTIMISE_FORMAT, zero_free_space};
 pub use sandbox::SandboxProgram;

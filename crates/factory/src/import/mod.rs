@@ -232,6 +232,14 @@ fn open_layer(file: &Path) -> Result<Layer, ImportError> {
     Ok(Layer::open(file, LIMITS)?)
 }
 
+/// Whether there is Windows on a disk image of which nobody says it. What cannot be read is none: whoever takes the image in
+/// is told why it cannot. Blocks.
+pub(crate) fn holds_windows(path: &Path) -> bool {
+    let file = FileDisk::open(path).map_err(ImportError::Read);
+    let image = file.and_then(|file| Ok(Image::open(file, LIMITS)?));
+    image.is_ok_and(|image| windisk::System::find(&image).is_ok())
+}
+
 /// The content tells the format. A file that is named as a VHD must be one.
 fn open_file(path: &Path) -> Result<Box<dyn ReadAt>, ImportError> {
     let file = FileDisk::open(path).map_err(ImportError::Read)?;

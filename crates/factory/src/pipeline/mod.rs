@@ -24,6 +24,8 @@ mod steps;
 mod targets_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod windows_tests;
 
 pub use builder::Builder;
 #[cfg(any(test, feature = "testing"))]

@@ -16,6 +16,7 @@ use super::recipe::{Executor, Recipe, RecipeSource};
 use super::steps::failed;
 use crate::build::{Action as Customization, Customizer};
 use crate::factory::Factory;
+use crate::import::holds_windows;
 use crate::publish::{self, VERSION_READ};
 use crate::source::{LATEST, Pin, PlatformImage};
 
@@ -26,6 +27,7 @@ const SNAPSHOT_WRITE: &str = "Microsoft.Compute/snapshots/write";
 /// Of images that say nothing of where they came from.
 const UNKNOWN: &str = "unknown";
 const LINUX: &str = "Linux";
+const WINDOWS: &str = "Windows";
 
 /// Who made every byte of a disk, so far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +80,12 @@ pub(super) struct Sourced {
     pub exact: Option<String>,
 }
 
+impl Sourced {
+    pub fn is_windows(&self) -> bool {
+        self.os_type.eq_ignore_ascii_case(WINDOWS)
+    }
+}
+
 /// Looks the recipe's source up under the rights of whoever asked for the run.
 pub(super) async fn sourced(
     factory: &Arc<Factory>,
@@ -106,6 +114,10 @@ pub(super) async fn sourced(
     Ok(sourced)
 }
 
+const fn os_type(windows: bool) -> &'static str {
+    if windows { WINDOWS } else { LINUX }
+}
+
 async fn platform(
     factory: &Arc<Factory>,
     recipe: &Recipe,
@@ -129,7 +141,7 @@ async fn platform(
         },
         epoch: pin.epoch,
         ancestry,
-        os_type: LINUX.to_owned(),
+        os_type: os_type(pin.is_windows()).to_owned(),
         executor: Executor::Tree,
         exact: Some(pin.image.version.clone()),
         pin: Some(pin),
@@ -248,12 +260,13 @@ async fn blob(factory: &Arc<Factory>, uri: &str, sha256: &str) -> Result<Sourced
     let place = place.ok_or_else(missing)?;
     let name = place.name_of(uri).ok_or_else(missing)?;
     let path = place.existing(&name).ok_or_else(missing)?;
-    let (hash, modified) = super::steps::blocking(move || {
+    let (hash, modified, os_type) = super::steps::blocking(move || {
         let read = |error: std::io::Error| failed("SourceFailed", &error);
         let modified = std::fs::metadata(&path)
             .and_then(|meta| meta.modified())
             .map_err(read)?;
-        Ok((crate::fetch::sha256_of(&path).map_err(read)?, modified))
+        let hash = crate::fetch::sha256_of(&path).map_err(read)?;
+        Ok((hash, modified, os_type(holds_windows(&path))))
     })
     .await?;
     if !sha256.is_empty() && *sha256 != hash {
@@ -277,7 +290,7 @@ async fn blob(factory: &Arc<Factory>, uri: &str, sha256: &str) -> Result<Sourced
         },
         epoch: date.as_second(),
         ancestry: Ancestry::Foreign,
-        os_type: LINUX.to_owned(),
+        os_type: os_type.to_owned(),
         executor: Executor::Tree,
         exact: None,
     })
@@ -285,7 +298,8 @@ async fn blob(factory: &Arc<Factory>, uri: &str, sha256: &str) -> Result<Sourced
 
 /// The tree where it may, a machine where it must; refused before anything is built where neither can.
 fn settle_executor(recipe: &Recipe, sourced: &mut Sourced) -> Result<(), StepError> {
-    let windows = sourced.os_type.eq_ignore_ascii_case("Windows");
+    let windows = sourced.is_windows();
+    let checks = recipe.validators.iter().find(|one| !one.is_scan());
     let for_windows = recipe
         .customizers
         .iter()
@@ -299,6 +313,13 @@ fn settle_executor(recipe: &Recipe, sourced: &mut Sourced) -> Result<(), StepErr
             return refused(
                 "the source is a Windows image; customizing one needs a Windows guest with a way in, which this \
                  server does not have. It can be distributed without customizers."
+                    .to_owned(),
+            );
+        }
+        (true, _) if checks.is_some() => {
+            return refused(
+                "the source is a Windows image; checks in one need a Windows guest with a way in, which this server does \
+                 not have. It can be distributed without checks."
                     .to_owned(),
             );
         }

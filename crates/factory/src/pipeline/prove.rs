@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use access::Action;
+use disk::Changes;
 use jobs::{JobError, StepError, StepHandle, step_key};
 use machine::Firmware;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use store::{Store, Trace};
+use store::{Store, StoredDisk, Trace};
 use wire::Location;
 use wire::factory::Stage;
 use wire::template::{OnBuildError, Validator};
@@ -18,6 +19,7 @@ use super::run::{Named, Run};
 use super::scans::ScanReport;
 use super::stages::{BoxFuture, Cx, Resolved, present};
 use super::steps::{Shown, StepDisk, blocking, failed, store_failed, test_name};
+use crate::factory::Factory;
 use crate::publish::{self, Allocation, VERSION_READ};
 use crate::scan::{self, Finding};
 use crate::serving::ServingError;
@@ -126,32 +128,19 @@ impl Run {
         let epoch = resolved.source.epoch;
         let inputs = (built.digest, &record, epoch, ext4::writer_version());
         let named = Named::pure(Stage::Tattoo, "write", step_key("tattoo", 1, &inputs));
-        let (store, parent, written) = (Arc::clone(home), built.clone(), record.clone());
-        let must = resolved.is_built();
+        let writing = Writing {
+            factory: Arc::clone(&self.factory),
+            store: Arc::clone(home),
+            parent: built.clone(),
+            record,
+            epoch,
+        };
+        let (windows, must) = (resolved.source.is_windows(), resolved.is_built());
         let action = move |handle: StepHandle, _: Shown| async move {
-            blocking(move || {
-                let digest = parent.digest;
-                let disk = store.disk(&digest).map_err(|error| store_failed(&error))?;
-                let changes = match tattoo::apply(&disk, &written, epoch) {
-                    Ok(changes) => changes,
-                    Err(error) if !must => {
-                        let why = super::steps::chain(&error);
-                        handle.log(format!("the record is not written into the disk: {why}"));
-                        return Ok(Tattooed {
-                            disk: parent,
-                            tattoo: written,
-                        });
-                    }
-                    Err(error) => return Err(failed("TattooFailed", &error)),
-                };
-                let kept = store.ingest_child(&digest, &changes);
-                let kept = kept.map_err(|error| store_failed(&error))?;
-                Ok(Tattooed {
-                    disk: StepDisk::of(kept, changes.bytes()),
-                    tattoo: written,
-                })
-            })
-            .await
+            match windows {
+                true => writing.into_windows().await,
+                false => blocking(move || writing.into_linux(must, &handle)).await,
+            }
         };
         let here = present(&self.factory, home);
         self.step(cx, named, move |found: &Tattooed| here(&found.disk), action)
@@ -245,7 +234,12 @@ impl Run {
     ) -> Result<Proofs, JobError> {
         let scans = self.scanners(cx, resolved, home, tattooed).await?;
         let mut reports = Vec::new();
-        for firmware in self.recipe.firmwares.clone() {
+        // Nothing says from outside whether Windows came up, and there is no way in.
+        let firmwares = match resolved.source.is_windows() {
+            true => Vec::new(),
+            false => self.recipe.firmwares.clone(),
+        };
+        for firmware in firmwares {
             let inputs = (tattooed.disk.digest, &self.in_machine(), firmware);
             let key = step_key("test", TEST_FORMAT, &inputs);
             let name = test_name(firmware);
@@ -331,6 +325,57 @@ impl Run {
                 Err(StepError::failed("ValidationFailed", report.failures()))
             })
         }
+    }
+}
+
+/// The record on its way into a disk.
+struct Writing {
+    factory: Arc<Factory>,
+    store: Arc<Store>,
+    parent: StepDisk,
+    record: Tattoo,
+    epoch: i64,
+}
+
+impl Writing {
+    /// Blocks. A disk that is not `built` here may have any file system.
+    fn into_linux(self, built: bool, handle: &StepHandle) -> Result<Tattooed, StepError> {
+        let disk = self.disk()?;
+        match tattoo::apply(&disk, &self.record, self.epoch) {
+            Ok(changes) => self.kept(&changes),
+            Err(error) if !built => {
+                let why = super::steps::chain(&error);
+                handle.log(format!("the record is not written into the disk: {why}"));
+                Ok(Tattooed {
+                    disk: self.parent,
+                    tattoo: self.record,
+                })
+            }
+            Err(error) => Err(failed("TattooFailed", &error)),
+        }
+    }
+
+    async fn into_windows(self) -> Result<Tattooed, StepError> {
+        let work = self.factory.work_folder();
+        let work = work.map_err(|error| failed("TattooFailed", &error))?;
+        let disk = Arc::new(self.disk()?);
+        let changes = tattoo::apply_to_windows(disk, &self.record, work.path()).await;
+        let changes = changes.map_err(|error| failed("TattooFailed", &error))?;
+        blocking(move || self.kept(&changes)).await
+    }
+
+    fn disk(&self) -> Result<StoredDisk, StepError> {
+        let disk = self.store.disk(&self.parent.digest);
+        disk.map_err(|error| store_failed(&error))
+    }
+
+    fn kept(self, changes: &Changes) -> Result<Tattooed, StepError> {
+        let kept = self.store.ingest_child(&self.parent.digest, changes);
+        let kept = kept.map_err(|error| store_failed(&error))?;
+        Ok(Tattooed {
+            disk: StepDisk::of(kept, changes.bytes()),
+            tattoo: self.record,
+        })
     }
 }
 

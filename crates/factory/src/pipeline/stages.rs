@@ -277,15 +277,23 @@ impl Run {
         let mut disk = built;
         if self.recipe.generalize {
             let epoch = resolved.source.epoch;
+            let windows = resolved.source.is_windows();
             let inputs = (disk.digest, build::GENERALISE_FORMAT, epoch);
-            let key = step_key("generalize", 1, &inputs);
+            let key = match windows {
+                true => step_key("sysprep", 1, &disk.digest),
+                false => step_key("generalize", 1, &inputs),
+            };
             let work = Finish {
                 store: Arc::clone(home),
                 disk: disk.clone(),
-                must: resolved.is_built(),
+                must: windows || resolved.is_built(),
             };
             let action = move |handle: StepHandle, _: Shown| async move {
-                work.run(handle, move |disk| generalised(disk, epoch)).await
+                let change = move |disk: &dyn ReadAt| match windows {
+                    true => build::check_sysprep(disk).map(|()| disk::Changes::new()),
+                    false => generalised(disk, epoch),
+                };
+                work.run(handle, change).await
             };
             let named = Named::pure(Stage::Build, "generalize", key);
             disk = self

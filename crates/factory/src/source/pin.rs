@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use wire::compute::OsType;
 
 use super::{PlatformImage, SourceError, SourceLine};
 
@@ -95,6 +96,9 @@ pub struct FileState {
     pub sha256: String,
     /// A file of the images' folder, or where it was fetched from.
     pub from: String,
+    /// Linux where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os_type: Option<OsType>,
 }
 
 impl Pin {
@@ -131,6 +135,11 @@ impl Pin {
             sources: Vec::new(),
             file: Some(file),
         }
+    }
+
+    pub fn is_windows(&self) -> bool {
+        let said = self.file.as_ref().and_then(|file| file.os_type);
+        said == Some(OsType::Windows)
     }
 
     /// The text of a `sources.list` of this pin.

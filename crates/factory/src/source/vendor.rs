@@ -18,6 +18,7 @@ use process::Command;
 use serde::Deserialize;
 use store::FileDisk;
 use uuid::Uuid;
+use wire::compute::OsType;
 
 use super::signature::{Signature, Signed};
 use super::{
@@ -25,7 +26,7 @@ use super::{
     SourceError, SourceLine,
 };
 use crate::fetch::{Web, fetch_all, is_sha256, sha256_of};
-use crate::import::{DISK_BYTES_MAX, Padded};
+use crate::import::{DISK_BYTES_MAX, Padded, holds_windows};
 use crate::publish::SparseFile;
 
 /// Raised whenever equal inputs would give other bytes.
@@ -49,6 +50,7 @@ struct Description {
     url: String,
     sha256: String,
     signature: Option<Signature>,
+    os_type: Option<OsType>,
 }
 
 /// Numbers between dots, compared as numbers.
@@ -239,12 +241,17 @@ impl Provider for VendorImages {
             true => described(&path)?.0,
             false => {
                 let hashed = path.clone();
-                let sha256 = tokio::task::spawn_blocking(move || sha256_of(&hashed)).await;
-                let sha256 = sha256.map_err(SourceError::Worker)?;
+                let looked = tokio::task::spawn_blocking(move || {
+                    let windows = holds_windows(&hashed).then_some(OsType::Windows);
+                    sha256_of(&hashed).map(|sha256| (sha256, windows))
+                });
+                let looked = looked.await.map_err(SourceError::Worker)?;
+                let (sha256, os_type) = looked.map_err(SourceError::file("read", &path))?;
                 let from = path.strip_prefix(&self.folder).unwrap_or(&path);
                 FileState {
-                    sha256: sha256.map_err(SourceError::file("read", &path))?,
+                    sha256,
                     from: from.to_string_lossy().into_owned(),
+                    os_type,
                 }
             }
         };
@@ -321,6 +328,7 @@ fn described(path: &Path) -> Result<(FileState, Option<Signature>), SourceError>
     let state = FileState {
         sha256: said.sha256.to_ascii_lowercase(),
         from: said.url,
+        os_type: said.os_type,
     };
     Ok((state, said.signature))
 }

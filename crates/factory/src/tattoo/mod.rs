@@ -4,15 +4,23 @@
 //! the same bytes. Nothing is mounted to write it. Parsing treats the text as hostile: it comes
 //! from a machine that anyone may have changed.
 
+mod windows;
+#[cfg(test)]
+mod windows_tests;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
 use disk::{Changes, ReadAt};
 use ext4::{Change, Content, FileTime, Links, Meta};
+use windisk::{System, SystemError};
 
 use crate::build::{BuildError, RootFs};
+use crate::confined::ConfinedError;
 
-/// Where the record lies in an image.
+pub use windows::{TATTOO_KEY, apply as apply_to_windows};
+
+/// Where the record lies in a Linux image.
 pub const TATTOO_PATH: &str = "/etc/bullion-image";
 /// More than this is no record of ours.
 pub const TATTOO_BYTES_MAX: u64 = 16 << 10;
@@ -176,6 +184,14 @@ pub enum ApplyError {
     Root(#[source] BuildError),
     #[error("write the tattoo into the image")]
     Write(#[from] ext4::Ext4Error),
+    #[error(transparent)]
+    Windows(#[from] SystemError),
+    #[error("write the tattoo into the registry")]
+    Hivex(#[from] ConfinedError),
+    #[error("the registry does not hold the tattoo that was written into it")]
+    NotKept,
+    #[error("a worker thread ended before its work")]
+    Worker(#[source] tokio::task::JoinError),
 }
 
 /// Writes the record into the root file system of `parent` and answers the blocks that changed.
@@ -196,9 +212,18 @@ pub fn apply(parent: &dyn ReadAt, record: &Tattoo, epoch: i64) -> Result<Changes
     Ok(root.apply(parent, vec![file], epoch)?)
 }
 
-/// The record in the root file system of `disk`; `None` when it has none.
+/// The record in the root file system of `disk`, or in the registry where there is Windows on it; `None` when it has none.
 pub fn read(disk: &dyn ReadAt) -> Result<Option<Vec<u8>>, ApplyError> {
-    let root = RootFs::find(disk).map_err(ApplyError::Root)?;
+    let root = match RootFs::find(disk) {
+        Ok(root) => root,
+        Err(none) => {
+            return match System::find(disk) {
+                Ok(system) => windows::read(&system),
+                Err(SystemError::None | SystemError::Layout(_)) => Err(ApplyError::Root(none)),
+                Err(error) => Err(error.into()),
+            };
+        }
+    };
     let path = TATTOO_PATH.trim_start_matches('/').as_bytes();
     Ok(root.read(disk, |tree| tree.read(path, TATTOO_BYTES_MAX))?)
 }
