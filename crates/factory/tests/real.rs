@@ -38,6 +38,21 @@ DypP74BCdXLyC5/EFVl/JfnVsJZTp6B3a6R7Mhw=
 const VM_WRITE: &str = "Microsoft.Compute/virtualMachines/write";
 const VM_DELETE: &str = "Microsoft.Compute/virtualMachines/delete";
 
+/// Tests that ask the machine: two that pass. `last_check` decides of a third.
+const TESTS: &str = "
+def test_time_service(host):
+    assert host.package('chrony').is_installed
+    assert host.service('chrony').is_enabled
+
+def test_as_root(host):
+    with host.sudo():
+        assert host.file('/etc/shadow').mode == 0o640
+    assert host.user().name == 'bullion'
+
+def test_last_check(host):
+    assert host.run(\"LAST_CHECK\").rc == 0
+";
+
 /// A benchmark of two rules, one of which no image keeps.
 const SCAP: &str = include_str!("fixtures/scap.xml");
 const BROKEN_RULE: &str = "xccdf_example_rule_nowhere";
@@ -71,6 +86,7 @@ echo 'PermitRootLogin no' > /etc/ssh/sshd_config.d/10-hardening.conf";
                     "test -e /etc/ssl/certs/enterprise-ca.pem",
                     last_check,
                 ] },
+                { "type": "Bullion.Testinfra", "name": "python", "inline": [TESTS.replace("LAST_CHECK", last_check)] },
             ],
         },
         "distribute": [{
@@ -217,7 +233,14 @@ async fn one_real_image() {
         .expect("checks")
         .iter()
         .filter(|check| check["passed"] == true);
-    assert_eq!(passed.count(), 3, "{}", test.detail);
+    assert_eq!(passed.count(), 5, "{}", test.detail);
+    assert!(
+        failed
+            .message
+            .contains("check `python: test_last_check` (Bullion.Testinfra) failed"),
+        "{}",
+        failed.message
+    );
     assert!(world.versions().await.is_empty());
 
     world.set_template(scanned(&world)).await;

@@ -27,10 +27,9 @@ pub fn wrong_content(content: &str, path: &str, bytes: &[u8]) -> Option<FileFaul
             right: Some(right.to_owned()),
         })
     };
-    let limit = if content == "check" {
-        CHECK_BYTES_MAX
-    } else {
-        TEXT_BYTES_MAX
+    let limit = match content {
+        "check" | "tests" => CHECK_BYTES_MAX,
+        _ => TEXT_BYTES_MAX,
     };
     if bytes.len() > limit {
         let what = format!(
@@ -62,7 +61,7 @@ pub fn wrong_content(content: &str, path: &str, bytes: &[u8]) -> Option<FileFaul
             let what = format!("`{path}:{line}:{column}`: {}", wrong.why);
             fault(what, "`ansible-playbook --syntax-check` tells more")
         }),
-        "script" | "check" | "text" if text.trim().is_empty() => fault(
+        "script" | "check" | "tests" | "text" if text.trim().is_empty() => fault(
             format!("`{path}` is empty"),
             "write what the step needs, or remove it",
         ),
@@ -125,6 +124,8 @@ mod tests {
         check("script", b"\xff", Some("`f` is not text"));
         check("text", b"#cloud-config\n", None);
         check("text", b" \n", Some("`f` is empty"));
+        check("tests", b"def test_x(host):\r\n    pass\r\n", None);
+        check("tests", b"\n", Some("`f` is empty"));
         check("yaml", b"- hosts: all\n", None);
         check("yaml", b"\xff", Some("`f` is not text"));
         check(

@@ -215,6 +215,7 @@ files! {
     ScriptFile "script";
     CheckFile "check";
     FactsFile "facts";
+    TestsFile "tests";
     CertificateFile "certificates";
     PlaybookFile "yaml";
     UserDataFile "text";

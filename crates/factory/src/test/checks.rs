@@ -30,11 +30,15 @@ pub fn reason_against(validator: &Validator) -> Option<(String, &'static str)> {
             "files of checks cannot be carried out yet".to_owned(),
             "write the file in a Shell check",
         )),
-        Validator::Shell { inline, .. } if inline.is_empty() => Some((
-            "the check has no line to run".to_owned(),
-            "give it lines in `inline`",
-        )),
-        Validator::Shell { inline, .. } => {
+        Validator::Shell { inline, .. } | Validator::Testinfra { inline, .. }
+            if inline.is_empty() =>
+        {
+            Some((
+                "the check has no line to run".to_owned(),
+                "give it lines in `inline`",
+            ))
+        }
+        Validator::Shell { inline, .. } | Validator::Testinfra { inline, .. } => {
             let bytes: usize = inline.iter().map(String::len).sum();
             let nul = inline.iter().any(|line| line.contains('\0'));
             (bytes > SCRIPT_BYTES_MAX || nul).then(|| {
@@ -97,8 +101,9 @@ pub(super) fn command(validator: &Validator) -> String {
                 quoted(service)
             )
         }
-        // Refused before a machine is started, and facts are asked one by one.
+        // Refused before a machine is started, or asked in another way.
         Validator::PowerShell { .. }
+        | Validator::Testinfra { .. }
         | Validator::File { .. }
         | Validator::Facts { .. }
         | Validator::OpenScap { .. }
@@ -129,7 +134,8 @@ pub(super) fn judge(validator: &Validator, output: &ExecOutput, tattoo: &Tattoo)
         | Validator::Facts { .. }
         | Validator::OpenScap { .. }
         | Validator::Lynis { .. }
-        | Validator::PowerShell { .. } => (true, format!("{}{}", output.stdout, output.stderr)),
+        | Validator::PowerShell { .. }
+        | Validator::Testinfra { .. } => (true, format!("{}{}", output.stdout, output.stderr)),
         Validator::SshdOption { option, value, .. } => sshd_option(&output.stdout, option, value),
         Validator::Tattoo { .. } => compare(&output.stdout, tattoo),
     }

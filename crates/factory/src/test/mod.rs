@@ -5,6 +5,9 @@
 
 mod checks;
 mod facts;
+mod testinfra;
+#[cfg(test)]
+mod testinfra_tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,6 +24,7 @@ pub(crate) use checks::quoted;
 pub use checks::reason_against;
 
 use crate::tattoo::Tattoo;
+use testinfra::Testinfra;
 
 /// Raised whenever a test would come to another result for the same disk and checks.
 pub const TEST_FORMAT: u32 = 1;
@@ -151,7 +155,25 @@ async fn boot_and_check(
         boot.seconds, subject.firmware, boot.state
     ));
     let mut checks = Vec::new();
+    let log_result = |check: &CheckResult| {
+        let how = if check.passed { "passed" } else { "FAILED" };
+        log(&format!("check {}: {how}", check.name));
+    };
     for validator in &subject.validators {
+        if let Validator::Testinfra { inline, .. } = validator {
+            let tests = Testinfra {
+                name: name(validator),
+                kind: validator.kind(),
+                text: &inline.join("\n"),
+                machine: guest.info(),
+                work: &guest.info().dir,
+                deadline: CHECK_DEADLINE,
+            };
+            let results = tests.run().await;
+            results.iter().for_each(log_result);
+            checks.extend(results);
+            continue;
+        }
         for asked in asked(validator) {
             let started = Instant::now();
             let output = guest.exec(&asked.command, CHECK_DEADLINE).await?;
@@ -159,18 +181,15 @@ async fn boot_and_check(
                 Some(fact) => fact.judge(&output),
                 None => checks::judge(validator, &output, &subject.tattoo),
             };
-            let name = asked.name;
-            log(&format!(
-                "check {name}: {}",
-                if passed { "passed" } else { "FAILED" }
-            ));
-            checks.push(CheckResult {
-                name,
+            let check = CheckResult {
+                name: asked.name,
                 kind: validator.kind().to_owned(),
                 passed,
                 output: tail(&text),
                 seconds: started.elapsed().as_secs_f64(),
-            });
+            };
+            log_result(&check);
+            checks.push(check);
         }
     }
     Ok(TestReport {
@@ -188,12 +207,16 @@ struct Asked {
     fact: Option<facts::Fact>,
 }
 
-/// A check is one thing; facts are one for each.
-fn asked(validator: &Validator) -> Vec<Asked> {
-    let name = match validator.name() {
+fn name(validator: &Validator) -> &str {
+    match validator.name() {
         "" => validator.kind(),
         name => name,
-    };
+    }
+}
+
+/// A check is one thing; facts are one for each.
+fn asked(validator: &Validator) -> Vec<Asked> {
+    let name = name(validator);
     let Validator::Facts { facts, .. } = validator else {
         return vec![Asked {
             name: name.to_owned(),

@@ -202,6 +202,15 @@ const VALIDATORS: &[(&str, &[Field])] = &[
     ("Bullion.Tattoo", &[("name", Any)]),
     ("Bullion.Facts", &[("name", Any), ("facts", Any)]),
     (
+        "Bullion.Testinfra",
+        &[
+            ("name", Any),
+            ("inline", Any),
+            ("scriptUri", Any),
+            ("sha256Checksum", Any),
+        ],
+    ),
+    (
         "Bullion.OpenScap",
         &[
             ("name", Any),

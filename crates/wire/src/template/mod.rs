@@ -354,6 +354,19 @@ pub enum Validator {
         /// By kind, then by name: what shall be true.
         facts: Value,
     },
+    /// Passes when every test function of a file for pytest with testinfra does. It asks the machine over SSH.
+    #[serde(rename = "Bullion.Testinfra", rename_all = "camelCase")]
+    Testinfra {
+        #[serde(default)]
+        name: String,
+        /// Lines of Python.
+        #[serde(default)]
+        inline: Vec<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        script_uri: Option<String>,
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        sha256_checksum: String,
+    },
     /// Passes when OpenSCAP finds no rule of a profile broken that counts. It looks at the finished disk.
     #[serde(rename = "Bullion.OpenScap", rename_all = "camelCase")]
     OpenScap {
@@ -419,6 +432,7 @@ impl Validator {
             | Self::Service { name, .. }
             | Self::SshdOption { name, .. }
             | Self::Facts { name, .. }
+            | Self::Testinfra { name, .. }
             | Self::OpenScap { name, .. }
             | Self::Lynis { name, .. }
             | Self::Tattoo { name } => name,
@@ -439,6 +453,7 @@ impl Validator {
             Self::SshdOption { .. } => "Bullion.SshdOption",
             Self::Tattoo { .. } => "Bullion.Tattoo",
             Self::Facts { .. } => "Bullion.Facts",
+            Self::Testinfra { .. } => "Bullion.Testinfra",
             Self::OpenScap { .. } => "Bullion.OpenScap",
             Self::Lynis { .. } => "Bullion.Lynis",
         }

@@ -164,6 +164,9 @@ impl Factory {
                 let facts = content::facts(&String::from_utf8_lossy(&self.file(&file.0)));
                 json!({ "type": "Bullion.Facts", "name": name.as_str(), "facts": facts.unwrap_or_default() })
             }
+            Validator::Testinfra { name, file } => {
+                json!({ "type": "Bullion.Testinfra", "name": name.as_str(), "inline": [self.text(&file.0)] })
+            }
             Validator::OpenScap {
                 name,
                 content,

@@ -18,7 +18,7 @@ use super::rules::{
     AbsolutePath, CertificateFile, CheckFile, DefinitionName, FactoryName, FactsFile, FileMode,
     GalleryName, Guid, MediaFile, OfferOrSku, PackageName, PlaybookFile, Publisher, Reference,
     ResourceGroupName, ScopeName, ScriptFile, ServiceName, SourceVersion, SshdValue, SshdWord,
-    TemplateName, UserDataFile, VariableName, VersionNumber, ZoneName, kind,
+    TemplateName, TestsFile, UserDataFile, VariableName, VersionNumber, ZoneName, kind,
 };
 use identity::{Application, RoleAssignment, ServicePrincipal};
 use pipeline::Pipeline;
@@ -348,6 +348,13 @@ pub enum Validator {
         /// `have-prefix`, `have-suffix`, `contain-substring`, `contain-element`, `contain-elements`, `consist-of` or
         /// `have-len`; contents and outputs are searched for parts, `/patterns/` of a line, and `!` what must not be there.
         file: FactsFile,
+    },
+    /// Every test function of a Python file passes, by pytest with testinfra, over SSH.
+    Testinfra {
+        name: TemplateName,
+        /// Path in this folder. The fixture `host` is the machine; `with host.sudo():` asks as root. The file sees nothing of
+        /// the server but Python, pytest and testinfra, and reaches nothing but the machine.
+        file: TestsFile,
     },
     /// OpenSCAP finds no rule broken that counts. It looks at the finished disk before that is booted; not for a pipeline.
     OpenScap {

@@ -229,20 +229,24 @@ fn validators(
 
 /// A check with its script in it.
 fn settled(validator: &Validator, contents: &mut Contents<'_>) -> Result<Validator, Wrong> {
-    let validator = match validator {
-        Validator::Shell {
-            name,
-            inline,
-            script_uri: Some(uri),
-            sha256_checksum,
-        } if !uri.is_empty() => Validator::Shell {
-            name: name.clone(),
-            inline: contents.script(inline, Some(uri), sha256_checksum)?,
-            script_uri: None,
-            sha256_checksum: String::new(),
-        },
-        other => other.clone(),
-    };
+    let mut validator = validator.clone();
+    if let Validator::Shell {
+        inline,
+        script_uri,
+        sha256_checksum,
+        ..
+    }
+    | Validator::Testinfra {
+        inline,
+        script_uri,
+        sha256_checksum,
+        ..
+    } = &mut validator
+        && let Some(uri) = script_uri.take().filter(|uri| !uri.is_empty())
+    {
+        *inline = contents.script(inline, Some(&uri), sha256_checksum)?;
+        sha256_checksum.clear();
+    }
     match crate::test::reason_against(&validator) {
         None => Ok(validator),
         Some(wrong) => Err(wrong),
