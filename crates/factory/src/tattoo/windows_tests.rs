@@ -181,6 +181,27 @@ async fn a_volume_that_windows_would_first_put_in_order_is_refused() {
     refused(applied(&disk, &record()).await, "its journal is not empty");
 }
 
+#[tokio::test]
+async fn any_byte_of_a_volume_s_tables_may_be_anything() {
+    let made = WindowsDisk {
+        hive: Some(empty_hive(ROOM)),
+        ..WindowsDisk::default()
+    };
+    let disk = made.make().await;
+    let table = table(&disk) - MIB as usize;
+    let mut volume = disk[MIB as usize..].to_vec();
+    // The first sector, and the records of the volume's own files and of the folders; far apart from one to the next.
+    let places = (0..512)
+        .step_by(7)
+        .chain((table..table + (300 << 10)).step_by(997));
+    for (index, at) in places.enumerate() {
+        let kept = volume[at];
+        volume[at] = [0, 0xff, kept ^ 0x80, kept.wrapping_add(1)][index % 4];
+        windisk::fuzzing::volume(&volume);
+        volume[at] = kept;
+    }
+}
+
 /// Sets the flag in the record of the volume.
 fn dirty(mut disk: Vec<u8>) -> Vec<u8> {
     let table = table(&disk);

@@ -13,7 +13,8 @@ const PREFIX: &str = r"HKEY_LOCAL_MACHINE\SOFTWARE";
 pub const GENERALIZED: &str = "IMAGE_STATE_GENERALIZE_RESEAL_TO_OOBE";
 
 /// Makes the volume, by FUSE in a mount namespace of its own. With `scattered`, all of the volume is filled with files of one
-/// cluster, of which every other goes, so that a long hive is in a hundred pieces.
+/// cluster, of which every other goes, so that a long hive is in a hundred pieces; and it has so many names that where the pieces
+/// are stands in another record than the file's first.
 const SCRIPT: &str = r#"set -eu
 mkdir mnt
 ntfs-3g -o no_detach volume mnt > log 2>&1 &
@@ -29,8 +30,10 @@ if [ "$1" = scattered ]; then
   n=0
   while (printf '%s' "$block" > mnt/fill/$n) 2> /dev/null; do n=$((n + 1)); done
   while [ $n -gt 0 ]; do n=$((n - 2)); rm -f mnt/fill/$n; done
+  : > mnt/Windows/System32/config/software
+  while [ $n -lt 8 ]; do n=$((n + 1)); ln mnt/Windows/System32/config/software mnt/another-name-of-the-hive-$n; done
 fi
-[ ! -e hive ] || cp hive mnt/Windows/System32/config/software
+[ ! -e hive ] || cat hive > mnt/Windows/System32/config/software
 [ ! -e hiberfil ] || cp hiberfil mnt/hiberfil.sys
 umount mnt
 wait $mounted
