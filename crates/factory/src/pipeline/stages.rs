@@ -69,13 +69,13 @@ impl Run {
             undo: OnUndo::Nothing("a pin is only read"),
         };
         let action = move |handle: StepHandle, shown: Shown| async move {
-            let homes = homes(&factory, &handle, &recipe).await?;
+            let source = sourced(&factory, &handle, &recipe).await?;
+            let homes = homes(&factory, &handle, &recipe, &source).await?;
             let home = origin::home_of(&homes, &own);
             factory
                 .regions
                 .store(&home)
                 .map_err(|error| failed("RegionNotFound", &error))?;
-            let source = sourced(&factory, &handle, &recipe).await?;
             let facts = &source.facts;
             handle.log(format!(
                 "the source is {}:{}:{}:{}, {}",
@@ -381,10 +381,12 @@ pub(super) fn generalised(disk: &dyn ReadAt, epoch: i64) -> Result<disk::Changes
 /// The step that carries out all customizers in a machine.
 pub(super) const MACHINE_STEP: &str = "machine";
 
+/// The image definitions that versions go to, which must be of what the source is, and their regions.
 async fn homes(
     factory: &Arc<Factory>,
     handle: &StepHandle,
     recipe: &Recipe,
+    source: &Sourced,
 ) -> Result<Vec<(wire::ResourceId, String)>, StepError> {
     let mut homes = Vec::new();
     for gallery in recipe.targets.iter().filter_map(|target| target.gallery()) {
@@ -395,6 +397,14 @@ async fn homes(
             let message = format!("the image definition {}: {error}", gallery.definition);
             StepError::failed("GalleryImageNotFound", message)
         })?;
+        let os_type = definition.properties["osType"].as_str();
+        if let Some(other) = os_type.filter(|one| !one.eq_ignore_ascii_case(&source.os_type)) {
+            let message = format!(
+                "the source is a {} image, and the image definition {} is for {other}",
+                source.os_type, gallery.definition
+            );
+            return Err(StepError::failed("SourceFailed", message));
+        }
         let home = definition.location.unwrap_or_default();
         let regions = gallery.regions.iter().map(|region| region.name.clone());
         for region in regions.chain([Location::new(&home)]) {

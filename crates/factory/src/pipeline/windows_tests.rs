@@ -10,6 +10,15 @@ use crate::testing::{World, template_properties};
 
 /// What comes of a template on a Windows disk that says this of itself, brought as a file.
 async fn run(state: &str, change: impl FnOnce(&mut Value)) -> (World, RunProperties) {
+    run_for("Windows", state, change).await
+}
+
+/// The same where the image definition is for that.
+async fn run_for(
+    os_type: &str,
+    state: &str,
+    change: impl FnOnce(&mut Value),
+) -> (World, RunProperties) {
     let world = World::new(&["north"]).await;
     let disk = WindowsDisk {
         hive: Some(hive_in_state(state, 4).await),
@@ -17,7 +26,7 @@ async fn run(state: &str, change: impl FnOnce(&mut Value)) -> (World, RunPropert
     };
     std::fs::write(world.folder.path().join("windows.vhd"), disk.make().await).unwrap();
     let definition =
-        json!({ "osType": "Windows", "osState": "Generalized", "hyperVGeneration": "V1" });
+        json!({ "osType": os_type, "osState": "Generalized", "hyperVGeneration": "V1" });
     world
         .put(&world.definition, Draft::new(definition).location("north"))
         .await;
@@ -66,6 +75,14 @@ async fn a_generalized_windows_is_tattooed_and_published_and_not_booted() {
     let found = crate::tattoo::lines(&found).unwrap();
     assert_eq!(found["image.version"], "1.0.0");
     assert_eq!(found["image.definition"], world.definition.to_string());
+}
+
+#[tokio::test]
+async fn a_definition_for_linux_takes_no_windows() {
+    let (world, record) = run_for("Linux", GENERALIZED, |_| {}).await;
+    let told = "the source is a Windows image, and the image definition";
+    assert!(record.message.starts_with(told), "{}", record.message);
+    assert_eq!(world.versions().await, [""; 0]);
 }
 
 #[tokio::test]
