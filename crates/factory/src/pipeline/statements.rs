@@ -14,7 +14,7 @@ use super::rebuild::BuildRecord;
 use super::run::{Named, Run, RunUndo};
 use super::stages::Resolved;
 use super::steps::{Shown, blocking, failed, store_failed};
-use crate::prove::{self, Proven, Story};
+use crate::prove::{self, Proven, Signing, Story};
 
 const STATEMENTS_WRITE: &str = "Bullion.Factory/statements/write";
 /// Raised when statements say more, so that they are made again.
@@ -32,7 +32,7 @@ impl Run {
     ) -> Result<(), JobError> {
         // What was brought here, or was built without an archive, has no story that is known to its beginning.
         let Some(pin) = resolved.source.pin.clone().filter(|_| resolved.is_built()) else {
-            return Ok(());
+            return self.prove_brought(cx, tattooed, proofs).await;
         };
         let factory = Arc::clone(&self.factory);
         let digest = tattooed.disk.digest;
@@ -54,12 +54,7 @@ impl Run {
         };
         let signs = factory.statement_key();
         let key = step_key("statements", FORMAT, &(digest, signs.id()));
-        let permit = Permit::system(
-            SystemReason::JobStatus,
-            Action::new(STATEMENTS_WRITE),
-            self.input.run.clone(),
-            self.tenant,
-        );
+        let permit = self.statements_permit();
         let store = Arc::clone(home);
         let action = move |handle: StepHandle, _: Shown| async move {
             let inventory = blocking(move || {
@@ -86,5 +81,42 @@ impl Run {
         let named = Named::pure(Stage::Publish, "statements", key);
         let _: Proven = self.step(cx, named, |_| true, action).await?;
         Ok(())
+    }
+
+    /// Of a disk that was brought here: what is in it now, and not how it came to be.
+    async fn prove_brought(
+        &mut self,
+        cx: &mut JobContext<RunUndo>,
+        tattooed: &Tattooed,
+        proofs: Proofs,
+    ) -> Result<(), JobError> {
+        let (factory, tattooed) = (Arc::clone(&self.factory), tattooed.clone());
+        let signs = factory.statement_key();
+        let digest = tattooed.disk.digest;
+        let key = step_key("statements-brought", 1, &(digest, signs.id()));
+        let permit = self.statements_permit();
+        let action = move |_: StepHandle, _: Shown| async move {
+            let signing = Signing {
+                kept: &factory.statements,
+                key: &signs,
+                permit: &permit,
+                digest: &digest.to_string(),
+                tattoo: &tattooed.tattoo,
+            };
+            let kept = prove::keep_of_brought(&factory.clock, &signing, &proofs).await;
+            kept.map_err(|error| failed("StatementsFailed", &error))
+        };
+        let named = Named::pure(Stage::Publish, "statements", key);
+        let _: Proven = self.step(cx, named, |_| true, action).await?;
+        Ok(())
+    }
+
+    fn statements_permit(&self) -> Permit {
+        Permit::system(
+            SystemReason::JobStatus,
+            Action::new(STATEMENTS_WRITE),
+            self.input.run.clone(),
+            self.tenant,
+        )
     }
 }

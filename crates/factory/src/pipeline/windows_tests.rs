@@ -1,6 +1,6 @@
 //! Whole runs whose source is a Windows: what is done to it without starting it, and what is refused because it cannot be.
 
-use catalog::Draft;
+use catalog::{Draft, Statements as _};
 use serde_json::{Value, json};
 use wire::factory::{RunProperties, Stage, StepState};
 use wire::template::RunState;
@@ -75,6 +75,12 @@ async fn a_generalized_windows_is_tattooed_and_published_and_not_booted() {
     let found = crate::tattoo::lines(&found).unwrap();
     assert_eq!(found["image.version"], "1.0.0");
     assert_eq!(found["image.definition"], world.definition.to_string());
+    // The record is signed beside the disk, as that of any other image.
+    let permit = world.permit_of(&world.operator, "read", &version.id).await;
+    let kept = world.catalog.statement(&permit, digest, "tattoo").await;
+    let kept = kept.unwrap().expect("a statement");
+    let opened = crate::prove::open(&kept, digest, &world.factory().statement_keys()).unwrap();
+    assert_eq!(opened.statement.predicate["record"], json!(found));
 }
 
 #[tokio::test]

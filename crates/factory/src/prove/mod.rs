@@ -146,30 +146,87 @@ pub(crate) async fn keep(
         kept.keep_bill(permit, &story.digest, &stored_bill(inventory)?)
             .await?;
     }
-    let mut names = Vec::new();
-    for (name, predicate_type, predicate) in statements {
-        let statement = Statement::new(subject(story), predicate_type, predicate);
-        let payload = serde_json::to_vec(&statement)?;
-        let envelope = key.signing().seal(IN_TOTO_PAYLOAD, &payload);
-        let envelope = serde_json::to_string(&envelope)?;
-        // A template may bring more in its files than is kept. Its image is as good, and cannot be verified later.
-        if name == RECORD && envelope.len() > STATEMENT_BYTES_MAX {
-            continue;
-        }
-        let statement = StoredStatement {
-            name: name.to_owned(),
-            at: now,
-            envelope,
-        };
-        kept.keep_statement(permit, &story.digest, &statement)
-            .await?;
-        names.push(name.to_owned());
-    }
+    let signing = Signing {
+        kept,
+        key,
+        permit,
+        digest: &story.digest,
+        tattoo: &story.tattoo,
+    };
+    let names = signing.keep(now, statements).await?;
     Ok(Proven {
         statements: names,
         packages: inventory.map(|inventory| inventory.packages.len()),
         key_id: key.id(),
     })
+}
+
+/// Signs and keeps what is known of a disk that was brought here: the record that is in it, and what was found when it was
+/// looked at. Its story is not known to its beginning.
+pub(crate) async fn keep_of_brought(
+    clock: &Arc<dyn Clock>,
+    signing: &Signing<'_>,
+    proofs: &Proofs,
+) -> Result<Proven, ProveError> {
+    let statements = vec![
+        (TESTS, PredicateType::TestResult, results(proofs)),
+        (TATTOO, PredicateType::Tattoo, record(signing.tattoo)),
+    ];
+    Ok(Proven {
+        statements: signing.keep(clock.now(), statements).await?,
+        packages: None,
+        key_id: signing.key.id(),
+    })
+}
+
+/// Who signs, and about which disk.
+pub(crate) struct Signing<'a> {
+    pub kept: &'a Arc<dyn Statements>,
+    pub key: &'a StatementKey,
+    pub permit: &'a Permit,
+    pub digest: &'a str,
+    pub tattoo: &'a Tattoo,
+}
+
+impl Signing<'_> {
+    async fn keep(
+        &self,
+        now: jiff::Timestamp,
+        statements: Vec<(&str, PredicateType, Value)>,
+    ) -> Result<Vec<String>, ProveError> {
+        let mut names = Vec::new();
+        for (name, predicate_type, predicate) in statements {
+            let statement = Statement::new(self.subject(), predicate_type, predicate);
+            let payload = serde_json::to_vec(&statement)?;
+            let envelope = self.key.signing().seal(IN_TOTO_PAYLOAD, &payload);
+            let envelope = serde_json::to_string(&envelope)?;
+            // A template may bring more in its files than is kept. Its image is as good, and cannot be verified later.
+            if name == RECORD && envelope.len() > STATEMENT_BYTES_MAX {
+                continue;
+            }
+            let statement = StoredStatement {
+                name: name.to_owned(),
+                at: now,
+                envelope,
+            };
+            self.kept
+                .keep_statement(self.permit, self.digest, &statement)
+                .await?;
+            names.push(name.to_owned());
+        }
+        Ok(names)
+    }
+
+    fn subject(&self) -> Subject {
+        Subject {
+            name: format!(
+                "{} {}",
+                short_name(&self.tattoo.image_definition),
+                self.tattoo.image_version
+            ),
+            digest: disk_digest_set(self.digest),
+        }
+    }
 }
 
 fn stored_bill(inventory: &Inventory) -> Result<StoredBill, serde_json::Error> {
@@ -184,17 +241,6 @@ fn stored_bill(inventory: &Inventory) -> Result<StoredBill, serde_json::Error> {
         system: serde_json::to_string(&inventory.os)?,
         packages: packages.collect::<Result<_, serde_json::Error>>()?,
     })
-}
-
-fn subject(story: &Story) -> Subject {
-    Subject {
-        name: format!(
-            "{} {}",
-            short_name(&story.tattoo.image_definition),
-            story.tattoo.image_version
-        ),
-        digest: disk_digest_set(&story.digest),
-    }
 }
 
 /// `gallery/definition` of the definition's id.
