@@ -8,8 +8,10 @@
 use std::error::Error;
 use std::fs;
 use std::io::{self, Write};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use store::place::Folder;
 use store::simulate::{Run, Simulation};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -156,47 +158,65 @@ fn loss(out: &mut dyn Write, churn: &Churn, index_bytes: u64) -> Result<()> {
     Ok(())
 }
 
-/// Lookups in a store of one, ten, a hundred … ten thousand versions.
+/// What a lookup takes.
+struct Cost {
+    reads: f64,
+    /// Of the index itself, without what it reads.
+    own_us: f64,
+    all_us: f64,
+}
+
+/// The mean of [`LOOKUPS`].
+fn cost(
+    simulation: &Simulation,
+    mut look: impl FnMut(u64) -> Result<bool>,
+    wrong: &'static str,
+) -> Result<Cost> {
+    let (reads, reading) = (simulation.reads(), simulation.reading());
+    let clock = Instant::now();
+    for number in 0..LOOKUPS {
+        if !look(number)? {
+            return Err(wrong.into());
+        }
+    }
+    let all = clock.elapsed();
+    let own = all.saturating_sub(simulation.reading() - reading);
+    let mean = |time: Duration| time.as_secs_f64() * 1e6 / LOOKUPS as f64;
+    Ok(Cost {
+        reads: (simulation.reads() - reads) as f64 / LOOKUPS as f64,
+        own_us: mean(own),
+        all_us: mean(all),
+    })
+}
+
+/// Lookups in a store of ten, a hundred … ten thousand versions.
 fn flat(out: &mut dyn Write) -> Result<()> {
     const PACKS_PER_VERSION: u64 = 3;
     let mut simulation = Simulation::new(64 * MIB)?;
     let mut random = Random(88172645463325252);
-    let mut fresh = 0;
     for versions in [10u64, 100, 1000, 10_000] {
+        let count = Simulation::blocks_in_pack();
         while simulation.packs() < versions * PACKS_PER_VERSION {
-            let count = Simulation::blocks_in_pack() * PACKS_PER_VERSION;
-            simulation.ingest(&[Run {
-                first: fresh,
-                count,
-            }])?;
-            fresh += count;
+            let first = simulation.packs() * count;
+            simulation.ingest(&[Run { first, count }])?;
         }
         let packs = simulation.packs();
-        let reads = simulation.reads();
-        let clock = Instant::now();
-        for _ in 0..LOOKUPS {
-            let pack = random.below(packs);
-            if !simulation.finds(pack, random.below(328) as usize)? {
-                return Err("a frame is not found".into());
-            }
-        }
-        let there = clock.elapsed().as_secs_f64() * 1e6 / LOOKUPS as f64;
-        let there_reads = (simulation.reads() - reads) as f64 / LOOKUPS as f64;
-        let reads = simulation.reads();
-        let clock = Instant::now();
-        for number in 0..LOOKUPS {
-            if !simulation.finds_nothing(number)? {
-                return Err("what is not there is found".into());
-            }
-        }
-        let nowhere = clock.elapsed().as_secs_f64() * 1e6 / LOOKUPS as f64;
-        let nowhere_reads = (simulation.reads() - reads) as f64 / LOOKUPS as f64;
+        let anywhere = |_| Ok(simulation.finds(random.below(packs), random.below(328) as usize)?);
+        let there = cost(&simulation, anywhere, "a frame is not found")?;
+        let absent = |number| Ok(simulation.finds_nothing(number)?);
+        let nowhere = cost(&simulation, absent, "what is not there is found")?;
         let known = simulation.index_use();
         writeln!(
             out,
-            "{versions:>6} versions, {:.0} GiB distinct: a frame anywhere {there:.0} us, {there_reads:.1} reads; one that is \
-             nowhere {nowhere:.0} us, {nowhere_reads:.1} reads; index {:.1} MiB, {} of {packs} packs known, {} lists",
-            (fresh * BLOCK) as f64 / GIB as f64,
+            "{versions:>6} versions, {:.0} GiB distinct: a frame anywhere {:.2} reads, {:.1} us of {:.0}; one that is \
+             nowhere {:.2} reads, {:.1} us of {:.0}; index {:.1} MiB, {} of {packs} packs known, {} lists",
+            (packs * count * BLOCK) as f64 / GIB as f64,
+            there.reads,
+            there.own_us,
+            there.all_us,
+            nowhere.reads,
+            nowhere.own_us,
+            nowhere.all_us,
             known.bytes as f64 / MIB as f64,
             known.known_packs,
             known.runs,
@@ -205,25 +225,24 @@ fn flat(out: &mut dyn Write) -> Result<()> {
     Ok(())
 }
 
-/// A store of this many bytes of distinct blocks, in full.
+/// What the index of a store of this many bytes of distinct blocks takes: as its tables say, and of the machine.
 fn whole(out: &mut dyn Write, distinct: u64, index_bytes: u64) -> Result<()> {
-    let mut simulation = Simulation::new(index_bytes)?;
+    let folder = tempfile::tempdir()?;
+    let before = memory()?;
+    // Not in memory, which shall be the index's alone.
+    let noted = Arc::new(Folder::open(folder.path())?);
+    let mut simulation = Simulation::noting_in(noted, index_bytes)?;
     let clock = Instant::now();
-    let count = Simulation::blocks_in_pack();
+    let packs = distinct / BLOCK / Simulation::blocks_in_pack();
     let mut most = 0;
-    for pack in 0..distinct / BLOCK / count {
-        simulation.ingest(&[Run {
-            first: pack * count,
-            count,
-        }])?;
-        if pack % 4096 == 0 {
-            most = most.max(simulation.index_use().bytes);
-        }
+    while simulation.packs() < packs {
+        simulation.fill(1024.min(packs - simulation.packs()));
+        most = most.max(simulation.index_use().bytes);
     }
     let known = simulation.index_use();
     writeln!(
         out,
-        "{:.1} TiB in {} packs: index {:.0} MiB at most, {:.0} MiB now, {} packs known, {} hooks, one in {}, {} lists; {}; {:.0} s",
+        "{:.1} TiB in {} packs: index {:.0} MiB at most, {:.0} MiB now, {} packs known, {} hooks, one in {}, {} lists; before {before}, after {}; {:.0} s",
         distinct as f64 / (1u64 << 40) as f64,
         known.packs,
         most as f64 / MIB as f64,

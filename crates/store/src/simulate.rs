@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::error::StoreError;
 use crate::frame::{Coding, FrameId, ID_LEN, Packing};
@@ -84,13 +85,15 @@ fn footer(pack: u64, blocks: &[Run]) -> PackFooter {
 type Made = (u64, Vec<Run>);
 
 /// Keeps what the index notes, and of packs how they came to be.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone)]
 struct MadeUp {
-    noted: MemoryPlace,
+    noted: Arc<dyn Place>,
     packs: Arc<Mutex<HashMap<String, Made>>>,
     /// The footer and the end of the pack that was read last.
     last: Arc<Mutex<(String, Vec<u8>)>>,
     reads: Arc<AtomicU64>,
+    /// Time that reads took, in nanoseconds.
+    spent: Arc<AtomicU64>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -98,6 +101,16 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl MadeUp {
+    fn new(noted: Arc<dyn Place>) -> MadeUp {
+        MadeUp {
+            noted,
+            packs: Arc::default(),
+            last: Arc::default(),
+            reads: Arc::default(),
+            spent: Arc::default(),
+        }
+    }
+
     fn made(&self, name: &str) -> Option<Made> {
         locked(&self.packs).get(name).cloned()
     }
@@ -111,15 +124,8 @@ impl MadeUp {
     fn tail(frames: u64, blocks: u64) -> u64 {
         frames * 26 + blocks * size_of::<Fingerprint>() as u64 + TRAILER_LEN as u64
     }
-}
 
-impl Place for MadeUp {
-    fn put(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        self.noted.put(name, bytes)
-    }
-
-    fn get_range(&self, name: &str, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-        self.reads.fetch_add(1, Ordering::Relaxed);
+    fn read(&self, name: &str, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         let Some((pack, blocks)) = self.made(name) else {
             return self.noted.get_range(name, offset, len);
         };
@@ -133,6 +139,21 @@ impl Place for MadeUp {
         let start = MadeUp::len(&blocks) - last.1.len() as u64;
         let from = (offset - start) as usize;
         Ok(last.1[from..from + len].to_vec())
+    }
+}
+
+impl Place for MadeUp {
+    fn put(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.noted.put(name, bytes)
+    }
+
+    fn get_range(&self, name: &str, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        let clock = Instant::now();
+        let bytes = self.read(name, offset, len);
+        let spent = clock.elapsed().as_nanos() as u64;
+        self.spent.fetch_add(spent, Ordering::Relaxed);
+        bytes
     }
 
     fn size(&self, name: &str) -> io::Result<Option<u64>> {
@@ -161,7 +182,6 @@ impl Place for MadeUp {
 }
 
 /// A store without blocks.
-#[derive(Debug)]
 pub struct Simulation {
     place: MadeUp,
     store: Store,
@@ -181,8 +201,14 @@ fn open(place: &MadeUp, index_bytes: u64) -> Result<Store, StoreError> {
 }
 
 impl Simulation {
+    /// What the index notes is kept in memory.
     pub fn new(index_bytes: u64) -> Result<Simulation, StoreError> {
-        let place = MadeUp::default();
+        Simulation::noting_in(Arc::new(MemoryPlace::new()), index_bytes)
+    }
+
+    /// What the index notes is kept in this place.
+    pub fn noting_in(noted: Arc<dyn Place>, index_bytes: u64) -> Result<Simulation, StoreError> {
+        let place = MadeUp::new(noted);
         Ok(Simulation {
             store: open(&place, index_bytes)?,
             place,
@@ -255,14 +281,32 @@ impl Simulation {
             return;
         }
         runs.shrink_to_fit();
-        let footer = footer(self.packs, &runs);
-        let (name, _) = made_up_file(&footer);
-        let bytes = MadeUp::len(&runs);
+        let name = self.take(&runs);
         let made = (self.packs, runs);
-        locked(&self.place.packs).insert(name.clone(), made);
+        locked(&self.place.packs).insert(name, made);
         self.packs += 1;
+    }
+
+    /// Has the index take up the next pack, which is of these blocks; the pack's name.
+    fn take(&self, runs: &[Run]) -> String {
+        let footer = footer(self.packs, runs);
+        let (name, _) = made_up_file(&footer);
+        let bytes = MadeUp::len(runs);
         let inner = &self.store.0;
         inner.take(&name, bytes, &footer, Precedence::Known);
+        name
+    }
+
+    /// Has the index take up so many full packs of new blocks, as ingests of them do in the end. They are not kept and
+    /// cannot be read again: for what the index takes, and nothing else.
+    pub fn fill(&mut self, packs: u64) {
+        for _ in 0..packs {
+            self.take(&[Run {
+                first: self.packs * Simulation::blocks_in_pack(),
+                count: Simulation::blocks_in_pack(),
+            }]);
+            self.packs += 1;
+        }
     }
 
     /// Whether a frame of a pack is found where it is; packs count from 0, full ones of 328 frames.
@@ -289,6 +333,11 @@ impl Simulation {
     /// Reads of the place so far.
     pub fn reads(&self) -> u64 {
         self.place.reads.load(Ordering::Relaxed)
+    }
+
+    /// Time that these reads took, most of it to make packs up. What is left of a lookup's is the index's own.
+    pub fn reading(&self) -> Duration {
+        Duration::from_nanos(self.place.spent.load(Ordering::Relaxed))
     }
 
     pub fn index_use(&self) -> IndexUse {

@@ -5,23 +5,29 @@
 //! The sample becomes thinner as the store grows, so its size has a limit and its use does not
 //! end at one. It never says that a block is somewhere: it says where to look.
 
-use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
+use super::Fingerprint;
 
-use super::{Fingerprint, FirstBytes, map_bytes};
-
-/// The part of a fingerprint that a hook keeps: two blocks that share it cost a needless look.
+/// The part of a fingerprint that is noted of a hook.
 pub(crate) type HookKey = [u8; 8];
 
-/// So that no growth of one table needs a second copy of all.
-const SHARDS: usize = 256;
+/// Lists that hooks are divided among, so that none is long to insert into.
+const SHARDS: usize = 1024;
 /// One fingerprint of `1 << rate` is a hook; so many of a small store.
 const FIRST_RATE: u32 = 4;
 /// And so few of one of any size: one of 65,536.
 const LAST_RATE: u32 = 16;
-const ENTRY_BYTES: usize = size_of::<HookKey>() + size_of::<[u8; 4]>();
 
-type Shard = HashMap<HookKey, [u8; 4], BuildHasherDefault<FirstBytes>>;
+/// What is kept of a hook: the four bytes of its fingerprint that say whether it is one. With what
+/// chooses the list that is 42 bits, less those that are zero in all hooks: with ten million of them, one
+/// look in a thousand is needless.
+#[derive(Debug, Clone, Copy)]
+struct Hook {
+    tag: u32,
+    pack: u32,
+}
+
+/// In order of their tags.
+type Shard = Vec<Hook>;
 
 #[derive(Debug)]
 pub(crate) struct Hooks {
@@ -31,21 +37,32 @@ pub(crate) struct Hooks {
     limit: usize,
 }
 
-/// How many hooks take so many bytes. Shards grow one at a time, so what one grows out of hardly counts.
+/// How many hooks take so many bytes, room to grow included.
 fn limit_of(bytes: usize) -> usize {
-    let buckets = bytes / SHARDS / (ENTRY_BYTES + 1);
-    // Some shards have more than others, and must not double for it.
-    let of_shard = buckets
-        .checked_ilog2()
-        .map_or(0, |power| (1usize << power) / 8 * 6);
-    SHARDS * of_shard
+    let rest = bytes.saturating_sub(SHARDS * size_of::<Shard>());
+    rest / size_of::<Hook>() / 9 * 8
+}
+
+/// Makes room for one more. Doubling would leave a third of all room empty.
+fn reserve(hooks: &mut Shard) {
+    if hooks.len() == hooks.capacity() {
+        hooks.reserve_exact(hooks.len() / 8 + 1);
+    }
+}
+
+fn tag(key: &HookKey) -> u32 {
+    u32::from_le_bytes([key[3], key[4], key[5], key[6]])
+}
+
+fn shard(key: &HookKey) -> usize {
+    usize::from(u16::from_le_bytes([key[7], key[0]])) % SHARDS
 }
 
 impl Hooks {
     /// With at most this much memory.
     pub(crate) fn new(bytes: usize) -> Hooks {
         Hooks {
-            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
+            shards: vec![Shard::new(); SHARDS],
             rate: FIRST_RATE,
             len: 0,
             limit: limit_of(bytes),
@@ -55,9 +72,7 @@ impl Hooks {
     /// From now on with at most this much memory.
     pub(crate) fn fit(&mut self, bytes: usize) {
         self.limit = limit_of(bytes);
-        while self.len > self.limit && self.rate < LAST_RATE {
-            self.thin();
-        }
+        self.thin();
     }
 
     pub(crate) fn key(fingerprint: &Fingerprint) -> HookKey {
@@ -66,14 +81,8 @@ impl Hooks {
         key
     }
 
-    /// Neither the bits that choose a shard, nor those that the table hashes by.
-    fn is_sampled(&self, key: &HookKey) -> bool {
-        let bits = u16::from_le_bytes([key[3], key[4]]);
-        bits.trailing_zeros() >= self.rate
-    }
-
-    fn shard(key: &HookKey) -> usize {
-        usize::from(key[6])
+    pub(crate) fn is_sampled(&self, key: &HookKey) -> bool {
+        tag(key).trailing_zeros() >= self.rate
     }
 
     /// The pack that a block may be in.
@@ -82,8 +91,9 @@ impl Hooks {
         if !self.is_sampled(&key) {
             return None;
         }
-        let pack = self.shards[Hooks::shard(&key)].get(&key)?;
-        Some(u32::from_le_bytes(*pack))
+        let hooks = &self.shards[shard(&key)];
+        let at = hooks.binary_search_by_key(&tag(&key), |hook| hook.tag);
+        Some(hooks[at.ok()?].pack)
     }
 
     /// Remembers where a block is, if it is one of the sample. `outdated` says of a pack that it is
@@ -92,42 +102,70 @@ impl Hooks {
         if !self.is_sampled(&key) {
             return;
         }
-        let shard = &mut self.shards[Hooks::shard(&key)];
-        match shard.get_mut(&key) {
-            Some(known) if outdated(u32::from_le_bytes(*known)) => *known = pack.to_le_bytes(),
-            Some(_) => {}
-            None => {
-                shard.insert(key, pack.to_le_bytes());
+        let (hooks, tag) = (&mut self.shards[shard(&key)], tag(&key));
+        match hooks.binary_search_by_key(&tag, |hook| hook.tag) {
+            Ok(at) if outdated(hooks[at].pack) => hooks[at].pack = pack,
+            Ok(_) => {}
+            Err(at) => {
+                reserve(hooks);
+                hooks.insert(at, Hook { tag, pack });
                 self.len += 1;
             }
         }
+        self.thin();
+    }
+
+    /// Remembers many at once, of which the first of two counts. Nothing may be known before.
+    pub(crate) fn fill(&mut self, hooks: impl Iterator<Item = (HookKey, u32)>) {
+        for (key, pack) in hooks {
+            if self.is_sampled(&key) {
+                let hooks = &mut self.shards[shard(&key)];
+                reserve(hooks);
+                hooks.push(Hook {
+                    tag: tag(&key),
+                    pack,
+                });
+                self.len += 1;
+                self.thin();
+            }
+        }
+        for hooks in &mut self.shards {
+            hooks.sort_by_key(|hook| hook.tag);
+            hooks.dedup_by_key(|hook| hook.tag);
+        }
+        self.count();
+    }
+
+    /// Takes a sample of the sample, until it is within its limit.
+    fn thin(&mut self) {
         while self.len > self.limit && self.rate < LAST_RATE {
-            self.thin();
+            self.halve();
         }
     }
 
-    fn thin(&mut self) {
+    fn halve(&mut self) {
         self.rate += 1;
         let rate = self.rate;
-        for shard in &mut self.shards {
-            shard.retain(|key, _| u16::from_le_bytes([key[3], key[4]]).trailing_zeros() >= rate);
-            // A table keeps its size until it is told otherwise.
-            shard.shrink_to(shard.len() * 2);
+        self.keep(|hook| hook.tag.trailing_zeros() >= rate);
+        for hooks in &mut self.shards {
+            hooks.shrink_to_fit();
         }
-        self.len = self.shards.iter().map(HashMap::len).sum();
     }
 
     /// Forgets those of packs that nothing may be built on.
     pub(crate) fn retain(&mut self, keep: impl Fn(u32) -> bool) {
-        for shard in &mut self.shards {
-            shard.retain(|_, pack| keep(u32::from_le_bytes(*pack)));
-        }
-        self.len = self.shards.iter().map(HashMap::len).sum();
+        self.keep(|hook| keep(hook.pack));
     }
 
-    pub(crate) fn all(&self) -> impl Iterator<Item = (HookKey, u32)> {
-        let shards = self.shards.iter().flatten();
-        shards.map(|(key, pack)| (*key, u32::from_le_bytes(*pack)))
+    fn keep(&mut self, keep: impl Fn(&Hook) -> bool) {
+        for hooks in &mut self.shards {
+            hooks.retain(&keep);
+        }
+        self.count();
+    }
+
+    fn count(&mut self) {
+        self.len = self.shards.iter().map(Vec::len).sum();
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -140,9 +178,7 @@ impl Hooks {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        let tables = self.shards.iter();
-        tables
-            .map(|shard| map_bytes(shard.capacity(), ENTRY_BYTES))
-            .sum()
+        let room: usize = self.shards.iter().map(Vec::capacity).sum();
+        room * size_of::<Hook>() + SHARDS * size_of::<Shard>()
     }
 }

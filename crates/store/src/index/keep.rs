@@ -9,6 +9,7 @@ use std::hash::BuildHasherDefault;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
+use super::hooks::Hooks;
 use super::merge::{RunWriter, merge};
 use super::runs::{
     Entry as RunEntry, FOLDER, Group, MAX_RUNS, NotedPack, ROOT, Run, Runs, frame_key, group_name,
@@ -28,13 +29,13 @@ use crate::section::UsedFrame;
 use crate::store::{Inner, Store, list, read_footer, read_known_footer};
 
 /// Packs that are read again for one stretch of a disk: those in which most of it seems to be.
-const MAX_WARMED: usize = 64;
+const MAX_WARMED: usize = 128;
 /// Packs whose frames nobody noted may take a quarter of the limit before they are.
 const UNNOTED_PART: usize = 4;
 /// Packs that are read for one stretch where there is no room to keep them.
-const MAX_MATCHED: usize = 128;
+const MAX_MATCHED: usize = 256;
 /// A pack that was of use is tried again for so many stretches.
-const NEAR_STRETCHES: u32 = 32;
+const NEAR_STRETCHES: u32 = 64;
 /// An older list is merged with younger ones if it is no more than so many times as long: a lookup reads a page of each
 /// list, and each entry is written again as often as this for each list that there is.
 const MERGE_RATIO: usize = 8;
@@ -110,11 +111,10 @@ impl Index {
                 }
             }
         }
-        for (key, pack) in groups.into_iter().flat_map(|group| group.hooks) {
-            if self.packs[pack as usize].standing != Standing::Gone {
-                self.hooks.add(key, pack, |_| false);
-            }
-        }
+        let packs = &self.packs;
+        let hooks = groups.into_iter().flat_map(|group| group.hooks);
+        let is_there = |pack: u32| packs[pack as usize].standing != Standing::Gone;
+        self.hooks.fill(hooks.filter(|(_, pack)| is_there(*pack)));
         self.runs = Arc::new(runs);
         true
     }
@@ -142,7 +142,10 @@ impl Index {
                 .binary_search_by_key(&pack, |(number, _)| *number)
                 .is_ok()
         };
-        let hooks = self.hooks.all().filter(|(_, pack)| is_fresh(*pack));
+        // What is not noted is all in memory.
+        let blocks = self.by_fingerprint.iter();
+        let blocks = blocks.map(|(known, at)| (Hooks::key(known), at.pack));
+        let hooks = blocks.filter(|(key, pack)| self.hooks.is_sampled(key) && is_fresh(*pack));
         let hooks = hooks.collect();
         Some((Group { packs, hooks }, entries))
     }
@@ -157,7 +160,7 @@ impl Index {
         loaded.sort_by_key(|pack| *self.packs[*pack as usize].used.get_mut());
         let room = |limit: usize| limit / 4 * 3;
         let mut blocks = self.by_fingerprint.len() + blocks_of(footer);
-        let mut dropped = HashSet::new();
+        let mut without_blocks = HashSet::new();
         for pack in loaded {
             let frames = self.loaded_frames + footer.frames.len();
             if blocks <= room(self.limits.blocks) && frames <= room(self.limits.frames) {
@@ -166,15 +169,25 @@ impl Index {
             let known = &mut self.packs[pack as usize];
             if known.level == Level::Blocks {
                 blocks = blocks.saturating_sub(known.about.blocks as usize);
+                without_blocks.insert(pack);
             }
             self.loaded_frames -= known.frames.len();
-            known.frames = Arc::new([]);
             known.level = Level::Named;
-            dropped.insert(pack);
+            for at in std::mem::take(&mut known.frames).iter() {
+                if self
+                    .by_id
+                    .get(&at.id)
+                    .is_some_and(|known| known.pack == pack)
+                {
+                    self.by_id.remove(&at.id);
+                }
+            }
         }
-        self.by_id.retain(|_, at| !dropped.contains(&at.pack));
-        self.by_fingerprint
-            .retain(|_, at| !dropped.contains(&at.pack));
+        // All of what is known of blocks is looked through for it.
+        if !without_blocks.is_empty() {
+            self.by_fingerprint
+                .retain(|_, at| !without_blocks.contains(&at.pack));
+        }
     }
 
     /// Whether these packs can be in memory at once.
@@ -409,7 +422,7 @@ impl Inner {
             writer.push(entry)?;
         }
         next.runs
-            .extend(Some(writer.finish()?).filter(|run| !run.is_empty()));
+            .extend(Some(writer.finish()?).filter(|run| run.pages() > 0));
         let from = merged_from(&next.runs);
         if from + 1 < next.runs.len() {
             let gone: HashSet<u32> = {
@@ -420,8 +433,9 @@ impl Inner {
             };
             let young = next.runs.split_off(from);
             let one = merge(place, &young, &|pack| !gone.contains(&pack))?;
-            next.runs.extend(Some(one).filter(|run| !run.is_empty()));
+            next.runs.extend(Some(one).filter(|run| run.pages() > 0));
         }
+        next.make_filters(place)?;
         put(ROOT, &next.encode())?;
         let counts: HashSet<String> = next.files().into_iter().collect();
         {
@@ -617,12 +631,11 @@ impl Inner {
 
 /// From which list on lists are merged, so that each is much longer than those after it.
 fn merged_from(runs: &[Run]) -> usize {
-    let pages = |run: &Run| run.iter().map(|part| part.fences.len()).sum::<usize>();
     let mut from = runs.len().saturating_sub(1);
-    let mut young = runs.last().map(pages).unwrap_or(0);
-    while from > 0 && (pages(&runs[from - 1]) <= MERGE_RATIO * young || from + 1 > MAX_RUNS) {
+    let mut young = runs.last().map(Run::pages).unwrap_or(0);
+    while from > 0 && (runs[from - 1].pages() <= MERGE_RATIO * young || from + 1 > MAX_RUNS) {
         from -= 1;
-        young += pages(&runs[from]);
+        young += runs[from].pages();
     }
     from
 }

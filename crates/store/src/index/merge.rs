@@ -1,5 +1,7 @@
-//! Merging sorted lists of frames, part by part: memory does not grow with the lists.
+//! Reading through sorted lists of frames, part by part, so that memory does not grow with the lists, and merging
+//! them.
 
+use super::filter::Filter;
 use super::runs::{Entry, PAGE_ENTRIES, PART_PAGES, Part, Run, part_name};
 use crate::error::StoreError;
 use crate::place::Place;
@@ -9,7 +11,7 @@ const READ_PAGES: usize = 16;
 
 /// Where in a list the merge is.
 struct Cursor<'a> {
-    run: &'a [Part],
+    parts: &'a [Part],
     part: usize,
     page: usize,
     buffer: std::vec::IntoIter<Entry>,
@@ -17,9 +19,9 @@ struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    fn new(place: &dyn Place, run: &'a [Part]) -> Result<Cursor<'a>, StoreError> {
+    fn new(place: &dyn Place, run: &'a Run) -> Result<Cursor<'a>, StoreError> {
         let mut cursor = Cursor {
-            run,
+            parts: &run.parts,
             part: 0,
             page: 0,
             buffer: Vec::new().into_iter(),
@@ -32,7 +34,7 @@ impl<'a> Cursor<'a> {
     fn advance(&mut self, place: &dyn Place) -> Result<(), StoreError> {
         loop {
             self.next = self.buffer.next();
-            let Some(part) = self.run.get(self.part).filter(|_| self.next.is_none()) else {
+            let Some(part) = self.parts.get(self.part).filter(|_| self.next.is_none()) else {
                 return Ok(());
             };
             let count = READ_PAGES.min(part.fences.len() - self.page);
@@ -49,7 +51,7 @@ impl<'a> Cursor<'a> {
 pub(super) struct RunWriter<'a> {
     place: &'a dyn Place,
     waiting: Vec<Entry>,
-    done: Run,
+    done: Vec<Part>,
 }
 
 impl<'a> RunWriter<'a> {
@@ -57,7 +59,7 @@ impl<'a> RunWriter<'a> {
         RunWriter {
             place,
             waiting: Vec::new(),
-            done: Run::new(),
+            done: Vec::new(),
         }
     }
 
@@ -87,7 +89,7 @@ impl<'a> RunWriter<'a> {
 
     pub(super) fn finish(mut self) -> Result<Run, StoreError> {
         self.close()?;
-        Ok(self.done)
+        Ok(Run::of(self.done))
     }
 }
 
@@ -112,4 +114,15 @@ pub(super) fn merge(
         }
         first.advance(place)?;
     }
+}
+
+/// Which frames a list may have.
+pub(super) fn filter_of(place: &dyn Place, run: &Run) -> Result<Filter, StoreError> {
+    let mut filter = Filter::new(run.pages() * PAGE_ENTRIES);
+    let mut cursor = Cursor::new(place, run)?;
+    while let Some((key, _)) = cursor.next {
+        filter.add(key);
+        cursor.advance(place)?;
+    }
+    Ok(filter)
 }

@@ -7,6 +7,7 @@
 //! footers are read again when a lookup leads there ([`keep`]). A frame is always found; a block
 //! that is stored may not be, and is then stored again.
 
+mod filter;
 mod hooks;
 mod keep;
 mod merge;

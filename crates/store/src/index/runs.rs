@@ -12,7 +12,9 @@
 
 use std::sync::Arc;
 
+use super::filter::Filter;
 use super::hooks::HookKey;
+use super::merge::filter_of;
 use crate::codec::{Reader, hex};
 use crate::error::StoreError;
 use crate::frame::FrameId;
@@ -346,7 +348,55 @@ fn read_page(number: usize, page: &[u8], into: &mut Vec<Entry>) -> Result<(), &'
 }
 
 /// A sorted list of frames, in parts.
-pub(super) type Run = Vec<Part>;
+#[derive(Debug, Clone, Default)]
+pub(super) struct Run {
+    pub(super) parts: Vec<Part>,
+    /// Which frames it may have.
+    filter: Option<Arc<Filter>>,
+}
+
+impl Run {
+    pub(super) fn of(parts: Vec<Part>) -> Run {
+        Run {
+            parts,
+            filter: None,
+        }
+    }
+
+    pub(super) fn pages(&self) -> usize {
+        self.parts.iter().map(|part| part.fences.len()).sum()
+    }
+
+    fn packs_of(&self, place: &dyn Place, key: u64) -> Result<Vec<u32>, StoreError> {
+        let mut found = Vec::new();
+        if self
+            .filter
+            .as_ref()
+            .is_some_and(|known| !known.may_have(key))
+        {
+            return Ok(found);
+        }
+        // Entries with one key may lie on both sides of a border.
+        let first = self.parts.partition_point(|part| part.fences[0] < key);
+        for part in &self.parts[first.saturating_sub(1)..] {
+            if part.fences[0] > key {
+                break;
+            }
+            let page = part.fences.partition_point(|fence| *fence < key);
+            let from = page.saturating_sub(1);
+            let to = part.fences.partition_point(|fence| *fence <= key);
+            let entries = part.pages(place, from, to - from)?;
+            let same = entries.iter().filter(|(other, _)| *other == key);
+            found.extend(same.map(|(_, pack)| *pack));
+        }
+        Ok(found)
+    }
+
+    fn bytes(&self) -> usize {
+        let filter = self.filter.as_ref().map_or(0, |filter| filter.bytes());
+        filter + self.parts.len() * 64 + self.pages() * 8
+    }
+}
 
 /// What is noted in the place, and counts.
 #[derive(Debug, Clone, Default)]
@@ -362,8 +412,8 @@ impl Runs {
         out.extend_from_slice(self.groups.as_flattened());
         out.extend_from_slice(&(self.runs.len() as u32).to_le_bytes());
         for run in &self.runs {
-            out.extend_from_slice(&(run.len() as u32).to_le_bytes());
-            for part in run {
+            out.extend_from_slice(&(run.parts.len() as u32).to_le_bytes());
+            for part in &run.parts {
                 out.extend_from_slice(&part.name);
                 out.extend_from_slice(&(part.fences.len() as u32).to_le_bytes());
             }
@@ -398,12 +448,14 @@ impl Runs {
             let parts = run.iter();
             parts
                 .map(|(name, pages)| Part::open(place, *name, *pages as usize))
-                .collect::<Result<Run, _>>()
+                .collect::<Result<Vec<_>, _>>()
+                .map(Run::of)
         };
-        let runs = Runs {
+        let mut runs = Runs {
             runs: names.runs.iter().map(open).collect::<Result<_, _>>()?,
             groups: names.groups,
         };
+        runs.make_filters(place)?;
         Ok(Some((runs, groups)))
     }
 
@@ -412,21 +464,22 @@ impl Runs {
         let key = frame_key(id);
         let mut found = Vec::new();
         for run in self.runs.iter().rev() {
-            // Entries with one key may lie on both sides of a border.
-            let first = run.partition_point(|part| part.fences[0] < key);
-            for part in &run[first.saturating_sub(1)..] {
-                if part.fences[0] > key {
-                    break;
-                }
-                let page = part.fences.partition_point(|fence| *fence < key);
-                let from = page.saturating_sub(1);
-                let to = part.fences.partition_point(|fence| *fence <= key);
-                let entries = part.pages(place, from, to - from)?;
-                let same = entries.iter().filter(|(other, _)| *other == key);
-                found.extend(same.map(|(_, pack)| *pack));
-            }
+            found.extend(run.packs_of(place, key)?);
         }
         Ok(found)
+    }
+
+    /// Gives all lists but the oldest a filter, so that a lookup reads a page of that one and hardly ever another.
+    /// Together they are a small part of it.
+    pub(super) fn make_filters(&mut self, place: &dyn Place) -> Result<(), StoreError> {
+        for (age, run) in self.runs.iter_mut().enumerate() {
+            run.filter = match run.filter.take() {
+                _ if age == 0 => None,
+                None => Some(Arc::new(filter_of(place, run)?)),
+                known => known,
+            };
+        }
+        Ok(())
     }
 
     pub(super) fn count(&self) -> usize {
@@ -434,14 +487,13 @@ impl Runs {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        let parts = self.runs.iter().flatten();
-        let fences: usize = parts.map(|part| 64 + part.fences.len() * 8).sum();
-        fences + self.groups.len() * 16
+        let runs: usize = self.runs.iter().map(Run::bytes).sum();
+        runs + self.groups.len() * 16
     }
 
     /// Files that count.
     pub(super) fn files(&self) -> Vec<String> {
-        let parts = self.runs.iter().flatten();
+        let parts = self.runs.iter().flat_map(|run| &run.parts);
         let groups = self.groups.iter().map(group_name);
         groups
             .chain(parts.map(|part| part_name(&part.name)))
