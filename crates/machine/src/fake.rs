@@ -231,13 +231,16 @@ impl Guest for FakeGuest {
     /// A disk that needs another one goes on needing it: nothing here reads or writes.
     async fn fill(&self) -> Result<(), MachineError> {
         self.alive()?;
-        match &self.state.spec.disk {
-            MachineDisk::Layer { below: Some(_), .. } => Err(MachineError::Control {
-                name: self.state.spec.name.clone(),
-                operation: "fill the disk",
+        let spec = &self.state.spec;
+        let data = spec.data_disks.iter().map(|data| &data.disk);
+        let needs = |disk| matches!(disk, &MachineDisk::Layer { below: Some(_), .. });
+        match std::iter::once(&spec.disk).chain(data).any(needs) {
+            true => Err(MachineError::Control {
+                name: spec.name.clone(),
+                operation: "fill the disks",
                 source: std::io::ErrorKind::Unsupported.into(),
             }),
-            _ => Ok(()),
+            false => Ok(()),
         }
     }
 

@@ -30,8 +30,8 @@ pub trait Guest: Send + Sync {
     /// interpreted here. `sudo` works without a password.
     async fn exec(&self, command: &str, deadline: Duration) -> Result<ExecOutput, MachineError>;
 
-    /// Brings what lies below its disk into the disk, while it runs, and answers when nothing is
-    /// needed below any more. Called again it goes on, also by another process.
+    /// Brings what lies below its disks into them, while it runs, and answers when nothing is
+    /// needed below any of them any more. Called again it goes on, also by another process.
     async fn fill(&self) -> Result<(), MachineError>;
 
     /// The last `limit` bytes that it wrote to its serial console.

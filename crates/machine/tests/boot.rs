@@ -5,8 +5,8 @@
 use disk::image::{self, Image, Limits, blank_layer};
 use disk::{MemDisk, ReadAt, WriteAt};
 use machine::{
-    Accel, Acceleration, Firmware, Guest, Hypervisor, Lifetime, MachineDisk, MachineError,
-    MachineSpec, Qemu, ServedDisk, Stopped,
+    Accel, Acceleration, DataDisk, Firmware, Guest, Hypervisor, Lifetime, MachineDisk,
+    MachineError, MachineSpec, Qemu, ServedDisk, Stopped,
 };
 use nbd::{Export, ExportMap, Listen, Options, Server};
 use process::ProcessId;
@@ -219,18 +219,25 @@ async fn a_layer_waits_for_what_is_below_and_then_needs_it_no_more() {
     let file = bench.folder.path().join("disk, qcow2");
     let named = "nbd+unix:///disk-1?socket=disk.sock";
     std::fs::write(&file, blank_layer(bytes.len() as u64, named)).unwrap();
-    let below = || image::below(MemDisk::from(std::fs::read(&file).unwrap())).unwrap();
-    assert_eq!(below().as_deref(), Some(named));
+    let data = bench.folder.path().join("data.qcow2");
+    std::fs::copy(&file, &data).unwrap();
+    let below = |file: &Path| image::below(MemDisk::from(std::fs::read(file).unwrap())).unwrap();
+    assert_eq!(below(&file).as_deref(), Some(named));
 
     let server = serve("disk-1");
+    let layer = |file: &Path| MachineDisk::Layer {
+        file: file.to_owned(),
+        below: Some(ServedDisk {
+            socket: socket.clone(),
+            export: "disk-1".to_owned(),
+        }),
+    };
     let spec = MachineSpec {
-        disk: MachineDisk::Layer {
-            file: file.clone(),
-            below: Some(ServedDisk {
-                socket: socket.clone(),
-                export: "disk-1".to_owned(),
-            }),
-        },
+        disk: layer(&file),
+        data_disks: vec![DataDisk {
+            lun: 3,
+            disk: layer(&data),
+        }],
         ..bench.spec(Lifetime::Persistent)
     };
     let dir = spec.dir.clone();
@@ -249,14 +256,16 @@ async fn a_layer_waits_for_what_is_below_and_then_needs_it_no_more() {
     });
     unknown.expect("it is filled").unwrap();
     drop(known);
-    assert_eq!(below(), None);
+    assert_eq!((below(&file), below(&data)), (None, None));
     guest.fill().await.unwrap();
     guest.kill().await.unwrap();
-    let image = MemDisk::from(std::fs::read(&file).unwrap());
-    let image = Image::open(image, Limits::default()).unwrap();
-    let mut content = vec![0; expected.len()];
-    image.read_at(0, &mut content).unwrap();
-    assert!(content == expected);
+    for (file, expected) in [(&file, &expected), (&data, &bytes)] {
+        let image = MemDisk::from(std::fs::read(file).unwrap());
+        let image = Image::open(image, Limits::default()).unwrap();
+        let mut content = vec![0; expected.len()];
+        image.read_at(0, &mut content).unwrap();
+        assert!(content == *expected, "{}", file.display());
+    }
 
     let spec = MachineSpec {
         disk: MachineDisk::Layer { file, below: None },

@@ -1,13 +1,14 @@
 //! A machine that runs under QEMU: waiting for its boot, commands, its end. It must not start
 //! one.
 
-use super::{arguments, qmp};
+use super::qmp;
 use crate::login::Login;
 use crate::seed::Keys;
 use crate::{Boot, ExecOutput, Guest, MachineError, MachineInfo, Stopped, SystemState, serial};
 use async_trait::async_trait;
 use process::{Child, ProcessId};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,8 +20,10 @@ const LOGIN_PAUSE: Duration = Duration::from_millis(300);
 const ERROR_TAIL: usize = 2048;
 /// For QEMU to end after it was told to.
 const QUIT_GRACE: Duration = Duration::from_secs(10);
-/// What brings the disk below into the disk, as QEMU knows it.
+/// What brings a disk below into the one above, as QEMU knows it.
 const FILL_JOB: &str = "fill";
+/// What QEMU says of it when all is above and nothing was let go yet.
+const FILLED: &str = "pending";
 /// Between two looks at it.
 const FILL_POLL: Duration = Duration::from_millis(500);
 /// Bounds the list in [`SystemState::Degraded`].
@@ -163,6 +166,39 @@ impl QemuGuest {
         answer.map_err(|source| self.refused(operation, source))
     }
 
+    /// How far a disk that is being filled is, by whomever.
+    async fn filling(&self) -> Result<Option<String>, MachineError> {
+        let jobs = self.ask("query-block-jobs", json!({})).await?;
+        let mut jobs = jobs.as_array().into_iter().flatten();
+        let job = jobs.find(|job| job["device"] == FILL_JOB);
+        Ok(job.map(|job| job["status"].as_str().unwrap_or_default().to_owned()))
+    }
+
+    /// All disks by name, each with how many others it needs below it.
+    async fn disks(&self) -> Result<Vec<(String, u64)>, MachineError> {
+        let disks = self.ask("query-block", json!({})).await?;
+        let disks = disks.as_array().into_iter().flatten();
+        let named = disks.filter_map(|disk| {
+            let depth = disk["inserted"]["backing_file_depth"].as_u64()?;
+            Some((disk["device"].as_str()?.to_owned(), depth))
+        });
+        Ok(named.collect())
+    }
+
+    /// Lets a disk that is filled go without the one below. Before that, where everything is in it must be in its
+    /// file: QEMU keeps that back until somebody asks, and a machine that is killed takes it along.
+    async fn let_go(&self) -> Result<(), MachineError> {
+        for (disk, _) in self.disks().await? {
+            let flush = json!({ "command-line": format!("qemu-io {disk} flush") });
+            let told = self.ask("human-monitor-command", flush).await?;
+            if let Some(error) = told.as_str().map(str::trim).filter(|told| !told.is_empty()) {
+                return Err(self.refused("fill the disks", io::Error::other(error.to_owned())));
+            }
+        }
+        self.ask("job-finalize", json!({ "id": FILL_JOB })).await?;
+        Ok(())
+    }
+
     fn refused(&self, operation: &'static str, source: io::Error) -> MachineError {
         MachineError::Control {
             name: self.info.name.clone(),
@@ -220,34 +256,32 @@ impl Guest for QemuGuest {
     }
 
     async fn fill(&self) -> Result<(), MachineError> {
-        let mut begun = false;
+        let mut begun = BTreeSet::new();
         loop {
-            let jobs = self.ask("query-block-jobs", json!({})).await?;
-            let is_filling = |job: &Value| job["device"] == FILL_JOB;
-            if jobs
-                .as_array()
-                .is_some_and(|jobs| jobs.iter().any(is_filling))
-            {
-                begun = true;
-                tokio::time::sleep(FILL_POLL).await;
-                continue;
+            match self.filling().await?.as_deref() {
+                None => {}
+                Some(FILLED) => {
+                    self.let_go().await?;
+                    continue;
+                }
+                Some(_) => {
+                    tokio::time::sleep(FILL_POLL).await;
+                    continue;
+                }
             }
-            let disks = self.ask("query-block", json!({})).await?;
-            let disks = disks.as_array().into_iter().flatten();
-            let mut disk = disks.filter(|disk| disk["device"] == arguments::DISK);
-            let below = disk
-                .next()
-                .and_then(|disk| disk["inserted"]["backing_file_depth"].as_u64());
-            if below == Some(0) {
+            let mut layers = self.disks().await?;
+            layers.retain(|(_, below)| *below > 0);
+            if layers.is_empty() {
                 return Ok(());
             }
-            if begun {
+            layers.retain(|(disk, _)| !begun.contains(disk));
+            let Some((next, _)) = layers.pop() else {
                 let source = io::Error::other("what is below could not be read, or it was stopped");
-                return Err(self.refused("fill the disk", source));
-            }
-            let arguments = json!({ "job-id": FILL_JOB, "device": arguments::DISK });
+                return Err(self.refused("fill the disks", source));
+            };
+            let arguments = json!({ "job-id": FILL_JOB, "device": next, "auto-finalize": false });
             self.ask("block-stream", arguments).await?;
-            begun = true;
+            begun.insert(next);
         }
     }
 
