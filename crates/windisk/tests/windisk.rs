@@ -120,7 +120,8 @@ proptest! {
 
     #[test]
     fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..9000)) {
-        windisk::fuzzing::hive(&bytes);
+        windisk::fuzzing::cells(&bytes);
         windisk::fuzzing::volume(&bytes);
+        windisk::fuzzing::volume_of_parts(&bytes);
     }
 }
