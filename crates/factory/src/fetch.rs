@@ -211,6 +211,15 @@ impl Web {
     /// A client that reaches only what it may, for one address: names are looked up once, here, so that they cannot
     /// mean something else afterwards.
     pub(crate) async fn client(&self, url: &reqwest::Url) -> Result<reqwest::Client, FetchError> {
+        self.client_within(url, READ_TIMEOUT).await
+    }
+
+    /// The same with another limit to how long an answer may be waited for.
+    pub(crate) async fn client_within(
+        &self,
+        url: &reqwest::Url,
+        patience: Duration,
+    ) -> Result<reqwest::Client, FetchError> {
         let bad = || FetchError::BadUri {
             uri: url.to_string().chars().take(200).collect(),
         };
@@ -227,7 +236,7 @@ impl Web {
         let mut builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT)
+            .read_timeout(patience)
             .tls_certs_merge(self.ca.clone());
         if !listed {
             let found = tokio::net::lookup_host((plain, port)).await;

@@ -7,30 +7,36 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jobs::{StepError, StepHandle};
 use reqwest::Url;
-use store::place::{Limits, Parcel, There};
+use store::place::{Courier, Limits, Parcel, There};
 
 use super::file::write_disk;
 use super::target::{Artifact, Deliver, Subject};
+use crate::fetch::Web;
 use crate::pipeline::{ObjectTarget, blocking, chain};
 
 fn fault(error: &(dyn std::error::Error + 'static)) -> StepError {
     StepError::failed("ObjectStoreFailed", chain(error))
 }
 
+/// Where this server may reach is decided in one place, and what it decided is what is reached.
+async fn courier(web: &Web, endpoint: &str, limits: &Limits) -> Result<Courier, StepError> {
+    let url = Url::parse(endpoint);
+    let url = url.map_err(|error| StepError::failed("ObjectStoreFailed", error.to_string()))?;
+    let client = web.client_within(&url, limits.request).await;
+    client.map(Courier::new).map_err(|error| fault(&error))
+}
+
 #[async_trait]
 impl Deliver for ObjectTarget {
     async fn deliver(&self, subject: &Subject, handle: &StepHandle) -> Result<Artifact, StepError> {
         let keys = subject.secret(&self.credential).await?;
-        let parcel = Parcel::new(&self.uri, &keys, &Limits::default());
+        let (limits, endpoint) = (Limits::default(), Parcel::endpoint(&self.uri));
+        let courier = match endpoint.map_err(|error| fault(&error))? {
+            Some(endpoint) => Some(courier(&subject.factory.web, &endpoint, &limits).await?),
+            None => None,
+        };
+        let parcel = Parcel::new(&self.uri, &keys, &limits, courier);
         let parcel = Arc::new(parcel.map_err(|error| fault(&error))?);
-        if let Some(endpoint) = parcel.endpoint() {
-            // Where this server may reach is decided in one place.
-            let url = Url::parse(endpoint);
-            let url =
-                url.map_err(|error| StepError::failed("ObjectStoreFailed", error.to_string()))?;
-            let client = subject.factory.web.client(&url).await;
-            client.map_err(|error| fault(&error))?;
-        }
         let mark = format!("{} {:?}", subject.digest, self.format);
         let work = subject
             .factory

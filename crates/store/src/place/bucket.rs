@@ -10,12 +10,13 @@ use std::sync::Arc;
 use object_store::ObjectStore;
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
+use object_store::client::{HttpClient, HttpConnector};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::{BackoffConfig, ClientOptions, RetryConfig};
 
 use super::at::AtError;
 use super::object::Limits;
-use super::parcel::ParcelError;
+use super::parcel::{Courier, ParcelError};
 
 /// Settings that an address may have, for each kind of object store.
 const S3_SETTINGS: [&str; 5] = [
@@ -33,6 +34,9 @@ const AZURE_SETTINGS: [&str; 5] = [
     "authority_id",
 ];
 const GOOGLE_SETTINGS: [&str; 2] = ["base_url", "allow_http"];
+const ENDPOINT: &str = "endpoint";
+/// Settings and keys that become a part of the name of the cloud's host.
+const IN_HOSTS: [&str; 3] = ["region", "account_name", "AZURE_STORAGE_ACCOUNT_NAME"];
 /// Settings that make a client ask the host it is on.
 const OF_THE_OPERATOR: [&str; 2] = ["imdsv1_fallback", "use_emulator"];
 /// Keys that whoever sends a file may give; the first two are the ones that are needed, both or one of them.
@@ -50,6 +54,21 @@ const AZURE_KEYS: &[&str] = &[
 const CREDENTIALS: &str = "credentials";
 /// A file of keys is longer than this by mistake.
 const MAX_CREDENTIALS_BYTES: u64 = 64 << 10;
+
+/// Has all requests sent by the same client.
+#[derive(Debug)]
+struct By(Courier);
+
+impl HttpConnector for By {
+    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(self.0.clone())
+    }
+}
+
+fn is_word(text: &str) -> bool {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    !text.is_empty() && text.bytes().all(good)
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -166,16 +185,22 @@ impl Bucket {
             Some(file) => variables_of(file)?,
             None => std::env::vars().collect(),
         };
-        self.client(variables, limits)
+        self.client(variables, limits, None)
+    }
+
+    /// The host that the address names.
+    pub(super) fn endpoint(&self) -> Option<&str> {
+        self.settings.get(ENDPOINT).map(String::as_str)
     }
 
     /// The same for somebody who is not the operator: with no keys but theirs, which must be there, since a client
-    /// without keys asks the host for its own; and with the endpoint that is asked, if one is named.
+    /// without keys asks the host for its own; and by a courier that goes nowhere else, if an endpoint is named.
     pub(super) fn connect_for_others(
         &self,
         keys: &str,
         limits: &Limits,
-    ) -> Result<(Arc<dyn ObjectStore>, Option<String>), ParcelError> {
+        courier: Option<Courier>,
+    ) -> Result<Arc<dyn ObjectStore>, ParcelError> {
         let (known, needed) = match self.kind {
             Kind::S3 => (S3_KEYS, "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
             Kind::Azure => (
@@ -203,17 +228,23 @@ impl Bucket {
         if !enough {
             return Err(ParcelError::NoKeys(needed));
         }
-        let endpoint = self.settings.get("endpoint").cloned();
-        let client = self
-            .client(variables, limits)
-            .map_err(ParcelError::Client)?;
-        Ok((client, endpoint))
+        let settings = self
+            .settings
+            .iter()
+            .chain(variables.iter().map(|(name, value)| (name, value)));
+        let mut in_hosts = settings.filter(|(name, _)| IN_HOSTS.contains(&name.as_str()));
+        if let Some((name, _)) = in_hosts.find(|(_, value)| !is_word(value)) {
+            return Err(ParcelError::NotPlain(name.clone()));
+        }
+        self.client(variables, limits, courier)
+            .map_err(ParcelError::Client)
     }
 
     fn client(
         &self,
         variables: Vec<(String, String)>,
         limits: &Limits,
+        courier: Option<Courier>,
     ) -> io::Result<Arc<dyn ObjectStore>> {
         let of_kind = |(name, value): (String, String)| {
             let rest = name.strip_prefix(self.kind.variables())?;
@@ -245,8 +276,8 @@ impl Bucket {
             retry_timeout: limits.request,
         };
         let made = match self.kind {
-            Kind::S3 => self.s3(&settings, client, retry),
-            Kind::Azure => self.azure(&settings, client, retry),
+            Kind::S3 => self.s3(&settings, client, retry, courier),
+            Kind::Azure => self.azure(&settings, client, retry, courier),
             Kind::Google => self.google(&settings, client, retry),
         };
         made.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
@@ -257,8 +288,12 @@ impl Bucket {
         settings: &BTreeMap<String, String>,
         client: ClientOptions,
         retry: RetryConfig,
+        courier: Option<Courier>,
     ) -> object_store::Result<Arc<dyn ObjectStore>> {
         let mut builder = AmazonS3Builder::new().with_client_options(client);
+        if let Some(courier) = courier {
+            builder = builder.with_http_connector(By(courier));
+        }
         for (key, value) in settings {
             if let Ok(key) = format!("aws_{key}").parse() {
                 builder = builder.with_config(key, value);
@@ -276,8 +311,12 @@ impl Bucket {
         settings: &BTreeMap<String, String>,
         client: ClientOptions,
         retry: RetryConfig,
+        courier: Option<Courier>,
     ) -> object_store::Result<Arc<dyn ObjectStore>> {
         let mut builder = MicrosoftAzureBuilder::new().with_client_options(client);
+        if let Some(courier) = courier {
+            builder = builder.with_http_connector(By(courier));
+        }
         for (key, value) in settings {
             if let Ok(key) = format!("azure_{key}").parse() {
                 builder = builder.with_config(key, value);

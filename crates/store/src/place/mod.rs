@@ -24,7 +24,7 @@ pub use folder::Folder;
 pub use memory::MemoryPlace;
 pub use named::{Named, PlaceError};
 pub use object::{Limits, ObjectPlace};
-pub use parcel::{Parcel, ParcelError, There};
+pub use parcel::{Courier, Parcel, ParcelError, There};
 
 /// Refuses names that a place could take for something else.
 fn check_name(name: &str) -> io::Result<()> {

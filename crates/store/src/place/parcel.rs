@@ -1,17 +1,19 @@
 //! One file in somebody's object store that is no store of ours: where an image is sent to.
 //!
 //! Whoever names it is not the operator: the keys come with the address, nothing of this server's environment is used,
-//! and which hosts may be reached is for the caller to decide ([`Parcel::endpoint`]).
+//! and which hosts may be reached is for the caller to decide ([`Parcel::endpoint`], [`Courier`]).
 
 use std::io;
 use std::sync::Arc;
 
 use object_store::buffered::BufWriter;
+use object_store::client::HttpClient;
 use object_store::path::Path;
 use object_store::{Attribute, Attributes, GetOptions, ObjectStore};
 use tokio::io::AsyncWriteExt;
 
 use super::at::{At, AtError};
+use super::bucket::Bucket;
 use super::object::{Limits, wait};
 
 /// S3 takes 10,000 parts of an object; this allows some terabytes for the largest disk.
@@ -25,10 +27,12 @@ const MARK: &str = "bullion-content";
 #[derive(Debug)]
 pub struct Parcel {
     shown: String,
-    endpoint: Option<String>,
     store: Arc<dyn ObjectStore>,
     path: Path,
 }
+
+/// Sends the requests. Whoever knows which hosts may be reached makes one that reaches no other.
+pub type Courier = HttpClient;
 
 /// Why there is no parcel.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +47,10 @@ pub enum ParcelError {
     Setting(String),
     #[error("the keys must have the lines {0}")]
     NoKeys(&'static str),
+    #[error("an endpoint is reached by a courier, and the cloud's own without one")]
+    NoCourier,
+    #[error("`{0}` is not a plain word")]
+    NotPlain(String),
     #[error("prepare a client")]
     Client(#[source] io::Error),
 }
@@ -57,18 +65,26 @@ pub enum There {
 }
 
 impl Parcel {
-    /// `keys` are lines `NAME=VALUE`, as they would be in the environment. No request is made.
-    pub fn new(address: &str, keys: &str, limits: &Limits) -> Result<Parcel, ParcelError> {
-        let At::Bucket(bucket) = address.parse()? else {
-            return Err(ParcelError::Kind);
-        };
-        if bucket.prefix.is_empty() {
-            return Err(ParcelError::NoFile(bucket.to_string()));
+    /// The host that is asked, if the address names one; otherwise it is the cloud's own.
+    pub fn endpoint(address: &str) -> Result<Option<String>, ParcelError> {
+        Ok(bucket(address)?.endpoint().map(str::to_owned))
+    }
+
+    /// `keys` are lines `NAME=VALUE`, as they would be in the environment. An address with an endpoint is reached by a
+    /// courier, and the cloud's own without one. No request is made.
+    pub fn new(
+        address: &str,
+        keys: &str,
+        limits: &Limits,
+        courier: Option<Courier>,
+    ) -> Result<Parcel, ParcelError> {
+        let bucket = bucket(address)?;
+        if bucket.endpoint().is_some() != courier.is_some() {
+            return Err(ParcelError::NoCourier);
         }
-        let (store, endpoint) = bucket.connect_for_others(keys, limits)?;
+        let store = bucket.connect_for_others(keys, limits, courier)?;
         Ok(Parcel {
             shown: bucket.to_string(),
-            endpoint,
             store,
             path: Path::from(bucket.prefix.as_str()),
         })
@@ -77,11 +93,6 @@ impl Parcel {
     /// The address without settings.
     pub fn shown(&self) -> &str {
         &self.shown
-    }
-
-    /// The host that is asked, if the address names one; otherwise it is the cloud's own.
-    pub fn endpoint(&self) -> Option<&str> {
-        self.endpoint.as_deref()
     }
 
     /// What is there already. Blocks.
@@ -129,6 +140,16 @@ impl Parcel {
     }
 }
 
+fn bucket(address: &str) -> Result<Bucket, ParcelError> {
+    let At::Bucket(bucket) = address.parse()? else {
+        return Err(ParcelError::Kind);
+    };
+    match bucket.prefix.is_empty() {
+        true => Err(ParcelError::NoFile(bucket.to_string())),
+        false => Ok(bucket),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,7 +160,7 @@ mod tests {
     #[test]
     fn addresses_name_a_file_and_keys_come_with_them() {
         let check = |address: &str, keys: &str, expected: Result<&str, &str>| {
-            let parcel = Parcel::new(address, keys, &Limits::default());
+            let parcel = Parcel::new(address, keys, &Limits::default(), None);
             match (parcel, expected) {
                 (Ok(parcel), Ok(shown)) => assert_eq!(parcel.shown(), shown, "{address}"),
                 (Err(error), Err(part)) => {
@@ -184,13 +205,32 @@ mod tests {
             Err("AWS_ACCESS_KEY_ID"),
         );
         check("az://c/a.vhd?account_name=a", "", Err("AZURE_STORAGE"));
+        // They become a part of the host that is asked.
+        check("s3://b/a.raw?region=x@127.0.0.1/", S3, Err("`region`"));
+        check(
+            "az://c/a.raw?account_name=127.0.0.1/",
+            AZURE,
+            Err("`account_name`"),
+        );
+        let account = AZURE.replace("NAME=a", "NAME=x@127.0.0.1/");
+        check(
+            "az://c/a.raw",
+            &account,
+            Err("`AZURE_STORAGE_ACCOUNT_NAME`"),
+        );
+        // Where it leads was not looked at.
+        check(
+            "s3://b/a.raw?endpoint=http://10.0.0.1:9000",
+            S3,
+            Err("courier"),
+        );
     }
 
     #[test]
     fn an_endpoint_is_told_apart_from_the_clouds_own() {
         let check = |address: &str, expected: Option<&str>| {
-            let parcel = Parcel::new(address, S3, &Limits::default()).unwrap();
-            assert_eq!(parcel.endpoint(), expected, "{address}");
+            let endpoint = Parcel::endpoint(address).unwrap();
+            assert_eq!(endpoint.as_deref(), expected, "{address}");
         };
         check("s3://b/a.raw?region=x", None);
         check(

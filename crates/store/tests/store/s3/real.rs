@@ -5,6 +5,8 @@ use std::process::Command;
 
 use disk::MemDisk;
 use store::Store;
+use object_store::ClientOptions;
+use object_store::client::{HttpConnector as _, ReqwestConnector};
 use store::place::{At, Limits, Parcel, There};
 
 use super::{big, lives};
@@ -58,7 +60,10 @@ fn a_file_is_sent_to_it() {
     let keys = keys.trim_start_matches("credentials=");
     let keys = std::fs::read_to_string(keys).expect("read the keys");
     let address = format!("{prefix}/disk.raw?{}", settings.join("&"));
-    let parcel = Parcel::new(&address, &keys, &Limits::default()).expect("an address");
+    let options = ClientOptions::new().with_allow_http(true);
+    let courier = ReqwestConnector::default().connect(&options);
+    let courier = Some(courier.expect("a client"));
+    let parcel = Parcel::new(&address, &keys, &Limits::default(), courier).expect("an address");
     assert_eq!(parcel.there("one").expect("ask"), There::Nothing);
     let mut file = tempfile::tempfile().expect("a file");
     file.write_all(&vec![7; 70 << 20]).expect("write");
