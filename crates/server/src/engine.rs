@@ -11,6 +11,7 @@ use comply::Comply;
 use factory::StorageSettings;
 use factory::fetch::Reach;
 use jobs::{Jobs, RunnerBuilder};
+use store::KeyFile;
 
 use crate::blobs::Blobs;
 use crate::import::{Import, Importer};
@@ -27,6 +28,8 @@ pub struct EngineParts {
     pub catalog: Arc<dyn Backend>,
     pub installation: Installation,
     pub blobs: Option<Arc<Blobs>>,
+    /// What secrets in the catalog are sealed with.
+    pub seal: Arc<KeyFile>,
     /// Of this server, which shows the blobs below it.
     pub url: String,
     /// What may be reached of other hosts.
@@ -73,6 +76,7 @@ pub fn register(
     catalog: Arc<dyn Backend>,
     work: Arc<dyn Work>,
     blobs: Option<Arc<Blobs>>,
+    seal: Arc<KeyFile>,
 ) {
     let jobs = builder.jobs();
     builder.register(RemoveGroup {
@@ -90,6 +94,7 @@ pub fn register(
         catalog,
         work,
         blobs,
+        seal,
     };
     builder.register(Import(importer.clone()));
     builder.register(PublishCopy(importer));

@@ -9,10 +9,12 @@ use std::sync::Arc;
 use access::{Action, Permit};
 use async_trait::async_trait;
 use catalog::{Catalog, CatalogError, Draft, NewJob, Outcome, Precondition, Resource};
-use factory::import::{ImportSource, Imported};
+use factory::import::{ImportSource, Imported, LocalDisk};
 use jobs::{JobContext, JobError, JobKind, NoUndo, OnUndo, StepError, StepHandle};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use store::KeyFile;
+use store::keys::{SealedTextError, is_sealed, open_text, seal_text};
 use wire::{Location, ProvisioningState, ResourceId};
 
 use crate::blobs::Blobs;
@@ -30,13 +32,45 @@ pub enum Origin {
     /// A file of the blob folder, by its name there.
     Blob(String),
     /// A file at another address. It may carry a signature, so it is shown nowhere.
-    Web(String),
+    Web(SealedUri),
     /// A new disk of so many bytes.
     Zeros(u64),
     /// The disk that a machine boots from; it does not run.
     Machine(ResourceId),
     /// A data disk of a machine that does not run, by its number.
     MachineData { machine: ResourceId, lun: u32 },
+}
+
+/// An address as it is kept: sealed where it may carry a signature, so that no copy of the catalog reads what it opens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SealedUri(String);
+
+/// What the sealed text is about, so that no address is taken for that of something else.
+fn about(resource: &ResourceId) -> String {
+    format!("address of a disk for {}", resource.folded())
+}
+
+impl SealedUri {
+    /// `resource` is what gets the disk.
+    pub fn seal(key: &KeyFile, resource: &ResourceId, uri: &str) -> Result<Self, SealedTextError> {
+        match uri.contains('?') {
+            true => seal_text(key, &about(resource), uri).map(SealedUri),
+            false => Ok(SealedUri(uri.to_owned())),
+        }
+    }
+
+    pub fn open(&self, key: &KeyFile, resource: &ResourceId) -> Result<String, StepError> {
+        // What was asked of an earlier release is not sealed.
+        if !is_sealed(&self.0) {
+            return Ok(self.0.clone());
+        }
+        open_text(key, &about(resource), &self.0).map_err(|error| {
+            let message = "the address with its signature was sealed by another server: ask that one, or give all servers \
+                           of this database the same keys/catalog.key";
+            StepError::failed("VhdNotFetched", message).because(error)
+        })
+    }
 }
 
 /// What of a resource's disks is to be brought in.
@@ -76,6 +110,8 @@ pub struct Importer {
     pub catalog: Arc<dyn Catalog>,
     pub work: Arc<dyn Work>,
     pub blobs: Option<Arc<Blobs>>,
+    /// What addresses are sealed with.
+    pub seal: Arc<KeyFile>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -162,7 +198,7 @@ impl Importer {
         let permit = write_permit(&step, resource).await?;
         let there = self.catalog.get(&permit.to_read_own()).await?;
         let region = Location::new(there.location.unwrap_or_default());
-        let source = self.source(origin).await?;
+        let source = self.source(resource, origin).await?;
         step.progress("reading the disk");
         let imported = tokio::select! {
             imported = self.work.import(&region, source) => imported?,
@@ -176,16 +212,22 @@ impl Importer {
         Ok(imported.digest.to_string())
     }
 
-    async fn source(&self, origin: &Origin) -> Result<ImportSource, StepError> {
+    async fn source(
+        &self,
+        resource: &ResourceId,
+        origin: &Origin,
+    ) -> Result<ImportSource, StepError> {
         let of_machine = async |machine: &ResourceId, lun| {
             let disk = self.work.machine_disk(machine, lun).await;
             let message = format!("a disk of {} is not there, or in use", machine.name());
             let gone = || StepError::failed("OperationNotAllowed", message);
-            disk.ok_or_else(gone)
+            disk.map(ImportSource::Here).ok_or_else(gone)
         };
         let name = match origin {
-            Origin::Zeros(bytes) => return Ok(ImportSource::Zeros { bytes: *bytes }),
-            Origin::Web(uri) => return Ok(ImportSource::Web(uri.clone())),
+            Origin::Zeros(bytes) => {
+                return Ok(ImportSource::Here(LocalDisk::Zeros { bytes: *bytes }));
+            }
+            Origin::Web(uri) => return uri.open(&self.seal, resource).map(ImportSource::Web),
             Origin::Blob(name) => name,
             Origin::Machine(machine) => return of_machine(machine, None).await,
             Origin::MachineData { machine, lun } => return of_machine(machine, Some(*lun)).await,
@@ -194,7 +236,7 @@ impl Importer {
         match &self.blobs {
             Some(blobs) => blobs
                 .path(name)
-                .map(ImportSource::File)
+                .map(|path| ImportSource::Here(LocalDisk::File(path)))
                 .map_err(|error| gone(error.to_string())),
             None => Err(gone("this server has no blob folder".into())),
         }

@@ -17,7 +17,7 @@ use factory::deploy::{
 use factory::disks::DiskDigest;
 use factory::domains::{DomainError, DomainName, DomainSetting, DomainState, Erasure, KeyChoice};
 use factory::export::{ExportedImage, ImageError, ImageFormat};
-use factory::import::{ImportSource, Imported};
+use factory::import::{ImportSource, Imported, LocalDisk};
 use factory::pipeline::{self, Base, BuildRun, TemplateProblem, VerifyBuild, VerifyInput};
 
 use factory::promote::{self, Promote, PromoteInput};
@@ -71,6 +71,7 @@ pub async fn engine(parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> 
         catalog,
         installation,
         blobs,
+        seal,
         url,
         reach,
         jobs,
@@ -118,7 +119,7 @@ pub async fn engine(parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> 
             take_over(&factory, &*catalog, &server).await?;
             builder.server(server);
             factory.register(&mut builder);
-            engine::register(&mut builder, catalog, work.clone(), blobs);
+            engine::register(&mut builder, catalog, work.clone(), blobs, seal);
             builder.start()
         }
     };
@@ -352,7 +353,7 @@ impl Work for FactoryWork {
         new_job::<ChangeDisks>(&change)
     }
 
-    async fn machine_disk(&self, machine: &ResourceId, lun: Option<u32>) -> Option<ImportSource> {
+    async fn machine_disk(&self, machine: &ResourceId, lun: Option<u32>) -> Option<LocalDisk> {
         self.factory.machine_disk(machine, lun).await
     }
 

@@ -155,17 +155,18 @@ pub async fn start_with(
     let settings = options.resolve()?;
     let identity = tls::identity(&folder.tls(), &settings.names, Timestamp::now())?;
     let blobs = open_blobs(&settings)?;
-    let issuers = Issuers::new(settings.issuer_ca.as_deref())?;
     let (listener, address, url) = bind(settings.listen).await?;
     let (catalog, installation, first) = established(&folder, &settings, &url, &identity).await?;
     let log = activity::keep(&*catalog, &folder, installation.tenant, &settings).await?;
     let (comply, (stop, stopped)) = (policies_of(&catalog), watch::channel(false));
+    let tokens = tokens_of(&catalog, &folder).await?;
     let engine = make(EngineParts {
         data: folder.root().to_path_buf(),
         server: folder.name()?,
         catalog: Arc::clone(&catalog),
         installation,
         blobs: blobs.clone(),
+        seal: tokens.seal(),
         url: url.clone(),
         reach: settings.reach.clone(),
         jobs: settings.jobs,
@@ -184,10 +185,10 @@ pub async fn start_with(
         work: engine.work(),
         comply: Arc::clone(&comply),
         scans: Scans::default(),
-        tokens: tokens_of(&catalog, &folder).await?,
+        tokens,
         blobs,
         fetch_hosts: settings.reach.hosts,
-        issuers,
+        issuers: Issuers::new(settings.issuer_ca.as_deref())?,
         attempts: Attempts::default(),
         hashing: state::hashing(),
         activity,
@@ -198,8 +199,12 @@ pub async fn start_with(
         room: Room::new(settings.limits),
     });
     let cables = Cables::serve(Arc::clone(&server), stopped.clone());
-    let app = app::router(server);
-    let serving = listen::run(listener, identity.config, app, stopped.clone());
+    let serving = listen::run(
+        listener,
+        identity.config,
+        app::router(server),
+        stopped.clone(),
+    );
     note_running(&folder, &url)?;
     let running = Running {
         url,
@@ -220,7 +225,7 @@ pub async fn start_with(
 
 /// The keys that tokens are signed with, which lie sealed in the catalog.
 async fn tokens_of(catalog: &Arc<dyn Backend>, folder: &DataFolder) -> Result<Tokens, ServeError> {
-    let seal = KeyFile::load_or_create(&folder.catalog_key())?;
+    let seal = Arc::new(KeyFile::load_or_create(&folder.catalog_key())?);
     Ok(Tokens::load(catalog.clone(), seal, Timestamp::now()).await?)
 }
 

@@ -110,7 +110,7 @@ struct Known {
 impl Tokens {
     pub async fn load(
         auth: Arc<dyn AuthStore>,
-        seal: KeyFile,
+        seal: Arc<KeyFile>,
         now: Timestamp,
     ) -> Result<Tokens, TokensError> {
         let days = |count: i64| (count * 24).hours();
@@ -144,9 +144,14 @@ impl Tokens {
         Ok(Tokens {
             auth,
             known: RwLock::new(Arc::new(Known::of(&seal, stored)?)),
-            seal: Arc::new(seal),
+            seal,
             read: tokio::sync::Mutex::default(),
         })
+    }
+
+    /// What secrets in the catalog are sealed with.
+    pub fn seal(&self) -> Arc<KeyFile> {
+        Arc::clone(&self.seal)
     }
 
     pub async fn mint(&self, token: &NewToken<'_>) -> Result<String, KeyError> {

@@ -12,7 +12,7 @@ use factory::deploy::{ChangeDisksInput, PowerChange};
 use factory::disks::DiskDigest;
 use factory::domains::{DomainState, Erasure};
 use factory::export::{ExportedImage, ImageFormat};
-use factory::import::{ImportSource, Imported};
+use factory::import::{ImportSource, Imported, LocalDisk};
 use factory::pipeline::Base;
 use factory::source::Product;
 use jobs::{StepError, StepHandle};
@@ -71,7 +71,7 @@ pub trait Work: Send + Sync {
     fn change_disks(&self, change: ChangeDisksInput) -> NewJob;
     /// The disk that a machine boots from, or the data disk of a number, a file on this server. The machine does
     /// not run.
-    async fn machine_disk(&self, machine: &ResourceId, lun: Option<u32>) -> Option<ImportSource>;
+    async fn machine_disk(&self, machine: &ResourceId, lun: Option<u32>) -> Option<LocalDisk>;
     /// The machines that run here, with the folders of their sockets.
     fn metadata_links(&self) -> Vec<(ResourceId, PathBuf)>;
     /// The job that stops a machine and removes it and its resource.

@@ -21,7 +21,7 @@ use super::{status_permit, tenant};
 use crate::disks::Disks;
 use crate::domains::KEPT_IN;
 use crate::factory::Factory;
-use crate::import::ImportSource;
+use crate::import::{ImportSource, LocalDisk};
 use crate::pipeline::{blocking, change, failed};
 
 pub const DISK_TYPE: &str = "Microsoft.Compute/disks";
@@ -338,7 +338,7 @@ async fn take_off(
     let imported = match file.is_file() {
         true => Some(
             factory
-                .import(region, ImportSource::Raw(file.clone()))
+                .import(region, ImportSource::Here(LocalDisk::Raw(file.clone())))
                 .await?,
         ),
         false => None,

@@ -11,7 +11,7 @@ use super::{
     MACHINE_WRITE, Power, PowerChange, PowerInput, Wanted, data_disks::file_name,
 };
 use crate::disks::{DataDisk, Disks};
-use crate::import::ImportSource;
+use crate::import::{ImportSource, LocalDisk};
 use crate::testing::World;
 
 const MIB: usize = 1 << 20;
@@ -35,7 +35,9 @@ async fn stored(world: &World, byte: u8) -> DiskDigest {
     std::fs::write(&file, vec![byte; MIB]).unwrap();
     let region = Location::new("south");
     let factory = world.factory();
-    let taken = factory.import(&region, ImportSource::Raw(file)).await;
+    let taken = factory
+        .import(&region, ImportSource::Here(LocalDisk::Raw(file)))
+        .await;
     taken.unwrap().digest
 }
 

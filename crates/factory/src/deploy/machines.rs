@@ -16,7 +16,7 @@ use wire::{Location, ResourceId, TenantId};
 
 use super::os_disk;
 use crate::factory::{Factory, FactoryError};
-use crate::import::ImportSource;
+use crate::import::LocalDisk;
 use crate::pipeline::change;
 use crate::serving::Attachable;
 
@@ -254,7 +254,7 @@ impl Factory {
         self: &Arc<Self>,
         machine: &ResourceId,
         lun: Option<u32>,
-    ) -> Option<ImportSource> {
+    ) -> Option<LocalDisk> {
         let region = self.region_of(machine)?;
         if self.power_state(machine).await == PowerState::Running {
             return None;
@@ -264,7 +264,7 @@ impl Factory {
             return os_disk::source(&folder, &region);
         };
         let disk = folder.join(super::data_disks::file_name(lun));
-        disk.is_file().then_some(ImportSource::Raw(disk))
+        disk.is_file().then_some(LocalDisk::Raw(disk))
     }
 
     /// Takes over the machines of this server that run and marks those that do not. For the server's start.

@@ -22,7 +22,7 @@ use wire::{Location, ResourceId};
 
 use super::machines::folder_name;
 use crate::factory::Factory;
-use crate::import::ImportSource;
+use crate::import::LocalDisk;
 use crate::pipeline::chain;
 use crate::regions::{RegionError, Regions};
 use crate::serving::{Attachable, ServingError};
@@ -166,15 +166,15 @@ pub(super) async fn attach(
 }
 
 /// The disk of a machine that does not run, to be taken in.
-pub(super) fn source(folder: &Path, region: &Location) -> Option<ImportSource> {
+pub(super) fn source(folder: &Path, region: &Location) -> Option<LocalDisk> {
     let (raw, file) = (folder.join(RAW), folder.join(LAYER));
     if raw.is_file() {
-        return Some(ImportSource::Raw(raw));
+        return Some(LocalDisk::Raw(raw));
     }
     let below = needed(folder, region).inspect_err(|error| {
         tracing::warn!(folder = %folder.display(), error = chain(error), "a machine's disk cannot be read");
     });
-    Some(ImportSource::Layer {
+    Some(LocalDisk::Layer {
         file,
         over: below.ok()?,
     })

@@ -34,9 +34,15 @@ const LIMITS: Limits = Limits {
 /// Where bits come from that no resource has yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ImportSource {
-    File(PathBuf),
     /// A file at an address of the web, which may carry a signature.
     Web(String),
+    Here(LocalDisk),
+}
+
+/// What can be read at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LocalDisk {
+    File(PathBuf),
     /// A file whose bytes are the disk's, whatever they look like: a machine wrote them.
     Raw(PathBuf),
     /// A qcow2 image that a machine wrote, over a disk of a region or by itself.
@@ -88,9 +94,9 @@ impl Factory {
         let (source, kept) = match source {
             ImportSource::Web(uri) => {
                 let (path, folder) = self.fetched(&uri).await?;
-                (ImportSource::File(path), Some(folder))
+                (LocalDisk::File(path), Some(folder))
             }
-            source => (source, None),
+            ImportSource::Here(disk) => (disk, None),
         };
         blocking(move || {
             let imported = import(&regions, &region, &source);
@@ -119,13 +125,9 @@ impl Factory {
     }
 }
 
-fn import(
-    regions: &Regions,
-    region: &Location,
-    source: &ImportSource,
-) -> Result<Imported, StepError> {
+fn import(regions: &Regions, region: &Location, source: &LocalDisk) -> Result<Imported, StepError> {
     let refused = |error: ImportError| StepError::failed("InvalidVhd", chain(&error));
-    if let ImportSource::Layer {
+    if let LocalDisk::Layer {
         file,
         over: Some((place, parent)),
     } = source
@@ -203,19 +205,15 @@ fn into_stores(
 }
 
 /// The disk inside the source, its size checked.
-fn open(source: &ImportSource) -> Result<Box<dyn ReadAt>, ImportError> {
+fn open(source: &LocalDisk) -> Result<Box<dyn ReadAt>, ImportError> {
     let disk: Box<dyn ReadAt> = match source {
-        ImportSource::Zeros { bytes } => Box::new(Zeros(*bytes)),
-        ImportSource::File(path) => open_file(path)?,
-        // It is a file by now; its address may carry a signature, which is for no message.
-        ImportSource::Web(_) => {
-            return Err(ImportError::Read(io::Error::other("it was not fetched")));
-        }
-        ImportSource::Layer { file, .. } => {
+        LocalDisk::Zeros { bytes } => Box::new(Zeros(*bytes)),
+        LocalDisk::File(path) => open_file(path)?,
+        LocalDisk::Layer { file, .. } => {
             let file = FileDisk::open(file).map_err(ImportError::Read)?;
             Box::new(Image::open_as(file, Format::Qcow2, LIMITS)?)
         }
-        ImportSource::Raw(path) => Box::new(FileDisk::open(path).map_err(ImportError::Read)?),
+        LocalDisk::Raw(path) => Box::new(FileDisk::open(path).map_err(ImportError::Read)?),
     };
     let bytes = disk.size();
     if bytes == 0 || !bytes.is_multiple_of(SECTOR) {
@@ -354,7 +352,7 @@ mod tests {
         ] {
             let path = folder.path().join(name);
             std::fs::write(&path, bytes).unwrap();
-            let imported = import(&regions, &region, &ImportSource::File(path)).unwrap();
+            let imported = import(&regions, &region, &LocalDisk::File(path)).unwrap();
             assert_eq!(imported.logical_bytes, MIB as u64);
             digests.push(imported.digest);
         }
@@ -364,10 +362,10 @@ mod tests {
         }
         // What a machine wrote is not looked into: the footer is a part of its disk.
         let path = folder.path().join("b.vhd");
-        let raw = import(&regions, &region, &ImportSource::Raw(path)).unwrap();
+        let raw = import(&regions, &region, &LocalDisk::Raw(path)).unwrap();
         assert_eq!(raw.logical_bytes, MIB as u64 + 512);
         assert_ne!(raw.digest, digests[0]);
-        let zeros = import(&regions, &region, &ImportSource::Zeros { bytes: 1 << 30 }).unwrap();
+        let zeros = import(&regions, &region, &LocalDisk::Zeros { bytes: 1 << 30 }).unwrap();
         assert_ne!(zeros.digest, digests[0]);
     }
 
@@ -379,9 +377,9 @@ mod tests {
         regions.define(&other, &["1".to_owned()]).unwrap();
         let path = folder.path().join("a.raw");
         std::fs::write(&path, disk()).unwrap();
-        let parent = import(&regions, &region, &ImportSource::Raw(path)).unwrap();
+        let parent = import(&regions, &region, &LocalDisk::Raw(path)).unwrap();
         let file = folder.path().join("layer");
-        let layer = |over| ImportSource::Layer {
+        let layer = |over| LocalDisk::Layer {
             file: file.clone(),
             over,
         };
@@ -417,7 +415,7 @@ mod tests {
         let (regions, region) = place(folder.path());
         let path = folder.path().join(name);
         std::fs::write(&path, bytes).unwrap();
-        let error = import(&regions, &region, &ImportSource::File(path)).unwrap_err();
+        let error = import(&regions, &region, &LocalDisk::File(path)).unwrap_err();
         let said = error.to_string().to_lowercase();
         assert!(said.contains(part), "{name}: {error}");
     }

@@ -13,7 +13,7 @@ use wire::{ArmError, ErrorCode, ProvisioningState, ResourceId, ResourceType};
 use super::{data_disks, disks, images, machines, managed_images, shared, versions};
 use crate::blobs::{self, BlobError};
 use crate::errors;
-use crate::import::{Origin, Origins};
+use crate::import::{Origin, Origins, SealedUri};
 use crate::operation::{Call, Link};
 use crate::state::Server;
 
@@ -205,7 +205,11 @@ pub async fn find_one(
         Err(BlobError::None | BlobError::Elsewhere { .. })
             if blobs::is_listed(&uri, &server.fetch_hosts) =>
         {
-            Ok(Bits::From(Origin::Web(uri)))
+            let sealed = SealedUri::seal(&server.tokens.seal(), &call.id, &uri);
+            let too_long = |_| errors::invalid(target, "The address of the VHD is too long.");
+            sealed
+                .map(|uri| Bits::From(Origin::Web(uri)))
+                .map_err(too_long)
         }
         Err(error) => Err(refused(error)),
     }

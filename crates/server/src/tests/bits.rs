@@ -1,11 +1,14 @@
 //! Managed images, disks and snapshots, and versions that are made of them or of VHDs.
 
 use serde_json::{Value, json};
+use store::KeyFile;
+use wire::ResourceId;
 
 use super::fake::DIGEST;
 use super::galleries::{definition, definition_as, definition_body};
 use super::site::{Answer, GROUP, SUBSCRIPTION, Site, answer};
 use super::tenancy::{SUBSCRIPTION_2, subscription, tenant};
+use crate::import::SealedUri;
 
 fn compute(kind: &str, name: &str) -> String {
     format!("{GROUP}/providers/Microsoft.Compute/{kind}/{name}")
@@ -236,6 +239,58 @@ async fn a_vhd_may_lie_at_a_host_that_the_operator_lists() {
     check(&format!("{definition}/versions/1.0.0"), version).await;
     let data = json!({ "createOption": "Import", "sourceUri": uri, "storageAccountId": null });
     check(&compute("disks", "d"), disk(data)).await;
+    // Nor does anybody who gets hold of the server's files but not of its keys.
+    let folder = site.running.data.clone();
+    let holds = |path: &std::path::Path| {
+        let bytes = std::fs::read(path).unwrap();
+        bytes.windows(4).any(|part| part == b"hush")
+    };
+    let files = std::fs::read_dir(folder).unwrap().flatten();
+    let files: Vec<_> = files
+        .map(|entry| entry.path())
+        .filter(|path| path.is_file())
+        .collect();
+    assert!(
+        files
+            .iter()
+            .any(|path| path.to_string_lossy().contains("bullion.db")),
+        "{files:?}"
+    );
+    for path in files {
+        assert!(!holds(&path), "{}", path.display());
+    }
+}
+
+/// What another server sealed, an earlier release wrote, or somebody moved to another resource.
+#[test]
+fn an_address_is_opened_for_its_resource_by_who_sealed_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = |name: &str| KeyFile::load_or_create(&folder.path().join(name)).unwrap();
+    let (own, other) = (key("own"), key("other"));
+    let id = |name: &str| {
+        let text =
+            format!("/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/disks/{name}");
+        ResourceId::parse(&text).unwrap()
+    };
+    let signed = "https://account.blob.example/a.vhd?sig=hush";
+    let sealed = SealedUri::seal(&own, &id("d"), signed).unwrap();
+    assert!(!json!(sealed).to_string().contains("blob.example"));
+    assert_eq!(sealed.open(&own, &id("d")).unwrap(), signed);
+    for (key, name) in [(&other, "d"), (&own, "e")] {
+        let error = sealed.open(key, &id(name)).unwrap_err().to_string();
+        assert!(
+            error.contains("keys/catalog.key") && !error.contains("hush"),
+            "{error}"
+        );
+    }
+    let earlier: SealedUri = serde_json::from_value(json!(signed)).unwrap();
+    assert_eq!(earlier.open(&own, &id("d")).unwrap(), signed);
+    // One that opens nothing may be read by any server.
+    let plain = SealedUri::seal(&own, &id("d"), "https://a.example/a.vhd").unwrap();
+    assert_eq!(
+        plain.open(&other, &id("d")).unwrap(),
+        "https://a.example/a.vhd"
+    );
 }
 
 #[tokio::test]

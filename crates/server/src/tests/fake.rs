@@ -13,7 +13,7 @@ use factory::deploy::{ChangeDisksInput, PowerChange};
 use factory::disks::DiskDigest;
 use factory::domains::{DomainState, Erasure, Phase};
 use factory::export::{ExportedImage, ImageFormat};
-use factory::import::{ImportSource, Imported};
+use factory::import::{ImportSource, Imported, LocalDisk};
 use factory::pipeline::Base;
 use factory::source::Product;
 use jobs::{
@@ -68,7 +68,7 @@ pub async fn engine(parts: EngineParts) -> Result<Box<dyn Engine>, EngineError> 
     builder.register(Remove(catalog.clone()));
     builder.register(Promote(catalog.clone()));
     builder.register(VerifyBuild(catalog.clone()));
-    engine::register(&mut builder, catalog, work.clone(), blobs);
+    engine::register(&mut builder, catalog, work.clone(), blobs, parts.seal);
     let runner = builder.start();
     Ok(Box::new(FakeEngine { work, runner }))
 }
@@ -314,8 +314,8 @@ impl Work for FakeWork {
         new_job(SwitchOff::NAME, &change.vm)
     }
 
-    async fn machine_disk(&self, _machine: &ResourceId, _lun: Option<u32>) -> Option<ImportSource> {
-        Some(ImportSource::Raw("disk.raw".into()))
+    async fn machine_disk(&self, _machine: &ResourceId, _lun: Option<u32>) -> Option<LocalDisk> {
+        Some(LocalDisk::Raw("disk.raw".into()))
     }
 
     fn metadata_links(&self) -> Vec<(ResourceId, PathBuf)> {
@@ -334,9 +334,10 @@ impl Work for FakeWork {
         // A file whose bytes are not what they are in most tests is another disk.
         let mut digest: DiskDigest = DIGEST.parse().unwrap();
         let logical_bytes = match source {
-            ImportSource::Raw(_) | ImportSource::Web(_) | ImportSource::Layer { .. } => 4096,
-            ImportSource::Zeros { bytes } => bytes,
-            ImportSource::File(path) => {
+            ImportSource::Web(_) => 4096,
+            ImportSource::Here(LocalDisk::Raw(_) | LocalDisk::Layer { .. }) => 4096,
+            ImportSource::Here(LocalDisk::Zeros { bytes }) => bytes,
+            ImportSource::Here(LocalDisk::File(path)) => {
                 let bytes = std::fs::read(path).unwrap();
                 if let Some(first) = bytes.first().filter(|first| **first != 7) {
                     digest = DiskDigest::from_bytes([*first; 32]);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::disks::{DataDisk, Disks};
-use crate::import::ImportSource;
+use crate::import::{ImportSource, LocalDisk};
 
 const BYTES: u64 = 1 << 20;
 
@@ -14,7 +14,9 @@ async fn all_disks_of_a_version_are_promoted() {
     std::fs::write(&file, vec![5; BYTES as usize]).unwrap();
     let region = Location::new("north");
     let factory = world.factory();
-    let taken = factory.import(&region, ImportSource::Raw(file)).await;
+    let taken = factory
+        .import(&region, ImportSource::Here(LocalDisk::Raw(file)))
+        .await;
     let data = DataDisk {
         lun: 2,
         digest: taken.unwrap().digest,
