@@ -202,9 +202,27 @@ pub struct VersionFacts {
     /// From power-on to the first command answered, in the boot test.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_seconds: Option<f64>,
+    /// What scanners said of the disk before it was published.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scans: Vec<ScanFacts>,
     /// The tattoo that the disk carries, key by key.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tattoo: BTreeMap<String, String>,
+}
+
+/// What one scanner found. The rules one by one are in the signed statement `tests` about the version.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScanFacts {
+    pub name: String,
+    /// The program, with its version.
+    pub scanner: String,
+    /// Of 100; none where the scanner gives none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
+    pub passed_rules: usize,
+    pub broken_rules: usize,
+    pub not_applicable_rules: usize,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

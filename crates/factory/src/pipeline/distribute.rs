@@ -9,6 +9,7 @@ use jobs::{JobError, OnUndo, StepError, StepHandle, step_key};
 use serde_json::{Value, json};
 use store::Store;
 use wire::ResourceId;
+use wire::compute::ScanFacts;
 use wire::factory::Stage;
 
 use super::origin::Ancestry;
@@ -41,6 +42,7 @@ pub(super) struct Finished<'a> {
     pub tattooed: &'a Tattooed,
     pub allocated: &'a Allocated,
     pub boot_seconds: f64,
+    pub scans: Vec<ScanFacts>,
 }
 
 impl Run {
@@ -154,6 +156,7 @@ impl Run {
             "run": self.input.run.to_string(),
             "recipeDigest": tattoo.recipe_digest,
             "bootSeconds": finished.boot_seconds,
+            "scans": finished.scans,
             "tattoo": publish::tattoo_map(tattoo),
             "ancestry": ancestry(finished.resolved),
             "osType": finished.resolved.source.os_type,
@@ -215,6 +218,7 @@ impl Run {
             logical_bytes: finished.tattooed.disk.logical_bytes,
             tattoo: finished.tattooed.tattoo.clone(),
             boot_seconds: finished.boot_seconds,
+            scans: finished.scans.clone(),
         };
         let (catalog, store) = (Arc::clone(&self.factory.catalog), Arc::clone(finished.home));
         let whom = Arc::clone(&self.factory.ask);

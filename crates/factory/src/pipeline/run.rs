@@ -17,7 +17,7 @@ use super::distribute::{Finished, region_step};
 use super::prove::{Allocated, Proofs, Tattooed, gallery_step};
 use super::recipe::{Executor, Recipe, RecipeSource};
 use super::record::{self, RUN_TYPE, RunRecord, journal_name};
-use super::scans::scan_name;
+use super::scans::{ScanReport, scan_name};
 use super::stages::{MACHINE_STEP, Resolved};
 use super::steps::StepDisk;
 use super::steps::{self, Guard, Shown};
@@ -252,6 +252,7 @@ impl Run {
         };
         let first = proofs.reports.first();
         let boot_seconds = first.map_or(0.0, |report| report.boot_seconds);
+        let scans = proofs.scans.iter().map(ScanReport::facts).collect();
         self.prove(cx, &resolved, &home, (&from, &tattooed), proofs)
             .await?;
         let finished = Finished {
@@ -260,6 +261,7 @@ impl Run {
             tattooed: &tattooed,
             allocated: &allocated,
             boot_seconds,
+            scans,
         };
         let delivered = self.distribute(cx, &finished).await?;
         if let (true, Some(error)) = (delivered.artifacts.is_empty(), delivered.first_failure) {

@@ -9,6 +9,7 @@ use jobs::{JobError, StepError, StepHandle, step_key};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use store::Store;
+use wire::compute::ScanFacts;
 use wire::factory::Stage;
 use wire::template::{RuleVerdict, ScanLimits, Validator};
 
@@ -46,6 +47,18 @@ pub(crate) struct ScanReport {
 impl ScanReport {
     pub fn passed(&self) -> bool {
         self.checks.iter().all(|check| check.passed)
+    }
+
+    /// As the version shows it.
+    pub fn facts(&self) -> ScanFacts {
+        ScanFacts {
+            name: self.name.clone(),
+            scanner: self.scanner.clone(),
+            score: self.found.score,
+            passed_rules: self.found.passed,
+            broken_rules: self.found.broken.len(),
+            not_applicable_rules: self.found.not_applicable,
+        }
     }
 
     fn failures(&self) -> String {

@@ -112,6 +112,11 @@ async fn what_was_found_is_kept_and_found_again() {
     }
     let version = world.definition.child("versions", "1.0.0").unwrap();
     let found = world.get(&version).await.unwrap();
+    let shown = json!([{
+        "name": "scan Bullion.Lynis", "scanner": "a fake scanner 1", "score": 61.5,
+        "passedRules": 30, "brokenRules": 2, "notApplicableRules": 4,
+    }]);
+    assert_eq!(found.properties["bullion"]["scans"], shown);
     let disk = found.properties["bullion"]["diskDigest"].as_str().unwrap();
     let mut told = String::new();
     let keys = world.factory().statement_keys();

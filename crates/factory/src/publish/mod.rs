@@ -22,6 +22,7 @@ use disk::DiskDigest;
 use jobs::StepError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use wire::compute::ScanFacts;
 use wire::{Location, ProvisioningState, ResourceId, TenantId, VersionNumber};
 
 use crate::pipeline::{Distribution, Numbering};
@@ -130,6 +131,7 @@ pub struct Publication {
     pub logical_bytes: u64,
     pub tattoo: Tattoo,
     pub boot_seconds: f64,
+    pub scans: Vec<ScanFacts>,
 }
 
 /// A version that is there.
@@ -291,6 +293,7 @@ fn draft(publication: &Publication) -> Draft {
             "recipeDigest": tattoo.recipe_digest,
             "source": source,
             "bootSeconds": publication.boot_seconds,
+            "scans": publication.scans,
             "tattoo": tattoo_map(tattoo),
             "allocation": allocation.owner,
             "ancestry": publication.ancestry,
