@@ -50,6 +50,11 @@ fn show(io: &mut Io, version: &str, found: &Value) -> Result<Exit, CliError> {
         io.json(found)?;
         return Ok(exit);
     }
+    if text("promise") == "Bits" {
+        io.line(text("diskDigest"))?;
+        io.say(format!("{version}: {}.", text("message")));
+        return Ok(exit);
+    }
     if matches {
         io.line(text("diskDigest"))?;
         let what = match found["promise"].as_str() {

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 /// What must be the same again. It follows from what carried the customizers out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Promise {
+    /// What is stored still is the disk that the version names. Of what was brought here nothing else can be told.
+    Bits,
     /// Every bit.
     Disk,
     /// The files: a machine has a clock, writes notes of its own, and lays files where there is room.

@@ -50,6 +50,16 @@ pub(super) enum Origin {
     Blob { name: String, sha256: String },
 }
 
+impl Origin {
+    /// The disk that is built on, where it was there before.
+    pub fn disk(&self) -> Option<DiskDigest> {
+        match self {
+            Origin::Disk { digest } => Some(*digest),
+            Origin::Platform | Origin::Blob { .. } => None,
+        }
+    }
+}
+
 /// What is said of the source in the image that is made of it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -227,12 +237,6 @@ fn of_resource(resource: &Resource) -> Result<Sourced, StepError> {
             .and_then(Value::as_str);
         value.unwrap_or(UNKNOWN).to_owned()
     };
-    let has_tattoo = resource.properties.pointer("/bullion/tattoo").is_some();
-    let ancestry = match text("/bullion/ancestry") {
-        Some("Foreign") => Ancestry::Foreign,
-        _ if has_tattoo => Ancestry::Built,
-        _ => Ancestry::Foreign,
-    };
     let published = text("/publishingProfile/publishedDate").and_then(|text| text.parse().ok());
     let date: jiff::Timestamp = published.unwrap_or(resource.system.created_at);
     Ok(Sourced {
@@ -247,11 +251,21 @@ fn of_resource(resource: &Resource) -> Result<Sourced, StepError> {
             os_version: said("os.version"),
         },
         epoch: date.as_second(),
-        ancestry,
+        ancestry: ancestry_of(resource),
         os_type: os_type.to_owned(),
         executor: Executor::Tree,
         exact: None,
     })
+}
+
+/// What a resource with a disk says of who made it.
+pub(super) fn ancestry_of(resource: &Resource) -> Ancestry {
+    let facts = &resource.properties["bullion"];
+    match facts["ancestry"].as_str() {
+        Some("Foreign") => Ancestry::Foreign,
+        _ if facts.get("tattoo").is_some() => Ancestry::Built,
+        _ => Ancestry::Foreign,
+    }
 }
 
 async fn blob(factory: &Arc<Factory>, uri: &str, sha256: &str) -> Result<Sourced, StepError> {

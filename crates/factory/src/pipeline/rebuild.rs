@@ -1,6 +1,6 @@
 //! Builds a version again from what its build recorded, and holds the disk against the one that was published; what a
-//! machine wrote is held against it file by file. Nothing
-//! is published and no step is found: what was done once proves nothing here.
+//! machine wrote is held against it file by file. What was brought here has no record: its stored bits are held against
+//! its digest. Nothing is published and no step is found: what was done once proves nothing here.
 
 use std::sync::Arc;
 
@@ -17,13 +17,15 @@ use store::Store;
 use wire::ResourceId;
 
 use super::compare::{self, Difference, Promise, differences};
-use super::origin::Origin;
+use super::origin::{Ancestry, Origin, ancestry_of};
 use super::recipe::{DEFAULT_DISK_GIB, Executor, Recipe};
 use super::run::Run;
 use super::stages::{self, Customize, Finish, MACHINE_STEP, Resolved, bring};
 use super::steps::{StepDisk, blocking, failed, log_lines, store_failed};
 use crate::build::{self, BuildContext, Customizer, RootFs};
+use crate::disks::Disks;
 use crate::factory::Factory;
+use crate::promote;
 use crate::prove::{self, PROVENANCE_INVALID, RECORD};
 use crate::source::BaseRequest;
 use crate::tattoo::{self, Tattoo};
@@ -99,7 +101,9 @@ pub(super) struct Verified {
     pub version_id: ResourceId,
     pub matches: bool,
     pub disk_digest: DiskDigest,
-    pub rebuilt_digest: DiskDigest,
+    /// None where nothing was rebuilt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebuilt_digest: Option<DiskDigest>,
     pub promise: Promise,
     pub differences: Vec<Difference>,
     /// Files that differ beside those that are named.
@@ -125,7 +129,15 @@ impl JobKind for VerifyBuild {
         let permit = cx
             .permit(&Action::new(VERIFY_ACTION), &input.version)
             .await?;
-        let (digest, record) = self.record(&permit).await?;
+        let version = self.0.catalog.get(&permit.to_read_own()).await?;
+        let disks = Disks::of(&version).ok_or_else(|| no_record(&version))?;
+        let digest = disks.os;
+        let Some(record) = self.record(&permit, &version, &digest).await? else {
+            let factory = Arc::clone(&self.0);
+            let look = |handle| async move { bits(&factory, &version, digest, &handle).await };
+            let found = step(cx, "bits", look).await?;
+            return Ok(serde_json::to_value(found).unwrap_or_default());
+        };
         let rebuild = Rebuild::of(&self.0, &permit, record)?;
         let mut disk = step(cx, "base", rebuild.clone().base(input.base)).await?;
         if rebuild.promise() == Promise::Files {
@@ -175,42 +187,78 @@ where
 }
 
 impl VerifyBuild {
-    /// The version's disk and what it was made from, if a trusted key says so.
-    async fn record(&self, permit: &Permit) -> Result<(DiskDigest, BuildRecord), StepError> {
-        let factory = &self.0;
-        let version = factory.catalog.get(&permit.to_read_own()).await?;
-        let disks = crate::disks::Disks::of(&version);
-        let none = || StepError::failed(NOT_REBUILT, no_record(&version));
-        let digest = disks.ok_or_else(none)?.os;
-        let disk = digest.to_string();
+    /// What the version's disk was made from, if a trusted key says so. Nothing of what was brought here.
+    async fn record(
+        &self,
+        permit: &Permit,
+        version: &Resource,
+        digest: &DiskDigest,
+    ) -> Result<Option<BuildRecord>, StepError> {
+        let (factory, disk) = (&self.0, digest.to_string());
         let kept = factory.statements.statement(permit, &disk, RECORD).await?;
-        let opened = prove::open(&kept.ok_or_else(none)?, &disk, &factory.statement_keys());
+        let kept = match (kept, ancestry_of(version)) {
+            (Some(kept), _) => kept,
+            (None, Ancestry::Foreign) => return Ok(None),
+            (None, Ancestry::Built) => return Err(no_record(version)),
+        };
+        let opened = prove::open(&kept, &disk, &factory.statement_keys());
         let opened = opened.map_err(|error| failed(PROVENANCE_INVALID, &error))?;
         if opened.statement.predicate_type != PredicateType::BuildRecord {
-            return Err(none());
+            return Err(no_record(version));
         }
         let record: BuildRecord = serde_json::from_value(opened.statement.predicate)
             .map_err(|error| failed(NOT_REBUILT, &error))?;
         match record.format {
-            FORMAT => Ok((digest, record)),
-            _ => Err(none()),
+            FORMAT => Ok(Some(record)),
+            _ => Err(no_record(version)),
         }
     }
 }
 
-fn no_record(version: &Resource) -> String {
-    let ancestry = version.properties.pointer("/bullion/ancestry");
-    let id = &version.id;
-    match ancestry.and_then(Value::as_str) {
-        Some("Foreign") => format!(
-            "`{id}` was made of a disk that was brought here, so nobody here knows how that came to be; only what was \
-             built from a platform image of this server can be built again"
+fn no_record(version: &Resource) -> StepError {
+    let message = format!(
+        "no record of a build is kept with `{}`: it was built by an older release, or elsewhere; build it again",
+        version.id
+    );
+    StepError::failed(NOT_REBUILT, message)
+}
+
+/// Reads the version's disk in all its regions, and says whether it is what the version names.
+async fn bits(
+    factory: &Arc<Factory>,
+    version: &Resource,
+    digest: DiskDigest,
+    handle: &StepHandle,
+) -> Result<Verified, StepError> {
+    let copies = promote::copies(factory, version, &mut promote::Read::new()).await?;
+    let named = |wanted: promote::Held| -> Vec<&str> {
+        let found = copies.iter().filter(|(_, copy)| *copy == wanted);
+        found.map(|(region, _)| region.as_str()).collect()
+    };
+    let (whole, damaged) = (named(promote::Held::Whole), named(promote::Held::Damaged));
+    let matches = !whole.is_empty() && damaged.is_empty();
+    let found = match (&whole[..], &damaged[..]) {
+        ([], []) => "no region of it holds the whole disk".to_owned(),
+        (_, [_, ..]) => format!("the bits in {} are damaged", damaged.join(", ")),
+        (whole, []) => format!(
+            "the bits in {} are those that its digest names",
+            whole.join(", ")
         ),
-        _ => format!(
-            "no record of a build is kept with `{id}`: it was not built here, or by an older release, or from another \
-             version without packages; build it again"
-        ),
-    }
+    };
+    let message = format!(
+        "it was brought here, so nobody here knows how it came to be and it cannot be built again; {found}"
+    );
+    handle.log(&message);
+    Ok(Verified {
+        version_id: version.id.clone(),
+        matches,
+        disk_digest: digest,
+        rebuilt_digest: None,
+        promise: Promise::Bits,
+        differences: Vec::new(),
+        more: 0,
+        message,
+    })
 }
 
 /// One rebuild under way.
@@ -400,7 +448,7 @@ impl Rebuild {
                     version_id: version,
                     matches: disk == rebuilt,
                     disk_digest: disk,
-                    rebuilt_digest: rebuilt,
+                    rebuilt_digest: Some(rebuilt),
                     promise,
                     differences: Vec::new(),
                     more: 0,

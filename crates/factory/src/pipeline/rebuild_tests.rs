@@ -2,14 +2,14 @@
 
 use std::sync::atomic::Ordering;
 
-use catalog::{JobRow, JobState};
+use catalog::{Draft, JobRow, JobState};
 use provenance::IN_TOTO_PAYLOAD;
 use serde_json::{Value, json};
 use wire::ResourceId;
 
 use super::rebuild::{Base, VERIFY_ACTION, VerifyBuild, VerifyInput};
-use crate::prove::{RECORD, open};
-use crate::testing::World;
+use crate::prove::{PROVENANCE, RECORD, open};
+use crate::testing::{World, template_properties};
 
 async fn built() -> (World, ResourceId) {
     let world = World::new(&["north"]).await;
@@ -121,4 +121,83 @@ async fn only_a_record_that_is_signed_is_rebuilt_from() {
         .failure
         .unwrap();
     assert_eq!(failure.code, "CannotRebuild", "{failure:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_without_packages_is_built_again_on_its_parents_disk() {
+    let (world, parent) = built().await;
+    let parent_disk = world.get(&parent).await.unwrap().properties["bullion"]["diskDigest"].clone();
+    let mut properties = template_properties(&world.definition, &["north"], "child");
+    properties["source"] =
+        json!({ "type": "SharedImageVersion", "imageVersionId": parent.to_string() });
+    world.set_template(properties).await;
+    let (begun, job) = world.run(&world.factory()).await;
+    let record = world.record(&begun.run).await;
+    assert_eq!(job.state, JobState::Succeeded, "{}", record.message);
+    let child = world.definition.child("versions", "1.0.1").unwrap();
+    for base in [Base::Reuse, Base::Rebuild] {
+        let done = verified(&world, &child, base).await;
+        assert_eq!(done.state, JobState::Succeeded, "{:?}", done.failure);
+        let output = done.output.unwrap();
+        assert_eq!(output["matches"], true, "{output:#}");
+        assert_eq!(output["promise"], "Disk", "{output:#}");
+    }
+    // Its provenance names what it was built on, and no archive.
+    let disk = world.get(&child).await.unwrap().properties["bullion"]["diskDigest"].clone();
+    let keys = world.factory().statement_keys();
+    let look = |envelope: &mut Value| {
+        let kept = catalog::StoredStatement {
+            name: PROVENANCE.into(),
+            at: jiff::Timestamp::UNIX_EPOCH,
+            envelope: envelope.to_string(),
+        };
+        let opened = open(&kept, disk.as_str().unwrap(), &keys).unwrap();
+        let built = &opened.statement.predicate["buildDefinition"];
+        let from = built["resolvedDependencies"].as_array().unwrap();
+        assert_eq!(from.len(), 1, "{from:?}");
+        let hex = parent_disk.as_str().unwrap().trim_start_matches("bd1:");
+        assert!(from[0]["digest"].to_string().contains(hex), "{from:?}");
+    };
+    world.tamper(&child, PROVENANCE, look).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_what_was_brought_here_the_bits_are_verified() {
+    let (mut world, built) = built().await;
+    let digest = world.get(&built).await.unwrap().properties["bullion"]["diskDigest"].clone();
+    let brought = world.definition.child("versions", "9.0.0").unwrap();
+    let draft = |digest: &str| {
+        let target = json!([{ "name": "north" }]);
+        let body = json!({
+            "publishingProfile": { "targetRegions": target },
+            "bullion": { "diskDigest": digest },
+        });
+        Draft::new(body).location("north")
+    };
+    let look = async |world: &World, matches: bool, expected: &str| {
+        let done = verified(world, &brought, Base::Rebuild).await;
+        assert_eq!(done.state, JobState::Succeeded, "{:?}", done.failure);
+        let output = done.output.unwrap();
+        assert_eq!(
+            (&output["promise"], &output["matches"]),
+            (&json!("Bits"), &json!(matches))
+        );
+        assert_eq!(output["rebuiltDigest"], Value::Null);
+        let message = output["message"].as_str().unwrap();
+        assert!(
+            message.contains("was brought here") && message.contains(expected),
+            "{message}"
+        );
+    };
+    let other = format!("bd1:{}", "ab".repeat(32));
+    world.put(&brought, draft(&other)).await;
+    look(&world, false, "no region of it holds").await;
+    // A disk of a build under another name is still one that a record is kept of.
+    world.put(&brought, draft(digest.as_str().unwrap())).await;
+    let done = verified(&world, &brought, Base::Reuse).await;
+    assert_eq!(done.output.unwrap()["promise"], "Disk");
+    world.replace_disk(&brought).await;
+    look(&world, true, "the bits in north are those").await;
+    world.lose_disks();
+    look(&world, false, "no region of it holds").await;
 }

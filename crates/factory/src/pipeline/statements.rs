@@ -18,7 +18,7 @@ use crate::prove::{self, Proven, Signing, Story};
 
 const STATEMENTS_WRITE: &str = "Bullion.Factory/statements/write";
 /// Raised when statements say more, so that they are made again.
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
 
 impl Run {
     /// Signs and keeps statements about the disk.
@@ -30,16 +30,17 @@ impl Run {
         (base, tattooed): (&DiskDigest, &Tattooed),
         proofs: Proofs,
     ) -> Result<(), JobError> {
-        // What was brought here, or was built without an archive, has no story that is known to its beginning.
-        let Some(pin) = resolved.source.pin.clone().filter(|_| resolved.is_built()) else {
+        // What was brought here has no story that is known to its beginning.
+        if !resolved.is_built() {
             return self.prove_brought(cx, tattooed, proofs).await;
-        };
+        }
         let factory = Arc::clone(&self.factory);
         let digest = tattooed.disk.digest;
         let story = Story {
             digest: digest.to_string(),
             tattoo: tattooed.tattoo.clone(),
-            pin,
+            pin: resolved.source.pin.clone(),
+            parent: resolved.source.origin.disk(),
             template: self.input.template.to_string(),
             run: self.input.run.to_string(),
             customizers: self

@@ -31,6 +31,7 @@ pub use expire::Promotions;
 pub use plan::{
     PipelineProblem, Request, RequestError, check_pipeline, id_of, request, version_id,
 };
+pub(crate) use verify::{Held, Read, copies};
 pub use verify::{Verified, VerifiedStage, verify};
 
 use crate::disks::Disks;

@@ -48,7 +48,7 @@ pub async fn verify(
     let rights = rights::rights(&*factory.auth, promotion).await?;
     let mut stages = Vec::new();
     let mut digests = Vec::new();
-    let mut read = BTreeMap::new();
+    let mut read = Read::new();
     let mut damaged = false;
     for (name, permit) in [
         (&promotion.from.name, rights.source),
@@ -58,17 +58,11 @@ pub async fn verify(
         let disks = Disks::of(&version);
         let mut computed_in = Vec::new();
         let mut missing_in = Vec::new();
-        for region in regions_of(&version) {
-            match &disks {
-                Some(disks) => match look_at_all(factory, disks, &region, &mut read).await? {
-                    Copy::Whole => computed_in.push(region),
-                    Copy::Absent => missing_in.push(region),
-                    Copy::Damaged => {
-                        damaged = true;
-                        missing_in.push(region);
-                    }
-                },
-                None => missing_in.push(region),
+        for (region, copy) in copies(factory, &version, &mut read).await? {
+            damaged |= copy == Held::Damaged;
+            match copy {
+                Held::Whole => computed_in.push(region),
+                Held::Absent | Held::Damaged => missing_in.push(region),
             }
         }
         let data_disks = disks.as_ref().map(|disks| disks.data.clone());
@@ -106,9 +100,30 @@ fn regions_of(version: &Resource) -> Vec<Location> {
     regions
 }
 
+/// What was read already, by region and disk.
+pub(crate) type Read = BTreeMap<(String, String), Held>;
+
+/// What each region of the version has of its disks, its home first.
+pub(crate) async fn copies(
+    factory: &Arc<Factory>,
+    version: &Resource,
+    read: &mut Read,
+) -> Result<Vec<(Location, Held)>, StepError> {
+    let disks = Disks::of(version);
+    let mut copies = Vec::new();
+    for region in regions_of(version) {
+        let copy = match &disks {
+            Some(disks) => look_at_all(factory, disks, &region, read).await?,
+            None => Held::Absent,
+        };
+        copies.push((region, copy));
+    }
+    Ok(copies)
+}
+
 /// What a region has of a disk, from good to bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Copy {
+pub(crate) enum Held {
     /// All of it, and the digest computed from it is its name.
     Whole,
     Absent,
@@ -120,9 +135,9 @@ async fn look_at_all(
     factory: &Arc<Factory>,
     disks: &Disks,
     region: &Location,
-    read: &mut BTreeMap<(String, String), Copy>,
-) -> Result<Copy, StepError> {
-    let mut worst = Copy::Whole;
+    read: &mut Read,
+) -> Result<Held, StepError> {
+    let mut worst = Held::Whole;
     for digest in disks.all() {
         worst = worst.max(look(factory, *digest, region, read).await?);
     }
@@ -134,8 +149,8 @@ async fn look(
     factory: &Arc<Factory>,
     digest: DiskDigest,
     region: &Location,
-    read: &mut BTreeMap<(String, String), Copy>,
-) -> Result<Copy, StepError> {
+    read: &mut Read,
+) -> Result<Held, StepError> {
     let key = (region.folded(), digest.to_string());
     if let Some(known) = read.get(&key) {
         return Ok(*known);
@@ -143,14 +158,14 @@ async fn look(
     let (regions, place) = (Arc::clone(&factory.regions), region.clone());
     let copy = blocking(move || {
         let Some(store) = regions.holder(&place, &digest) else {
-            return Ok(Copy::Absent);
+            return Ok(Held::Absent);
         };
         let report = store
             .verify(&digest)
             .map_err(|error| store_failed(&error))?;
         Ok(match report.is_sound() {
-            true => Copy::Whole,
-            false => Copy::Damaged,
+            true => Held::Whole,
+            false => Held::Damaged,
         })
     })
     .await?;

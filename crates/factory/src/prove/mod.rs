@@ -18,7 +18,7 @@ use catalog::{
     CatalogError, Clock, STATEMENT_BYTES_MAX, Statements, StoredBill, StoredPackage,
     StoredStatement,
 };
-use disk::ReadAt;
+use disk::{DiskDigest, ReadAt};
 use provenance::{
     BuildDefinition, BuildMetadata, Builder, Dependency, IN_TOTO_PAYLOAD, Image, Inventory,
     PredicateType, Provenance, ReadError, RunDetails, Statement, Subject, disk_digest_set,
@@ -86,7 +86,10 @@ pub fn inventory(disk: &dyn ReadAt) -> Result<Option<Inventory>, ProveError> {
 pub(crate) struct Story {
     pub digest: String,
     pub tattoo: Tattoo,
-    pub pin: Pin,
+    /// The state of the archive that packages came from.
+    pub pin: Option<Pin>,
+    /// The disk that it was built on, which has a story of its own.
+    pub parent: Option<DiskDigest>,
     /// Ids of the template and the run.
     pub template: String,
     pub run: String,
@@ -252,14 +255,14 @@ fn short_name(definition: &str) -> String {
     }
 }
 
-fn history(story: &Story, key: &StatementKey, now: &str) -> Result<Value, serde_json::Error> {
-    let tattoo = &story.tattoo;
+/// The archive's state, and the lists that it is made of.
+fn dependencies_of(pin: &Pin) -> Vec<Dependency> {
     let mut dependencies = vec![Dependency {
-        name: Some(story.pin.image.to_string()),
-        digest: BTreeMap::from([("bullionArchiveV1".to_owned(), story.pin.state.to_string())]),
+        name: Some(pin.image.to_string()),
+        digest: BTreeMap::from([("bullionArchiveV1".to_owned(), pin.state.to_string())]),
         ..Dependency::default()
     }];
-    for suite in &story.pin.suites {
+    for suite in &pin.suites {
         let signed = ("InRelease".to_owned(), suite.in_release_sha256.clone());
         for (name, sha256) in std::iter::once(&signed).chain(&suite.packages) {
             dependencies.push(Dependency {
@@ -270,6 +273,18 @@ fn history(story: &Story, key: &StatementKey, now: &str) -> Result<Value, serde_
             });
         }
     }
+    dependencies
+}
+
+fn history(story: &Story, key: &StatementKey, now: &str) -> Result<Value, serde_json::Error> {
+    let tattoo = &story.tattoo;
+    let parent = story.parent.iter().map(|digest| Dependency {
+        name: Some("parent".to_owned()),
+        digest: disk_digest_set(&digest.to_string()),
+        ..Dependency::default()
+    });
+    let archive = story.pin.iter().flat_map(dependencies_of);
+    let dependencies = parent.chain(archive).collect();
     serde_json::to_value(Provenance {
         build_definition: BuildDefinition {
             build_type: BUILD_TYPE.to_owned(),
