@@ -1,10 +1,6 @@
 //! Contents and vendors' images from a server with TLS: what it is trusted by, what it must send, and how much.
 
-// A vendor is another program than this one, and starts others.
-#![allow(clippy::disallowed_methods)]
-
 use std::collections::BTreeMap;
-use std::process::Stdio;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
@@ -14,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
+use crate::fake_keys::FakeKeys;
 use crate::source::{BaseRequest, LogLine, PlatformImage, Provider, VendorImages};
 
 const HOST: &str = "127.0.0.1";
@@ -199,86 +196,33 @@ async fn a_large_content_is_written_as_it_comes_and_ends_at_the_limit() {
     }
 }
 
-/// OpenPGP keys of one vendor, and what they sign.
-struct Vendor {
-    home: PathBuf,
-    name: &'static str,
-}
-
-impl Vendor {
-    fn new(folder: &Path, name: &'static str) -> Vendor {
-        use std::os::unix::fs::PermissionsExt;
-        let home = folder.join(name);
-        std::fs::create_dir(&home).unwrap();
-        std::fs::set_permissions(&home, std::fs::Permissions::from_mode(0o700)).unwrap();
-        let vendor = Vendor { home, name };
-        let quick = ["--quick-generate-key", name, "ed25519", "sign", "never"];
-        vendor.gpg(&[&["--passphrase", ""], &quick[..]].concat());
-        vendor
-    }
-
-    fn gpg(&self, args: &[&str]) -> Vec<u8> {
-        let done = std::process::Command::new("gpg")
-            .args(["--batch", "--quiet", "--pinentry-mode", "loopback"])
-            .arg("--homedir")
-            .arg(&self.home)
-            .args(args)
-            .stdin(Stdio::null())
-            .output()
-            .expect("gpg");
-        assert!(done.status.success(), "{args:?}: {done:?}");
-        done.stdout
-    }
-
-    fn signature(&self, bytes: &[u8]) -> Body {
-        let path = self.home.join("signed");
-        std::fs::write(&path, bytes).unwrap();
-        let path = path.to_string_lossy();
-        Body::Bytes(self.gpg(&["--output", "-", "--armor", "--detach-sign", &path]))
-    }
-
-    fn ring(&self) -> Vec<u8> {
-        self.gpg(&["--export", self.name])
-    }
-}
-
-impl Drop for Vendor {
-    fn drop(&mut self) {
-        // The agent that signing started ends when it is told to, and otherwise with its folder.
-        let told = std::process::Command::new("gpgconf")
-            .arg("--homedir")
-            .arg(&self.home)
-            .args(["--kill", "gpg-agent"])
-            .status();
-        drop(told);
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vendors_image_is_used_when_its_signature_is_good() {
     let folder = tempfile::tempdir().unwrap();
     let disk = vec![7u8; 3 << 20];
     let digest = sha256(&disk);
     let sums = format!("{}  other.raw\n{digest} *disk.raw\n", "0".repeat(64));
-    let (vendor, other) = (
-        Vendor::new(folder.path(), "vendor@example.com"),
-        Vendor::new(folder.path(), "other@example.com"),
+    let vendor = FakeKeys::new(folder.path(), "vendor@example.com").await;
+    let other = FakeKeys::new(folder.path(), "other@example.com").await;
+    let (mine, ring) = (
+        async |bytes: &[u8]| Body::Bytes(vendor.detached(bytes).await),
+        vendor.ring().await,
     );
     let bodies = BTreeMap::from([
         ("/disk.raw", Body::Bytes(disk.clone())),
-        ("/disk.asc", vendor.signature(&disk)),
-        ("/other.asc", other.signature(&disk)),
+        ("/disk.asc", mine(&disk).await),
+        ("/other.asc", Body::Bytes(other.detached(&disk).await)),
         ("/SHA256SUMS", Body::Bytes(sums.clone().into_bytes())),
-        ("/SHA256SUMS.gpg", vendor.signature(sums.as_bytes())),
+        ("/SHA256SUMS.gpg", mine(sums.as_bytes()).await),
         ("/OTHERSUMS", Body::Bytes(b"none".to_vec())),
-        ("/OTHERSUMS.gpg", vendor.signature(b"none")),
+        ("/OTHERSUMS.gpg", mine(b"none").await),
     ]);
     let site = Site::start(folder.path(), bodies).await;
     let check = async |signature: serde_json::Value, expected: Result<(), &str>| {
         let place = tempfile::tempdir_in(folder.path()).unwrap();
         let product = place.path().join("Example/linux/1");
         std::fs::create_dir_all(&product).unwrap();
-        std::fs::write(product.join("vendor.gpg"), vendor.ring()).unwrap();
+        std::fs::write(product.join("vendor.gpg"), &ring).unwrap();
         let mut description = serde_json::json!({ "url": site.url("/disk.raw"), "sha256": digest });
         if !signature.is_null() {
             description["signature"] = signature.clone();

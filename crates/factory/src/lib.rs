@@ -11,6 +11,8 @@ pub mod disks;
 pub mod domains;
 pub mod export;
 mod factory;
+#[cfg(any(test, feature = "testing"))]
+pub mod fake_keys;
 #[cfg(test)]
 mod fake_web;
 pub mod fetch;

@@ -1,17 +1,24 @@
 //! A mirror that fails half-way: a real archive behind a server that cuts off, refuses or changes what it passes on. The
-//! error names the address, nothing half-made is kept, and the state is pinned when it is whole again.
+//! error names the address, nothing half-made is kept, and the state is pinned when it is whole again. And the same
+//! archive as that of another distribution, which an operator describes.
 //!
 //! Needs root and apt's mirrors.
 
 // A test asks apt where this machine's archive is, and says what it waits for.
 #![allow(clippy::disallowed_methods, clippy::print_stdout)]
 
-use std::path::Path;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use factory::source::{BaseRequest, DebianArchive, PlatformImage, Provider, SourceLine};
+use factory::build::ParentDisk;
+use factory::fake_keys::FakeKeys;
+use factory::fetch::{Reach, Web};
+use factory::source::{AptArchive, BaseRequest, Marketplace, PlatformImage, Provider, SourceLine};
+use process::Command;
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -20,6 +27,8 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// Packages that are passed on before the first one is spoilt.
 const GOOD_FIRST: u32 = 5;
+/// Packages that apt may have asked for before it has heard of the first that was spoilt, and of each once more.
+const ASKED_TOGETHER: u32 = 60;
 
 /// What happens to files that are spoilt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +62,8 @@ struct State {
     web: reqwest::Client,
     /// Where each of our folders really is: `debian`, `debian-security`.
     archives: Vec<(String, String)>,
+    /// What is not passed on, by its path.
+    own: Mutex<BTreeMap<String, Vec<u8>>>,
     fault: AtomicU8,
     passed: AtomicU32,
 }
@@ -65,6 +76,15 @@ impl State {
         }
         path.contains("/by-hash/") || path.contains("/Packages")
     }
+
+    /// What the real archive answers.
+    async fn pass_on(&self, path: &str) -> Option<(reqwest::StatusCode, Vec<u8>)> {
+        let (folder, rest) = path.trim_start_matches('/').split_once('/')?;
+        let (_, site) = self.archives.iter().find(|(name, _)| name == folder)?;
+        let fetched = self.web.get(format!("{site}/{rest}")).send().await.ok()?;
+        let status = fetched.status();
+        Some((status, fetched.bytes().await.ok()?.to_vec()))
+    }
 }
 
 impl Mirror {
@@ -74,6 +94,7 @@ impl Mirror {
         let state = Arc::new(State {
             web: reqwest::Client::new(),
             archives,
+            own: Mutex::default(),
             fault: AtomicU8::new(0),
             passed: AtomicU32::new(0),
         });
@@ -137,11 +158,16 @@ async fn next_request(stream: &mut TcpStream, pending: &mut Vec<u8>) -> Option<S
 
 /// Nothing once the connection is to be closed.
 async fn answer(stream: &mut TcpStream, state: &State, path: &str) -> Option<()> {
-    let (folder, rest) = path.trim_start_matches('/').split_once('/')?;
-    let (_, site) = state.archives.iter().find(|(name, _)| name == folder)?;
-    let fetched = state.web.get(format!("{site}/{rest}")).send().await.ok()?;
-    let mut status = fetched.status();
-    let mut body = fetched.bytes().await.ok()?.to_vec();
+    let own = state
+        .own
+        .lock()
+        .expect("what is our own")
+        .get(path)
+        .cloned();
+    let (mut status, mut body) = match own {
+        Some(body) => (reqwest::StatusCode::OK, body),
+        None => state.pass_on(path).await?,
+    };
     let whole = body.len();
     let fault = match status.is_success() && state.spoils(path) {
         true => FAULTS[usize::from(state.fault.load(Ordering::SeqCst))],
@@ -238,7 +264,7 @@ fn names_the_mirror(fault: Fault, text: &str, mirror: &Mirror) {
 async fn a_mirror_that_fails_half_way_is_named_and_leaves_nothing() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
     let mirror = Mirror::start(archives()).await;
-    let provider = DebianArchive::new(folder.path()).with_silence(SILENCE);
+    let provider = AptArchive::new(folder.path()).with_silence(SILENCE);
     let image: PlatformImage = "Debian:debian-12:12-gen2:latest".parse().expect("an image");
     let lines = mirror.lines();
     for fault in &FAULTS[1..] {
@@ -262,17 +288,139 @@ async fn a_mirror_that_fails_half_way_is_named_and_leaves_nothing() {
 
     let request = BaseRequest { disk_gib: 2 };
     let log: factory::source::LogLine = Arc::new(|line: &str| println!("{line}"));
-    // One that hangs at each of two hundred packages is given up at each.
-    for fault in [Fault::Cut, Fault::Refuse, Fault::WrongBytes] {
+    for fault in &FAULTS[1..] {
+        let fault = *fault;
         mirror.set(fault);
         let work = tempfile::tempdir_in(folder.path()).expect("a folder");
         let made = provider
             .bootstrap(&pin, &request, work.path(), Arc::clone(&log))
             .await;
         names_the_mirror(fault, &told(&made.expect_err("a spoilt package")), &mirror);
+        // There are two hundred; the first that cannot be had is the end.
+        let asked = mirror.state.passed.load(Ordering::SeqCst);
+        assert!(asked < GOOD_FIRST + ASKED_TOGETHER, "{fault:?}: {asked}");
         let kept = names_below(&folder.path().join("debs"));
         assert!(kept.is_empty(), "{kept:?}");
         assert!(!work.path().join("disk.raw").exists());
         assert!(names_below(&work.path().join("tree")).is_empty());
     }
+}
+
+/// The packages of Debian as those of another distribution: of another name and suite, and signed by a key of our own.
+struct OwnArchive {
+    mirror: Mirror,
+    keys: FakeKeys,
+    data: PathBuf,
+}
+
+impl OwnArchive {
+    async fn start(data: &Path) -> OwnArchive {
+        let mut archives = archives();
+        let debian = archives[0].1.clone();
+        archives.push(("own".to_owned(), debian));
+        let mirror = Mirror::start(archives).await;
+        let list = format!("/own/dists/{RELEASE}/main/binary-amd64/Packages.xz");
+        let (_, packed) = mirror.state.pass_on(&list).await.expect("Debian's list");
+        let file = data.join("Packages.xz");
+        std::fs::write(&file, packed).expect("write a file");
+        let unpack = Command::new("xz").arg("-d").arg(&file).run();
+        unpack.await.expect("xz");
+        let packages = std::fs::read(data.join("Packages")).expect("the list");
+        let hash: String = Sha256::digest(&packages)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let release = format!(
+            "Origin: Example\nSuite: own\nCodename: own\nDate: Thu, 25 Apr 2024 15:10:33 UTC\n\
+             Architectures: amd64\nComponents: main\nSHA256:\n {hash} {} main/binary-amd64/Packages\n",
+            packages.len()
+        );
+        let keys = FakeKeys::new(data, "own@example.com").await;
+        let signed = keys.clear_signed(&release).await;
+        let own = BTreeMap::from([
+            ("/own/dists/own/InRelease".to_owned(), signed),
+            (
+                "/own/dists/own/main/binary-amd64/Packages".to_owned(),
+                packages,
+            ),
+        ]);
+        *mirror.state.own.lock().expect("what is our own") = own;
+        OwnArchive {
+            mirror,
+            keys,
+            data: data.to_owned(),
+        }
+    }
+
+    /// What an operator writes, with the keys of the archive.
+    async fn describe(&self) {
+        let shelf = self.data.join("marketplace/Example/own/server");
+        std::fs::create_dir_all(&shelf).expect("a folder");
+        std::fs::write(shelf.join("own.gpg"), self.keys.ring().await).expect("write a file");
+        let description = serde_json::json!({
+            "name": "Example Linux",
+            "number": "1.0",
+            "mirror": format!("http://127.0.0.1:{}/own", self.mirror.port),
+            "suites": ["own"],
+            "components": ["main"],
+            "keyring": "own.gpg",
+            "packages": [
+                "cloud-init", "initramfs-tools", "linux-image-cloud-amd64", "openssh-server",
+                "systemd-sysv", "udev",
+            ],
+        });
+        let file = shelf.join("archive.json");
+        std::fs::write(file, description.to_string()).expect("write a file");
+    }
+}
+
+/// A file of the image.
+fn read(disk: &ParentDisk, path: &str) -> String {
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(disk.path());
+    let mut device = ext4::SeekDevice::new(file.expect("open the disk")).expect("the disk");
+    let root = disk.root().range();
+    let length = root.end - root.start;
+    let mut part = ext4::Partition::new(&mut device, root.start, length).expect("the root");
+    let mut tree = ext4::Tree::open(&mut part).expect("the tree");
+    let bytes = tree.read(path.as_bytes(), 64 << 20).expect(path);
+    String::from_utf8(bytes.expect(path)).expect(path)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_distribution_that_is_described_is_installed() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    let own = OwnArchive::start(folder.path()).await;
+    own.describe().await;
+    let web = Arc::new(Web::new(Reach::default()).expect("a client"));
+    let marketplace = Marketplace::new(folder.path(), &web);
+    let image: PlatformImage = "Example:own:server:latest".parse().expect("an image");
+    let pin = marketplace.resolve(&image, &[]).await.expect("a pin");
+    assert_eq!(pin.image.version, "1.0.20240425");
+    let request = BaseRequest { disk_gib: 2 };
+    let log: factory::source::LogLine = Arc::new(|line: &str| println!("{line}"));
+    let work = tempfile::tempdir_in(folder.path()).expect("a folder");
+    let made = marketplace.bootstrap(&pin, &request, work.path(), log);
+    let raw = made
+        .await
+        .unwrap_or_else(|error| panic!("{}", told(&error)));
+    let disk = ParentDisk::open(&raw).expect("a disk");
+    let text = |path: &str| read(&disk, path);
+    assert!(text("boot/grub/grub.cfg").contains("menuentry \"Example Linux\""));
+    // The image goes by the keys of its own packages, and nothing of this machine is in it.
+    assert_eq!(text("etc/apt/sources.list"), pin.sources_list());
+    assert!(
+        !pin.sources_list().contains("signed-by"),
+        "{}",
+        pin.sources_list()
+    );
+    assert!(text("var/lib/dpkg/status").contains("Package: linux-image-cloud-amd64\n"));
+    let debs = folder.path().join("cache/archives/Example/own/server/debs");
+    assert!(names_below(&debs).len() > 50, "fetched packages are kept");
+    assert!(
+        !folder.path().join("cache/debs").exists(),
+        "and not among Debian's"
+    );
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::customizer::InvalidCustomizer;
+use crate::source::NotFetched;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
@@ -50,6 +51,16 @@ pub enum BuildError {
          is the image's own apt what it should be?"
     )]
     UnknownPackage { customizer: String, file: String },
+
+    #[error(
+        "customizer `{customizer}` could not fetch its packages. Check the network, the proxy settings of apt and the \
+         mirror; the run goes on from here when it is started again"
+    )]
+    NotFetched {
+        customizer: String,
+        #[source]
+        source: NotFetched,
+    },
 
     #[error("the pinned archive state in `{}` has no package list that is not compressed", folder.display())]
     NoLists { folder: PathBuf },

@@ -24,6 +24,7 @@ use super::error::BuildError;
 use super::normalise::normalise;
 use super::sandbox::{Bind, Job, Network, SandboxProgram, Verdict};
 use super::secrets::{Redacted, SecretValue};
+use crate::source::{Watch, watched};
 
 /// Lines of output kept for the error and the outcome.
 const TAIL_LINES_MAX: usize = 40;
@@ -441,7 +442,7 @@ impl Step<'_> {
             .environment
             .iter()
             .fold(fetch, |job, (name, value)| job.variable(name, value));
-        self.sandbox(fetch, FETCH_UPPER).await?;
+        self.fetched(fetch).await?;
         match (self.keep_debs(apt)?, first) {
             // Everything was there, so it failed for another reason.
             (0, Some(error)) => return Err(error),
@@ -449,6 +450,19 @@ impl Step<'_> {
             (_, None) => {}
         }
         self.sandbox(install()?, UPPER).await
+    }
+
+    /// Has apt fetch, and ends it where one file cannot be had.
+    async fn fetched(&self, fetch: Job) -> Result<(), BuildError> {
+        let watch = Watch::default();
+        let fetching = self.sandbox_watched(fetch, FETCH_UPPER, Some(watch.clone()));
+        match watched(&watch, fetching).await {
+            Ok(ended) => ended.map(drop),
+            Err(source) => Err(BuildError::NotFetched {
+                customizer: self.customizer.name().to_owned(),
+                source,
+            }),
+        }
     }
 
     fn apt_job(
@@ -518,6 +532,15 @@ impl Step<'_> {
 
     /// Runs the job and answers the tail of its output.
     pub(super) async fn sandbox(&self, job: Job, upper: &str) -> Result<Vec<String>, BuildError> {
+        self.sandbox_watched(job, upper, None).await
+    }
+
+    async fn sandbox_watched(
+        &self,
+        job: Job,
+        upper: &str,
+        watch: Option<Watch>,
+    ) -> Result<Vec<String>, BuildError> {
         let customizer = self.customizer.name().to_owned();
         let tail = Arc::new(Mutex::new(VecDeque::new()));
         let sink = {
@@ -525,6 +548,7 @@ impl Step<'_> {
             let redacted = Redacted::new(&self.context.secrets);
             move |line: &str| {
                 let line = &*redacted.line(line);
+                watch.iter().for_each(|watch| watch.line(line));
                 on_line(line);
                 let mut tail = tail
                     .lock()

@@ -1,15 +1,17 @@
-//! Debian 12 from a package archive: pins its state with apt, unprivileged and apart from the
+//! One release of a distribution from its package archive: pins its state with apt, unprivileged and apart from the
 //! machine's own apt, and has a disk made of it. It must not change anything of the machine's.
 
 use std::path::{Path, PathBuf};
-
-use process::Command;
-use sha2::{Digest, Sha256};
+use std::sync::Arc;
 use std::time::Duration;
 
+use process::{Command, ProcessError};
+use sha2::{Digest, Sha256};
+
 use super::bootstrap::{self, Tools};
+use super::content::DEBIAN;
 use super::host_apt::{self, SourceLine};
-use super::pin::{PinFolder, hex};
+use super::pin::{Described, PinFolder, hex};
 use super::release::{MAX_RELEASE_BYTES, Release};
 use super::{
     Archive, BaseInputs, BaseRequest, LogLine, Pin, PlatformImage, Product, Provider, SourceError,
@@ -25,10 +27,7 @@ const HOST_CODENAME: &str = "bookworm";
 pub(super) struct DebianRelease {
     offer: &'static str,
     sku: &'static str,
-    codename: &'static str,
-    /// What it is called where its archive gives no point release.
     number: &'static str,
-    /// The first one must be there.
     suites: [&'static str; 3],
 }
 
@@ -37,27 +36,25 @@ pub(super) const RELEASES: [DebianRelease; 3] = [
     DebianRelease {
         offer: "debian-12",
         sku: "12-gen2",
-        codename: "bookworm",
         number: "12",
         suites: ["bookworm", "bookworm-updates", "bookworm-security"],
     },
     DebianRelease {
         offer: "debian-13",
         sku: "13-gen2",
-        codename: "trixie",
         number: "13",
         suites: ["trixie", "trixie-updates", "trixie-security"],
     },
     DebianRelease {
         offer: "debian-11",
         sku: "11-gen2",
-        codename: "bullseye",
         number: "11",
         suites: ["bullseye", "bullseye-updates", "bullseye-security"],
     },
 ];
-const COMPONENTS: [&str; 1] = ["main"];
 pub(crate) const ARCHITECTURE: &str = "amd64";
+/// What apt says of an archive whose signature is not what it must be.
+const BAD_SIGNATURES: [&str; 3] = ["GPG error", "is not signed", "OpenPGP signature"];
 const UPDATE_DEADLINE: Duration = Duration::from_secs(300);
 /// An archive that sends nothing for so long is given up.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
@@ -73,32 +70,154 @@ pub(crate) const PROXY_VARIABLES: [&str; 8] = [
     "ALL_PROXY",
 ];
 
+/// A release as it is offered.
+#[derive(Debug, Clone)]
+pub(super) struct Distribution {
+    /// Without versions.
+    pub product: Product,
+    /// As people say it: `Ubuntu`.
+    pub name: String,
+    /// What it is called where its archive gives no point release.
+    pub number: String,
+    /// The first one must be there; it is the release's own name.
+    pub suites: Vec<String>,
+    pub components: Vec<String>,
+    /// What is not Debian.
+    pub other: Option<OtherArchive>,
+}
+
+/// The archive of another distribution than Debian.
+#[derive(Debug, Clone)]
+pub(super) struct OtherArchive {
+    pub mirror: String,
+    /// The public keys of which one must have signed it, whoever names another mirror.
+    pub keyring: PathBuf,
+    /// What a base system of it has beside the minimum.
+    pub packages: Vec<String>,
+}
+
+impl From<&DebianRelease> for Distribution {
+    fn from(release: &DebianRelease) -> Self {
+        Distribution {
+            product: Product {
+                publisher: PUBLISHER.to_owned(),
+                offer: release.offer.to_owned(),
+                sku: release.sku.to_owned(),
+                versions: Vec::new(),
+            },
+            name: DEBIAN.to_owned(),
+            number: release.number.to_owned(),
+            suites: release.suites.map(str::to_owned).into(),
+            components: vec!["main".to_owned()],
+            other: None,
+        }
+    }
+}
+
+impl Distribution {
+    fn codename(&self) -> &str {
+        self.suites.first().map_or("", String::as_str)
+    }
+
+    /// Where its packages come from. `mirrors` are taken in place of what is known of it when given.
+    async fn sources(&self, mirrors: &[SourceLine]) -> Result<Vec<SourceLine>, SourceError> {
+        let offered = match (mirrors, &self.other) {
+            ([], None) => beside(host_apt::host_sources().await?, self.codename()),
+            ([], Some(other)) => other.lines(&self.suites, &self.components),
+            (named, _) => named.to_vec(),
+        };
+        host_apt::select(&offered, &self.suites, &self.components)
+    }
+
+    /// The lines by which apt here checks the signature, and those that are pinned and written into the image. A ring
+    /// of an operator's is a file of this machine, so an image goes by the keys that its own packages bring.
+    fn signed(&self, mut sources: Vec<SourceLine>) -> (Vec<SourceLine>, Vec<SourceLine>) {
+        let Some(other) = &self.other else {
+            return (sources.clone(), sources);
+        };
+        for line in &mut sources {
+            line.signed_by = None;
+        }
+        let mut here = sources.clone();
+        for line in &mut here {
+            line.signed_by = Some(other.keyring.display().to_string());
+        }
+        (here, sources)
+    }
+}
+
+impl OtherArchive {
+    fn lines(&self, suites: &[String], components: &[String]) -> Vec<SourceLine> {
+        let line = |suite: &String| SourceLine {
+            uri: self.mirror.clone(),
+            suite: suite.clone(),
+            components: components.to_vec(),
+            signed_by: None,
+        };
+        suites.iter().map(line).collect()
+    }
+}
+
+/// Where the state of an archive is kept.
+#[derive(Debug, Clone)]
+pub(super) struct Folders {
+    /// The private apt's.
+    pub apt: PathBuf,
+    pub pins: PathBuf,
+    /// Packages that were fetched.
+    pub debs: PathBuf,
+}
+
+impl Folders {
+    /// Releases of Debian have packages in common.
+    fn of_debian(cache: &Path, codename: &str) -> Self {
+        let apt = match codename {
+            HOST_CODENAME => "apt".to_owned(),
+            other => format!("apt-{other}"),
+        };
+        Folders {
+            apt: cache.join(apt),
+            pins: cache.join("archive"),
+            debs: cache.join("debs"),
+        }
+    }
+}
+
 /// The provider of one release.
 #[derive(Debug)]
-pub struct DebianArchive {
-    release: &'static DebianRelease,
-    /// `<data>/cache`
-    cache: PathBuf,
+pub struct AptArchive {
+    distribution: Distribution,
+    folders: Folders,
     pins: PinFolder,
     /// How long an archive may send nothing; whole seconds.
     silence: Duration,
     /// One update of the private apt state at a time.
-    updating: tokio::sync::Mutex<()>,
+    updating: Arc<tokio::sync::Mutex<()>>,
 }
 
-impl DebianArchive {
+impl AptArchive {
     /// Debian 12. Keeps its state below `cache` (the data folder's cache). Touches nothing yet.
     pub fn new(cache: &Path) -> Self {
-        DebianArchive::of(cache, &RELEASES[0])
+        AptArchive::of_debian(cache, &RELEASES[0])
     }
 
-    pub(super) fn of(cache: &Path, release: &'static DebianRelease) -> Self {
-        DebianArchive {
-            release,
-            cache: cache.to_owned(),
-            pins: PinFolder::new(cache.join("archive")),
+    pub(super) fn of_debian(cache: &Path, release: &DebianRelease) -> Self {
+        let folders = Folders::of_debian(cache, release.suites[0]);
+        AptArchive::of(release.into(), folders, Arc::default())
+    }
+
+    /// `updating` is held while the private apt works, by all that share its folder.
+    pub(super) fn of(
+        distribution: Distribution,
+        folders: Folders,
+        updating: Arc<tokio::sync::Mutex<()>>,
+    ) -> Self {
+        AptArchive {
+            pins: PinFolder::new(folders.pins.clone()),
+            distribution,
+            folders,
             silence: SILENCE_MAX,
-            updating: tokio::sync::Mutex::new(()),
+            updating,
         }
     }
 
@@ -108,27 +227,16 @@ impl DebianArchive {
         self
     }
 
-    fn apt_folder(&self) -> PathBuf {
-        match self.release.codename {
-            HOST_CODENAME => self.cache.join("apt"),
-            other => self.cache.join(format!("apt-{other}")),
-        }
-    }
-
     fn pins(&self) -> Vec<Pin> {
-        let DebianRelease { offer, sku, .. } = self.release;
-        let mut pins = self.pins.all();
-        pins.retain(|pin| pin.image.is_product(PUBLISHER, offer, sku));
-        pins
+        self.pins.of_product(&self.distribution.product)
     }
 
     /// The newest pin of that version.
     fn pinned(&self, image: &PlatformImage) -> Result<Pin, SourceError> {
         let pins = self.pins();
-        let DebianRelease { offer, sku, .. } = self.release;
         let known: Vec<&str> = pins.iter().map(|pin| pin.image.version.as_str()).collect();
         let error = SourceError::NotPinned {
-            product: format!("{PUBLISHER}:{offer}:{sku}"),
+            product: self.distribution.product.to_string(),
             version: image.version.clone(),
             known: if known.is_empty() {
                 "none".to_owned()
@@ -144,7 +252,7 @@ impl DebianArchive {
 
     /// Brings the private lists up to date. Lists that did not change are not fetched again.
     async fn update(&self, sources: &[SourceLine]) -> Result<PathBuf, SourceError> {
-        let folder = self.apt_folder();
+        let folder = &self.folders.apt;
         let lists = folder.join("state/lists");
         for path in [lists.join("partial"), folder.join("cache/archives/partial")] {
             std::fs::create_dir_all(&path).map_err(SourceError::file("make", &path))?;
@@ -154,10 +262,16 @@ impl DebianArchive {
         std::fs::write(&list_file, list).map_err(SourceError::file("write", &list_file))?;
         let acquire = host_apt::acquire_settings(self.silence).await?;
         let config_file = folder.join("apt.conf");
-        std::fs::write(&config_file, private_config(&folder, &acquire))
+        std::fs::write(&config_file, private_config(folder, &acquire))
             .map_err(SourceError::file("write", &config_file))?;
         let updated = Command::new("apt-get")
-            .args(["update", "--error-on=any", "-q"])
+            // What a suite is called is checked below; apt would hold on to what it was called before.
+            .args([
+                "update",
+                "--error-on=any",
+                "-q",
+                "--allow-releaseinfo-change",
+            ])
             // Nothing here asks apt about packages, and its cache takes longer to make than the lists to read.
             .args(["-o", "pkgCacheFile::Generate=false"])
             .env("APT_CONFIG", &config_file)
@@ -167,20 +281,35 @@ impl DebianArchive {
             .await;
         match updated {
             Ok(_) => Ok(lists),
-            Err(
-                source @ (process::ProcessError::Failed { .. }
-                | process::ProcessError::Deadline { .. }),
-            ) => {
-                let known = self.pins().last().map(|pin| {
-                    format!(
-                        "or build from the last pinned state by asking for version {}",
-                        pin.image.version
-                    )
-                });
-                let hint = known.unwrap_or_else(|| "nothing was pinned here before".to_owned());
-                Err(SourceError::ArchiveUnreachable { hint, source })
+            Err(source @ (ProcessError::Failed { .. } | ProcessError::Deadline { .. })) => {
+                Err(self.update_error(source))
             }
             Err(other) => Err(other.into()),
+        }
+    }
+
+    fn update_error(&self, source: ProcessError) -> SourceError {
+        let refused = |tail: &str| BAD_SIGNATURES.iter().any(|text| tail.contains(text));
+        if let ProcessError::Failed { tail, .. } = &source
+            && refused(tail)
+        {
+            let other = self.distribution.other.as_ref();
+            let ring = other.map(|other| format!("`{}`", other.keyring.display()));
+            return SourceError::BadSignature {
+                ring: ring.unwrap_or_else(|| "its source line's `signed-by`".to_owned()),
+                source,
+            };
+        }
+        let known = self.pins().last().map(|pin| {
+            format!(
+                "or build from the last pinned state by asking for version {}",
+                pin.image.version
+            )
+        });
+        let hint = known.unwrap_or_else(|| "nothing was pinned here before".to_owned());
+        SourceError::ArchiveUnreachable {
+            hint,
+            source: source.into(),
         }
     }
 }
@@ -197,60 +326,55 @@ fn private_config(folder: &Path, acquire: &str) -> String {
     )
 }
 
-/// What the suites in `lists` hold, in the order of `sources`, and the version that the main one
-/// gives itself.
+/// What the suites in `lists` hold, in the order of `sources`, and the version that the first one gives itself.
 fn read_states(
     lists: &Path,
     sources: &[SourceLine],
-    codename: &str,
 ) -> Result<(Vec<SuiteState>, Option<String>), SourceError> {
-    let entries = std::fs::read_dir(lists).map_err(SourceError::file("list", lists))?;
-    let mut found = Vec::new();
-    for path in entries.flatten().map(|entry| entry.path()) {
-        if !path.to_string_lossy().ends_with("InRelease") {
-            continue;
-        }
-        let length = path
-            .metadata()
-            .map_err(SourceError::file("look at", &path))?
-            .len();
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        if length > MAX_RELEASE_BYTES {
-            return Err(SourceError::BadRelease {
-                file: name,
-                reason: "it is too long",
-            });
-        }
-        let text = std::fs::read_to_string(&path).map_err(SourceError::file("read", &path))?;
-        let release = Release::parse(&text, &name, &COMPONENTS, ARCHITECTURE)?;
-        found.push((release, hex(&Sha256::digest(text.as_bytes()))));
-    }
-    let mut states = Vec::new();
+    let (mut states, mut version) = (Vec::new(), None);
     for line in sources {
-        let wanted = found
-            .iter()
-            .find(|(release, _)| release.codename == line.suite);
-        let Some((release, hash)) = wanted else {
+        let (path, name) = index_of(lists, &line.suite)?;
+        let text = std::fs::read_to_string(&path).map_err(SourceError::file("read", &path))?;
+        let release = Release::parse(&text, &name, &line.components, ARCHITECTURE)?;
+        if !release.is_called(&line.suite) {
             return Err(SourceError::BadRelease {
                 file: format!("index of {}", line.suite),
                 reason: "the archive calls this suite by another name",
             });
-        };
+        }
+        if states.is_empty() {
+            version = release.version;
+        }
         states.push(SuiteState {
             suite: line.suite.clone(),
             date: release.date,
-            in_release_sha256: hash.clone(),
-            packages: release.packages.clone(),
+            in_release_sha256: hex(&Sha256::digest(text.as_bytes())),
+            packages: release.packages,
         });
     }
-    let main = found
-        .into_iter()
-        .find(|(release, _)| release.codename == codename);
-    Ok((states, main.and_then(|(release, _)| release.version)))
+    Ok((states, version))
+}
+
+/// The signed index of a suite among apt's lists, by the name that apt gives it.
+fn index_of(lists: &Path, suite: &str) -> Result<(PathBuf, String), SourceError> {
+    let ending = format!("_dists_{}_InRelease", suite.replace('/', "_"));
+    let entries = std::fs::read_dir(lists).map_err(SourceError::file("list", lists))?;
+    let mut names = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok());
+    let bad = |file: String, reason| SourceError::BadRelease { file, reason };
+    let name = names
+        .find(|name| name.ends_with(&ending))
+        .ok_or_else(|| bad(format!("index of {suite}"), "apt has none"))?;
+    let path = lists.join(&name);
+    let length = path
+        .metadata()
+        .map_err(SourceError::file("look at", &path))?
+        .len();
+    match length > MAX_RELEASE_BYTES {
+        true => Err(bad(name, "it is too long")),
+        false => Ok((path, name)),
+    }
 }
 
 /// The host's sources, and the same of another release beside them: an archive holds all of them under one key ring.
@@ -268,20 +392,12 @@ fn beside(host: Vec<SourceLine>, codename: &str) -> Vec<SourceLine> {
 }
 
 #[async_trait::async_trait]
-impl Provider for DebianArchive {
+impl Provider for AptArchive {
     fn products(&self) -> Vec<Product> {
-        let DebianRelease { offer, sku, .. } = self.release;
-        let mut versions: Vec<String> = self
-            .pins()
-            .into_iter()
-            .map(|pin| pin.image.version)
-            .collect();
-        versions.dedup();
+        let versions = self.pins.versions(&self.distribution.product);
         vec![Product {
-            publisher: PUBLISHER.to_owned(),
-            offer: (*offer).to_owned(),
-            sku: (*sku).to_owned(),
             versions,
+            ..self.distribution.product.clone()
         }]
     }
 
@@ -290,17 +406,17 @@ impl Provider for DebianArchive {
         image: &PlatformImage,
         mirrors: &[SourceLine],
     ) -> Result<Pin, SourceError> {
-        let DebianRelease {
-            offer,
-            sku,
-            codename,
+        let Distribution {
+            product,
+            name,
             number,
-            suites,
-        } = self.release;
-        if !image.is_product(PUBLISHER, offer, sku) {
+            other,
+            ..
+        } = &self.distribution;
+        if !image.is_product(&product.publisher, &product.offer, &product.sku) {
             return Err(SourceError::UnknownImage {
                 image: image.to_string(),
-                known: format!("{PUBLISHER}:{offer}:{sku}"),
+                known: product.to_string(),
             });
         }
         if !image.is_latest() {
@@ -308,15 +424,12 @@ impl Provider for DebianArchive {
             self.pins.check(&pin)?;
             return Ok(pin);
         }
-        let offered = match mirrors {
-            [] => beside(host_apt::host_sources().await?, codename),
-            named => named.to_vec(),
-        };
-        let sources = host_apt::select(&offered, suites, &COMPONENTS)?;
+        let sources = self.distribution.sources(mirrors).await?;
+        let (here, sources) = self.distribution.signed(sources);
         let _one_at_a_time = self.updating.lock().await;
-        let lists = self.update(&sources).await?;
-        let (states, version) = read_states(&lists, &sources, codename)?;
-        let point = version.unwrap_or_else(|| (*number).to_owned());
+        let lists = self.update(&here).await?;
+        let (states, version) = read_states(&lists, &sources)?;
+        let point = version.unwrap_or_else(|| number.clone());
         let newest = states
             .iter()
             .map(|state| state.date)
@@ -324,13 +437,17 @@ impl Provider for DebianArchive {
             .unwrap_or_default();
         let dated = format!("{point}.{}", newest.strftime("%Y%m%d"));
         let pinned = PlatformImage {
-            publisher: PUBLISHER.to_owned(),
-            offer: (*offer).to_owned(),
-            sku: (*sku).to_owned(),
+            publisher: product.publisher.clone(),
+            offer: product.offer.clone(),
+            sku: product.sku.clone(),
             version: dated,
         };
-        let os_version = format!("Debian GNU/Linux {point} ({codename})");
-        let pin = Pin::new(pinned, os_version, states, sources);
+        let os_version = format!("{name} {point} ({})", self.distribution.codename());
+        let mut pin = Pin::new(pinned, os_version, states, sources);
+        pin.described = other.as_ref().map(|other| Described {
+            name: name.clone(),
+            packages: other.packages.clone(),
+        });
         self.pins.keep(&pin, &lists)?;
         self.pins.check(&pin)?;
         Ok(pin)
@@ -352,7 +469,7 @@ impl Provider for DebianArchive {
         let acquire = host_apt::acquire_settings(self.silence).await?;
         let place = bootstrap::Place {
             lists: self.pins.lists(pin),
-            debs: self.cache.join("debs"),
+            debs: self.folders.debs.clone(),
             work: work.to_owned(),
             acquire,
         };
@@ -368,7 +485,7 @@ impl Provider for DebianArchive {
         Ok(Some(Archive {
             lists: self.pins.lists(pin),
             sources_list: pin.sources_list(),
-            debs: self.cache.join("debs"),
+            debs: self.folders.debs.clone(),
             acquire: host_apt::acquire_settings(self.silence).await?,
             environment: proxies.collect(),
         }))
@@ -382,7 +499,7 @@ mod tests {
     #[tokio::test]
     async fn names_what_is_wrong_before_it_reaches_for_the_network() {
         let folder = tempfile::tempdir().unwrap();
-        let provider = DebianArchive::new(folder.path());
+        let provider = AptArchive::new(folder.path());
         let other = "Debian:debian-13:13-gen2:latest".parse().unwrap();
         let error = provider.resolve(&other, &[]).await.unwrap_err();
         assert!(matches!(error, SourceError::UnknownImage { .. }), "{error}");

@@ -14,7 +14,9 @@ use process::{Command, ProcessError, Stream};
 
 use super::archive::{ARCHITECTURE, PROXY_VARIABLES};
 use super::content::{self, ImageIds};
-use super::{BaseInputs, BaseRequest, LogLine, Pin, SourceError, boot, memory};
+use super::{
+    BaseInputs, BaseRequest, FetchError, LogLine, Pin, SourceError, Watch, boot, memory, watched,
+};
 
 /// Raised whenever equal inputs would give other bytes than before.
 const RECIPE: &str = "debian-archive 2";
@@ -121,10 +123,13 @@ pub(crate) fn inputs(pin: &Pin, request: &BaseRequest, tools: &Tools) -> BaseInp
         ("state".to_owned(), pin.state.to_string()),
         ("sources".to_owned(), pin.sources_list()),
         ("epoch".to_owned(), pin.epoch.to_string()),
-        ("packages".to_owned(), PACKAGES.join(" ")),
+        ("packages".to_owned(), packages(pin).join(" ")),
         ("writer".to_owned(), ext4::writer_version()),
         ("disk-gib".to_owned(), request.disk_gib.to_string()),
     ];
+    if let Some(other) = &pin.described {
+        inputs.push(("name".to_owned(), other.name.clone()));
+    }
     inputs.extend(
         tools
             .0
@@ -132,6 +137,14 @@ pub(crate) fn inputs(pin: &Pin, request: &BaseRequest, tools: &Tools) -> BaseInp
             .map(|(name, version)| (format!("tool {name}"), version.clone())),
     );
     inputs
+}
+
+/// What is installed beside the minimal system.
+fn packages(pin: &Pin) -> Vec<&str> {
+    match &pin.described {
+        Some(other) => other.packages.iter().map(String::as_str).collect(),
+        None => PACKAGES.to_vec(),
+    }
 }
 
 fn product(pin: &Pin) -> String {
@@ -214,15 +227,17 @@ async fn install(pin: &Pin, place: &Place, log: &LogLine) -> Result<PathBuf, Sou
     )?;
     let tar = place.work.join("tree.tar");
     let is_root = rustix::process::geteuid().is_root();
-    let lines = log.clone();
-    let installed = mmdebstrap(place, is_root)?
+    let (lines, watch) = (log.clone(), Watch::default());
+    let seen = watch.clone();
+    let installing = mmdebstrap(place, is_root)?
         .arg(format!(
             "--mode={}",
             if is_root { "root" } else { "unshare" }
         ))
-        .args(["--format=tar", "--variant=minbase"])
+        // Verbose, so that what apt says is heard while it says it.
+        .args(["--verbose", "--format=tar", "--variant=minbase"])
         .arg(format!("--architectures={ARCHITECTURE}"))
-        .arg(format!("--include={}", PACKAGES.join(",")))
+        .arg(format!("--include={}", packages(pin).join(",")))
         .arg(format!("--aptopt={}", options.display()))
         .arg("--dpkgopt=force-unsafe-io")
         // The lists are the pin's, so that what is installed is what was pinned.
@@ -238,13 +253,17 @@ async fn install(pin: &Pin, place: &Place, log: &LogLine) -> Result<PathBuf, Sou
         .inherit(PROXY_VARIABLES)
         .deadline(INSTALL_DEADLINE)
         .on_line(move |stream, line| {
-            if let (Stream::Stderr, Some(said)) = (stream, line.strip_prefix("I: ")) {
-                lines(said);
+            if stream == Stream::Stderr {
+                seen.line(line);
+                line.strip_prefix("I: ").into_iter().for_each(&*lines);
             }
         })
-        .run()
-        .await;
-    installed.map_err(|error| install_error(error, pin))?;
+        .run();
+    let installed = watched(&watch, installing).await;
+    let installed = installed.map_err(FetchError::from);
+    installed
+        .and_then(|ended| Ok(ended?))
+        .map_err(|error| install_error(error, pin))?;
     keep_debs(&fetched, &place.debs)?;
     Ok(tar)
 }
@@ -299,35 +318,40 @@ fn quoted(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
 }
 
-fn install_error(error: ProcessError, pin: &Pin) -> SourceError {
-    let ProcessError::Failed { tail, .. } = &error else {
-        return error.into();
+/// What apt says where the archive holds something else than was pinned.
+const MOVED: [&str; 3] = [
+    "404  Not Found",
+    "Hash Sum mismatch",
+    "File has unexpected size",
+];
+/// What it says where it does not reach the archive.
+const UNREACHED: [&str; 5] = [
+    "Could not resolve",
+    "Could not connect",
+    "Temporary failure",
+    "Failed to fetch",
+    "Unable to fetch some archives",
+];
+
+fn install_error(error: FetchError, pin: &Pin) -> SourceError {
+    let said = match &error {
+        FetchError::Ended(ProcessError::Failed { tail, .. }) => tail.as_str(),
+        FetchError::Ended(_) => "",
+        FetchError::GaveUp(file) => &file.reason,
     };
-    let says = |texts: &[&str]| texts.iter().any(|text| tail.contains(text));
-    if says(&[
-        "404  Not Found",
-        "Hash Sum mismatch",
-        "File has unexpected size",
-    ]) {
-        return SourceError::ArchiveMoved {
+    let says = |texts: &[&str]| texts.iter().any(|text| said.contains(text));
+    let (moved, unreached) = (says(&MOVED), says(&UNREACHED));
+    match error {
+        source if moved => SourceError::ArchiveMoved {
             version: pin.image.version.clone(),
-            source: error,
-        };
+            source,
+        },
+        FetchError::Ended(other) if !unreached => other.into(),
+        source => SourceError::ArchiveUnreachable {
+            hint: "nothing half-fetched is kept".to_owned(),
+            source,
+        },
     }
-    if says(&[
-        "Could not resolve",
-        "Could not connect",
-        "Temporary failure",
-        "Failed to fetch",
-        "Unable to fetch some archives",
-    ]) {
-        let hint = "nothing half-fetched is kept".to_owned();
-        return SourceError::ArchiveUnreachable {
-            hint,
-            source: error,
-        };
-    }
-    error.into()
 }
 
 /// Moves what was fetched to what is kept. A file appears there whole or not at all, so builds that
@@ -389,6 +413,7 @@ impl WriteAt for RawFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::{Described, NotFetched};
 
     fn pin() -> Pin {
         let image = "Debian:debian-12:12-gen2:12.15.20261118".parse().unwrap();
@@ -403,7 +428,7 @@ mod tests {
             status,
             tail: tail.to_owned(),
         };
-        let error = install_error(failed, &pin());
+        let error = install_error(failed.into(), &pin());
         assert!(expected(&error), "{error:?}");
     }
 
@@ -418,6 +443,42 @@ mod tests {
         check("No space left on device", |error| {
             matches!(error, SourceError::Process(_))
         });
+    }
+
+    #[test]
+    fn a_file_that_apt_gave_up_is_told_by_its_address() {
+        let check = |reason: &str, expected: fn(&SourceError) -> bool| {
+            let file = "http://mirror.example/debian bookworm/main amd64 a".to_owned();
+            let reason = reason.to_owned();
+            let error = install_error(NotFetched { file, reason }.into(), &pin());
+            assert!(expected(&error), "{error:?}");
+            assert!(crate::pipeline::chain(&error).contains("http://mirror.example"));
+        };
+        check("Connection timed out [IP: 192.0.2.1 80]", |error| {
+            matches!(error, SourceError::ArchiveUnreachable { .. })
+        });
+        check("404  Not Found", |error| {
+            matches!(error, SourceError::ArchiveMoved { .. })
+        });
+    }
+
+    #[test]
+    fn what_is_described_decides_what_is_installed() {
+        let mut other = pin();
+        other.described = Some(Described {
+            name: "Ubuntu".to_owned(),
+            packages: vec!["linux-image-virtual".to_owned()],
+        });
+        assert_eq!(packages(&other), ["linux-image-virtual"]);
+        assert_eq!(packages(&pin()), PACKAGES);
+        let request = BaseRequest { disk_gib: 2 };
+        let tools = Tools(Vec::new());
+        let mut named = other.clone();
+        named.described.as_mut().unwrap().name = "Other".to_owned();
+        assert_ne!(
+            inputs(&other, &request, &tools),
+            inputs(&named, &request, &tools)
+        );
     }
 
     #[test]

@@ -1,18 +1,24 @@
 //! What an installed tree lacks to be an image, and what it must lose: identities of one machine,
 //! traces of the installation, and a way to start. Pure; the same tree gives the same changes.
 
+use std::collections::HashSet;
+
 use ext4::{Change, Content, FileTime, Links, Meta};
 use uuid::Uuid;
 
 use super::{Pin, SourceError};
 
 /// Without these the disk would start to nothing.
-const NEEDED: [&str; 4] = [
-    "vmlinuz",
-    "initrd.img",
-    "usr/sbin/sshd",
-    "usr/bin/cloud-init",
-];
+const NEEDED: [&str; 2] = ["usr/sbin/sshd", "usr/bin/cloud-init"];
+/// Links to the newest kernel and its initrd.
+const KERNEL: &str = "vmlinuz";
+const INITRD: &str = "initrd.img";
+/// Where a distribution has them: Debian in the root, Ubuntu in `boot/`.
+const KERNEL_FOLDERS: [&str; 2] = ["", "boot/"];
+/// Of `ifupdown`, which not every distribution has.
+const NETWORK_FOLDER: &str = "etc/network";
+const INTERFACES_FILE: &str = "etc/network/interfaces";
+pub(super) const DEBIAN: &str = "Debian GNU/Linux";
 
 /// Belongs to one machine or one installation, not to an image.
 const DROPPED: [&str; 9] = [
@@ -111,18 +117,27 @@ pub(crate) fn image_tree(
     pin: &Pin,
     ids: &ImageIds,
 ) -> Result<Vec<Change>, SourceError> {
-    for needed in NEEDED {
-        if !installed
-            .iter()
-            .any(|change| change.path() == needed.as_bytes())
-        {
-            return Err(SourceError::Incomplete {
-                path: format!("/{needed}"),
-            });
-        }
+    let paths: HashSet<&[u8]> = installed.iter().map(Change::path).collect();
+    let has = |path: &str| paths.contains(path.as_bytes());
+    let lacking = |path: &str| SourceError::Incomplete {
+        path: format!("/{path}"),
+    };
+    if let Some(needed) = NEEDED.iter().find(|needed| !has(needed)) {
+        return Err(lacking(needed));
     }
-    let added = additions(pin, ids);
-    let replaced: std::collections::HashSet<&[u8]> = added
+    let folder = KERNEL_FOLDERS
+        .into_iter()
+        .find(|folder| has(&format!("{folder}{KERNEL}")));
+    let folder = folder.ok_or_else(|| lacking(KERNEL))?;
+    let initrd = format!("{folder}{INITRD}");
+    if !has(&initrd) {
+        return Err(lacking(&initrd));
+    }
+    let mut added = additions(pin, ids, folder);
+    if !has(NETWORK_FOLDER) {
+        added.retain(|change| change.path() != INTERFACES_FILE.as_bytes());
+    }
+    let replaced: HashSet<&[u8]> = added
         .iter()
         .filter(|change| !matches!(change, Change::Dir { .. }))
         .map(Change::path)
@@ -148,7 +163,7 @@ fn is_dropped(change: &Change) -> bool {
             .any(|prefix| path.starts_with(prefix.as_bytes()))
 }
 
-fn additions(pin: &Pin, ids: &ImageIds) -> Vec<Change> {
+fn additions(pin: &Pin, ids: &ImageIds, kernel_folder: &str) -> Vec<Change> {
     let meta = |mode| Meta {
         uid: 0,
         gid: 0,
@@ -176,7 +191,7 @@ fn additions(pin: &Pin, ids: &ImageIds) -> Vec<Change> {
     let wanted_by = "etc/systemd/system/multi-user.target.wants/bullion-ssh-keys.service";
     vec![
         dir("boot/grub"),
-        file("boot/grub/grub.cfg", grub_config(ids)),
+        file("boot/grub/grub.cfg", grub_config(pin, ids, kernel_folder)),
         file("etc/apt/sources.list", pin.sources_list()),
         file(
             "etc/cloud/cloud.cfg.d/90_bullion.cfg",
@@ -187,7 +202,7 @@ fn additions(pin: &Pin, ids: &ImageIds) -> Vec<Change> {
         file("etc/hostname", "localhost\n".to_owned()),
         file("etc/hosts", HOSTS.to_owned()),
         file("etc/machine-id", String::new()),
-        file("etc/network/interfaces", INTERFACES.to_owned()),
+        file(INTERFACES_FILE, INTERFACES.to_owned()),
         dir("boot/efi"),
         // Whose these are depends on what apt's own user could reach during the installation; apt
         // sets it right when it runs.
@@ -207,12 +222,13 @@ fn additions(pin: &Pin, ids: &ImageIds) -> Vec<Change> {
 
 /// Starts whatever kernel the distribution's own links point to, so that a child image with a new
 /// kernel needs no other configuration.
-fn grub_config(ids: &ImageIds) -> String {
-    let root = ids.root;
+fn grub_config(pin: &Pin, ids: &ImageIds, folder: &str) -> String {
+    let (root, described) = (ids.root, pin.described.as_ref());
+    let name = described.map_or(DEBIAN, |other| other.name.as_str());
     format!(
-        "set default=0\nset timeout=0\nmenuentry \"Debian GNU/Linux\" {{\n  \
-         linux /vmlinuz root=UUID={root} ro console=tty0 console=ttyS0,115200\n  \
-         initrd /initrd.img\n}}\n"
+        "set default=0\nset timeout=0\nmenuentry \"{name}\" {{\n  \
+         linux /{folder}{KERNEL} root=UUID={root} ro console=tty0 console=ttyS0,115200\n  \
+         initrd /{folder}{INITRD}\n}}\n"
     )
 }
 
@@ -247,9 +263,16 @@ mod tests {
         }
     }
 
+    /// What must be there, with the kernel in `folder`.
+    fn bare(folder: &str) -> Vec<Change> {
+        let kernel = [KERNEL, INITRD].map(|name| format!("{folder}{name}"));
+        let needed = NEEDED.into_iter().chain(kernel.iter().map(String::as_str));
+        needed.map(file).collect()
+    }
+
     #[track_caller]
     fn check(path: &str, stays: bool) {
-        let mut installed: Vec<Change> = NEEDED.iter().map(|path| file(path)).collect();
+        let mut installed = bare("");
         installed.push(file(path));
         let ids = ImageIds::of("a:b:c");
         let tree = image_tree(installed, &pin(), &ids).unwrap();
@@ -280,7 +303,55 @@ mod tests {
 
     #[test]
     fn a_tree_that_cannot_start_is_refused() {
-        let error = image_tree(vec![file("vmlinuz")], &pin(), &ImageIds::of("a:b:c")).unwrap_err();
-        assert!(matches!(error, SourceError::Incomplete { path } if path == "/initrd.img"));
+        for lacking in ["usr/sbin/sshd", "vmlinuz", "initrd.img"] {
+            let mut tree = bare("");
+            tree.retain(|change| change.path() != lacking.as_bytes());
+            let error = image_tree(tree, &pin(), &ImageIds::of("a:b:c")).unwrap_err();
+            let SourceError::Incomplete { path } = error else {
+                panic!("{lacking}: {error}");
+            };
+            assert_eq!(path, format!("/{lacking}"));
+        }
+    }
+
+    #[test]
+    fn the_boot_loader_finds_the_kernel_where_it_is() {
+        let check = |folder: &str, name: Option<&str>, parts: &[&str]| {
+            let mut pin = pin();
+            pin.described = name.map(|name| super::super::Described {
+                name: name.to_owned(),
+                packages: Vec::new(),
+            });
+            let tree = image_tree(bare(folder), &pin, &ImageIds::of("a:b:c")).unwrap();
+            let text = tree.iter().find_map(|change| match change {
+                Change::File {
+                    path,
+                    content: Content::Bytes(text),
+                    ..
+                } if path == b"boot/grub/grub.cfg" => Some(String::from_utf8_lossy(text)),
+                _ => None,
+            });
+            let text = text.unwrap();
+            assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+            let network = tree
+                .iter()
+                .any(|change| change.path() == INTERFACES_FILE.as_bytes());
+            assert!(!network, "there is no ifupdown");
+        };
+        check(
+            "",
+            None,
+            &[
+                "\"Debian GNU/Linux\"",
+                "linux /vmlinuz ",
+                "initrd /initrd.img\n",
+            ],
+        );
+        let other = [
+            "\"Ubuntu\"",
+            "linux /boot/vmlinuz ",
+            "initrd /boot/initrd.img\n",
+        ];
+        check("boot/", Some("Ubuntu"), &other);
     }
 }

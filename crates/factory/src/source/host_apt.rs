@@ -163,21 +163,17 @@ fn stanzas(text: &str) -> Vec<Vec<(String, String)>> {
 /// Of `lines`, those of the wanted suites, each once, with only the wanted components.
 pub(crate) fn select(
     lines: &[SourceLine],
-    suites: &[&'static str],
-    components: &[&str],
+    suites: &[String],
+    components: &[String],
 ) -> Result<Vec<SourceLine>, SourceError> {
     let mut chosen = Vec::new();
     for suite in suites {
         let found = lines.iter().find(|line| {
-            line.suite == *suite
-                && line
-                    .components
-                    .iter()
-                    .any(|have| components.contains(&&**have))
+            line.suite == *suite && line.components.iter().any(|have| components.contains(have))
         });
         if let Some(line) = found {
             let mut line = line.clone();
-            line.components.retain(|have| components.contains(&&**have));
+            line.components.retain(|have| components.contains(have));
             line.uri = line.uri.trim_end_matches('/').to_owned();
             chosen.push(line);
         }
@@ -185,7 +181,7 @@ pub(crate) fn select(
     match (chosen.first(), suites.first()) {
         (Some(first), Some(needed)) if first.suite == *needed => Ok(chosen),
         (_, needed) => Err(SourceError::NoMirror {
-            suite: needed.copied().unwrap_or_default(),
+            suite: needed.cloned().unwrap_or_default(),
         }),
     }
 }
@@ -344,17 +340,18 @@ mod tests {
             .lines()
             .filter_map(|line| one_line(line).unwrap())
             .collect();
-        let wanted = ["bookworm", "bookworm-updates", "bookworm-security"];
+        let wanted = ["bookworm", "bookworm-updates", "bookworm-security"].map(str::to_owned);
+        let main = ["main".to_owned()];
         check(
-            &select(&lines, &wanted, &["main"]).unwrap(),
+            &select(&lines, &wanted, &main).unwrap(),
             &[
                 "deb http://m.example/debian bookworm main",
                 "deb http://s.example/security bookworm-security main",
             ],
         );
-        let error = select(&lines[..1], &wanted, &["main"]).unwrap_err();
+        let error = select(&lines[..1], &wanted, &main).unwrap_err();
         assert!(
-            matches!(error, SourceError::NoMirror { suite: "bookworm" }),
+            matches!(&error, SourceError::NoMirror { suite } if suite == "bookworm"),
             "{error}"
         );
     }

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::archive::RELEASES;
+use super::described::DescribedArchives;
 use super::vendor::VendorImages;
 use super::{
-    Archive, BaseInputs, BaseRequest, DebianArchive, LogLine, Pin, PlatformImage, Product,
-    Provider, SourceError, SourceLine,
+    AptArchive, Archive, BaseInputs, BaseRequest, LogLine, Pin, PlatformImage, Product, Provider,
+    SourceError, SourceLine,
 };
 use crate::fetch::Web;
 
@@ -15,15 +16,17 @@ use crate::fetch::Web;
 pub struct Marketplace(Vec<Box<dyn Provider>>);
 
 impl Marketplace {
-    /// Archives keep their state below `{data}/cache`; vendors' images lie in `{data}/marketplace`.
+    /// Archives keep their state below `{data}/cache`; descriptions of other archives than Debian's and vendors' images
+    /// lie in `{data}/marketplace`.
     pub fn new(data: &Path, web: &Arc<Web>) -> Marketplace {
         let cache = data.join("cache");
         let mut providers: Vec<Box<dyn Provider>> = Vec::new();
         for release in &RELEASES {
-            providers.push(Box::new(DebianArchive::of(&cache, release)));
+            providers.push(Box::new(AptArchive::of_debian(&cache, release)));
         }
-        let vendors = VendorImages::new(data.join("marketplace"), Arc::clone(web));
-        providers.push(Box::new(vendors));
+        let shelf = data.join("marketplace");
+        providers.push(Box::new(DescribedArchives::new(&shelf, &cache)));
+        providers.push(Box::new(VendorImages::new(shelf, Arc::clone(web))));
         Marketplace(providers)
     }
 
@@ -38,9 +41,7 @@ impl Marketplace {
         let found = self.0.iter().map(Box::as_ref).find(offers);
         found.ok_or_else(|| {
             let known = self.products().into_iter();
-            let known: Vec<String> = known
-                .map(|one| format!("{}:{}:{}", one.publisher, one.offer, one.sku))
-                .collect();
+            let known: Vec<String> = known.map(|one| one.to_string()).collect();
             SourceError::UnknownImage {
                 image: image.to_string(),
                 known: known.join(", "),
@@ -104,9 +105,8 @@ mod tests {
         std::fs::write(image.join("1.0.20260203.img"), vec![1u8; 1 << 20]).unwrap();
         std::fs::write(image.join("notes.txt"), "no version").unwrap();
         let marketplace = Marketplace::new(folder.path(), &web());
-        let named =
-            |product: &Product| format!("{}:{}:{}", product.publisher, product.offer, product.sku);
-        let products: Vec<String> = marketplace.products().iter().map(named).collect();
+        let products = marketplace.products();
+        let products: Vec<String> = products.iter().map(ToString::to_string).collect();
         assert_eq!(
             products,
             [

@@ -8,11 +8,16 @@ mod archive;
 mod boot;
 mod bootstrap;
 mod content;
+mod described;
+#[cfg(test)]
+mod described_tests;
+mod fetching;
 mod host_apt;
 mod marketplace;
 mod memory;
 mod pin;
 mod release;
+mod shelf;
 mod signature;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -25,11 +30,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use archive::DebianArchive;
+pub use archive::AptArchive;
+pub(crate) use fetching::{NotFetched, Watch, watched};
 pub use host_apt::SourceLine;
 pub use marketplace::Marketplace;
 pub(crate) use pin::hex;
-pub use pin::{FileState, Pin, StateDigest, SuiteState};
+pub use pin::{Described, FileState, Pin, StateDigest, SuiteState};
 pub use vendor::VendorImages;
 
 /// A base operating system as it is asked for: `publisher:offer:sku:version`.
@@ -115,6 +121,12 @@ pub struct Product {
     pub versions: Vec<String>,
 }
 
+impl fmt::Display for Product {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.publisher, self.offer, self.sku)
+    }
+}
+
 /// Offers platform images. One provider knows one family of products.
 #[async_trait::async_trait]
 pub trait Provider: Send + Sync {
@@ -177,7 +189,7 @@ pub enum SourceError {
     #[error(
         "the package sources of this machine name no `{suite}`; name mirrors in the template's source (`mirrors`), or add a source for it to apt"
     )]
-    NoMirror { suite: &'static str },
+    NoMirror { suite: String },
     #[error(
         "a package source has its key inside its own text ({file}); put the key into a file and name that in Signed-By"
     )]
@@ -192,8 +204,18 @@ pub enum SourceError {
     ArchiveUnreachable {
         hint: String,
         #[source]
+        source: FetchError,
+    },
+    #[error(
+        "the package archive is not signed by a key of {ring}. Check that the mirror is the distribution's own and that the ring holds its keys"
+    )]
+    BadSignature {
+        ring: String,
+        #[source]
         source: process::ProcessError,
     },
+    #[error("the description `{}` cannot be used: {reason}", file.display())]
+    BadDescription { file: PathBuf, reason: String },
     #[error("the archive's {file} cannot be used: {reason}")]
     BadRelease { file: String, reason: &'static str },
     #[error(
@@ -202,7 +224,7 @@ pub enum SourceError {
     ArchiveMoved {
         version: String,
         #[source]
-        source: process::ProcessError,
+        source: FetchError,
     },
     #[error("the pinned archive state {state} is damaged: {reason}")]
     BadPin { state: String, reason: String },
@@ -227,6 +249,15 @@ pub enum SourceError {
     Worker(#[source] tokio::task::JoinError),
     #[error("{0}")]
     Provider(String),
+}
+
+/// How it was seen that packages cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    #[error(transparent)]
+    Ended(#[from] process::ProcessError),
+    #[error(transparent)]
+    GaveUp(#[from] NotFetched),
 }
 
 impl SourceError {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use wire::compute::OsType;
 
-use super::{PlatformImage, SourceError, SourceLine};
+use super::{PlatformImage, Product, SourceError, SourceLine};
 
 /// Raised when the meaning of a stored pin changes.
 const PIN_FORMAT: u32 = 1;
@@ -84,9 +84,21 @@ pub struct Pin {
     pub os_version: String,
     pub suites: Vec<SuiteState>,
     pub sources: Vec<SourceLine>,
+    /// What is not Debian.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub described: Option<Described>,
     /// The vendor's file that the disk is, where there is no archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<FileState>,
+}
+
+/// What an operator's description said of a distribution when it was pinned, so that the same is built from the pin later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Described {
+    pub name: String,
+    /// What a base system has beside the minimum.
+    pub packages: Vec<String>,
 }
 
 /// A vendor's disk image, named by what is in it.
@@ -119,6 +131,7 @@ impl Pin {
             os_version,
             suites,
             sources,
+            described: None,
             file: None,
         }
     }
@@ -133,6 +146,7 @@ impl Pin {
             os_version,
             suites: Vec::new(),
             sources: Vec::new(),
+            described: None,
             file: Some(file),
         }
     }
@@ -199,7 +213,7 @@ impl PinFolder {
     }
 
     /// All pins, oldest first. What cannot be read is not offered.
-    pub(crate) fn all(&self) -> Vec<Pin> {
+    fn all(&self) -> Vec<Pin> {
         let Ok(entries) = std::fs::read_dir(&self.folder) else {
             return Vec::new();
         };
@@ -211,6 +225,24 @@ impl PinFolder {
             .collect();
         pins.sort_by(|a, b| (a.epoch, &a.state).cmp(&(b.epoch, &b.state)));
         pins
+    }
+
+    /// The pins of one product, oldest first.
+    pub(crate) fn of_product(&self, product: &Product) -> Vec<Pin> {
+        let mut pins = self.all();
+        pins.retain(|pin| {
+            pin.image
+                .is_product(&product.publisher, &product.offer, &product.sku)
+        });
+        pins
+    }
+
+    /// The versions that can be built from again, oldest first.
+    pub(crate) fn versions(&self, product: &Product) -> Vec<String> {
+        let pins = self.of_product(product).into_iter();
+        let mut versions: Vec<String> = pins.map(|pin| pin.image.version).collect();
+        versions.dedup();
+        versions
     }
 
     /// Checks that what was pinned is still here and the same, before anything is built from it.

@@ -12,6 +12,8 @@ pub(crate) const MAX_RELEASE_BYTES: u64 = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Release {
     pub codename: String,
+    /// Ubuntu's archive tells the suites of a release apart by it.
+    pub suite: Option<String>,
     pub version: Option<String>,
     pub date: Timestamp,
     /// SHA-256 of the uncompressed package list of each component asked for.
@@ -22,7 +24,7 @@ impl Release {
     pub(crate) fn parse(
         text: &str,
         file: &str,
-        components: &[&str],
+        components: &[impl AsRef<str>],
         architecture: &str,
     ) -> Result<Release, SourceError> {
         let bad = |reason| SourceError::BadRelease {
@@ -41,6 +43,7 @@ impl Release {
             .timestamp();
         let mut packages = Vec::new();
         for component in components {
+            let component = component.as_ref();
             let name = format!("{component}/binary-{architecture}/Packages");
             let hash = sha256_of(text, &name)
                 .ok_or_else(|| bad("it does not list the packages of a component"))?;
@@ -48,10 +51,16 @@ impl Release {
         }
         Ok(Release {
             codename: field("Codename").ok_or_else(|| bad("it has no Codename"))?,
+            suite: field("Suite"),
             version: field("Version"),
             date,
             packages,
         })
+    }
+
+    /// Whether it is the index of the suite that was asked for, and not of another that was signed by the same key.
+    pub(crate) fn is_called(&self, suite: &str) -> bool {
+        self.codename == suite || self.suite.as_deref() == Some(suite)
     }
 }
 

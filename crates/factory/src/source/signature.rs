@@ -7,7 +7,7 @@ use std::time::Duration;
 use process::{Command, ProcessError};
 use serde::Deserialize;
 
-use super::SourceError;
+use super::{SourceError, shelf};
 use crate::fetch::Web;
 
 const SIGNATURE_BYTES_MAX: u64 = 1 << 20;
@@ -36,10 +36,8 @@ impl Signature {
         {
             return Some("the `url`s of its `signature` must be https".to_owned());
         }
-        let plain = !self.keyring.is_empty()
-            && !self.keyring.starts_with(['.', '-'])
-            && !self.keyring.contains('/');
-        (!plain).then(|| "`keyring` is the name of a file beside the description".to_owned())
+        (!shelf::is_plain(&self.keyring))
+            .then(|| "`keyring` is the name of a file beside the description".to_owned())
     }
 }
 

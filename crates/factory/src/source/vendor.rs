@@ -23,7 +23,7 @@ use wire::compute::OsType;
 use super::signature::{Signature, Signed};
 use super::{
     Archive, BaseInputs, BaseRequest, FileState, LogLine, Pin, PlatformImage, Product, Provider,
-    SourceError, SourceLine,
+    SourceError, SourceLine, shelf,
 };
 use crate::fetch::{Web, fetch_all, is_sha256, sha256_of};
 use crate::import::{DISK_BYTES_MAX, Padded, holds_windows};
@@ -31,8 +31,6 @@ use crate::publish::SparseFile;
 
 /// Raised whenever equal inputs would give other bytes.
 const RECIPE: &str = "vendor 1";
-const ENTRIES_MAX: usize = 10_000;
-const DESCRIPTION_BYTES_MAX: u64 = 64 << 10;
 const UNPACK_DEADLINE: Duration = Duration::from_secs(30 * 60);
 const GIB: u64 = 1 << 30;
 
@@ -61,32 +59,17 @@ fn version_of(name: &str) -> Option<Version> {
     parts.filter(|parts| parts.len() == 3)
 }
 
-fn folders(path: &Path) -> Vec<(String, PathBuf)> {
-    let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    let mut found: Vec<_> = entries
-        .take(ENTRIES_MAX)
-        .filter(|entry| entry.path().is_dir())
-        .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
-        .collect();
-    found.sort();
-    found
-}
-
 /// The versions of a product's folder and the file of each.
 fn versions(path: &Path) -> BTreeMap<Version, (String, PathBuf)> {
-    let entries = fs::read_dir(path).into_iter().flatten().flatten();
     let mut found = BTreeMap::new();
-    for entry in entries.take(ENTRIES_MAX) {
-        let Ok(name) = entry.file_name().into_string() else {
-            continue;
-        };
+    for (name, file) in shelf::files(path) {
         let parts: Vec<&str> = name.splitn(4, '.').collect();
         let [major, minor, patch, _] = parts.as_slice() else {
             continue;
         };
         let version = format!("{major}.{minor}.{patch}");
         if let Some(number) = version_of(&version) {
-            found.insert(number, (version, entry.path()));
+            found.insert(number, (version, file));
         }
     }
     found
@@ -104,27 +87,12 @@ impl VendorImages {
     }
 
     fn all(&self) -> Vec<(Product, PathBuf)> {
-        let mut products = Vec::new();
-        for (publisher, path) in folders(&self.folder) {
-            for (offer, path) in folders(&path) {
-                for (sku, path) in folders(&path) {
-                    let versions: Vec<String> = versions(&path)
-                        .into_values()
-                        .map(|(version, _)| version)
-                        .collect();
-                    if versions.is_empty() {
-                        continue;
-                    }
-                    let product = Product {
-                        publisher: publisher.clone(),
-                        offer: offer.clone(),
-                        sku,
-                        versions,
-                    };
-                    products.push((product, path));
-                }
-            }
+        let mut products = shelf::products(&self.folder);
+        for (product, path) in &mut products {
+            let versions = versions(path).into_values();
+            product.versions = versions.map(|(version, _)| version).collect();
         }
+        products.retain(|(product, _)| !product.versions.is_empty());
         products
     }
 
@@ -233,7 +201,7 @@ impl Provider for VendorImages {
             false => version_of(&image.version).and_then(|version| known.remove(&version)),
         };
         let (version, path) = found.ok_or_else(|| SourceError::NotPinned {
-            product: format!("{}:{}:{}", product.publisher, product.offer, product.sku),
+            product: product.to_string(),
             version: image.version.clone(),
             known: product.versions.join(", "),
         })?;
@@ -306,19 +274,11 @@ fn is_description(path: &Path) -> bool {
 }
 
 fn described(path: &Path) -> Result<(FileState, Option<Signature>), SourceError> {
-    let bad = |reason: String| SourceError::BadPin {
-        state: path.display().to_string(),
+    let bad = |reason: String| SourceError::BadDescription {
+        file: path.to_owned(),
         reason,
     };
-    let length = fs::metadata(path)
-        .map_err(SourceError::file("look at", path))?
-        .len();
-    if length > DESCRIPTION_BYTES_MAX {
-        return Err(bad("it is too long".to_owned()));
-    }
-    let bytes = fs::read(path).map_err(SourceError::file("read", path))?;
-    let said: Description =
-        serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
+    let said: Description = shelf::read(path)?;
     if !said.url.starts_with("https://") || !is_sha256(&said.sha256) {
         return Err(bad("it needs an https `url` and a `sha256`".to_owned()));
     }

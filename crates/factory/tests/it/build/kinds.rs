@@ -185,6 +185,11 @@ case "$*" in
     [ -n "$(ls /sys/class/net | grep -v '^lo$')" ] || echo "no network"
     [ -s /etc/resolv.conf ] && echo resolves
     mkdir -p /run/bullion/archives/partial
+    if [ -e /run/bullion/lists/silent ]; then
+        echo "Err:1 http://archive.example/ x/main amd64 tool amd64 1"
+        echo "  Connection timed out [IP: 192.0.2.1 80]"
+        exec sleep 1000000
+    fi
     [ -e /run/bullion/archives/tool_1.deb ] && echo "found" || echo payload > /run/bullion/archives/tool_1.deb
     ;;
 *--no-download*)
@@ -277,6 +282,23 @@ async fn packages_are_fetched_with_and_installed_without_a_network() {
     fs::remove_file(lists.join("broken")).unwrap();
     assert!(matches!(error, BuildError::Failed { .. }), "{error}");
     assert_eq!(calls(&bench.output()), &all[..2]);
+
+    // An archive that has gone silent is not waited for once more for each package.
+    fs::remove_dir_all(&debs).unwrap();
+    fs::write(lists.join("silent"), "").unwrap();
+    let error = bench.run(&parent, packages()).await.unwrap_err();
+    fs::remove_file(lists.join("silent")).unwrap();
+    let BuildError::NotFetched { customizer, source } = &error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(customizer, "step");
+    let source = source.to_string();
+    assert!(
+        source.contains("http://archive.example/ x/main amd64 tool"),
+        "{source}"
+    );
+    assert!(source.contains("Connection timed out"), "{source}");
+    assert_eq!(fs::read_dir(&debs).unwrap().count(), 0);
 
     // What the image's apt says it fetched is not taken on its word.
     fs::remove_dir_all(&debs).unwrap();
