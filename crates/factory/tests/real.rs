@@ -16,7 +16,7 @@ use factory::build::{SandboxProgram, TreeExecutor};
 use factory::deploy::{
     DeleteMachine, DeleteMachineInput, Deploy, DeployInput, PowerState, machine_image,
 };
-use factory::source::DebianArchive;
+use factory::source::AptArchive;
 use factory::testing::World;
 use factory::{Factory, Parts};
 use machine::{Guest, Hypervisor, MachineError, MachineSpec};
@@ -53,9 +53,23 @@ def test_last_check(host):
     assert host.run(\"LAST_CHECK\").rc == 0
 ";
 
-/// A benchmark of two rules, one of which no image keeps.
-const SCAP: &str = include_str!("fixtures/scap.xml");
-const BROKEN_RULE: &str = "xccdf_example_rule_nowhere";
+/// What Ansible must be able to do in an image: look at it, make a file of a template, change what is there.
+const PLAYBOOK: &str = "- hosts: all
+  tasks:
+    - name: who is let in
+      ansible.builtin.copy:
+        dest: /etc/people
+        content: \"{{ people | join(' ') }} on {{ ansible_distribution }}\\n\"
+        mode: '0644'
+    - name: a group for them
+      ansible.builtin.group:
+        name: operators
+        system: true
+";
+
+/// The benchmark of the example: two rules, one of which Debian does not keep.
+const SCAP: &str = include_str!("../../../examples/scanned-image/scap/images.xml");
+const BROKEN_RULE: &str = "xccdf_example_rule_umask";
 
 /// The template; `last_check` runs in the machine, started with `firmware`.
 fn template(world: &World, version: &str, firmware: &str, last_check: &str) -> Value {
@@ -67,10 +81,12 @@ echo 'PermitRootLogin no' > /etc/ssh/sshd_config.d/10-hardening.conf";
             "publisher": "Debian", "offer": "debian-12", "sku": "12-gen2", "version": version,
         },
         "customize": [
-            { "type": "Bullion.Packages", "name": "tools", "packages": ["chrony"] },
+            { "type": "Bullion.Packages", "name": "tools", "packages": ["ansible-core", "chrony"] },
             { "type": "File", "name": "motd", "destination": "/etc/motd", "mode": "0644",
               "sourceUri": "data:;base64,V2VsY29tZS4K" },
             { "type": "Shell", "name": "harden", "inline": harden.lines().collect::<Vec<_>>() },
+            { "type": "Bullion.Ansible", "name": "play", "playbook": PLAYBOOK,
+              "variables": { "people": ["ada", "grace"] } },
             { "type": "Bullion.CaCertificate", "name": "enterprise-ca", "certificate": CERTIFICATE },
         ],
         "validate": {
@@ -84,6 +100,8 @@ echo 'PermitRootLogin no' > /etc/ssh/sshd_config.d/10-hardening.conf";
                     "grep -q Welcome /etc/motd",
                     "test -x /usr/sbin/chronyd",
                     "test -e /etc/ssl/certs/enterprise-ca.pem",
+                    "grep -qx 'ada grace on Debian' /etc/people",
+                    "getent group operators",
                     last_check,
                 ] },
                 { "type": "Bullion.Testinfra", "name": "python", "inline": [TESTS.replace("LAST_CHECK", last_check)] },
@@ -143,7 +161,7 @@ fn real(world: &World, hypervisor: Option<Arc<dyn Hypervisor>>) -> Arc<Factory> 
     let executor = TreeExecutor::new(&cache.join("build"), program).expect("an executor");
     executor.check().expect("root and its tools");
     world.factory_with(Parts {
-        provider: Arc::new(DebianArchive::new(&cache)),
+        provider: Arc::new(AptArchive::new(&cache)),
         builder: Arc::new(executor),
         regions: Some(Arc::clone(&world.regions)),
         served: Some(Arc::clone(&world.served)),
@@ -299,7 +317,7 @@ async fn same_again(world: &World, record: &RunProperties) {
     );
     assert_eq!(how(&again, Stage::Source, "base"), Some(How::Run));
     let made = disks(&again);
-    assert_eq!(made.len(), 7, "{made:?}");
+    assert_eq!(made.len(), 8, "{made:?}");
     assert_eq!(made, disks(record));
 }
 

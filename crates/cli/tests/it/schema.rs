@@ -30,6 +30,23 @@ fn example_of_child_images_is_without_fault() {
 }
 
 #[test]
+fn example_of_a_scanned_image_is_without_fault() {
+    let factory = cli::factory::load("../../examples/scanned-image".into()).unwrap();
+    let desired = cli::factory::body::desired(&factory).unwrap();
+    let template = desired.iter().find(|one| one.kind == "ImageTemplate");
+    let checks = &template.unwrap().body["properties"]["validate"]["inVMValidations"];
+    let kinds: Vec<_> = checks
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["type"])
+        .collect();
+    assert_eq!(kinds, ["Bullion.OpenScap", "Bullion.Lynis"]);
+    assert_eq!(checks[0]["rules"]["xccdf_example_rule_umask"], "Warn");
+    assert_eq!(checks[1]["rules"]["PKGS-7388"], "Fail");
+}
+
+#[test]
 fn example_factory_is_without_fault() {
     let factory = cli::factory::load("../../examples/golden-debian".into()).unwrap();
     let desired = cli::factory::body::desired(&factory).unwrap();
