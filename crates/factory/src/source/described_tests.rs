@@ -29,13 +29,16 @@ fn release(suite: &str, packages: &str) -> String {
     )
 }
 
+/// Suites with the signed index of each.
+type Indexes = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+
 /// An archive, an operator who describes it, and who signs it.
 struct Bench {
     folder: tempfile::TempDir,
     keys: FakeKeys,
     host: String,
     /// The index of each suite.
-    indexes: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    indexes: Indexes,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
@@ -43,7 +46,7 @@ impl Bench {
     async fn new() -> Bench {
         let folder = tempfile::tempdir().unwrap();
         let keys = FakeKeys::new(folder.path(), "archive@example.com").await;
-        let indexes: Arc<Mutex<Vec<(String, Vec<u8>)>>> = Arc::default();
+        let indexes = Indexes::default();
         let asked: Arc<Mutex<Vec<String>>> = Arc::default();
         let (served, seen) = (Arc::clone(&indexes), Arc::clone(&asked));
         let host = serve(move |asked: Asked| {
@@ -168,10 +171,8 @@ async fn what_is_described_is_pinned_and_found_again() {
     let again = bench.resolve(&pin.image.to_string()).await.unwrap();
     assert_eq!(again, pin);
     assert!(bench.asked.lock().unwrap().is_empty());
-    assert_eq!(
-        bench.provider().products()[0].versions,
-        [pin.image.version.clone()]
-    );
+    let offered = bench.provider().products().remove(0).versions;
+    assert_eq!(offered, std::slice::from_ref(&pin.image.version));
     let archive = bench.provider().archive(&pin).await.unwrap().unwrap();
     assert_eq!(archive.sources_list, pin.sources_list());
 }

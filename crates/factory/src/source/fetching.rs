@@ -47,10 +47,9 @@ impl Heard {
         }
         match said(line) {
             Some(("Get", _)) => {
-                // The one before is whole.
-                if std::mem::replace(&mut self.comes, true) {
-                    self.put_off = 0;
-                }
+                // The one before, if one came, is whole.
+                let whole = std::mem::replace(&mut self.comes, true);
+                self.put_off = if whole { 0 } else { self.put_off };
             }
             Some(("Ign", file)) => {
                 self.comes = false;
