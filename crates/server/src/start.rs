@@ -154,12 +154,11 @@ pub async fn start_with(
     let folder = DataFolder::open(&options.data)?;
     let settings = options.resolve()?;
     let identity = tls::identity(&folder.tls(), &settings.names, Timestamp::now())?;
-    let blobs = open_blobs(&settings)?;
+    let (blobs, (stop, stopped)) = (open_blobs(&settings)?, watch::channel(false));
     let (listener, address, url) = bind(settings.listen).await?;
     let (catalog, installation, first) = established(&folder, &settings, &url, &identity).await?;
     let log = activity::keep(&*catalog, &folder, installation.tenant, &settings).await?;
-    let (comply, (stop, stopped)) = (policies_of(&catalog), watch::channel(false));
-    let tokens = tokens_of(&catalog, &folder).await?;
+    let (comply, tokens) = (policies_of(&catalog), tokens_of(&catalog, &folder).await?);
     let engine = make(EngineParts {
         data: folder.root().to_path_buf(),
         server: folder.name()?,
@@ -199,12 +198,8 @@ pub async fn start_with(
         room: Room::new(settings.limits),
     });
     let cables = Cables::serve(Arc::clone(&server), stopped.clone());
-    let serving = listen::run(
-        listener,
-        identity.config,
-        app::router(server),
-        stopped.clone(),
-    );
+    let app = app::router(server);
+    let serving = listen::run(listener, identity.config, app, stopped.clone());
     note_running(&folder, &url)?;
     let running = Running {
         url,
