@@ -4,9 +4,9 @@ use std::io::{Seek, SeekFrom, Write};
 use std::process::Command;
 
 use disk::MemDisk;
-use store::Store;
 use object_store::ClientOptions;
 use object_store::client::{HttpConnector as _, ReqwestConnector};
+use store::Store;
 use store::place::{At, Limits, Parcel, There};
 
 use super::{big, lives};
