@@ -1,11 +1,11 @@
 //! A real server that the tests are given; without one nothing here is tested. It must not care what a bucket holds.
 
 use std::io::{Seek, SeekFrom, Write};
-use std::process::Command;
 
 use disk::MemDisk;
 use object_store::ClientOptions;
 use object_store::client::{HttpConnector as _, ReqwestConnector};
+use rustix::process::{Pid, Signal, kill_process};
 use store::Store;
 use store::place::{At, Limits, Parcel, There};
 
@@ -86,8 +86,8 @@ fn versions_outlive_a_node_of_the_server() {
     let (first, second) = (big(), disk_of(&[1, 2, 3, 4, 5], 0));
     let store = open();
     let before = store.ingest(&first).expect("ingest").digest;
-    let killed = Command::new("kill").args(["-9", &node]).status();
-    assert!(killed.expect("run kill").success());
+    let node = Pid::from_raw(node.parse().expect("a process id")).expect("a process");
+    kill_process(node, Signal::KILL).expect("kill the node");
     read(&store, &before, &first);
     let after = store.ingest(&second).expect("ingest").digest;
     assert!(store.verify(&before).expect("verify").is_sound());
