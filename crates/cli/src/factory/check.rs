@@ -53,17 +53,20 @@ impl Checker<'_> {
         let root = self.schema;
         let (schema, label) = (resolve(root, against.schema), against.label);
         let against = Against { schema, label };
-        if let Some(variants) = schema.get("oneOf").and_then(Value::as_array) {
-            return self.tagged(place, against, variants, node);
-        }
         if let Some(words) = words(schema) {
             return self.word(place, against, &words, node);
+        }
+        if let Some(variants) = schema.get("oneOf").and_then(Value::as_array) {
+            return self.tagged(place, against, variants, node);
         }
         match (type_of(schema), &node.value) {
             ("object", Tree::Map(entries)) => self.map(place, against, entries, node.at),
             ("array", Tree::List(items)) => self.list(place, against, items, node.at),
             ("string", Tree::Text(text)) => self.text(place, against, text, node.at),
-            ("integer", Tree::Int(number)) => self.number(place, against, *number, node.at),
+            ("integer" | "number", Tree::Int(number)) => {
+                self.number(place, against, *number as f64, node.at);
+            }
+            ("number", Tree::Float(number)) => self.number(place, against, *number, node.at),
             ("boolean", Tree::Bool(_)) => {}
             (expected, _) => {
                 let right = right_type(expected, schema, node);
@@ -266,20 +269,16 @@ impl Checker<'_> {
         }
     }
 
-    fn number(&mut self, place: &Place, against: Against<'_>, number: i64, at: Position) {
-        let bound = |key: &str| against.schema.get(key).and_then(Value::as_i64);
+    fn number(&mut self, place: &Place, against: Against<'_>, number: f64, at: Position) {
+        let bound = |key: &str| against.schema.get(key).and_then(Value::as_f64);
         let (min, max) = (
-            bound("minimum").unwrap_or(i64::MIN),
-            bound("maximum").unwrap_or(i64::MAX),
+            bound("minimum").unwrap_or(f64::NEG_INFINITY),
+            bound("maximum").unwrap_or(f64::INFINITY),
         );
-        if number < min || number > max {
+        if !(min..=max).contains(&number) {
             let what = format!("`{}` is {number}", against.label);
-            self.report(
-                place,
-                at,
-                what,
-                Some(format!("it must be between {min} and {max}")),
-            );
+            let right = format!("it must be between {min} and {max}");
+            self.report(place, at, what, Some(right));
         }
     }
 
@@ -403,6 +402,7 @@ fn type_name(name: &str) -> &'static str {
         "array" => "a list",
         "string" => "text",
         "integer" => "a whole number",
+        "number" => "a number",
         "boolean" => "`true` or `false`",
         _ => "a value",
     }
@@ -420,14 +420,20 @@ fn right_type(expected: &str, schema: &Value, node: &Node) -> String {
         ("integer", Tree::Text(text)) if text.parse::<i64>().is_ok() => {
             "leave out the quotes".into()
         }
+        ("number", Tree::Text(text)) if text.parse::<f64>().is_ok() => {
+            "leave out the quotes".into()
+        }
         _ => format!("write {}", type_name(expected)),
     }
 }
 
-/// The allowed words of an enumeration, however schemars wrote it.
+/// The allowed words of an enumeration, however schemars wrote it: in one list, or each with a description.
 fn words(schema: &Value) -> Option<Vec<&str>> {
-    let words = schema.get("enum")?.as_array()?;
-    Some(words.iter().filter_map(Value::as_str).collect())
+    if let Some(words) = schema.get("enum").and_then(Value::as_array) {
+        return Some(words.iter().filter_map(Value::as_str).collect());
+    }
+    let each = schema.get("oneOf")?.as_array()?.iter();
+    each.map(|one| one.get("const")?.as_str()).collect()
 }
 
 /// The key that tells the shapes apart, and each shape under its value.
