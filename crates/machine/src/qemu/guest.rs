@@ -258,16 +258,12 @@ impl Guest for QemuGuest {
     async fn fill(&self) -> Result<(), MachineError> {
         let mut begun = BTreeSet::new();
         loop {
-            match self.filling().await?.as_deref() {
-                None => {}
-                Some(FILLED) => {
+            if let Some(status) = self.filling().await? {
+                if status == FILLED {
                     self.let_go().await?;
-                    continue;
                 }
-                Some(_) => {
-                    tokio::time::sleep(FILL_POLL).await;
-                    continue;
-                }
+                tokio::time::sleep(FILL_POLL).await;
+                continue;
             }
             let mut layers = self.disks().await?;
             layers.retain(|(_, below)| *below > 0);
