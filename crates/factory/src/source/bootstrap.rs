@@ -306,7 +306,7 @@ fn copy_out(known: &Path, to: &Path, is_root: bool) -> String {
     if is_root {
         format!(
             "--customize-hook=for deb in \"$1{ARCHIVES}\"/*.deb; do \
-             test -e {known}/\"${{deb##*/}}\" || cp \"$deb\" {to}; done"
+             test -e {known}/\"${{deb##*/}}\" || cp \"$deb\" {to} || exit 1; done"
         )
     } else {
         format!("--customize-hook=sync-out {ARCHIVES} {to}")
