@@ -305,6 +305,12 @@ pub fn install(purpose: Purpose) -> Result<()> {
         );
     };
     apt_install(&missing, runner)?;
+    // What was there may be gone: apt removes a `qemu-utils` that is newer than what comes.
+    let removed = self::missing(purpose)?;
+    if !removed.is_empty() {
+        eprintln!("apt-get removed {}: once more", names(&removed));
+        apt_install(&removed, runner)?;
+    }
     let left = self::missing(purpose)?;
     if !left.is_empty() {
         bail!(
@@ -390,8 +396,7 @@ fn announce(missing: &[&Package]) -> Result<()> {
         .any(|package| package.name == "qemu-system-x86");
     if qemu && !installed_version("qemu-utils")?.is_empty() {
         eprintln!(
-            "  note: qemu-utils is installed; when it is newer than qemu-system-x86 here, apt replaces or removes it. \
-             Bullion does not use it."
+            "  note: qemu-utils is installed; when it is newer than qemu-system-x86 here, apt replaces it."
         );
     }
     Ok(())
