@@ -31,8 +31,9 @@ pub fn measure(folder: &Path) -> Result<Vec<(&'static str, Cost)>> {
         install(folder, &tree)?;
     }
     let peer = Peer { tree: &tree };
-    let version = peer.program(&["--version"]).stdout()?;
+    // First of all: what it starts in is made by it.
     peer.configure()?;
+    let version = peer.program(&["--version"]).stdout()?;
     peer.change("one")?;
     // Twice forced: what it kept of earlier builds goes, the packages stay.
     peer.build("-f", "fetching its packages")?;
