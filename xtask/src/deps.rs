@@ -304,14 +304,27 @@ pub fn install(purpose: Purpose) -> Result<()> {
             names(&missing)
         );
     };
-    apt_install(&missing, runner)?;
-    // What was there may be gone: apt removes a `qemu-utils` that is newer than what comes.
-    let removed = self::missing(purpose)?;
-    if !removed.is_empty() {
-        eprintln!("apt-get removed {}: once more", names(&removed));
-        apt_install(&removed, runner)?;
+    install_all(
+        missing,
+        |packages| apt_install(packages, runner),
+        || self::missing(purpose),
+    )
+}
+
+/// Installs these, and once more what is missing then: apt removes a `qemu-utils` that is newer than the machine
+/// emulator which it installs.
+fn install_all(
+    packages: Vec<&'static Package>,
+    install: impl Fn(&[&Package]) -> Result<()>,
+    missing: impl Fn() -> Result<Vec<&'static Package>>,
+) -> Result<()> {
+    install(&packages)?;
+    let removed = missing()?;
+    if removed.is_empty() {
+        return Ok(());
     }
-    let left = self::missing(purpose)?;
+    install(&removed)?;
+    let left = missing()?;
     if !left.is_empty() {
         bail!(
             "apt-get succeeded, yet these are not installed: {}",
@@ -549,6 +562,52 @@ mod tests {
         sorted.dedup_by_key(|(_, name)| *name);
         assert_eq!(order, sorted);
         assert!(PACKAGES.iter().all(|package| !package.why.is_empty()));
+    }
+
+    #[test]
+    fn what_apt_removes_for_another_is_installed_after_it() {
+        use std::cell::RefCell;
+        let check = |breaks: usize, wants: bool| {
+            let (calls, there) = (
+                RefCell::new(0),
+                RefCell::new(BTreeSet::from(["qemu-utils"])),
+            );
+            let wanted = || {
+                let mut wanted = wanted(Purpose::Test);
+                wanted.retain(|package| package.name.starts_with("qemu-"));
+                wanted
+            };
+            let missing = || {
+                let there = there.borrow();
+                let missing = wanted().into_iter();
+                Ok(missing
+                    .filter(|package| !there.contains(package.name))
+                    .collect())
+            };
+            let install = |packages: &[&Package]| {
+                let (mut calls, mut there) = (calls.borrow_mut(), there.borrow_mut());
+                there.extend(
+                    wanted()
+                        .iter()
+                        .map(|one| one.name)
+                        .filter(|name| packages.iter().any(|package| package.name == *name)),
+                );
+                *calls += 1;
+                if *calls <= breaks {
+                    there.remove(if *calls % 2 == 1 {
+                        "qemu-utils"
+                    } else {
+                        "qemu-system-x86"
+                    });
+                }
+                Ok(())
+            };
+            let done = install_all(missing().unwrap(), install, missing);
+            assert_eq!(done.is_ok(), wants, "{breaks}: {done:?}");
+        };
+        check(0, true);
+        check(1, true);
+        check(2, false);
     }
 
     #[test]
