@@ -515,6 +515,7 @@ pub(crate) fn open_member(
         premium,
         ..
     } = setting;
+    let _alone = region.alone();
     let known = region.members();
     let known = known
         .iter()
@@ -674,6 +675,30 @@ mod tests {
         assert!(elsewhere.path().join("fast/store.bullion").exists());
         assert!(!folder.path().join("regions/north/1").exists());
         assert!(folder.path().join("regions/north/2/store.bullion").exists());
+    }
+
+    #[test]
+    fn a_region_that_is_made_while_others_look_for_regions_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let regions = Regions::open(&folder.path().join("regions")).unwrap();
+        let names: Vec<_> = (0..24).map(|number| format!("region-{number}")).collect();
+        let all_made = std::sync::atomic::AtomicBool::new(false);
+        let (made, looks) = std::thread::scope(|scope| {
+            let looking = scope.spawn(|| {
+                let mut failed = Vec::new();
+                while !all_made.load(Ordering::Acquire) {
+                    failed.extend(regions.rescan().unwrap());
+                }
+                failed
+            });
+            let make = |name: &String| regions.define(&Location::new(name), &zones(&["1"]));
+            let made: Vec<_> = names.iter().map(make).collect();
+            all_made.store(true, Ordering::Release);
+            (made, looking.join().unwrap())
+        });
+        assert!(made.iter().all(Result::is_ok), "{made:?}");
+        assert!(looks.is_empty(), "{looks:?}");
+        assert_eq!(regions.names().len(), names.len());
     }
 
     #[test]

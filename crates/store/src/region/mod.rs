@@ -10,7 +10,7 @@ mod read;
 mod scrub;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use disk::DiskDigest;
@@ -106,6 +106,7 @@ impl Member {
 pub struct Region {
     name: String,
     members: RwLock<Vec<Arc<Member>>>,
+    opening: Mutex<()>,
     /// So that readers spread over what holds a disk.
     turn: AtomicUsize,
 }
@@ -132,6 +133,12 @@ impl Region {
         members.retain(|known| key(known) != key(&member));
         members.push(Arc::new(member));
         members.sort_by_key(|member| key(member));
+    }
+
+    /// Held while stores of the region are looked for and opened: two who open the same one at once would find it
+    /// taken, as if by another process.
+    pub fn alone(&self) -> MutexGuard<'_, ()> {
+        self.opening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn members(&self) -> Vec<Arc<Member>> {
