@@ -39,5 +39,5 @@ pub mod trigger;
 
 pub use confined::ConfinedError;
 pub use factory::{BlobPlace, Factory, FactoryError, FactoryOptions, Parts};
-pub use regions::{CheckoutFailed, RegionError, Regions, StorageSettings, StoreSetting};
+pub use regions::{RegionError, Regions, StorageSettings, StoreSetting};
 pub use serving::{Attachable, ServedDisks, ServingError};

@@ -460,33 +460,12 @@ impl Regions {
         Ok(self.region(region)?.readers(digest, &others))
     }
 
-    /// Makes `file` hold exactly this disk, from whichever store of the region gives it. Blocks.
-    pub fn checkout(
-        &self,
-        region: &Location,
-        digest: &DiskDigest,
-        file: &Path,
-    ) -> Result<(), CheckoutFailed> {
-        let others = self.others(region, region);
-        self.region(region)?.checkout(digest, &others, file)?;
-        Ok(())
-    }
-
     /// Whether a machine of the region can be made from the disk.
     pub async fn complete(self: &Arc<Self>, region: &Location, digest: &DiskDigest) -> bool {
         let (regions, region, digest) = (Arc::clone(self), region.clone(), *digest);
         let found = tokio::task::spawn_blocking(move || regions.holder(&region, &digest).is_some());
         found.await.unwrap_or(false)
     }
-}
-
-/// Why a disk could not be laid out.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckoutFailed {
-    #[error(transparent)]
-    Region(#[from] RegionError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
 }
 
 /// A key file that is there still unwraps what it wrapped, when a service has taken its place.

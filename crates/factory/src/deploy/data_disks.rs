@@ -1,5 +1,6 @@
 //! The data disks of machines: files in the machine's folder beside the one that it boots from, each of them a resource
-//! (`Microsoft.Compute/disks`) that says whose it is.
+//! (`Microsoft.Compute/disks`) that says whose it is. What has bits begins as a layer over them ([`super::layers`]), what has
+//! none as an empty file.
 //!
 //! A disk is the machine's from when it is laid out until it is taken off; then what the machine wrote is in the store
 //! and the disk's resource names it. Both are done only while the machine does not run. Must not decide who may.
@@ -16,12 +17,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use wire::{Location, ProvisioningState, ResourceId, TenantId};
 
+use super::layers::{self, Which};
 use super::machines::{MACHINE_READ, MACHINE_WRITE, PowerState};
 use super::{status_permit, tenant};
 use crate::disks::Disks;
 use crate::domains::KEPT_IN;
 use crate::factory::Factory;
-use crate::import::{ImportSource, LocalDisk};
+use crate::import::ImportSource;
 use crate::pipeline::{blocking, change, failed};
 
 pub const DISK_TYPE: &str = "Microsoft.Compute/disks";
@@ -67,11 +69,6 @@ pub(super) struct Planned {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     kept_in: Option<String>,
     bytes: u64,
-}
-
-/// The file of the data disk of a number, in the machine's folder.
-pub(super) fn file_name(lun: u32) -> String {
-    format!("data-{lun}.raw")
 }
 
 /// The data disks that a machine's resource lists.
@@ -227,34 +224,39 @@ pub(super) async fn put_on(
     planned: &Planned,
 ) -> Result<(), StepError> {
     own(factory, s, machine, region, planned).await?;
-    let file = factory
-        .machine_folder(machine, region)
-        .join(file_name(planned.wanted.lun));
+    let folder = factory.machine_folder(machine, region);
     let (regions, region, planned) = (
         Arc::clone(&factory.regions),
         region.clone(),
         planned.clone(),
     );
+    let vm = machine.clone();
     blocking(move || {
-        if file.is_file() {
+        let which = Which::Data(planned.wanted.lun);
+        if layers::is_there(&folder, which) {
             return Ok(());
         }
-        let new = file.with_extension("new");
-        if let Some(digest) = &planned.digest {
-            let place = planned.kept_in.as_deref().map(Location::new);
-            let place = place.unwrap_or(region);
-            super::laid_out(regions.checkout(&place, digest, &new), &place, digest)?;
-        }
-        let written = std::fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&new)
-            .and_then(|opened| opened.set_len(planned.bytes))
-            .and_then(|()| std::fs::rename(&new, &file));
-        written.map_err(|error| failed("MachineFailed", &error))
+        let Some(digest) = &planned.digest else {
+            let made = empty(&folder, which, planned.bytes);
+            return made.map_err(|error| failed("MachineFailed", &error));
+        };
+        let place = planned.kept_in.as_deref().map(Location::new);
+        let place = place.unwrap_or_else(|| region.clone());
+        let (whose, bytes) = ((&vm, &*folder, which), Some(planned.bytes));
+        let laid = layers::lay_out(&regions, whose, (&region, &place), (digest, bytes));
+        laid.map_err(|error| super::no_disk(error, &place))
     })
     .await
+}
+
+/// A disk of so many bytes on which nothing was written, sparse.
+fn empty(folder: &Path, which: Which, bytes: u64) -> std::io::Result<()> {
+    let (file, new) = (which.raw(folder), which.new_file(folder));
+    let made = std::fs::File::create(&new)?;
+    made.set_len(bytes)?;
+    made.sync_all()?;
+    std::fs::rename(&new, &file)?;
+    std::fs::File::open(folder)?.sync_all()
 }
 
 /// The disk's resource is made, or says whose it is from now on.
@@ -325,8 +327,8 @@ fn new_disk(machine: &ResourceId, planned: &Planned, now: jiff::Timestamp) -> Dr
     .state(ProvisioningState::Succeeded)
 }
 
-/// Takes a disk off a machine that does not run: what is in the file goes into the store under the disk's name, then the
-/// file goes. Done twice, it does nothing more.
+/// Takes a disk off a machine that does not run: what is in it goes into the store under the disk's name, then its file
+/// goes. Done twice, it does nothing more.
 async fn take_off(
     factory: &Arc<Factory>,
     machine: &ResourceId,
@@ -334,14 +336,15 @@ async fn take_off(
     region: &Location,
     (lun, disk): (u32, &ResourceId),
 ) -> Result<(), StepError> {
-    let file = factory.machine_folder(machine, region).join(file_name(lun));
-    let imported = match file.is_file() {
-        true => Some(
-            factory
-                .import(region, ImportSource::Here(LocalDisk::Raw(file.clone())))
-                .await?,
-        ),
-        false => None,
+    let (folder, which) = (factory.machine_folder(machine, region), Which::Data(lun));
+    let imported = match layers::source(&folder, which, region) {
+        Some(source) => Some(factory.import(region, ImportSource::Here(source)).await?),
+        // A disk that is there and cannot be read stays where it is: nobody else has what was written to it.
+        None if layers::is_there(&folder, which) => {
+            let message = format!("the {which} of machine {} cannot be read", machine.name());
+            return Err(StepError::failed("MachineFailed", message));
+        }
+        None => None,
     };
     let permit = disk_permit(disk, tenant);
     let told = change(&factory.catalog, &permit, |draft| {
@@ -354,24 +357,24 @@ async fn take_off(
         }
         draft.properties["diskState"] = "Unattached".into();
         if let Some(imported) = &imported {
-            draft.properties["bullion"]["diskDigest"] = imported.digest.to_string().into();
-            draft.properties["bullion"]["logicalBytes"] = imported.logical_bytes.into();
+            let facts = &mut draft.properties["bullion"];
+            facts["diskDigest"] = imported.digest.to_string().into();
+            facts["logicalBytes"] = imported.logical_bytes.into();
+            // Where it is now, whatever it began as.
+            if let Some(facts) = facts.as_object_mut() {
+                facts.remove(KEPT_IN);
+            }
         }
     });
     match told.await {
         Ok(()) | Err(CatalogError::NotFound { .. }) => {}
         Err(error) => return Err(error.into()),
     }
-    blocking(move || remove_file(&file)).await
-}
-
-fn remove_file(file: &Path) -> Result<(), StepError> {
-    match std::fs::remove_file(file) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(failed("MachineFailed", &error))
-        }
-        _ => Ok(()),
-    }
+    blocking(move || {
+        let removed = layers::remove(&folder, which);
+        removed.map_err(|error| failed("MachineFailed", &error))
+    })
+    .await
 }
 
 /// The system's right, not the requester's: a disk that its machine gives back is given back even where a right was

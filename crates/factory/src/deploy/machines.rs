@@ -14,11 +14,10 @@ use serde_json::{Value, json};
 use store::Trace;
 use wire::{Location, ResourceId, TenantId};
 
-use super::os_disk;
+use super::layers::{self, Below, Which};
 use crate::factory::{Factory, FactoryError};
 use crate::import::LocalDisk;
 use crate::pipeline::change;
-use crate::serving::Attachable;
 
 pub const MACHINE_TYPE: &str = "Microsoft.Compute/virtualMachines";
 pub(super) const MACHINE_READ: &str = "Microsoft.Compute/virtualMachines/read";
@@ -74,18 +73,12 @@ pub struct Machines(Mutex<HashMap<ResourceId, Kept>>);
 /// What this process has of a machine.
 struct Kept {
     guest: Arc<dyn Guest>,
-    /// What lies below its disk, as long as the disk needs it.
-    below: Option<Attachable>,
+    below: Below,
     is_filling: bool,
 }
 
 impl Machines {
-    pub(super) fn keep(
-        &self,
-        machine: &ResourceId,
-        guest: Arc<dyn Guest>,
-        below: Option<Attachable>,
-    ) {
+    pub(super) fn keep(&self, machine: &ResourceId, guest: Arc<dyn Guest>, below: Below) {
         let kept = Kept {
             guest,
             below,
@@ -110,23 +103,32 @@ impl Machines {
         found.is_some_and(|kept| !std::mem::replace(&mut kept.is_filling, true))
     }
 
-    pub(super) fn has_below(&self, machine: &ResourceId) -> bool {
+    pub(super) fn has_below(&self, machine: &ResourceId, which: Which) -> bool {
         let kept = self.lock();
-        kept.get(machine).is_some_and(|kept| kept.below.is_some())
+        kept.get(machine)
+            .is_some_and(|kept| kept.below.contains_key(&which))
     }
 
-    pub(super) fn keep_below(&self, machine: &ResourceId, below: Attachable) {
+    pub(super) fn has_any_below(&self, machine: &ResourceId) -> bool {
+        let kept = self.lock();
+        kept.get(machine).is_some_and(|kept| !kept.below.is_empty())
+    }
+
+    pub(super) fn keep_below(&self, machine: &ResourceId, below: Below) {
         if let Some(kept) = self.lock().get_mut(machine) {
-            kept.below = Some(below);
+            kept.below.extend(below);
         }
     }
 
-    /// What was read of what is below, if nobody knew before what a boot reads.
-    pub(super) fn new_trace(&self, machine: &ResourceId) -> Option<(Location, DiskDigest, Trace)> {
+    /// What was read of what is below, where nobody knew before what a boot reads.
+    pub(super) fn new_traces(&self, machine: &ResourceId) -> Vec<(Location, DiskDigest, Trace)> {
         let kept = self.lock();
-        let below = kept.get(machine)?.below.as_ref()?;
-        let read = || (below.region().clone(), *below.digest(), below.trace());
-        (!below.is_traced()).then(read)
+        let below = kept.get(machine).into_iter();
+        let new = below
+            .flat_map(|kept| kept.below.values())
+            .filter(|below| !below.is_traced());
+        new.map(|below| (below.region().clone(), *below.digest(), below.trace()))
+            .collect()
     }
 
     /// Nothing below is needed any more.
@@ -134,7 +136,7 @@ impl Machines {
         let below = self
             .lock()
             .get_mut(machine)
-            .and_then(|kept| kept.below.take());
+            .map(|kept| std::mem::take(&mut kept.below));
         drop(below);
     }
 
@@ -206,14 +208,13 @@ impl Factory {
         }
         let adopted = self.hypervisor().await.adopt(&folder).await?;
         if let Some(guest) = &adopted {
-            let below = os_disk::served(self, machine, region).await;
-            let below = below.unwrap_or_else(|error| {
+            let (below, failed) = layers::below_all(self, machine, region, |_| false).await;
+            if let Some(error) = failed {
                 let error = crate::pipeline::chain(&error);
-                tracing::warn!(%machine, error, "a machine that runs waits for its disk");
-                None
-            });
+                tracing::warn!(%machine, error, "a machine that runs waits for a disk");
+            }
             self.machines.keep(machine, Arc::clone(guest), below);
-            os_disk::fill(self, machine, region, guest);
+            layers::fill(self, machine, region, guest);
         }
         Ok(adopted)
     }
@@ -260,11 +261,7 @@ impl Factory {
             return None;
         }
         let folder = self.machine_folder(machine, &region);
-        let Some(lun) = lun else {
-            return os_disk::source(&folder, &region);
-        };
-        let disk = folder.join(super::data_disks::file_name(lun));
-        disk.is_file().then_some(LocalDisk::Raw(disk))
+        layers::source(&folder, Which::of(lun), &region)
     }
 
     /// Takes over the machines of this server that run and marks those that do not. For the server's start.

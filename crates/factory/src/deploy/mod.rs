@@ -1,12 +1,12 @@
 //! Deploy: a machine is made from a version in its region, starts, and is asked from inside what it
-//! is. Its disk is read where the region holds it ([`os_disk`]); it runs on without the server.
+//! is. Its disks are read where the region holds them ([`layers`]); it runs on without the server.
 
 mod data_disks;
 #[cfg(test)]
 mod data_disks_tests;
 mod latest;
+mod layers;
 mod machines;
-mod os_disk;
 mod power;
 #[cfg(test)]
 mod tests;
@@ -32,7 +32,6 @@ use crate::domains::{KEPT_IN, kept_in};
 use crate::factory::{Factory, make_folder};
 use crate::pipeline::{blocking, change, failed, firmware, store_failed};
 use crate::publish::{VERSION_READ, VERSION_TYPE, versions};
-use crate::regions::CheckoutFailed;
 use crate::replicate::place_of;
 use crate::serving::ServingError;
 use crate::shared::{self, Consumer, ImageName};
@@ -45,8 +44,8 @@ pub use machines::{
 
 pub use data_disks::{ACCESS, ChangeDisks, ChangeDisksInput, Create, LUN, MANAGED_BY, Wanted};
 pub use latest::{CONSUMPTION_END, SOFT_DELETED};
+use layers::{Attached, LayerError, Which};
 use machines::{MACHINE_READ, MACHINE_WRITE};
-use os_disk::OsDiskError;
 pub use power::{Power, PowerChange, PowerInput};
 
 const DEFINITION_TYPE: &str = "Microsoft.Compute/galleries/images";
@@ -476,8 +475,8 @@ fn size_of(name: &str) -> (u8, u32) {
     known.map_or(DEFAULT_SIZE, |(_, cpus, memory)| (*cpus, *memory))
 }
 
-/// Gives the machine its disks: the one that it boots from over the region's, and its data disks, copied. Those of a
-/// machine that runs are not touched.
+/// Gives the machine its disks: layers over the region's, and those that begin empty. Those of a machine that runs are not
+/// touched.
 async fn lay_out(
     factory: &Arc<Factory>,
     s: &StepHandle,
@@ -496,8 +495,9 @@ async fn lay_out(
     let (regions, region, digest) = (Arc::clone(&factory.regions), plan.region(), plan.digest);
     let (id, place) = (vm.clone(), plan.place());
     blocking(move || {
-        let laid = os_disk::lay_out(&regions, (&id, &folder), (&region, &place), &digest);
-        laid.map_err(|error| no_disk(error, &region, &digest))
+        let whose = (&id, &*folder, Which::Os);
+        let laid = layers::lay_out(&regions, whose, (&region, &place), (&digest, None));
+        laid.map_err(|error| no_disk(error, &region))
     })
     .await?;
     for planned in &plan.data {
@@ -508,39 +508,29 @@ async fn lay_out(
 
 /// Turns to fill disks, for all machines together.
 pub(crate) fn fills() -> tokio::sync::Semaphore {
-    tokio::sync::Semaphore::new(os_disk::FILLS)
+    tokio::sync::Semaphore::new(layers::FILLS)
 }
 
-fn no_disk(error: OsDiskError, region: &Location, digest: &DiskDigest) -> StepError {
-    let store = match error {
-        OsDiskError::Store(error) | OsDiskError::Serving(ServingError::Store(error)) => error,
-        OsDiskError::Region(error) | OsDiskError::Serving(ServingError::Region(error)) => {
-            return failed("RegionUnavailable", &error);
-        }
-        other => return failed("MachineFailed", &other),
-    };
-    lost(store, region, digest)
-}
-
-fn lost(error: StoreError, region: &Location, digest: &DiskDigest) -> StepError {
+fn no_disk(error: LayerError, region: &Location) -> StepError {
     match error {
-        StoreError::UnknownDisk(_) => StepError::failed(
+        LayerError::Store(error) | LayerError::Serving(ServingError::Store(error)) => {
+            lost(error, region)
+        }
+        LayerError::Region(error) | LayerError::Serving(ServingError::Region(error)) => {
+            failed("RegionUnavailable", &error)
+        }
+        other => failed("MachineFailed", &other),
+    }
+}
+
+fn lost(error: StoreError, region: &Location) -> StepError {
+    match error {
+        StoreError::UnknownDisk(digest) => StepError::failed(
             "GalleryImageNotFound",
             format!("region {region} lost the disk {digest}"),
         ),
         error => store_failed(&error),
     }
-}
-
-fn laid_out(
-    checkout: Result<(), CheckoutFailed>,
-    region: &Location,
-    digest: &DiskDigest,
-) -> Result<(), StepError> {
-    checkout.map_err(|error| match error {
-        CheckoutFailed::Store(error) => lost(error, region, digest),
-        CheckoutFailed::Region(error) => failed("RegionUnavailable", &error),
-    })
 }
 
 /// Starts the machine, or takes it over where an earlier attempt started it.
@@ -561,16 +551,11 @@ async fn start(
     let hypervisor = factory.hypervisor().await;
     let why = hypervisor.acceleration();
     s.log(format!("machines run on {}: {}", why.accel, why.why));
-    let attached = os_disk::attach(factory, vm, &plan.region()).await;
-    let (disk, below) = attached.map_err(|error| no_disk(error, &plan.region(), &plan.digest))?;
-    let mut spec = MachineSpec::new(vm.name(), &folder, disk);
-    let data = plan.data.iter().map(|planned| machine::DataDisk {
-        lun: planned.wanted.lun,
-        disk: folder
-            .join(data_disks::file_name(planned.wanted.lun))
-            .into(),
-    });
-    spec.data_disks = data.collect();
+    let luns: Vec<u32> = plan.data.iter().map(|data| data.wanted.lun).collect();
+    let attached = layers::attach(factory, vm, &plan.region(), &luns).await;
+    let Attached { os, data, below } = attached.map_err(|error| no_disk(error, &plan.region()))?;
+    let mut spec = MachineSpec::new(vm.name(), &folder, os);
+    spec.data_disks = data;
     spec.snapshot = false;
     spec.firmware = plan.firmware;
     spec.cpus = plan.cpus;
@@ -606,10 +591,10 @@ async fn booted(
         () = s.until_cancelled() => return Err(StepError::canceled()),
     };
     s.log(format!("booted in {:.1} s: {}", boot.seconds, boot.state));
-    if let Some((place, digest, trace)) = factory.machines.new_trace(vm) {
+    for (place, digest, trace) in factory.machines.new_traces(vm) {
         factory.served.keep_trace(&place, digest, trace).await;
     }
-    os_disk::fill(factory, vm, region, &guest);
+    layers::fill(factory, vm, region, &guest);
     Ok((guest, boot))
 }
 

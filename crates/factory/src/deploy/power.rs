@@ -17,7 +17,7 @@ use wire::{Location, ProvisioningState, ResourceId};
 
 use super::machines::{MACHINE_READ, PowerState};
 use super::{
-    OsDiskError, Plan, booted, data_disks, firmware_of_machine, os_disk, size_of, start,
+    LayerError, Plan, Which, booted, data_disks, firmware_of_machine, layers, size_of, start,
     status_permit, tenant,
 };
 use crate::domains::KEPT_IN;
@@ -170,8 +170,8 @@ async fn off(
 /// Starts the machine from its own disk and waits until it is up.
 async fn on(factory: &Arc<Factory>, s: &StepHandle, vm: &ResourceId) -> Result<(), StepError> {
     let (resource, region) = machine(factory, s, vm).await?;
-    if !os_disk::is_there(&factory.machine_folder(vm, &region)) {
-        return Err(failed("MachineFailed", &OsDiskError::None));
+    if !layers::is_there(&factory.machine_folder(vm, &region), Which::Os) {
+        return Err(failed("MachineFailed", &LayerError::None(Which::Os)));
     }
     let plan = plan_again(&resource, &region)?;
     let there = factory.guest(vm, &region).await;

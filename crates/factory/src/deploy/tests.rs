@@ -12,8 +12,9 @@ use wire::{ProvisioningState, ResourceId};
 
 use super::{
     DeleteMachine, DeleteMachineInput, Deploy, DeployInput, MACHINE_WRITE, Power, PowerChange,
-    PowerInput, PowerState, instance_view, machine_image, os_disk,
+    PowerInput, PowerState, Which, instance_view, layers, machine_image,
 };
+use crate::disks::{DataDisk, Disks};
 use crate::domains::{DomainName, KeyChoice, tests as domains};
 use crate::testing::World;
 
@@ -137,7 +138,7 @@ impl OneSwitch {
         let view = instance_view(&self.world.get(&self.vm).await.unwrap(), live);
         let code = view["statuses"][1]["code"].as_str().unwrap();
         let folder = factory.machine_folder(&self.vm, &wire::Location::new("south"));
-        (code.to_owned(), os_disk::is_there(&folder))
+        (code.to_owned(), layers::is_there(&folder, Which::Os))
     }
 }
 
@@ -343,6 +344,19 @@ async fn a_machine_of_an_encrypted_version_needs_its_own_key() {
     let setting = domains::setting(SET, KeyChoice::Same);
     world.regions.put_domain(&setting).unwrap();
     domains::bring(&world.regions, SET, &digest);
+    let north = wire::Location::new("north");
+    let store = world.regions.store(&north).unwrap();
+    let data = store
+        .ingest(&disk::MemDisk::from(vec![4; 1 << 20]))
+        .unwrap();
+    domains::bring(&world.regions, SET, &data.digest);
+    let mut disks = Disks::of(&version).unwrap();
+    disks.data.push(DataDisk {
+        lun: 4,
+        digest: data.digest,
+        logical_bytes: 1 << 20,
+    });
+    disks.write(&mut version.properties["bullion"]);
     let set = domains::set(SET).to_string();
     version.properties["publishingProfile"]["targetRegions"] = json!([{
         "name": "north",
@@ -355,6 +369,11 @@ async fn a_machine_of_an_encrypted_version_needs_its_own_key() {
     let deployed = world.get(&vm).await.unwrap();
     let kept_in = domains::place(SET).folded();
     assert_eq!(deployed.properties["bullion"][super::KEPT_IN], kept_in);
+    let folder = world.factory().machine_folder(&vm, &north);
+    for (which, digest) in [(Which::Os, digest), (Which::Data(4), data.digest)] {
+        let below = layers::needed(&folder, which, &north).unwrap();
+        assert_eq!(below, Some((domains::place(SET), digest)));
+    }
 
     let name = DomainName::of(&domains::set(SET));
     world.regions.erase_domain(&name, true).unwrap();

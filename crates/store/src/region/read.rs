@@ -3,14 +3,12 @@
 //! A frame that is lost or damaged in one store is repaired from another while the reader waits; the
 //! repair failing is no error as long as somebody has the frame.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use disk::DiskDigest;
 
 use super::{Member, Region, seconds_now};
 use crate::cache::FrameCache;
-use crate::checkout::Checkout;
 use crate::error::StoreError;
 use crate::manifest::{BranchRef, Manifest};
 use crate::section::{Section, SectionRef, UsedFrame};
@@ -62,17 +60,6 @@ impl Region {
         let kept = stores.iter().map(|store| store.put_trace(digest, &whole));
         let none = Err(StoreError::UnknownDisk(*digest));
         kept.fold(none, |one, other| if one.is_ok() { one } else { other })
-    }
-
-    /// Makes `file` hold exactly this disk, sparse.
-    pub fn checkout(
-        &self,
-        digest: &DiskDigest,
-        others: &[Store],
-        file: &Path,
-    ) -> Result<Checkout, StoreError> {
-        self.readers(digest, others)
-            .read(|store| store.checkout(digest, file))
     }
 }
 
