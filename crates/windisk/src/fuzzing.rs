@@ -108,7 +108,7 @@ pub fn hive(data: &[u8]) {
     };
     for path in [&["Bullion", "Image"][..], &["Microsoft"], &[]] {
         if let Ok(Some(key)) = hive.key(path) {
-            let _ = key.texts();
+            let _ = key.values();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Reads keys and texts of a registry hive (format `regf`). Nothing is written: that is hivex's work.
+//! Reads keys, texts and numbers of a registry hive (format `regf`). Nothing is written: that is hivex's work.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +9,7 @@ const HEADER: usize = 4096;
 const ENTRIES_MAX: u32 = 1 << 16;
 const VALUE_BYTES_MAX: u32 = 16 << 10;
 const TEXT: u32 = 1;
+const NUMBER: u32 = 4;
 const NAME_IS_LATIN: u16 = 0x20;
 const VALUE_NAME_IS_LATIN: u16 = 1;
 const IS_INLINE: u32 = 1 << 31;
@@ -31,6 +32,13 @@ pub struct Hive<'a> {
     cells: &'a [u8],
     root: u32,
     is_clean: bool,
+}
+
+/// What a value of a key is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    Text(String),
+    Number(u32),
 }
 
 /// A key.
@@ -160,12 +168,13 @@ impl<'a> Key<'a> {
         Ok(text_of(name, flags & NAME_IS_LATIN != 0))
     }
 
-    /// Its values that are texts, by their names. Others, and those that are too long to be a line, are left out.
-    pub fn texts(&self) -> Result<BTreeMap<String, String>, HiveError> {
-        let mut texts = BTreeMap::new();
+    /// Its values that are texts or numbers, by their names. Others, and texts that are too long to be a line, are left
+    /// out.
+    pub fn values(&self) -> Result<BTreeMap<String, Value>, HiveError> {
+        let mut values = BTreeMap::new();
         let count = self.number(0x24)?;
         if count == 0 {
-            return Ok(texts);
+            return Ok(values);
         }
         let list = self.hive.cell(self.number(0x28)?)?;
         if count > ENTRIES_MAX || count as usize > list.len() / 4 {
@@ -173,16 +182,26 @@ impl<'a> Key<'a> {
         }
         let (list, _) = list.as_chunks::<4>();
         for at in &list[..count as usize] {
-            if let Some((name, text)) = self.hive.text_at(u32::from_le_bytes(*at))? {
-                texts.insert(name, text);
+            if let Some((name, value)) = self.hive.value_at(u32::from_le_bytes(*at))? {
+                values.insert(name, value);
             }
         }
-        Ok(texts)
+        Ok(values)
+    }
+}
+
+impl Value {
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Value::Text(text) => Some(text),
+            Value::Number(_) => None,
+        }
     }
 }
 
 impl Hive<'_> {
-    fn text_at(self, at: u32) -> Result<Option<(String, String)>, HiveError> {
+    fn value_at(self, at: u32) -> Result<Option<(String, Value)>, HiveError> {
         const BAD: &str = "a value is cut off";
         let cell = self.cell(at)?;
         if cell.get(..2) != Some(b"vk") {
@@ -192,20 +211,26 @@ impl Hive<'_> {
         let (length, place, kind) = (number(4)?, number(8)?, number(0x0c)?);
         let inline = length & IS_INLINE != 0;
         let length = length & !IS_INLINE;
-        if kind != TEXT || length > VALUE_BYTES_MAX {
-            return Ok(None);
-        }
-        let data = match inline {
-            true => part(cell, 8, length.min(4)),
-            false if length == 0 => Some(&[][..]),
-            false => part(self.cell(place)?, 0, length),
+        let value = match kind {
+            TEXT if length > VALUE_BYTES_MAX => return Ok(None),
+            TEXT => {
+                let data = match inline {
+                    true => part(cell, 8, length.min(4)),
+                    false if length == 0 => Some(&[][..]),
+                    false => part(self.cell(place)?, 0, length),
+                };
+                let text = utf16(data.damaged(BAD)?);
+                Value::Text(text.trim_end_matches('\0').to_owned())
+            }
+            // One of another length is none.
+            NUMBER if inline && length == 4 => Value::Number(place),
+            _ => return Ok(None),
         };
-        let text = utf16(data.damaged(BAD)?);
         let name_length = usize::from(u16_at(cell, 2).damaged(BAD)?);
         let name = cell.get(0x14..0x14 + name_length).damaged(BAD)?;
         let flags = u16_at(cell, 0x10).damaged(BAD)?;
         let name = text_of(name, flags & VALUE_NAME_IS_LATIN != 0);
-        Ok(Some((name, text.trim_end_matches('\0').to_owned())))
+        Ok(Some((name, value)))
     }
 }
 

@@ -9,6 +9,6 @@ mod system;
 /// What a hostile disk and a hostile hive are put through, for fuzzing only.
 pub mod fuzzing;
 
-pub use hive::{Hive, HiveError, Key};
+pub use hive::{Hive, HiveError, Key, Value};
 pub use ntfs::{NtfsError, Stream, Volume};
 pub use system::{HIVE_BYTES_MAX, HiveFile, System, SystemError};

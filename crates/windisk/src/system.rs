@@ -7,12 +7,18 @@ use std::ops::Range;
 use disk::layout::LayoutError;
 use disk::{Changes, CowDisk, ReadAt, WriteAt};
 
-use crate::hive::{Hive, HiveError};
+use crate::hive::{Hive, HiveError, Value};
 use crate::ntfs::{NtfsError, Stream, Volume};
 
 /// The largest hive that is read; `SOFTWARE` of an old server has some 200 MiB.
 pub const HIVE_BYTES_MAX: u64 = 512 << 20;
 const SOFTWARE: [&str; 4] = ["Windows", "System32", "config", "SOFTWARE"];
+
+/// Where Windows says which one it is.
+const VERSION: [&str; 3] = ["Microsoft", "Windows NT", "CurrentVersion"];
+const FIRST_ELEVEN: u32 = 22000;
+/// Of each word of a version.
+const WORD_CHARS_MAX: usize = 100;
 
 /// Why nothing can be told of the Windows on a disk, or nothing be written into it.
 #[derive(Debug, thiserror::Error)]
@@ -103,10 +109,51 @@ impl HiveFile {
         }
     }
 
+    /// The texts and numbers of a key; `None` where there is no such key.
+    pub fn values(&self, key: &[&str]) -> Result<Option<BTreeMap<String, Value>>, SystemError> {
+        let key = Hive::open(&self.bytes)?.key(key)?;
+        Ok(key.map(|key| key.values()).transpose()?)
+    }
+
     /// The texts of a key; `None` where there is no such key.
     pub fn texts(&self, key: &[&str]) -> Result<Option<BTreeMap<String, String>>, SystemError> {
-        let key = Hive::open(&self.bytes)?.key(key)?;
-        Ok(key.map(|key| key.texts()).transpose()?)
+        let only_texts = |values: BTreeMap<String, Value>| {
+            let texts = values.into_iter();
+            let texts = texts.filter_map(|(name, value)| match value {
+                Value::Text(text) => Some((name, text)),
+                Value::Number(_) => None,
+            });
+            texts.collect()
+        };
+        Ok(self.values(key)?.map(only_texts))
+    }
+
+    /// What Windows says it is, as people say it: `Windows Server 2022 Datacenter 21H2 (20348.2700)`. Nothing where it does
+    /// not say. One line of printable characters.
+    pub fn version(&self) -> Result<Option<String>, SystemError> {
+        let values = self.values(&VERSION)?.unwrap_or_default();
+        let text = |names: [&str; 2]| {
+            let found = names.iter().find_map(|name| values.get(*name)?.text());
+            found.map(plain).filter(|text| !text.is_empty())
+        };
+        let Some(mut name) = text(["ProductName"; 2]) else {
+            return Ok(None);
+        };
+        let build = text(["CurrentBuildNumber", "CurrentBuild"]);
+        // Windows 11 calls itself 10 there, for the sake of old programs.
+        let number = build.as_ref().and_then(|build| build.parse::<u32>().ok());
+        if number.is_some_and(|number| number >= FIRST_ELEVEN) {
+            name = name.replacen("Windows 10", "Windows 11", 1);
+        }
+        let release = text(["DisplayVersion", "ReleaseId"]);
+        let build = match (build, values.get("UBR")) {
+            (Some(build), Some(Value::Number(revision))) => Some(format!("({build}.{revision})")),
+            (build, _) => build.map(|build| format!("({build})")),
+        };
+        let words = [Some(name), release, build];
+        Ok(Some(
+            words.into_iter().flatten().collect::<Vec<_>>().join(" "),
+        ))
     }
 
     /// The blocks of `disk` that change when the hive, which must not need more room than it has, gets other bytes.
@@ -128,4 +175,11 @@ impl HiveFile {
         }
         cow.into_changes().map_err(SystemError::Write)
     }
+}
+
+/// A text of anybody's, so that it can stand in a line.
+fn plain(text: &str) -> String {
+    let printable = text.chars().filter(|char| !char.is_control());
+    let cut: String = printable.take(WORD_CHARS_MAX).collect();
+    cut.trim().to_owned()
 }
