@@ -147,6 +147,11 @@ const PACKAGES: &[Package] = &[
         "unshare and setsid: namespaces for builds, a daemon without a terminal",
     ),
     package(
+        "xorriso",
+        Purpose::Run,
+        "writes the medium that lets a build or test machine of Windows in",
+    ),
+    package(
         "busybox-static",
         Purpose::Test,
         "the small system that tests of the build sandbox work on",

@@ -99,6 +99,14 @@ pub enum MachineError {
         /// Why, as the SSH client says.
         reason: String,
     },
+    /// The agent in a Windows guest did not do what it was told, or something else speaks for it.
+    #[error("the agent in machine `{name}`: {reason}")]
+    Agent {
+        /// The machine.
+        name: String,
+        /// What it did.
+        reason: String,
+    },
     /// The machine showed another host key than the one that was put into it.
     #[error(
         "machine `{name}` has another host key than the one it was given: something else answers there"

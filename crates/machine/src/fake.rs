@@ -1,9 +1,13 @@
 //! Machines that are scripts: a test says how they boot and what their commands answer. They
-//! behave like the real ones where callers can tell: order of calls, ending, adoption.
+//! behave like the real ones where callers can tell: order of calls, ending, adoption. A Windows is spoken to
+//! as a real one is, by its agent, whose side a task plays.
 
+use crate::agent::Agent;
+pub use crate::agent::fake::AgentFault;
+use crate::agent::fake::play;
 use crate::{
     Accel, Acceleration, Boot, ExecOutput, Guest, Hypervisor, Lifetime, MachineDisk, MachineError,
-    MachineInfo, MachineSpec, Stopped, SystemState,
+    MachineInfo, MachineSpec, Stopped, System, SystemState,
 };
 use async_trait::async_trait;
 use std::collections::BTreeMap;
@@ -40,6 +44,7 @@ struct World {
 pub struct FakeHypervisor {
     world: Arc<Mutex<World>>,
     boot: Arc<Mutex<BootScript>>,
+    agents: Arc<Mutex<AgentFault>>,
     answer: Answer,
     acceleration: Acceleration,
 }
@@ -65,6 +70,7 @@ impl FakeHypervisor {
         Self {
             world: Arc::default(),
             boot: Arc::default(),
+            agents: Arc::default(),
             answer: Arc::new(answer),
             acceleration: Acceleration {
                 accel: Accel::Tcg,
@@ -78,7 +84,13 @@ impl FakeHypervisor {
         *lock(&self.boot) = script;
     }
 
-    /// What was asked of the machines so far: `start NAME`, `exec NAME COMMAND`, `stop NAME`, …
+    /// From now on the agents of Windows guests have this fault.
+    pub fn agents(&self, fault: AgentFault) {
+        *lock(&self.agents) = fault;
+    }
+
+    /// What was asked of the machines so far: `start NAME`, `exec NAME COMMAND`, `stop NAME`, …; of a Windows also
+    /// `script NAME VARIABLES SCRIPT`.
     #[must_use]
     pub fn log(&self) -> Vec<String> {
         lock(&self.world).log.clone()
@@ -90,6 +102,29 @@ impl FakeHypervisor {
         let world = lock(&self.world);
         let names = world.running.values().map(|state| state.info.name.clone());
         names.collect()
+    }
+
+    /// The far end of a Windows guest's port, for as long as it lives.
+    fn play_agent(&self, far: tokio::io::DuplexStream, state: &Arc<FakeState>) {
+        let (fault, answer) = (state.fault, Arc::clone(&self.answer));
+        let (world, spec) = (Arc::clone(&self.world), state.spec.clone());
+        let state = Arc::downgrade(state);
+        tokio::spawn(async move {
+            let (log, name) = (Arc::clone(&world), spec.name.clone());
+            let script = move |script: &str, variables: &[(String, String)]| {
+                let names: Vec<&str> = variables.iter().map(|(name, _)| name.as_str()).collect();
+                let line = format!("script {name} [{}] {script}", names.join(" "));
+                lock(&log).log.push(line);
+                answer(&spec, script)
+            };
+            let mut far = far;
+            let goes = play(&mut far, AGENT_KEY, fault, &script).await;
+            if let (true, Some(state)) = (goes, state.upgrade()) {
+                state.end(&world, "off");
+            }
+            // Not before: a port that is closed is that of a machine that is gone.
+            drop(far);
+        });
     }
 
     fn guest(&self, state: Arc<FakeState>) -> Arc<dyn Guest> {
@@ -110,7 +145,33 @@ struct FakeState {
     info: MachineInfo,
     boot: BootScript,
     alive: AtomicBool,
+    /// Of a Windows.
+    agent: Option<Agent>,
+    fault: AgentFault,
 }
+
+impl FakeState {
+    /// A guest of this process does at once what it does, or never: that one is not waited for long.
+    fn patience(&self, deadline: Duration) -> Duration {
+        match self.fault {
+            AgentFault::Silent | AgentFault::NoRestart | AgentFault::Hangs => SHORT,
+            _ => deadline,
+        }
+    }
+
+    /// The machine is not there any more.
+    fn end(&self, world: &Mutex<World>, how: &str) {
+        let mut world = lock(world);
+        if self.alive.swap(false, Ordering::SeqCst) {
+            world.log.push(format!("{how} {}", self.spec.name));
+            world.running.remove(&self.spec.dir);
+        }
+    }
+}
+
+const SHORT: Duration = Duration::from_millis(300);
+const AGENT_KEY: &str = "the key on the medium";
+const PORT_BYTES: usize = 64 << 10;
 
 struct FakeGuest {
     state: Arc<FakeState>,
@@ -143,12 +204,19 @@ impl Hypervisor for FakeHypervisor {
             lifetime: spec.lifetime,
         };
         world.log.push(format!("start {}", spec.name));
+        let port = (spec.system == System::Windows).then(|| tokio::io::duplex(PORT_BYTES));
+        let (near, far) = port.unzip();
         let state = Arc::new(FakeState {
             info,
             boot: lock(&self.boot).clone(),
             alive: AtomicBool::new(true),
+            agent: near.map(|near| Agent::over(&spec.name, near, AGENT_KEY.to_owned())),
+            fault: *lock(&self.agents),
             spec,
         });
+        if let Some(far) = far {
+            self.play_agent(far, &state);
+        }
         let dir = state.spec.dir.clone();
         world.running.insert(dir, Arc::clone(&state));
         Ok(self.guest(state))
@@ -167,22 +235,39 @@ impl Hypervisor for FakeHypervisor {
 
 impl FakeGuest {
     fn end(&self, how: &str) {
-        let mut world = lock(&self.world);
-        if self.state.alive.swap(false, Ordering::SeqCst) {
-            world.log.push(format!("{how} {}", self.state.spec.name));
-            world.running.remove(&self.state.spec.dir);
+        self.state.end(&self.world, how);
+    }
+
+    fn ended(&self) -> MachineError {
+        MachineError::Ended {
+            name: self.state.spec.name.clone(),
+            stderr: String::new(),
+            serial: String::new(),
+        }
+    }
+
+    /// The agent of a Windows.
+    fn agent(&self) -> Result<&Agent, MachineError> {
+        self.alive()?;
+        self.state.agent.as_ref().ok_or_else(|| MachineError::Spec {
+            name: self.state.spec.name.clone(),
+            reason: "only a Windows runs PowerShell".to_owned(),
+        })
+    }
+
+    /// A machine that ended is why nothing was answered.
+    fn while_running<T>(&self, done: Result<T, MachineError>) -> Result<T, MachineError> {
+        match done {
+            Err(_) if !self.is_running() => Err(self.ended()),
+            done => done,
         }
     }
 
     fn alive(&self) -> Result<(), MachineError> {
-        if self.is_running() {
-            return Ok(());
+        match self.is_running() {
+            true => Ok(()),
+            false => Err(self.ended()),
         }
-        Err(MachineError::Ended {
-            name: self.state.spec.name.clone(),
-            stderr: String::new(),
-            serial: String::new(),
-        })
     }
 }
 
@@ -212,6 +297,17 @@ impl Guest for FakeGuest {
                 });
             }
         };
+        if let Some(agent) = &self.state.agent {
+            let patience = self.state.patience(deadline);
+            let ready = tokio::time::timeout(patience, agent.ready()).await;
+            ready.map_err(|_| MachineError::NotReady {
+                name,
+                after: deadline,
+                accel: Accel::Tcg,
+                last: "its agent has not said hello".into(),
+                serial: String::new(),
+            })??;
+        }
         let seconds = 1.5;
         Ok(Boot { seconds, state })
     }
@@ -219,6 +315,12 @@ impl Guest for FakeGuest {
     async fn exec(&self, command: &str, _deadline: Duration) -> Result<ExecOutput, MachineError> {
         self.alive()?;
         let spec = &self.state.spec;
+        if spec.system == System::Windows {
+            return Err(MachineError::Spec {
+                name: spec.name.clone(),
+                reason: "a Windows has no shell of a user".to_owned(),
+            });
+        }
         let line = format!("exec {} {command}", spec.name);
         lock(&self.world).log.push(line);
         Ok((self.answer)(spec, command).unwrap_or(ExecOutput {
@@ -226,6 +328,23 @@ impl Guest for FakeGuest {
             stdout: String::new(),
             stderr: String::new(),
         }))
+    }
+
+    async fn script(
+        &self,
+        script: &str,
+        variables: &[(&str, &str)],
+        deadline: Duration,
+    ) -> Result<ExecOutput, MachineError> {
+        let patience = self.state.patience(deadline);
+        let done = self.agent()?.exec(script, variables, patience).await;
+        self.while_running(done)
+    }
+
+    async fn restart(&self, script: &str, deadline: Duration) -> Result<ExecOutput, MachineError> {
+        let patience = self.state.patience(deadline);
+        let done = self.agent()?.restart(script, patience).await;
+        self.while_running(done)
     }
 
     /// A disk that needs another one goes on needing it: nothing here reads or writes.
@@ -253,7 +372,15 @@ impl Guest for FakeGuest {
         Ok(text[start..].to_owned())
     }
 
-    async fn stop(&self, _grace: Duration) -> Result<Stopped, MachineError> {
+    async fn stop(&self, grace: Duration) -> Result<Stopped, MachineError> {
+        if let (true, Some(agent)) = (self.is_running(), &self.state.agent) {
+            let left = agent.leave(grace).await;
+            if left.is_err() && self.is_running() {
+                self.end("stop");
+                return Ok(Stopped::Forced);
+            }
+            self.end("off");
+        }
         self.end("stop");
         Ok(Stopped::Cleanly)
     }
@@ -284,7 +411,7 @@ impl Drop for FakeGuest {
 mod tests {
     use super::*;
 
-    const DEADLINE: Duration = Duration::from_secs(1);
+    const DEADLINE: Duration = Duration::from_secs(60);
 
     fn spec(name: &str, lifetime: Lifetime) -> MachineSpec {
         MachineSpec {
@@ -321,6 +448,46 @@ mod tests {
         assert_eq!(after.log(), ["start t", "start p", "drop t", "stop p"]);
         let error = adopted.exec("true", DEADLINE).await.unwrap_err();
         assert!(matches!(error, MachineError::Ended { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_windows_runs_scripts_and_goes_by_itself() {
+        let fake = FakeHypervisor::answering(|_, script| {
+            (script == "bad").then(|| ExecOutput {
+                status: 7,
+                stdout: "no".into(),
+                stderr: String::new(),
+            })
+        });
+        let windows = |name: &str| spec(name, Lifetime::Throwaway).windows();
+        let guest = fake.start(windows("w")).await.unwrap();
+        guest.wait_ready(DEADLINE).await.unwrap();
+        assert!(guest.exec("dir", DEADLINE).await.is_err());
+        let said = guest.script("bad", &[("A", "x")], DEADLINE).await.unwrap();
+        assert_eq!((said.status, &*said.stdout), (7, "no"));
+        guest.restart("shutdown /r", DEADLINE).await.unwrap();
+        assert_eq!(guest.stop(DEADLINE).await.unwrap(), Stopped::Cleanly);
+        assert!(!guest.is_running());
+        let log = fake.log();
+        assert_eq!(
+            log[..3],
+            ["start w", "script w [A] bad", "script w [] shutdown /r"]
+        );
+
+        fake.agents(AgentFault::Silent);
+        let guest = fake.start(windows("s")).await.unwrap();
+        let error = guest.wait_ready(DEADLINE).await.unwrap_err();
+        assert!(error.to_string().contains("not said hello"), "{error}");
+
+        fake.agents(AgentFault::DiesInRun);
+        let guest = fake.start(windows("d")).await.unwrap();
+        guest.wait_ready(DEADLINE).await.unwrap();
+        let error = guest.script("dir", &[], DEADLINE).await.unwrap_err();
+        assert!(!matches!(error, MachineError::Spec { .. }), "{error}");
+
+        let linux = fake.start(spec("l", Lifetime::Throwaway)).await.unwrap();
+        let error = linux.script("dir", &[], DEADLINE).await.unwrap_err();
+        assert!(error.to_string().contains("only a Windows"), "{error}");
     }
 
     #[tokio::test]

@@ -26,9 +26,22 @@ pub trait Guest: Send + Sync {
     /// Waits until a command runs in it and its boot is over.
     async fn wait_ready(&self, deadline: Duration) -> Result<Boot, MachineError>;
 
-    /// Runs a line in the guest user's shell. The line is the guest's business: nothing of it is
+    /// Runs a line in the shell of a Linux guest's user. The line is the guest's business: nothing of it is
     /// interpreted here. `sudo` works without a password.
     async fn exec(&self, command: &str, deadline: Duration) -> Result<ExecOutput, MachineError>;
+
+    /// Runs a script of PowerShell in a Windows guest, as SYSTEM, with these variables in its environment and in no file or
+    /// command line.
+    async fn script(
+        &self,
+        script: &str,
+        variables: &[(&str, &str)],
+        deadline: Duration,
+    ) -> Result<ExecOutput, MachineError>;
+
+    /// Runs a script that restarts a Windows guest, and waits until it is up again; where the script fails, it is not waited
+    /// for.
+    async fn restart(&self, script: &str, deadline: Duration) -> Result<ExecOutput, MachineError>;
 
     /// Brings what lies below its disks into them, while it runs, and answers when nothing is
     /// needed below any of them any more. Called again it goes on, also by another process.
@@ -37,8 +50,8 @@ pub trait Guest: Send + Sync {
     /// The last `limit` bytes that it wrote to its serial console.
     async fn serial_tail(&self, limit: usize) -> Result<String, MachineError>;
 
-    /// Presses the power button, waits for `grace`, then switches it off. Stopping a stopped
-    /// machine is fine.
+    /// Presses the power button, or has the agent of a Windows go, waits for `grace`, then switches it off. Stopping a
+    /// stopped machine is fine.
     async fn stop(&self, grace: Duration) -> Result<Stopped, MachineError>;
 
     /// Switches it off. Killing a dead machine is fine.

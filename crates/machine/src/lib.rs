@@ -5,6 +5,7 @@
 //! means: it gets a disk file and hands back what the machine said.
 
 mod acceleration;
+mod agent;
 mod error;
 pub mod fake;
 mod hypervisor;
@@ -22,5 +23,5 @@ pub use hypervisor::{Guest, Hypervisor};
 pub use qemu::{Qemu, missing_programs};
 pub use spec::{
     Boot, DataDisk, ExecOutput, Firmware, Lifetime, MachineDisk, MachineInfo, MachineSpec,
-    Metadata, Network, ServedDisk, Stopped, SystemState,
+    MediaFile, Metadata, Network, ServedDisk, Stopped, System, SystemState,
 };

@@ -35,6 +35,26 @@ pub enum Network {
     Outbound,
 }
 
+/// What is on the disk, and so by which way commands get in, and which devices it can be sure to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum System {
+    /// A Linux with cloud-init, which makes a login for us: SSH. Its devices are virtio's.
+    Linux,
+    /// A Windows that sysprep has generalized, whose Setup starts our agent: a serial port. Its devices are those that
+    /// Windows brings drivers for.
+    Windows,
+}
+
+/// A file for a Windows guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MediaFile {
+    /// Letters and digits; the guest finds it by this name in the folder `$env:BULLION_MEDIUM`.
+    pub name: String,
+    /// Where it is here.
+    pub path: PathBuf,
+}
+
 /// Whether a machine has a network for its metadata.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -87,6 +107,9 @@ pub struct DataDisk {
     pub disk: MachineDisk,
 }
 
+/// Windows Server asks for 2 GiB with a desktop, and updates for more.
+const WINDOWS_MEMORY_MIB: u32 = 4096;
+
 /// What to start.
 #[derive(Debug, Clone)]
 pub struct MachineSpec {
@@ -100,6 +123,10 @@ pub struct MachineSpec {
     pub data_disks: Vec<DataDisk>,
     /// Writes go to a temporary overlay and are forgotten; no disk changes.
     pub snapshot: bool,
+    /// What is on its disk.
+    pub system: System,
+    /// What a Windows guest finds on its medium; a Linux guest has none.
+    pub media: Vec<MediaFile>,
     /// BIOS or UEFI.
     pub firmware: Firmware,
     /// Virtual processors.
@@ -134,6 +161,8 @@ impl MachineSpec {
             disk: disk.into(),
             data_disks: Vec::new(),
             snapshot: true,
+            system: System::Linux,
+            media: Vec::new(),
             firmware: Firmware::Uefi,
             cpus: 2,
             memory_mib: 1024,
@@ -142,6 +171,14 @@ impl MachineSpec {
             metadata: Metadata::None,
             user: "bullion".into(),
         }
+    }
+
+    /// The same for a Windows, which takes more memory.
+    #[must_use]
+    pub fn windows(mut self) -> Self {
+        self.system = System::Windows;
+        self.memory_mib = WINDOWS_MEMORY_MIB;
+        self
     }
 }
 
@@ -181,7 +218,7 @@ pub struct Boot {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExecOutput {
-    /// Its exit status; 128 + n when signal n ended it, as shells count.
+    /// Its exit status; 128 + n when signal n ended it, as shells count. Of a Windows, all 32 bits of it.
     pub status: u32,
     /// The end of its standard output.
     pub stdout: String,
@@ -217,7 +254,7 @@ pub struct MachineInfo {
     pub dir: PathBuf,
     /// QEMU's process.
     pub pid: u32,
-    /// Where its SSH server answers, on 127.0.0.1.
+    /// Where its SSH server answers, on 127.0.0.1; 0 for a Windows, which has none.
     pub ssh_port: u16,
     /// The login.
     pub user: String,

@@ -6,7 +6,7 @@ use disk::image::{self, Image, Limits, blank_layer};
 use disk::{MemDisk, ReadAt, WriteAt};
 use machine::{
     Accel, Acceleration, DataDisk, Firmware, Guest, Hypervisor, Lifetime, MachineDisk,
-    MachineError, MachineSpec, Qemu, ServedDisk, Stopped,
+    MachineError, MachineSpec, MediaFile, Qemu, ServedDisk, Stopped,
 };
 use nbd::{Export, ExportMap, Listen, Options, Server};
 use process::ProcessId;
@@ -50,6 +50,22 @@ const POWERS_OFF: &[u8] = &[
     0xef,                   // out dx, ax
     0xf4, 0xeb, 0xfd,
 ];
+
+/// Says what firmware might on the second serial port, and then what an agent would that has not read the medium.
+#[rustfmt::skip]
+const SPEAKS: &[u8] = &[
+    0x31, 0xc0,             // xor ax, ax
+    0x8e, 0xd8,             // mov ds, ax
+    0xbe, 0x15, 0x7c,       // mov si, 0x7c15: the text behind this
+    0xba, 0xf8, 0x02,       // mov dx, 0x2f8
+    0xac,                   // lodsb
+    0x84, 0xc0,             // test al, al
+    0x74, 0x03,             // jz to the halt
+    0xee,                   // out dx, al
+    0xeb, 0xf8,             // jmp to lodsb
+    0xf4, 0xeb, 0xfd,       // hlt, for ever
+];
+const SPOKEN: &[u8] = b"\x1b[2J\x1b[01;01Hboot\r\n#bullion:{\"say\":\"hello\",\"version\":1,\"key\":\"x\",\"boot\":\"1\"}\n\0";
 
 struct Bench {
     folder: TempDir,
@@ -414,4 +430,36 @@ async fn a_machine_with_uefi_starts() {
     // The firmware looks for something to boot and says so; this disk has nothing for it.
     says(&guest, "BdsDxe").await;
     guest.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_windows_gets_the_devices_that_it_knows_and_is_heard_on_its_second_port() {
+    let bench = Bench::new(&[SPEAKS, SPOKEN].concat());
+    let file = bench.folder.path().join("a=b, c");
+    std::fs::write(&file, "a setup").unwrap();
+    let spec = MachineSpec {
+        memory_mib: 64,
+        data_disks: vec![DataDisk {
+            lun: 2,
+            disk: bench.folder.path().join("disk, raw").into(),
+        }],
+        media: vec![MediaFile {
+            name: "0".to_owned(),
+            path: file,
+        }],
+        ..bench.spec(Lifetime::Throwaway).windows()
+    };
+    let dir = spec.dir.clone();
+    let guest = bench.qemu.start(spec).await.unwrap();
+    let error = guest.wait_ready(PATIENCE).await.unwrap_err().to_string();
+    assert!(
+        error.contains("it has not read this machine's medium"),
+        "{error}"
+    );
+    assert!(guest.exec("dir", PATIENCE).await.is_err());
+    // What is on the medium is nobody else's to read, and is not kept twice.
+    assert_eq!(mode_of(&dir), 0o700);
+    assert!(dir.join("medium.iso").exists() && !dir.join("medium").exists());
+    assert_eq!(guest.stop(SHORT).await.unwrap(), Stopped::Forced);
+    assert!(!guest.is_running());
 }

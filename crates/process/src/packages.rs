@@ -41,6 +41,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("tar", "tar"),
     ("umount", "mount"),
     ("unshare", "util-linux"),
+    ("xorriso", "xorriso"),
     ("xz", "xz-utils"),
     ("zstd", "zstd"),
 ];

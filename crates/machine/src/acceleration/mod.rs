@@ -30,6 +30,20 @@ pub enum Accel {
 }
 
 impl Accel {
+    /// The same for a Windows, which takes what it asks for from the processor, and on KVM is told that it has a
+    /// hypervisor: by the few words that every kernel has.
+    pub(crate) fn windows_args(self) -> [&'static str; 4] {
+        match self {
+            Self::Kvm => [
+                "-accel",
+                "kvm",
+                "-cpu",
+                "host,-arch-capabilities,hv-relaxed,hv-vapic,hv-spinlocks=0x1fff,hv-time",
+            ],
+            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+        }
+    }
+
     /// QEMU's arguments for it.
     pub(crate) fn args(self) -> [&'static str; 4] {
         match self {

@@ -1,7 +1,8 @@
 //! QEMU's command line for a machine. It must not look at the system: the same spec gives the
 //! same line.
 
-use crate::{Accel, Firmware, MachineDisk, MachineSpec, Metadata, Network};
+use crate::agent::{self, medium};
+use crate::{Accel, Firmware, MachineDisk, MachineSpec, Metadata, Network, System};
 use crate::{metadata, seed, serial};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -15,6 +16,9 @@ pub(super) const DISK: &str = "disk";
 /// How long a machine waits for a disk below its own that was there and is not: 30 days. Nothing
 /// is lost while it waits, and an error would be.
 const AWAY_SECONDS: u32 = 30 * 24 * 3600;
+/// The ports of the machine's own disk controller: two are the disk's and the medium's.
+pub(super) const DATA_PORTS: usize = 4;
+const FIRST_DATA_PORT: usize = 2;
 /// A link to the socket of a disk that is served.
 const DISK_LINK: &str = "disk.sock";
 pub(super) const VARS_FILE: &str = "efivars.fd";
@@ -63,20 +67,12 @@ pub(super) fn of(spec: &MachineSpec, accel: Accel, ssh_port: u16) -> Vec<OsStrin
     let mut line: Vec<OsString> = Vec::new();
     let mut add = |words: &[&str]| line.extend(words.iter().map(OsString::from));
     add(&["-name", &spec.name, "-machine", "q35"]);
-    add(&[
-        "-nodefaults",
-        "-no-user-config",
-        "-display",
-        "none",
-        "-vga",
-        "none",
-    ]);
+    add(&["-nodefaults", "-no-user-config", "-display", "none"]);
     // A guest that breaks out of QEMU meets a filter: no new programs, no other user.
     add(&[
         "-sandbox",
         "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
     ]);
-    add(&accel.args());
     add(&[
         "-smp",
         &spec.cpus.to_string(),
@@ -88,18 +84,30 @@ pub(super) fn of(spec: &MachineSpec, accel: Accel, ssh_port: u16) -> Vec<OsStrin
         "-qmp",
         &format!("unix:{},server=on,wait=off", super::qmp::SOCKET),
     ]);
-    add(&["-device", "virtio-rng-pci"]);
     let restrict = match spec.network {
         Network::Isolated => "on",
         Network::Outbound => "off",
     };
-    let forward = format!("hostfwd=tcp:127.0.0.1:{ssh_port}-:22");
-    add(&[
-        "-netdev",
-        &format!("user,id=net,restrict={restrict},{forward}"),
-    ]);
-    // Without its boot code: nothing here boots from the network.
-    add(&["-device", "virtio-net-pci,netdev=net,romfile="]);
+    let network = format!("user,id=net,restrict={restrict}");
+    // Network cards without their boot code: nothing here boots from the network.
+    match spec.system {
+        System::Linux => {
+            add(&accel.args());
+            add(&["-vga", "none", "-device", "virtio-rng-pci"]);
+            let forward = format!("hostfwd=tcp:127.0.0.1:{ssh_port}-:22");
+            add(&["-netdev", &format!("{network},{forward}")]);
+            add(&["-device", "virtio-net-pci,netdev=net,romfile="]);
+        }
+        System::Windows => {
+            add(&accel.windows_args());
+            // Its boot manager draws. The clock is UTC's, as its medium tells it.
+            add(&["-vga", "std", "-rtc", "base=utc"]);
+            let port = format!("socket,id=agent,path={},server=on,wait=off", agent::SOCKET);
+            add(&["-chardev", &port, "-device", "isa-serial,chardev=agent"]);
+            add(&["-netdev", &network]);
+            add(&["-device", "e1000e,netdev=net,romfile="]);
+        }
+    }
     if spec.firmware == Firmware::Uefi {
         let code = format!("if=pflash,format=raw,readonly=on,file={FIRMWARE_CODE}");
         add(&["-drive", &code]);
@@ -150,6 +158,10 @@ fn of_disks(spec: &MachineSpec) -> Vec<OsString> {
         };
         line.extend(["-drive".into(), drive]);
     }
+    if spec.system == System::Windows {
+        line.extend(on_the_controller(spec));
+        return line;
+    }
     // In this order: guests name disks by it.
     let mut add = |words: &[&str]| line.extend(words.iter().map(OsString::from));
     add(&["-device", "virtio-blk-pci,drive=disk,bootindex=0"]);
@@ -162,6 +174,26 @@ fn of_disks(spec: &MachineSpec) -> Vec<OsString> {
         let lun = format!("lun{}", data.lun);
         let device = format!("virtio-blk-pci,drive={lun},serial={lun}");
         add(&["-device", &device]);
+    }
+    line
+}
+
+/// The disks of a Windows, and its medium, at the machine's own controller.
+fn on_the_controller(spec: &MachineSpec) -> Vec<OsString> {
+    let medium = Path::new(medium::FILE);
+    let medium = drive(
+        "if=none,id=medium,format=raw,media=cdrom,readonly=on",
+        medium,
+    );
+    let mut line: Vec<OsString> = vec!["-drive".into(), medium];
+    let mut add = |device: String| line.extend(["-device".into(), device.into()]);
+    add(format!("ide-hd,drive={DISK},bus=ide.0,bootindex=0"));
+    add("ide-cd,drive=medium,bus=ide.1".to_owned());
+    for (index, data) in spec.data_disks.iter().enumerate() {
+        let (lun, port) = (data.lun, FIRST_DATA_PORT + index);
+        add(format!(
+            "ide-hd,drive=lun{lun},serial=lun{lun},bus=ide.{port}"
+        ));
     }
     line
 }
@@ -255,6 +287,27 @@ mod tests {
             ],
             &[],
         );
+        let windows = MachineSpec {
+            data_disks: vec![data(3, "/d/0.raw".into())],
+            ..test.clone().windows()
+        };
+        check(
+            &windows,
+            Accel::Kvm,
+            &[
+                "-accel kvm -cpu host,-arch-capabilities,hv-relaxed,",
+                "-m 4096",
+                "-vga std -rtc base=utc",
+                "-serial file:serial.log",
+                "-chardev socket,id=agent,path=agent.sock,server=on,wait=off -device isa-serial,chardev=agent",
+                "-netdev user,id=net,restrict=on -device e1000e,netdev=net,romfile=",
+                "-drive if=none,id=medium,format=raw,media=cdrom,readonly=on,file=medium.iso -device \
+                 ide-hd,drive=disk,bus=ide.0,bootindex=0 -device ide-cd,drive=medium,bus=ide.1 -device \
+                 ide-hd,drive=lun3,serial=lun3,bus=ide.2",
+            ],
+            &["virtio", "seed", "hostfwd"],
+        );
+        check(&windows, Accel::Tcg, &["-cpu max"], &["hv-"]);
         let server = MachineSpec {
             snapshot: false,
             firmware: Firmware::Bios,

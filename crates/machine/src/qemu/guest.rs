@@ -2,8 +2,8 @@
 //! one.
 
 use super::qmp;
+use crate::agent::Agent;
 use crate::login::Login;
-use crate::seed::Keys;
 use crate::{Boot, ExecOutput, Guest, MachineError, MachineInfo, Stopped, SystemState, serial};
 use async_trait::async_trait;
 use process::{Child, ProcessId};
@@ -20,6 +20,9 @@ const LOGIN_PAUSE: Duration = Duration::from_millis(300);
 const ERROR_TAIL: usize = 2048;
 /// For QEMU to end after it was told to.
 const QUIT_GRACE: Duration = Duration::from_secs(10);
+const EXIT_GRACE: Duration = Duration::from_secs(2);
+/// For the agent to say that it goes.
+const LEAVE_DEADLINE: Duration = Duration::from_secs(60);
 /// What brings a disk below into the one above, as QEMU knows it.
 const FILL_JOB: &str = "fill";
 /// What QEMU says of it when all is above and nothing was let go yet.
@@ -98,18 +101,24 @@ impl Running {
     }
 }
 
+/// How commands get in.
+pub(super) enum Way {
+    Login(Box<Login>),
+    Agent(Agent),
+}
+
 pub(super) struct QemuGuest {
     info: MachineInfo,
-    login: Login,
+    way: Way,
     running: Running,
     /// Measured once: when the first command had run.
     first_command_seconds: OnceCell<f64>,
 }
 
 impl QemuGuest {
-    pub(super) fn new(info: MachineInfo, keys: Keys, running: Running) -> Self {
+    pub(super) fn new(info: MachineInfo, way: Way, running: Running) -> Self {
         Self {
-            login: Login::new(&info.name, info.ssh_port, &info.user, keys),
+            way,
             info,
             running,
             first_command_seconds: OnceCell::new(),
@@ -128,11 +137,52 @@ impl QemuGuest {
         }
     }
 
+    fn login(&self) -> Result<&Login, MachineError> {
+        match &self.way {
+            Way::Login(login) => Ok(login),
+            Way::Agent(_) => Err(self.wrong("a Windows has no shell of a user")),
+        }
+    }
+
+    fn agent(&self) -> Result<&Agent, MachineError> {
+        match &self.way {
+            Way::Agent(agent) => Ok(agent),
+            Way::Login(_) => Err(self.wrong("only a Windows runs PowerShell")),
+        }
+    }
+
+    fn wrong(&self, reason: &str) -> MachineError {
+        MachineError::Spec {
+            name: self.info.name.clone(),
+            reason: reason.to_owned(),
+        }
+    }
+
+    /// What a command answers, unless the machine ends first.
+    async fn while_running<T>(
+        &self,
+        command: impl Future<Output = Result<T, MachineError>> + Send,
+    ) -> Result<T, MachineError> {
+        let id = self.running.id();
+        let ended = tokio::select! {
+            ended = command => ended,
+            _ = id.gone() => return Err(self.ended().await),
+        };
+        match ended {
+            Err(_) if !self.is_running() => Err(self.ended().await),
+            // The port of an agent is closed a moment before QEMU has ended.
+            Err(MachineError::Agent { .. }) if self.gone_within(EXIT_GRACE).await? => {
+                Err(self.ended().await)
+            }
+            ended => ended,
+        }
+    }
+
     /// Tries until a command runs. What did not work last is left in `last`.
-    async fn first_command(&self, last: &mut String) -> f64 {
+    async fn first_command(&self, login: &Login, last: &mut String) -> f64 {
         loop {
             // A try that hangs is cut by the login's own deadline, a command by this one.
-            match self.login.exec("true", QUIT_GRACE).await {
+            match login.exec("true", QUIT_GRACE).await {
                 Ok(_) => return self.running.id().age().as_secs_f64(),
                 Err(error) => *last = error.to_string(),
             }
@@ -141,16 +191,28 @@ impl QemuGuest {
     }
 
     async fn boot(&self, deadline: Duration, last: &mut String) -> Result<Boot, MachineError> {
+        let login = match &self.way {
+            Way::Login(login) => login,
+            Way::Agent(agent) => {
+                *last = "its agent has not said hello".to_owned();
+                agent.ready().await?;
+                let age = async || self.running.id().age().as_secs_f64();
+                return Ok(Boot {
+                    seconds: *self.first_command_seconds.get_or_init(age).await,
+                    state: SystemState::Running,
+                });
+            }
+        };
         let seconds = match self.first_command_seconds.get() {
             Some(seconds) => *seconds,
-            None => self.first_command(last).await,
+            None => self.first_command(login, last).await,
         };
         let seconds = *self
             .first_command_seconds
             .get_or_init(async || seconds)
             .await;
         *last = format!("a command ran after {seconds:.1} s, but the boot did not come to its end");
-        let report = self.login.exec(BOOT_REPORT, deadline).await?;
+        let report = login.exec(BOOT_REPORT, deadline).await?;
         Ok(Boot {
             seconds,
             state: state_of(&report.stdout),
@@ -244,15 +306,24 @@ impl Guest for QemuGuest {
     }
 
     async fn exec(&self, command: &str, deadline: Duration) -> Result<ExecOutput, MachineError> {
-        let id = self.running.id();
-        let ended = tokio::select! {
-            ended = self.login.exec(command, deadline) => ended,
-            _ = id.gone() => return Err(self.ended().await),
-        };
-        match ended {
-            Err(_) if !self.is_running() => Err(self.ended().await),
-            ended => ended,
-        }
+        let login = self.login()?;
+        self.while_running(login.exec(command, deadline)).await
+    }
+
+    async fn script(
+        &self,
+        script: &str,
+        variables: &[(&str, &str)],
+        deadline: Duration,
+    ) -> Result<ExecOutput, MachineError> {
+        let agent = self.agent()?;
+        let command = agent.exec(script, variables, deadline);
+        self.while_running(command).await
+    }
+
+    async fn restart(&self, script: &str, deadline: Duration) -> Result<ExecOutput, MachineError> {
+        let agent = self.agent()?;
+        self.while_running(agent.restart(script, deadline)).await
     }
 
     async fn fill(&self) -> Result<(), MachineError> {
@@ -289,6 +360,17 @@ impl Guest for QemuGuest {
     async fn stop(&self, grace: Duration) -> Result<Stopped, MachineError> {
         if !self.is_running() {
             return Ok(Stopped::Cleanly);
+        }
+        if let Way::Agent(agent) = &self.way {
+            match agent.leave(LEAVE_DEADLINE).await {
+                Ok(()) if self.gone_within(grace).await? => return Ok(Stopped::Cleanly),
+                Ok(()) => {}
+                // It may be going by itself: its port is closed a moment before QEMU has ended.
+                Err(_) if self.gone_within(EXIT_GRACE).await? => return Ok(Stopped::Cleanly),
+                Err(error) => {
+                    tracing::warn!(machine = self.info.name, %error, "the agent does not go");
+                }
+            }
         }
         match self.control("system_powerdown").await {
             Ok(()) if self.gone_within(grace).await? => return Ok(Stopped::Cleanly),

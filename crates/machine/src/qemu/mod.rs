@@ -6,16 +6,18 @@ mod guest;
 mod qmp;
 
 use crate::acceleration::QEMU;
+use crate::agent::{self, Agent, medium};
+use crate::login::Login;
 use crate::metadata;
 use crate::record::Record;
 use crate::seed::{self, Keys};
 use crate::{
     Acceleration, Firmware, Guest, Hypervisor, Lifetime, MachineDisk, MachineError, MachineInfo,
-    MachineSpec, ServedDisk,
+    MachineSpec, MediaFile, Metadata, ServedDisk, System,
 };
 pub(crate) use arguments::drive;
 use async_trait::async_trait;
-use guest::{QemuGuest, Running};
+use guest::{QemuGuest, Running, Way};
 use process::{Command, ProcessError};
 pub(crate) use qmp::connect;
 use std::net::TcpListener;
@@ -84,6 +86,9 @@ impl Hypervisor for Qemu {
             });
         }
         link_disks(&spec)?;
+        if spec.system == System::Windows {
+            return self.start_windows(spec).await;
+        }
         let keys = Keys::of(&spec.dir, &spec.name)?;
         seed::write(&spec, &keys).await?;
         if spec.firmware == Firmware::Uefi {
@@ -92,7 +97,8 @@ impl Hypervisor for Qemu {
         let host_key = keys.host_line(&spec.name)?;
         let (running, ssh_port) = self.launch(&spec, &host_key, free_port).await?;
         let info = self.info(&spec, &host_key, ssh_port, &running);
-        Ok(Arc::new(QemuGuest::new(info, keys, running)))
+        let way = login(&info, keys);
+        Ok(Arc::new(QemuGuest::new(info, way, running)))
     }
 
     async fn adopt(&self, dir: &Path) -> Result<Option<Arc<dyn Guest>>, MachineError> {
@@ -126,7 +132,8 @@ impl Hypervisor for Qemu {
         let keys = Keys::of(dir, &info.name)?;
         let log = dir.join(LOG_FILE);
         let running = Running::Daemon { id, log };
-        Ok(Some(Arc::new(QemuGuest::new(info, keys, running))))
+        let way = login(&info, keys);
+        Ok(Some(Arc::new(QemuGuest::new(info, way, running))))
     }
 
     fn acceleration(&self) -> &Acceleration {
@@ -135,6 +142,30 @@ impl Hypervisor for Qemu {
 }
 
 impl Qemu {
+    /// The rest of a start, with a medium in place of a seed, and a port that nobody else can be at.
+    async fn start_windows(&self, spec: MachineSpec) -> Result<Arc<dyn Guest>, MachineError> {
+        let key = medium::write(&spec).await?;
+        if spec.firmware == Firmware::Uefi {
+            copy_firmware_variables(&spec.dir)?;
+        }
+        let (running, port) = self.launch(&spec, "", || Ok(0)).await?;
+        let info = self.info(&spec, "", port, &running);
+        match qmp::connect(&spec.dir, agent::SOCKET).await {
+            Ok(stream) => {
+                let agent = Agent::over(&spec.name, stream, key);
+                Ok(Arc::new(QemuGuest::new(info, Way::Agent(agent), running)))
+            }
+            Err(source) => {
+                running.kill().await?;
+                Err(MachineError::Control {
+                    name: spec.name,
+                    operation: "connect to the agent's port",
+                    source,
+                })
+            }
+        }
+    }
+
     fn info(
         &self,
         spec: &MachineSpec,
@@ -202,7 +233,13 @@ impl Qemu {
     }
 
     async fn spawn(&self, spec: &MachineSpec, port: u16) -> Result<Running, MachineError> {
-        for stale in [qmp::SOCKET, metadata::SOCKET, crate::serial::FILE, LOG_FILE] {
+        for stale in [
+            qmp::SOCKET,
+            agent::SOCKET,
+            metadata::SOCKET,
+            crate::serial::FILE,
+            LOG_FILE,
+        ] {
             let stale = spec.dir.join(stale);
             match std::fs::remove_file(&stale) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -262,6 +299,11 @@ async fn answers(spec: &MachineSpec, running: Running) -> Result<Running, Machin
     }
 }
 
+fn login(info: &MachineInfo, keys: Keys) -> Way {
+    let login = Login::new(&info.name, info.ssh_port, &info.user, keys);
+    Way::Login(Box::new(login))
+}
+
 fn free_port() -> std::io::Result<u16> {
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     Ok(listener.local_addr()?.port())
@@ -308,6 +350,14 @@ fn check(spec: &MachineSpec) -> Result<(), MachineError> {
         "its folder and its disks must be absolute paths"
     } else if spec.cpus == 0 || spec.memory_mib < 64 {
         "it needs a processor and 64 MiB of memory at least"
+    } else if spec.system == System::Windows
+        && (spec.lifetime == Lifetime::Persistent || spec.metadata == Metadata::Cable)
+    {
+        "a Windows ends with its handle, and has no network for its metadata"
+    } else if spec.system == System::Windows && spec.data_disks.len() > arguments::DATA_PORTS {
+        "a Windows has at most 4 data disks"
+    } else if !spec.media.iter().all(is_medium) {
+        "a file for its medium needs a name of letters and digits, and must be there"
     } else if !luns_differ(spec) {
         "its data disks need numbers that differ"
     } else if let Some(reason) = all.iter().find_map(|disk| disk_reason(disk)) {
@@ -319,6 +369,15 @@ fn check(spec: &MachineSpec) -> Result<(), MachineError> {
         name: spec.name.clone(),
         reason: reason.into(),
     })
+}
+
+fn is_medium(file: &MediaFile) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric();
+    !file.name.is_empty()
+        && file.name.len() <= MAX_NAME
+        && file.name.bytes().all(plain)
+        && file.path.is_absolute()
+        && file.path.is_file()
 }
 
 fn luns_differ(spec: &MachineSpec) -> bool {
@@ -441,6 +500,18 @@ mod tests {
         check(&|spec| spec.dir = "here".into(), "absolute");
         check(&|spec| spec.disk = "/no/such".into(), "not a file");
         check(&|spec| spec.memory_mib = 1, "memory");
+        let lasting = |spec: &mut MachineSpec| {
+            *spec = spec.clone().windows();
+            spec.lifetime = Lifetime::Persistent;
+        };
+        check(&lasting, "ends with its handle");
+        let media = |name: &str, path: &Path| crate::MediaFile {
+            name: name.into(),
+            path: path.into(),
+        };
+        check(&|spec| spec.media = vec![media("a/b", &disk)], "medium");
+        let gone = Path::new("/no/such");
+        check(&|spec| spec.media = vec![media("0", gone)], "medium");
         let data = |lun, path: &str| crate::DataDisk {
             lun,
             disk: path.into(),
