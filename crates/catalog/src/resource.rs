@@ -50,6 +50,15 @@ pub trait Catalog: Send + Sync {
     ) -> Result<Vec<ResourceId>>;
     /// Resources of a type at or below the permit's scope, in their useful order: versions by number, others by id.
     async fn list(&self, permit: &Permit, of: &ResourceType, page: PageRequest) -> Result<Page>;
+    /// The same resources in the same order, and of their properties nothing but the members at these places
+    /// (`storageProfile.imageReference.id`): for whoever looks at many and needs little of each.
+    async fn list_members(
+        &self,
+        permit: &Permit,
+        of: &ResourceType,
+        members: &[&str],
+        page: PageRequest,
+    ) -> Result<MembersPage>;
     /// Everything directly or indirectly below the permit's scope, whatever its type, by id.
     async fn list_below(&self, permit: &Permit, page: PageRequest) -> Result<Page>;
     /// How many resources of a type are at or below the permit's scope in a location, which compares without case and
@@ -281,6 +290,20 @@ impl PageRequest {
 pub struct Page {
     pub resources: Vec<Resource>,
     pub next: Option<Continuation>,
+}
+
+/// One page of a list of members.
+#[derive(Clone, Debug)]
+pub struct MembersPage {
+    pub found: Vec<Members>,
+    pub next: Option<Continuation>,
+}
+
+/// A resource and those of its members that were asked for, in that order; null is what it does not have.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Members {
+    pub id: ResourceId,
+    pub members: Vec<Value>,
 }
 
 /// Where a list goes on: opaque to the client, and worth nothing without a permit, since the scope is the permit's.

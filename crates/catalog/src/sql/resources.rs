@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use access::{Permit, Visible};
 use async_trait::async_trait;
+use sqlx::FromRow;
 use wire::{Location, ProvisioningState, ResourceId, ResourceType, TenantId};
 
 use super::rows::{self, ResourceRow};
@@ -15,8 +16,8 @@ use crate::activity::ActivityStatus;
 use crate::auth::Record;
 use crate::error::{CatalogError, Result};
 use crate::resource::{
-    BODY_BYTES_MAX, Catalog, Continuation, Draft, Etag, GET_MANY_MAX, Page, PageRequest,
-    Precondition, Put, Resource, TAGS_MAX, UNIQUE_KEYS_MAX,
+    BODY_BYTES_MAX, Catalog, Continuation, Draft, Etag, GET_MANY_MAX, Members, MembersPage, Page,
+    PageRequest, Precondition, Put, Resource, TAGS_MAX, UNIQUE_KEYS_MAX,
 };
 
 /// Rounds of removing a tree: each but the last removes something, and every level of a tree can hold back one.
@@ -163,6 +164,52 @@ impl<E: Engine> Catalog for SqlCatalog<E> {
         .await
         .map_err(failed("list what is below a resource"))?;
         page_of(rows, &page)
+    }
+
+    async fn list_members(
+        &self,
+        permit: &Permit,
+        of: &ResourceType,
+        members: &[&str],
+        page: PageRequest,
+    ) -> Result<MembersPage> {
+        const OPERATION: &str = "list members of resources";
+        let (from, to) = rows::sort_range(permit.scope(), of);
+        let found = query_as::<MembersRow>(Sql::of(
+            "with seen as materialized (select value as scope from json_each($6)),
+             asked as materialized (select key as n, '$.' || value as path from json_each($8))
+             select id, id_key, sort_key,
+                    (select json_group_array(json_extract(properties, path)) from (select path from asked order by n))
+                        as members
+             from resources
+             where tenant = $1 and type_key = $2 and sort_key > $3 and sort_key >= $4 and sort_key < $5
+               and exists (select 1 from seen where id_key = scope
+                           or (id_key > scope || '/' and id_key < scope || '0'))
+             order by sort_key limit $7",
+            "with seen as materialized (select value as scope from json_array_elements_text($6::json)),
+             asked as materialized (
+                 select n, string_to_array(value, '.') as path
+                 from json_array_elements_text($8::json) with ordinality as asked (value, n))
+             select id, id_key, sort_key,
+                    coalesce((select json_agg(as_json(properties) #> path order by n)::text from asked), '[]') as members
+             from resources
+             where tenant = $1 and type_key = $2 and sort_key > $3 and sort_key >= $4 and sort_key < $5
+               and exists (select 1 from seen where id_key = scope
+                           or (id_key > scope || '/' and id_key < scope || '0'))
+             order by sort_key limit $7",
+        ))
+        .bind(permit.tenant().to_string())
+        .bind(of.folded())
+        .bind(start_of(&page))
+        .bind(from)
+        .bind(to)
+        .bind(seen_scopes(permit)?)
+        .bind(page_rows(&page))
+        .bind(rows::to_json("members of one list", members, BODY_BYTES_MAX)?)
+        .fetch_all(&mut *self.reader(OPERATION).await?)
+        .await
+        .map_err(failed(OPERATION))?;
+        MembersRow::page(found, &page)
     }
 
     async fn count(
@@ -515,7 +562,7 @@ async fn remove_tree(tx: &mut impl Connection, permit: &Permit) -> Result<Vec<Re
 }
 
 /// The scopes that a list may show, as JSON text for `json_each`.
-fn seen_scopes(permit: &Permit) -> Result<String> {
+pub(super) fn seen_scopes(permit: &Permit) -> Result<String> {
     let scopes: Vec<&str> = match permit.visible() {
         Visible::All => vec![rows::prefix(permit.scope())],
         Visible::Only(scopes) => scopes.iter().map(rows::prefix).collect(),
@@ -534,17 +581,52 @@ fn page_rows(page: &PageRequest) -> i64 {
     i64::try_from(page.limit() + 1).unwrap_or(i64::MAX)
 }
 
+/// Where the next page begins, if there were more rows than one page has; those of this page stay.
+pub(super) fn cut<R>(
+    rows: &mut Vec<R>,
+    limit: usize,
+    keys: impl Fn(&R) -> (&str, &str),
+) -> Option<Continuation> {
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let (sort, key) = keys(rows.last().filter(|_| more)?);
+    Some(Continuation {
+        sort: sort.to_owned(),
+        key: key.to_owned(),
+    })
+}
+
 fn page_of(mut rows: Vec<ResourceRow>, page: &PageRequest) -> Result<Page> {
-    let more = rows.len() > page.limit();
-    rows.truncate(page.limit());
-    let next = rows.last().filter(|_| more);
-    let next = next.map(|row| Continuation {
-        sort: row.sort_key.clone(),
-        key: row.id_key.clone(),
-    });
+    let next = cut(&mut rows, page.limit(), |row| (&row.sort_key, &row.id_key));
     let resources = rows
         .into_iter()
         .map(ResourceRow::into_resource)
         .collect::<Result<_>>()?;
     Ok(Page { resources, next })
+}
+
+/// What was asked for of one resource.
+#[derive(FromRow)]
+struct MembersRow {
+    id: String,
+    id_key: String,
+    sort_key: String,
+    /// A JSON array.
+    members: String,
+}
+
+impl MembersRow {
+    fn page(mut rows: Vec<MembersRow>, page: &PageRequest) -> Result<MembersPage> {
+        let next = cut(&mut rows, page.limit(), |row| (&row.sort_key, &row.id_key));
+        let found = rows.into_iter().map(|row| {
+            Ok(Members {
+                id: rows::parsed("resources.id", &row.id)?,
+                members: rows::from_json("resources.properties", &row.members)?,
+            })
+        });
+        Ok(MembersPage {
+            found: found.collect::<Result<_>>()?,
+            next,
+        })
+    }
 }

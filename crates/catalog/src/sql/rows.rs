@@ -11,7 +11,7 @@ use wire::{ResourceId, ResourceType, VersionNumber};
 use crate::error::{CatalogError, Result};
 use crate::resource::{Etag, Resource, SystemData};
 
-const VERSIONS: &str = "Microsoft.Compute/galleries/images/versions";
+pub(super) const VERSIONS: &str = "Microsoft.Compute/galleries/images/versions";
 
 /// A row of `resources`.
 #[derive(FromRow)]

@@ -43,7 +43,7 @@ pub trait Connection: Send {
 /// The text of a statement.
 #[derive(Clone, Copy)]
 pub struct Sql {
-    sqlite: &'static str,
+    pub(super) sqlite: &'static str,
     postgres: &'static str,
 }
 

@@ -5,13 +5,15 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use sqlx::FromRow;
+use wire::ResourceType;
 
-use super::resources::check_write;
+use super::resources::{check_write, cut, seen_scopes};
 use super::{Connection, Engine, Sql, SqlCatalog, again, commit, failed, query, query_as, rows};
 use crate::error::{CatalogError, Result};
+use crate::resource::Continuation;
 use crate::statements::{
     PACKAGES_MAX, PackageUse, STATEMENT_BYTES_MAX, Statements, StoredBill, StoredPackage,
-    StoredStatement,
+    StoredStatement, VERSIONS_USING_MAX, VersionUsing, VersionsUsing,
 };
 
 #[derive(FromRow)]
@@ -41,11 +43,18 @@ struct PackageRow {
 
 #[derive(FromRow)]
 struct UseRow {
-    disk: String,
     system: String,
-    name: String,
-    source: String,
+    package: i64,
     body: String,
+}
+
+#[derive(FromRow)]
+struct UsingRow {
+    id: String,
+    id_key: String,
+    sort_key: String,
+    /// Places, with commas between.
+    uses: String,
 }
 
 #[async_trait]
@@ -167,26 +176,116 @@ impl<E: Engine> Statements for SqlCatalog<E> {
 
     async fn uses_of_package(&self, _: &Permit, name: &str) -> Result<Vec<PackageUse>> {
         let found = query_as::<UseRow>(
-            "select b.disk, b.system, p.name, p.source, p.body from packages p
-             join bill_packages u on u.package = p.id
-             join bills b on b.id = u.bill
-             where p.name = $1 or p.source = $1
-             order by b.disk, p.body",
+            "select distinct b.system, p.id as package, p.body from packages p
+             cross join bill_packages u cross join bills b
+             where (p.name = $1 or p.source = $1) and u.package = p.id and b.id = u.bill
+             order by p.body, b.system",
         )
         .bind(name)
         .fetch_all(&mut *self.reader("find a package").await?)
         .await
         .map_err(failed("find a package"))?;
         let used = |row: UseRow| PackageUse {
-            disk: row.disk,
             system: row.system,
-            package: StoredPackage {
-                name: row.name,
-                source: row.source,
-                body: row.body,
-            },
+            package: row.package,
+            body: row.body,
         };
         Ok(found.into_iter().map(used).collect())
+    }
+
+    async fn versions_using(
+        &self,
+        permit: &Permit,
+        uses: &[PackageUse],
+        after: Option<&Continuation>,
+        limit: usize,
+    ) -> Result<VersionsUsing> {
+        const OPERATION: &str = "find versions by their packages";
+        let limit = limit.clamp(1, VERSIONS_USING_MAX);
+        let asked: Vec<Value> = uses
+            .iter()
+            .enumerate()
+            .map(|(at, one)| json!([at, one.package, one.system]))
+            .collect();
+        let (from, to) = rows::sort_range(permit.scope(), &ResourceType::new(rows::VERSIONS));
+        let found = query_as::<UsingRow>(VERSIONS_USING)
+            .bind(permit.tenant().to_string())
+            .bind(rows::to_json(
+                "uses of packages",
+                &asked,
+                STATEMENT_BYTES_MAX,
+            )?)
+            .bind(after.map_or(String::new(), |after| after.sort.clone()))
+            .bind(from)
+            .bind(to)
+            .bind(seen_scopes(permit)?)
+            // One more than asked for tells whether there is a next answer.
+            .bind(i64::try_from(limit + 1).unwrap_or(i64::MAX))
+            .fetch_all(&mut *self.reader(OPERATION).await?)
+            .await
+            .map_err(failed(OPERATION))?;
+        UsingRow::all(found, limit)
+    }
+}
+
+/// The disks first, each once, and then their versions by the index that there is for it: the planner of SQLite would
+/// take the list of all versions, and is told. With the plus it compares as the index does, whatever the column's type.
+const VERSIONS_USING: Sql = Sql::of(
+    "with asked as materialized (
+         select value ->> 0 as place, value ->> 1 as package, value ->> 2 as system from json_each($2)),
+     seen as materialized (select value as scope from json_each($6)),
+     disks as materialized (
+         select b.disk, group_concat(asked.place) as uses
+         from asked cross join bill_packages u cross join bills b
+         where u.package = asked.package and b.id = u.bill and b.system = asked.system
+         group by b.id)
+     select r.id, r.id_key, r.sort_key, disks.uses
+     from disks cross join resources as r indexed by versions_by_disk
+     where r.tenant = $1 and r.type_key = 'microsoft.compute/galleries/images/versions'
+       and json_extract(r.properties, '$.bullion.diskDigest') = +disks.disk
+       and r.sort_key > $3 and r.sort_key >= $4 and r.sort_key < $5
+       and exists (select 1 from seen where r.id_key = scope
+                   or (r.id_key > scope || '/' and r.id_key < scope || '0'))
+     order by r.sort_key limit $7",
+    "with asked as materialized (
+         select value ->> 0 as place, (value ->> 1)::bigint as package, value ->> 2 as system
+         from json_array_elements($2::json)),
+     seen as materialized (select value as scope from json_array_elements_text($6::json)),
+     disks as materialized (
+         select b.disk, string_agg(asked.place, ',') as uses
+         from asked cross join bill_packages u cross join bills b
+         where u.package = asked.package and b.id = u.bill and b.system = asked.system
+         group by b.id)
+     select r.id, r.id_key, r.sort_key, disks.uses
+     from disks cross join resources as r
+     where r.tenant = $1 and r.type_key = 'microsoft.compute/galleries/images/versions'
+       and (as_json(r.properties) #>> '{bullion,diskDigest}') collate \"C\" = disks.disk
+       and r.sort_key > $3 and r.sort_key >= $4 and r.sort_key < $5
+       and exists (select 1 from seen where r.id_key = scope
+                   or (r.id_key > scope || '/' and r.id_key < scope || '0'))
+     order by r.sort_key limit $7",
+);
+
+impl UsingRow {
+    fn all(mut rows: Vec<UsingRow>, limit: usize) -> Result<VersionsUsing> {
+        let next = cut(&mut rows, limit, |row| (&row.sort_key, &row.id_key));
+        let found = rows.into_iter().map(UsingRow::into_version);
+        Ok(VersionsUsing {
+            found: found.collect::<Result<_>>()?,
+            next,
+        })
+    }
+
+    fn into_version(self) -> Result<VersionUsing> {
+        let places = self.uses.split(',');
+        let mut uses = places
+            .map(|place| rows::parsed("the place of a use", place))
+            .collect::<Result<Vec<usize>>>()?;
+        uses.sort_unstable();
+        Ok(VersionUsing {
+            version: rows::parsed("resources.id", &self.id)?,
+            uses,
+        })
     }
 }
 
@@ -242,4 +341,30 @@ async fn write_bill(
     .execute(tx)
     .await
     .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use sqlx::AssertSqlSafe;
+
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::sqlite::SqliteCatalog;
+
+    /// Of ten thousand versions those with a disk are found by it, and not by looking at each.
+    #[tokio::test]
+    async fn versions_are_found_by_the_index_of_their_disks() {
+        let catalog = SqliteCatalog::in_memory(Arc::new(ManualClock::default())).await;
+        let catalog = catalog.expect("open");
+        let text = format!("explain query plan {}", VERSIONS_USING.sqlite);
+        let plan = sqlx::query_as::<_, (i64, i64, i64, String)>(AssertSqlSafe(text))
+            .fetch_all(&mut *catalog.engine.reader().await.expect("a connection"))
+            .await
+            .expect("a plan");
+        let plan: Vec<String> = plan.into_iter().map(|(.., step)| step).collect();
+        let found = "SEARCH r USING INDEX versions_by_disk (tenant=? AND <expr>=?)";
+        assert!(plan.iter().any(|step| step == found), "{plan:#?}");
+    }
 }

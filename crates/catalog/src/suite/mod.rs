@@ -1,11 +1,13 @@
 //! What every backend must do: one suite, run against each.
 //!
-//! Each case takes an empty catalog. It uses the public traits alone, so it knows no SQL.
+//! Each case takes an empty catalog. It uses the public traits alone, so it knows no SQL; but for what a release before
+//! wrote.
 
 mod activity;
 mod auth;
 mod changes;
 mod copies;
+mod earlier;
 mod jobs;
 mod policy_states;
 #[cfg(feature = "postgres-tests")]
@@ -19,6 +21,7 @@ mod world;
 pub use crate::backend::Backend;
 use crate::clock::ManualClock;
 pub use copies::copies;
+pub use earlier::{BEFORE_VERSIONS_BY_DISK, OLD_VERSION, the_old_version_is_found};
 #[cfg(feature = "postgres-tests")]
 pub use postgres::{POSTGRES, fresh_postgres};
 

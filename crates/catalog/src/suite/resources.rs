@@ -28,6 +28,48 @@ pub(super) async fn run<B: Backend>(fresh: &impl AsyncFn(ManualClock) -> B) {
     many_are_got_by_id(&World::new(fresh).await).await;
     a_read_permit_writes_nothing(&World::new(fresh).await).await;
     resources_are_counted_by_place(&World::new(fresh).await).await;
+    members_are_listed_alone(&World::new(fresh).await).await;
+}
+
+async fn members_are_listed_alone<B: Backend>(world: &World<B>) {
+    const MACHINES: &str = "Microsoft.Compute/virtualMachines";
+    let of = ResourceType::new(MACHINES);
+    for (name, properties) in [
+        (
+            "a",
+            json!({ "image": { "id": "/x", "n": 1.5 }, "text": "a\0b" }),
+        ),
+        ("b", json!({ "image": { "id": { "deep": ["ü", null] } } })),
+        ("c", json!({ "image": "none" })),
+    ] {
+        let id = world.id(&format!("/resourceGroups/rg/providers/{MACHINES}/{name}"));
+        let (permit, draft) = (world.write(&id).await, Draft::new(properties));
+        let put = world.catalog.put(&permit, draft, Precondition::None);
+        put.await.expect("put");
+    }
+    let permit = world
+        .list_permit(&world.operator, MACHINES, &world.id(""))
+        .await;
+    let expected = [
+        ("a", vec![json!("/x"), json!(1.5)]),
+        ("b", vec![json!({ "deep": ["ü", null] }), json!(null)]),
+        ("c", vec![json!(null), json!(null)]),
+    ];
+    for size in 1..=4 {
+        let pages = Pages::of(&world.catalog, &permit, MACHINES).by(size);
+        let found = pages.members(&["image.id", "image.n"]).await.expect("list");
+        let seen = found
+            .iter()
+            .map(|one| (one.id.name(), one.members.clone()))
+            .collect::<Vec<_>>();
+        assert_eq!(seen, expected, "by {size}");
+    }
+    let nothing = world
+        .catalog
+        .list_members(&permit, &of, &[], PageRequest::first(1))
+        .await
+        .expect("list");
+    assert_eq!(nothing.found[0].members, [json!(null); 0]);
 }
 
 async fn what_is_put_is_got<B: Backend>(world: &World<B>) {

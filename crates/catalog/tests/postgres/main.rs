@@ -40,6 +40,26 @@ async fn servers_that_start_at_once_make_the_tables_once() {
     }
 }
 
+/// A database of the release before has its versions in the index when it is opened.
+#[tokio::test]
+async fn versions_that_were_there_are_found_by_their_disks() {
+    let place = fresh_postgres().await;
+    let pool = sqlx::PgPool::connect(&place).await.expect("connect");
+    let mut before = sqlx::migrate!("migrations/postgres");
+    let kept = before
+        .iter()
+        .filter(|one| one.version <= suite::BEFORE_VERSIONS_BY_DISK)
+        .cloned();
+    before.migrations = kept.collect::<Vec<_>>().into();
+    before.run(&pool).await.expect("the old tables");
+    let written = sqlx::query(suite::OLD_VERSION).execute(&pool).await;
+    written.expect("a version");
+    pool.close().await;
+    let catalog = open(&place, ManualClock::default()).await;
+    suite::the_old_version_is_found(&catalog).await;
+    catalog.close().await;
+}
+
 #[tokio::test]
 async fn what_cannot_be_used_says_what_to_do() {
     let server = std::env::var(suite::POSTGRES).expect("checked by the others");

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use access::Permit;
 use async_trait::async_trait;
 use catalog::{
-    Catalog, CatalogError, ChangeFeed, Changes, Draft, Page, PageRequest, PolicyStates,
-    Precondition, Put, Refusal, Resource, SqliteCatalog, StateEvent, StateKey, StateWrite,
-    StoredState,
+    Catalog, CatalogError, ChangeFeed, Changes, Draft, MembersPage, Page, PageRequest,
+    PolicyStates, Precondition, Put, Refusal, Resource, SqliteCatalog, StateEvent, StateKey,
+    StateWrite, StoredState,
 };
 use jiff::Timestamp;
 use serde_json::json;
@@ -63,6 +63,15 @@ impl Catalog for Faulty {
     }
     async fn list(&self, permit: &Permit, of: &ResourceType, page: PageRequest) -> Result<Page> {
         self.inner.list(permit, of, page).await
+    }
+    async fn list_members(
+        &self,
+        permit: &Permit,
+        of: &ResourceType,
+        members: &[&str],
+        page: PageRequest,
+    ) -> Result<MembersPage> {
+        self.inner.list_members(permit, of, members, page).await
     }
     async fn list_below(&self, permit: &Permit, page: PageRequest) -> Result<Page> {
         self.fail(&self.reads)?;

@@ -291,23 +291,28 @@ pub async fn list(
 }
 
 pub fn page_request(call: &Call) -> Result<PageRequest, ArmError> {
-    let limit = match call.query.get("$top") {
-        None => PAGE_DEFAULT,
-        Some(text) => match text.parse::<usize>() {
-            Ok(limit) if limit > 0 => limit,
-            _ => {
-                return Err(errors::invalid("$top", "$top must be a positive number."));
-            }
-        },
+    let page = PageRequest::first(top(call)?.unwrap_or(PAGE_DEFAULT));
+    Ok(match skip_token(call)? {
+        None => page,
+        Some(after) => page.after(after),
+    })
+}
+
+/// How many items the client wants on a page, if it says.
+pub fn top(call: &Call) -> Result<Option<usize>, ArmError> {
+    let Some(text) = call.query.get("$top") else {
+        return Ok(None);
     };
-    let page = PageRequest::first(limit);
-    match call.query.get("$skiptoken") {
-        None => Ok(page),
-        Some(token) => {
-            let after: Continuation = token.parse().map_err(errors::catalog)?;
-            Ok(page.after(after))
-        }
+    match text.parse::<usize>() {
+        Ok(limit) if limit > 0 => Ok(Some(limit)),
+        _ => Err(errors::invalid("$top", "$top must be a positive number.")),
     }
+}
+
+/// Where the page before this one ended.
+pub fn skip_token(call: &Call) -> Result<Option<Continuation>, ArmError> {
+    let token = call.query.get("$skiptoken").map(str::parse);
+    token.transpose().map_err(errors::catalog)
 }
 
 /// The list's envelope. The next link repeats what the client asked, api-version included.
@@ -316,7 +321,7 @@ pub fn page_reply(call: &Call, value: Vec<Value>, next: Option<Continuation>) ->
     if let Some(next) = next {
         let (version, next) = (call.version.to_string(), next.to_string());
         let mut query = vec![("api-version", version.as_str()), ("$skiptoken", &next)];
-        for name in ["$top", "$filter", "$expand"] {
+        for name in ["$top", "$filter", "$expand", "query"] {
             query.extend(call.query.get(name).map(|value| (name, value)));
         }
         body["nextLink"] = call.base.url(&call.path, &query).into();

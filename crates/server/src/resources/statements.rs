@@ -7,17 +7,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use access::Permit;
-use catalog::{PackageUse, Pages, Resource, StoredBill};
+use catalog::{PackageUse, Pages, Resource, StoredBill, VERSIONS_USING_MAX};
 use factory::pipeline::Base;
 use factory::prove::{self, Opened};
 use http::StatusCode;
 use provenance::{Advisory, Hit, Inventory, OsRelease, Package, Query, difference};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use wire::compute::VirtualMachineProperties;
 use wire::{ArmError, ErrorCode, ResourceId};
 
-use super::{Reply, machines, need, versions};
+use super::{Reply, machines, need, page_reply, skip_token, top, versions};
 use crate::errors;
 use crate::operation::{Call, Link};
 use crate::state::Server;
@@ -185,8 +184,11 @@ fn stored<T: DeserializeOwned>(text: &str) -> Result<T, ArmError> {
 pub async fn affected(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
     let text = call.query.get("query").unwrap_or_default();
     let query = Query::parse(text).map_err(|error| errors::invalid("query", error.to_string()))?;
-    let hits = match &query {
+    let limit = top(&call)?.unwrap_or(VERSIONS_USING_MAX);
+    let after = skip_token(&call)?;
+    let (uses, hits) = match &query {
         Query::Package(package) => {
+            let names = BTreeSet::from([package.name().to_owned()]);
             let found = |_: &OsRelease, one: &Package| {
                 package.matches(one).then(|| Hit {
                     advisory: String::new(),
@@ -195,13 +197,7 @@ pub async fn affected(server: Arc<Server>, call: Call) -> Result<Reply, ArmError
                     fixed: None,
                 })
             };
-            hits(
-                &server,
-                &call.permit,
-                &BTreeSet::from([package.name().to_owned()]),
-                found,
-            )
-            .await?
+            hits(&server, &call.permit, &names, found).await?
         }
         Query::Advisory(name) => {
             let known = server.advisories.named(name).await?;
@@ -215,65 +211,66 @@ pub async fn affected(server: Arc<Server>, call: Call) -> Result<Reply, ArmError
             hits(&server, &call.permit, &names, found).await?
         }
     };
-    if hits.is_empty() {
+    if uses.is_empty() {
         return Ok(Reply::ok(json!({ "value": [] })));
     }
-    let machines = machines_by_version(&server, &call.permit).await?;
-    let versions = listed(&server, &call.permit, versions::KIND).await?;
-    let value: Vec<Value> = versions
-        .iter()
-        .filter_map(|version| {
-            let hits = hits.get(digest(version)?)?;
-            Some(json!({
-                "id": version.id.to_string(),
-                "name": version.id.name(),
-                "packages": hits,
-                "virtualMachines": machines.get(version.id.folded()).cloned().unwrap_or_default(),
-            }))
+    let versions = server
+        .statements
+        .versions_using(&call.permit, &uses, after.as_ref(), limit)
+        .await
+        .map_err(errors::catalog)?;
+    let machines = match versions.found.is_empty() {
+        true => BTreeMap::new(),
+        false => machines_by_version(&server, &call.permit).await?,
+    };
+    let shown = versions.found.iter().map(|one| {
+        let mut found: Vec<&Hit> = Vec::new();
+        for hit in one.uses.iter().filter_map(|at| hits.get(*at)) {
+            if !found.contains(&hit) {
+                found.push(hit);
+            }
+        }
+        json!({
+            "id": one.version.to_string(),
+            "name": one.version.name(),
+            "packages": found,
+            "virtualMachines": machines.get(one.version.folded()).map(Vec::as_slice).unwrap_or_default(),
         })
-        .collect();
-    Ok(Reply::ok(json!({ "value": value })))
+    });
+    Ok(page_reply(&call, shown.collect(), versions.next))
 }
 
-/// What `found` says of every package that goes by one of the names, by disk.
+/// The uses of packages that go by one of the names of which `found` says something, and what it says of each. A package
+/// and its system are read once, however many disks have them.
 async fn hits(
     server: &Server,
     permit: &Permit,
     names: &BTreeSet<String>,
     found: impl Fn(&OsRelease, &Package) -> Option<Hit>,
-) -> Result<BTreeMap<String, Vec<Hit>>, ArmError> {
-    let mut hits: BTreeMap<String, Vec<Hit>> = BTreeMap::new();
-    // A package and its system are read once, however many disks have them.
-    let mut judged: BTreeMap<(String, String), Option<Hit>> = BTreeMap::new();
+) -> Result<(Vec<PackageUse>, Vec<Hit>), ArmError> {
+    let (mut uses, mut hits) = (Vec::new(), Vec::new());
+    // One package may go by two of the names.
+    let mut judged: BTreeSet<(i64, String)> = BTreeSet::new();
     for name in names {
-        let uses = server.statements.uses_of_package(permit, name).await;
-        for PackageUse {
-            disk,
-            system,
-            package,
-        } in uses.map_err(errors::catalog)?
-        {
-            let key = (system, package.body);
-            let hit = match judged.get(&key) {
-                Some(hit) => hit.clone(),
-                None => {
-                    let hit = found(&stored(&key.0)?, &stored(&key.1)?);
-                    judged.insert(key, hit.clone());
-                    hit
-                }
-            };
-            let known = hits.entry(disk).or_default();
-            known.extend(hit.filter(|hit| !known.contains(hit)));
+        let known = server.statements.uses_of_package(permit, name).await;
+        for one in known.map_err(errors::catalog)? {
+            if !judged.insert((one.package, one.system.clone())) {
+                continue;
+            }
+            if let Some(hit) = found(&stored(&one.system)?, &stored(&one.body)?) {
+                uses.push(one);
+                hits.push(hit);
+            }
         }
     }
-    hits.retain(|_, hits| !hits.is_empty());
-    Ok(hits)
+    Ok((uses, hits))
 }
 
-async fn listed(server: &Server, permit: &Permit, kind: &str) -> Result<Vec<Resource>, ArmError> {
-    let found = Pages::of(&*server.catalog, permit, kind).all().await;
-    found.map_err(errors::catalog)
-}
+/// What of a machine says which version it runs: an id, and a number where that is the id of a definition.
+const IMAGE: [&str; 2] = [
+    "storageProfile.imageReference.id",
+    "storageProfile.imageReference.exactVersion",
+];
 
 /// Ids of machines by the version that they run, folded.
 async fn machines_by_version(
@@ -281,15 +278,16 @@ async fn machines_by_version(
     permit: &Permit,
 ) -> Result<BTreeMap<String, Vec<String>>, ArmError> {
     let mut by_version: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for machine in listed(server, permit, machines::KIND).await? {
-        let read = serde_json::from_value(machine.properties.clone());
-        let properties: VirtualMachineProperties = read.unwrap_or_default();
-        let image = properties.storage_profile.image_reference;
-        let Some(id) = image.id.and_then(|id| ResourceId::parse(&id).ok()) else {
+    let machines = Pages::of(&*server.catalog, permit, machines::KIND);
+    for machine in machines.members(&IMAGE).await.map_err(errors::catalog)? {
+        let [image, exact] = &machine.members[..] else {
             continue;
         };
-        let version = match image.exact_version {
-            Some(exact) if !id.resource_type().is(versions::KIND) => id.child("versions", &exact),
+        let Some(Ok(id)) = image.as_str().map(ResourceId::parse) else {
+            continue;
+        };
+        let version = match exact.as_str() {
+            Some(exact) if !id.resource_type().is(versions::KIND) => id.child("versions", exact),
             _ => Ok(id),
         };
         if let Ok(version) = version {

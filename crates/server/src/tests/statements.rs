@@ -259,4 +259,57 @@ async fn many_versions_are_asked_at_once() {
     check("openssl%3C3.0.14-1", 0).await;
     check("lib7", MANY_VERSIONS).await;
     check("bash", 0).await;
+
+    // Page after page they are the same, in their order, with the machines that run them.
+    let (image, exact) = (parent.to_string(), "2.0.20");
+    for (name, reference) in [
+        ("a", json!({ "id": image, "exactVersion": exact })),
+        ("b", json!({ "id": format!("{image}/versions/{exact}") })),
+        ("c", json!({ "id": format!("{image}/versions/2.0.21") })),
+        ("d", json!({ "publisher": "elsewhere" })),
+    ] {
+        let machine = format!("{GROUP}/providers/Microsoft.Compute/virtualMachines/{name}");
+        let machine = ResourceId::parse(&machine).unwrap();
+        let properties = json!({ "storageProfile": { "imageReference": reference } });
+        let draft = Draft::new(properties).location("north");
+        let stored = catalog
+            .put(&permit(&machine), draft, Precondition::None)
+            .await;
+        stored.expect("a machine");
+    }
+    let mut seen = Vec::new();
+    let mut next = format!(
+        "{subscription}/providers/Bullion.Factory/affected?api-version=2026-11-01&$top=7&query=openssl%3C3.0.15-1"
+    );
+    loop {
+        let page = site.get(&next).await;
+        assert_eq!(page.status, 200, "{:?}", page.body);
+        let shown = page.body["value"].as_array().unwrap();
+        assert!(shown.len() <= 7);
+        seen.extend(shown.clone());
+        let Some(link) = page.body["nextLink"].as_str() else {
+            break;
+        };
+        next = link[link.find("/subscriptions").unwrap()..].to_owned();
+    }
+    let names: Vec<&str> = seen.iter().filter_map(|one| one["name"].as_str()).collect();
+    let flawed = (0..MANY_VERSIONS).step_by(FLAWED_EACH);
+    let expected: Vec<String> = flawed.map(|number| format!("2.0.{number}")).collect();
+    assert_eq!(names, expected);
+    let running: Vec<&Value> = seen
+        .iter()
+        .map(|one| &one["virtualMachines"])
+        .filter(|machines| **machines != json!([]))
+        .collect();
+    let machine =
+        |name: &str| format!("{GROUP}/providers/Microsoft.Compute/virtualMachines/{name}");
+    assert_eq!(running, [&json!([machine("a"), machine("b")])]);
+    let refused = site
+        .get(
+            &next
+                .replace("$top=7", "$top=no")
+                .replace("%24top=7", "$top=no"),
+        )
+        .await;
+    assert_eq!(refused.status, 400, "{:?}", refused.body);
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::connections::Connections;
 use super::{FileAccess, SqliteCatalog, SqliteOptions};
 use crate::changes::{ChangeFeed, Changes};
 use crate::clock::ManualClock;
@@ -40,6 +41,33 @@ async fn the_suite_in_memory() {
             .expect("open")
     })
     .await;
+}
+
+/// A database of the release before has its versions in the index when it is opened.
+#[tokio::test]
+async fn versions_that_were_there_are_found_by_their_disks() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("a.db");
+    let mut before = sqlx::migrate!("migrations/sqlite");
+    let kept = before
+        .iter()
+        .filter(|one| one.version <= suite::BEFORE_VERSIONS_BY_DISK)
+        .cloned();
+    before.migrations = kept.collect::<Vec<_>>().into();
+    let file = sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(&path)
+        .create_if_missing(true);
+    let old = Connections::open(file, 1).await.expect("open");
+    let mut connection = old.get().await.expect("a connection");
+    before.run(&mut *connection).await.expect("the old tables");
+    sqlx::query(suite::OLD_VERSION)
+        .execute(&mut *connection)
+        .await
+        .expect("a version");
+    drop(connection);
+    old.close().await;
+    let catalog = open(&path, ManualClock::default(), FileAccess::ReadWrite).await;
+    suite::the_old_version_is_found(&catalog).await;
 }
 
 /// The oldest changes are thrown away, and who still needed them is told so.
