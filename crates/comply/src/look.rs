@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use catalog::{CatalogError, PageRequest, Resource};
+use catalog::{CatalogError, Pages, Resource};
 use jiff::Timestamp;
 use policy::existence::RELATED_MAX;
 use serde_json::{Value, json};
-use wire::{ResourceId, ResourceType};
+use wire::ResourceId;
 
 use crate::aliases::MACHINE_IMAGE;
 use crate::cache::{Cache, reading};
@@ -157,16 +157,14 @@ impl<'a> Look<'a> {
             true => kinds::OWN_RESOURCE_GROUPS,
             false => kind,
         };
-        let kind = ResourceType::new(kind);
-        let mut page = PageRequest::largest();
-        while found.len() <= RELATED_MAX {
-            let answer = self.parts.catalog.list(&permit, &kind, page).await;
-            let answer = answer.map_err(ComplyError::catalog(OPERATION))?;
-            found.extend(answer.resources.iter().map(subject::shown));
-            let Some(next) = answer.next else {
-                break;
-            };
-            page = PageRequest::largest().after(next);
+        let mut pages = Pages::of(&*self.parts.catalog, &permit, kind);
+        while found.len() <= RELATED_MAX
+            && let Some(page) = pages
+                .next()
+                .await
+                .map_err(ComplyError::catalog(OPERATION))?
+        {
+            found.extend(page.iter().map(subject::shown));
         }
         Ok(found)
     }

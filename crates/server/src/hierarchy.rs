@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 
 use access::{Action, Permit, SystemReason};
-use catalog::{PageRequest, Resource};
+use catalog::{Pages, Resource};
 use serde_json::Value;
-use wire::{ArmError, ErrorCode, ResourceId, ResourceType, SubscriptionId, TenantId};
+use wire::{ArmError, ErrorCode, ResourceId, SubscriptionId, TenantId};
 
 use crate::errors;
 use crate::resources::subscriptions;
@@ -37,30 +37,18 @@ pub fn founding(root: ResourceId, tenant: TenantId) -> Permit {
 
 /// Everything of a type at and below the permit's scope.
 pub async fn every(server: &Server, permit: &Permit, of: &str) -> Result<Vec<Resource>, ArmError> {
-    let of = ResourceType::new(of);
+    let mut pages = Pages::of(&*server.catalog, permit, of);
     let mut found: Vec<Resource> = Vec::new();
-    let mut page = PageRequest::largest();
-    loop {
-        let part = server
-            .catalog
-            .list(permit, &of, page)
-            .await
-            .map_err(errors::catalog)?;
-        found.extend(part.resources);
+    while let Some(page) = pages.next().await.map_err(errors::catalog)? {
+        found.extend(page);
         if found.len() > MEMBERS_MAX {
             return Err(ArmError::new(
                 ErrorCode::OperationNotAllowed,
-                format!(
-                    "There are more than {MEMBERS_MAX} resources of type {}.",
-                    of.as_str()
-                ),
+                format!("There are more than {MEMBERS_MAX} resources of type {of}."),
             ));
         }
-        match part.next {
-            Some(next) => page = PageRequest::largest().after(next),
-            None => return Ok(found),
-        }
     }
+    Ok(found)
 }
 
 #[derive(Debug)]

@@ -9,7 +9,7 @@ pub mod definitions;
 pub mod denials;
 pub mod operations;
 
-use catalog::{PageRequest, Resource};
+use catalog::{Pages, Resource};
 use serde_json::Value;
 use wire::{ArmError, ErrorCode, PrincipalId, ResourceId, ResourceType};
 
@@ -137,20 +137,9 @@ async fn inherited(server: &Server, call: &Call, of: &str) -> Result<Vec<Resourc
     let tenant = call.permit.tenant();
     let mut found = Vec::new();
     for scope in above(server, call).await?.into_iter().rev() {
-        let mut page = PageRequest::largest().directly();
-        loop {
-            let permit = looking(scope.clone(), tenant);
-            let part = server
-                .catalog
-                .list(&permit, &ResourceType::new(of), page)
-                .await
-                .map_err(errors::catalog)?;
-            found.extend(part.resources);
-            match part.next {
-                Some(next) => page = PageRequest::largest().directly().after(next),
-                None => break,
-            }
-        }
+        let permit = looking(scope.clone(), tenant);
+        let pages = Pages::of(&*server.catalog, &permit, of).directly();
+        found.extend(pages.all().await.map_err(errors::catalog)?);
     }
     Ok(found)
 }
