@@ -121,28 +121,33 @@ fn served_in(folder: &tempfile::TempDir, regions: &Arc<Regions>) -> Arc<ServedDi
     Arc::new(ServedDisks::new(socket, Arc::clone(regions)))
 }
 
+/// The record on the disk of a machine.
+pub fn record_on(disk: &MachineDisk) -> Option<String> {
+    let text = match disk {
+        MachineDisk::File(file) => {
+            crate::tattoo::read(&store::FileDisk::open(file).ok()?).ok()??
+        }
+        MachineDisk::Served(disk)
+        | MachineDisk::Layer {
+            below: Some(disk), ..
+        } => {
+            let disk = nbd::RemoteDisk::connect_unix(&disk.socket, &disk.export).ok()?;
+            crate::tattoo::read(&disk).ok()??
+        }
+        MachineDisk::Layer { file, below: None } => {
+            let file = store::FileDisk::open(file).ok()?;
+            let disk = disk::image::Image::open(file, Default::default()).ok()?;
+            crate::tattoo::read(&disk).ok()??
+        }
+    };
+    String::from_utf8(text).ok()
+}
+
 /// Fake machines whose tattoo is the one on their disk.
 fn fake_machines(check_fails: Arc<AtomicBool>) -> FakeHypervisor {
     FakeHypervisor::answering(move |spec, command| {
         if command.contains("bullion-image") {
-            let text = match &spec.disk {
-                MachineDisk::File(file) => {
-                    crate::tattoo::read(&store::FileDisk::open(file).ok()?).ok()??
-                }
-                MachineDisk::Served(disk)
-                | MachineDisk::Layer {
-                    below: Some(disk), ..
-                } => {
-                    let disk = nbd::RemoteDisk::connect_unix(&disk.socket, &disk.export).ok()?;
-                    crate::tattoo::read(&disk).ok()??
-                }
-                MachineDisk::Layer { file, below: None } => {
-                    let file = store::FileDisk::open(file).ok()?;
-                    let disk = disk::image::Image::open(file, Default::default()).ok()?;
-                    crate::tattoo::read(&disk).ok()??
-                }
-            };
-            let stdout = String::from_utf8(text).ok()?;
+            let stdout = record_on(&spec.disk)?;
             return Some(ExecOutput {
                 status: 0,
                 stdout,

@@ -132,6 +132,8 @@ pub enum StepState {
     Running,
     Succeeded,
     Failed,
+    /// It was not done, and its message says why.
+    Skipped,
 }
 
 /// Whether a step did its work now or an earlier result with equal inputs was found.

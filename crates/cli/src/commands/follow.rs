@@ -210,6 +210,7 @@ fn word(step: &RunStep) -> &'static str {
         (StepState::Failed, _) => "failed",
         (StepState::Succeeded, Some(How::Found)) => "found",
         (StepState::Succeeded, _) => "run",
+        (StepState::Skipped, _) => "skipped",
     }
 }
 
@@ -234,6 +235,9 @@ const DETAILS_MAX: usize = 3;
 const DIGEST_CHARS_SHOWN: usize = 16;
 
 fn detail(step: &RunStep) -> String {
+    if step.state == StepState::Skipped {
+        return step.message.clone();
+    }
     let found = step.how == Some(How::Found);
     let shown = DETAILS.iter().filter_map(|(key, label)| {
         let value = step.detail.get(key)?;
@@ -322,5 +326,8 @@ fn line(step: &RunStep) -> String {
         step.name,
         word(step)
     );
+    if step.state == StepState::Skipped {
+        return format!("{text}  {}", step.message);
+    }
     text.trim_end().to_owned()
 }

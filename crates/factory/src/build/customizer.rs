@@ -5,13 +5,15 @@ use std::path::PathBuf;
 
 use wire::template::SecretReference;
 
+use super::windows_action::WindowsAction;
+
 /// Raised whenever the executor would make something else of the same customizer.
 const EXECUTOR_FORMAT: u32 = 1;
 
 const NAME_BYTES_MAX: usize = 128;
 const PACKAGES_MAX: usize = 2000;
 const PACKAGE_BYTES_MAX: usize = 200;
-const FILE_BYTES_MAX: usize = 64 << 20;
+pub(super) const FILE_BYTES_MAX: usize = 64 << 20;
 const SECRETS_MAX: usize = 50;
 const PLAYBOOK_BYTES_MAX: usize = 1 << 20;
 const SCRIPT_BYTES_MAX: usize = 1 << 20;
@@ -102,7 +104,7 @@ pub enum FileContent {
 }
 
 impl FileContent {
-    fn key(&self) -> String {
+    pub(super) fn key(&self) -> String {
         match self {
             FileContent::Bytes(bytes) => blake3::hash(bytes).to_hex().to_string(),
             FileContent::Kept { sha256, .. } => format!("sha256:{sha256}"),
@@ -191,8 +193,26 @@ pub enum Action {
     },
     /// Whether machines grow the root partition to their disk.
     PartitionGrowth { enabled: bool },
-    /// Something that only a Windows guest can do.
-    Windows { kind: String },
+    /// What only a Windows guest can do.
+    Windows(WindowsAction),
+}
+
+impl Action {
+    /// As templates name it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Action::Packages { .. } => "Bullion.Packages",
+            Action::File { .. } => "File",
+            Action::Shell { .. } => "Shell",
+            Action::CaCertificate { .. } => "Bullion.CaCertificate",
+            Action::Ansible { .. } => "Bullion.Ansible",
+            Action::CloudInit { .. } => "Bullion.CloudInit",
+            Action::KernelCommandLine { .. } => "Bullion.KernelCommandLine",
+            Action::PartitionGrowth { .. } => "Bullion.PartitionGrowth",
+            Action::Windows(action) => action.kind(),
+        }
+    }
 }
 
 /// One customizer of a recipe. Its name is for people, except that a certificate is stored under it.
@@ -302,7 +322,7 @@ impl Customizer {
                 add("kind", "partition-growth".to_owned());
                 add("enabled", enabled.to_string());
             }
-            Action::Windows { kind } => add("kind", kind.clone()),
+            Action::Windows(action) => action.add_to(&mut material),
             Action::CaCertificate { pem } => {
                 add("kind", "ca-certificate".to_owned());
                 add("file", self.certificate_file());
@@ -316,7 +336,8 @@ impl Customizer {
     #[must_use]
     pub fn secrets(&self) -> &[Secret] {
         match &self.action {
-            Action::Shell { secrets, .. } => secrets,
+            Action::Shell { secrets, .. }
+            | Action::Windows(WindowsAction::PowerShell { secrets, .. }) => secrets,
             _ => &[],
         }
     }
@@ -371,23 +392,27 @@ fn reason_against(name: &str, action: &Action) -> Option<String> {
         Action::File { mode, .. } if *mode > 0o7777 => {
             Some(format!("its mode {mode:o} is not a file mode"))
         }
-        Action::Shell { lines, .. } if lines.is_empty() => Some("it has no line to run".to_owned()),
-        Action::Shell { secrets, .. } if secrets.len() > SECRETS_MAX => {
-            Some(format!("it names more than {SECRETS_MAX} secrets"))
-        }
-        Action::Shell { lines, .. }
-            if lines.iter().map(String::len).sum::<usize>() > SCRIPT_BYTES_MAX =>
-        {
-            Some(format!(
-                "its script is larger than {SCRIPT_BYTES_MAX} bytes"
-            ))
-        }
-        Action::Shell { lines, .. } if lines.iter().any(|line| line.contains('\0')) => {
-            Some("its script holds a zero byte".to_owned())
-        }
+        Action::Shell { lines, secrets } => reason_against_script(lines, secrets),
+        Action::Windows(action) => action.reason_against(),
         Action::CaCertificate { pem } => reason_against_certificate(pem),
         _ => None,
     }
+}
+
+pub(super) fn reason_against_script(lines: &[String], secrets: &[Secret]) -> Option<String> {
+    if lines.is_empty() {
+        return Some("it has no line to run".to_owned());
+    }
+    if secrets.len() > SECRETS_MAX {
+        return Some(format!("it names more than {SECRETS_MAX} secrets"));
+    }
+    if lines.iter().map(String::len).sum::<usize>() > SCRIPT_BYTES_MAX {
+        return Some(format!(
+            "its script is larger than {SCRIPT_BYTES_MAX} bytes"
+        ));
+    }
+    let holds_zero = lines.iter().any(|line| line.contains('\0'));
+    holds_zero.then(|| "its script holds a zero byte".to_owned())
 }
 
 fn reason_against_certificate(pem: &str) -> Option<String> {

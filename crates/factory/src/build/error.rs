@@ -79,8 +79,37 @@ pub enum BuildError {
     #[error("what the scanner of `{scan}` wrote cannot be used: {reason}")]
     BadScan { scan: String, reason: String },
 
-    #[error("a {kind} customizer needs a Windows guest, and this image is none")]
-    NeedsWindows { kind: String },
+    #[error("the {kind} customizer `{customizer}` needs a Windows guest, and this image is none")]
+    NeedsWindows {
+        customizer: String,
+        kind: &'static str,
+    },
+
+    #[error(
+        "the {kind} customizer `{customizer}` cannot be carried out in a Windows: that has File, PowerShell, WindowsRestart and \
+         WindowsUpdate"
+    )]
+    NotForWindows {
+        customizer: String,
+        kind: &'static str,
+    },
+
+    #[error(
+        "the source is a Windows in the state {state}: there is a way in only where sysprep has generalized it, because Windows \
+         Setup then starts the agent. Run `sysprep /generalize /oobe /shutdown` in it and bring it here anew, or take the \
+         customizers and checks out"
+    )]
+    NoWayIn { state: String },
+
+    #[error(
+        "customizer `{customizer}` still finds updates after {rounds} rounds; exclude those that do not install by `filters`{}",
+        quoted(tail)
+    )]
+    UpdatesWithoutEnd {
+        customizer: String,
+        rounds: usize,
+        tail: Vec<String>,
+    },
 
     #[error(
         "Windows says that it is in the state {state}: it is generalized by sysprep, inside it, which was not done. Run \

@@ -165,7 +165,10 @@ impl TreeExecutor {
                 playbook,
                 variables,
             } => step.playbook(playbook, variables).await,
-            Action::Windows { kind } => Err(BuildError::NeedsWindows { kind: kind.clone() }),
+            Action::Windows(action) => Err(BuildError::NeedsWindows {
+                customizer: name.to_owned(),
+                kind: action.kind(),
+            }),
             Action::File { .. }
             | Action::CloudInit { .. }
             | Action::KernelCommandLine { .. }

@@ -56,14 +56,21 @@ const SYSPREPPED: &str = "IMAGE_STATE_GENERALIZE_RESEAL_TO_";
 
 /// Refuses a Windows that does not say that it was generalized: only Windows itself can do that.
 pub fn check_sysprep(disk: &dyn ReadAt) -> Result<(), BuildError> {
+    unsysprepped(disk)?.map_or(Ok(()), |state| Err(BuildError::NotSysprepped { state }))
+}
+
+/// Refuses a Windows whose next start is not one of Setup, which is our way in.
+pub fn check_way_in(disk: &dyn ReadAt) -> Result<(), BuildError> {
+    unsysprepped(disk)?.map_or(Ok(()), |state| Err(BuildError::NoWayIn { state }))
+}
+
+/// The state of a Windows that was not generalized.
+fn unsysprepped(disk: &dyn ReadAt) -> Result<Option<String>, BuildError> {
     let texts = windisk::System::find(disk)?.software()?.texts(&SETUP)?;
     let state = texts.and_then(|mut texts| texts.remove("ImageState"));
-    match state {
-        Some(state) if state.starts_with(SYSPREPPED) => Ok(()),
-        state => Err(BuildError::NotSysprepped {
-            state: state.unwrap_or_else(|| "unknown".to_owned()),
-        }),
-    }
+    let state = state.unwrap_or_else(|| "unknown".to_owned());
+    let plain = || state.chars().filter(|char| !char.is_control()).take(100);
+    Ok((!state.starts_with(SYSPREPPED)).then(|| plain().collect()))
 }
 
 /// The records that take it away from a tree; none where nothing is there.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use disk::{Changes, ReadAt};
-use machine::{Firmware, Guest, Hypervisor, MachineSpec, Network, Stopped};
+use machine::{Firmware, Guest, Hypervisor, MachineSpec, Network, Stopped, System};
 use store::FileDisk;
 
 use super::customizer::{Action, Customizer, FileContent};
@@ -16,12 +16,15 @@ use super::error::BuildError;
 use super::executor::{BuildContext, StepOutcome, StepTimes, interpreter};
 use super::generalise;
 use super::secrets::Redacted;
+use super::windows;
 use crate::test::{boot_deadline, quoted};
 
 /// One argument of a program may have 128 KiB.
 const PIECE_BYTES: usize = 60 << 10;
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10 * 60);
 const STOP_GRACE: Duration = Duration::from_secs(120);
+/// Windows takes its time, and an agent says goodbye first.
+const WINDOWS_STOP_GRACE: Duration = Duration::from_secs(15 * 60);
 const TAIL_LINES_MAX: usize = 40;
 const BLOCK: usize = disk::BLOCK_SIZE;
 /// What is compared at a time.
@@ -40,6 +43,7 @@ pub struct MachineBuild<'a> {
     pub disk: PathBuf,
     /// A folder of the machine's own.
     pub work: PathBuf,
+    pub system: System,
     pub firmware: Firmware,
     pub customizers: &'a [Customizer],
     /// Takes away what belongs to one machine.
@@ -51,30 +55,20 @@ impl MachineBuild<'_> {
     /// Carries the customizers out, in order; the first that fails ends it.
     pub async fn run(&self) -> Result<StepOutcome, BuildError> {
         let started = Instant::now();
-        for customizer in self.customizers {
-            if let Action::Windows { kind } = customizer.action() {
-                return Err(BuildError::NeedsWindows { kind: kind.clone() });
-            }
-        }
-        let mut spec = MachineSpec::new("build", &self.work, &self.disk);
-        spec.snapshot = false;
-        spec.firmware = self.firmware;
-        // Packages come from where the guest's own apt says; nothing else gets a network.
-        let fetches = self.customizers.iter().any(Customizer::needs_archive);
-        spec.network = if fetches {
-            Network::Outbound
-        } else {
-            Network::Isolated
-        };
+        let spec = self.spec()?;
         let accel = self.hypervisor.acceleration().accel;
         let guest = self.hypervisor.start(spec).await?;
         let work = async {
-            let boot = guest.wait_ready(boot_deadline(accel)).await?;
+            let limit = boot_deadline(accel, self.system);
+            let boot = guest.wait_ready(limit).await?;
             (self.context.on_line)(&format!(
                 "the build machine booted in {:.1} s",
                 boot.seconds
             ));
-            self.customise(&*guest).await
+            match self.system {
+                System::Linux => self.customise(&*guest).await,
+                System::Windows => self.customise_windows(&*guest).await,
+            }
         };
         let done = tokio::time::timeout(self.context.deadline, work).await;
         let tail = match done {
@@ -92,13 +86,36 @@ impl MachineBuild<'_> {
                 });
             }
         };
-        let stopped = guest.stop(STOP_GRACE).await?;
+        let stopped = guest
+            .stop(match self.system {
+                System::Linux => STOP_GRACE,
+                System::Windows => WINDOWS_STOP_GRACE,
+            })
+            .await?;
         if stopped == Stopped::Forced {
             return Err(BuildError::BadParent {
                 reason: "the build machine did not shut down, so its disk may be torn".to_owned(),
             });
         }
         self.written(started.elapsed(), tail).await
+    }
+
+    fn spec(&self) -> Result<MachineSpec, BuildError> {
+        let mut spec = MachineSpec::new("build", &self.work, &self.disk);
+        if self.system == System::Windows {
+            spec = spec.windows();
+            spec.media = windows::media(self.customizers, &self.work.with_extension("media"))?;
+        }
+        spec.snapshot = false;
+        spec.firmware = self.firmware;
+        // Packages come from where the guest's own apt says, updates from where Windows gets them; nothing else gets a
+        // network.
+        let fetches = |one: &Customizer| one.needs_archive() || windows::fetches(one);
+        spec.network = match self.customizers.iter().any(fetches) {
+            true => Network::Outbound,
+            false => Network::Isolated,
+        };
+        Ok(spec)
     }
 
     /// What the machine, which is off now, made of the parent.
@@ -156,6 +173,19 @@ impl MachineBuild<'_> {
         Ok(tail)
     }
 
+    async fn customise_windows(&self, guest: &dyn Guest) -> Result<Vec<String>, BuildError> {
+        let session = windows::Session::new(guest, self.context);
+        let mut tail = Vec::new();
+        for (index, customizer) in self.customizers.iter().enumerate() {
+            (self.context.on_line)(&format!("customizer {}", customizer.name()));
+            tail = session.one(index, customizer).await?;
+        }
+        if self.generalize {
+            session.generalise().await?;
+        }
+        Ok(tail)
+    }
+
     async fn one(
         &self,
         shell: &Shell<'_>,
@@ -209,7 +239,10 @@ impl MachineBuild<'_> {
             Action::KernelCommandLine { add, remove } => {
                 shell.run(name, &command_line_script(add, remove)).await
             }
-            Action::Windows { kind } => Err(BuildError::NeedsWindows { kind: kind.clone() }),
+            Action::Windows(action) => Err(BuildError::NeedsWindows {
+                customizer: name.to_owned(),
+                kind: action.kind(),
+            }),
             _ => self.write(shell, customizer).await,
         }
     }

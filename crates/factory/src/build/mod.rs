@@ -23,6 +23,10 @@ mod optimise;
 pub mod sandbox;
 mod scanner;
 mod secrets;
+mod windows;
+mod windows_action;
+#[cfg(test)]
+mod windows_tests;
 
 pub use block::{ParentDisk, RootFs};
 pub use customizer::{
@@ -31,9 +35,13 @@ pub use customizer::{
 };
 pub use error::BuildError;
 pub use executor::{AptState, BuildContext, LineSink, StepOutcome, StepTimes, TreeExecutor};
-pub(crate) use generalise::{GENERALISE_FORMAT, check_sysprep, records as generalise};
+pub(crate) use generalise::{
+    GENERALISE_FORMAT, check_sysprep, check_way_in, records as generalise,
+};
 pub use machine::MachineBuild;
 pub(crate) use optimise::{OPTIMISE_FORMAT, zero_free_space};
 pub use sandbox::SandboxProgram;
 pub use scanner::{Broken, SCAN_FORMAT as SCANNER_FORMAT, Scanned, Scanner};
 pub use secrets::{Redacted, SecretError, SecretValue, Secrets};
+pub(crate) use windows_action::reason_against_user;
+pub use windows_action::{WindowsAction, WindowsPath};

@@ -79,28 +79,40 @@ impl SecretValue {
         &self.value
     }
 
-    /// Whether the value stands in the changed blocks, also where it crosses from one to the next.
+    /// Whether the value stands in the changed blocks, as it is or as Windows writes texts, also where it crosses from one
+    /// to the next.
     pub(super) fn is_in(&self, changes: &Changes) -> bool {
-        let needle = self.value.as_bytes();
-        let (mut text, mut last): (Vec<u8>, Option<u64>) = (Vec::new(), None);
-        for (index, block) in changes.iter() {
-            let follows = last.is_some_and(|last| last + 1 == index);
-            let tail = if follows {
-                text.len().min(needle.len() - 1)
-            } else {
-                0
-            };
-            text.drain(..text.len() - tail);
-            if let Some(block) = block {
-                text.extend_from_slice(&block[..]);
-            }
-            if holds(&text, needle) {
-                return true;
-            }
-            last = Some(index);
-        }
-        false
+        let wide: Vec<u8> = self
+            .value
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        [self.value.as_bytes(), &wide]
+            .iter()
+            .any(|needle| stands_in(needle, changes))
     }
+}
+
+/// Whether these bytes stand in the changed blocks.
+fn stands_in(needle: &[u8], changes: &Changes) -> bool {
+    let (mut text, mut last): (Vec<u8>, Option<u64>) = (Vec::new(), None);
+    for (index, block) in changes.iter() {
+        let follows = last.is_some_and(|last| last + 1 == index);
+        let tail = if follows {
+            text.len().min(needle.len() - 1)
+        } else {
+            0
+        };
+        text.drain(..text.len() - tail);
+        if let Some(block) = block {
+            text.extend_from_slice(&block[..]);
+        }
+        if holds(&text, needle) {
+            return true;
+        }
+        last = Some(index);
+    }
+    false
 }
 
 fn holds(text: &[u8], needle: &[u8]) -> bool {
@@ -333,5 +345,22 @@ mod tests {
         check(4096 - 3, [4, 5], true);
         check(4096 - 3, [4, 6], false);
         check(2 * 4096 - 8, [4, 9], true);
+    }
+
+    #[test]
+    fn values_are_found_as_windows_writes_them() {
+        let secret = SecretValue::new("T", "hünter22").unwrap();
+        let wide: Vec<u8> = "x hünter22"
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        let mut block = [0u8; 4096];
+        block[101..101 + wide.len()].copy_from_slice(&wide);
+        let mut changes = Changes::new();
+        changes.set(7, &block);
+        assert!(secret.is_in(&changes));
+        block[101 + 8] ^= 1;
+        changes.set(7, &block);
+        assert!(!secret.is_in(&changes));
     }
 }

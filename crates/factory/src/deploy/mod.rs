@@ -585,7 +585,7 @@ async fn booted(
     let guest = guest.ok_or_else(|| {
         StepError::failed("MachineFailed", "the machine ended before it was ready")
     })?;
-    let deadline = boot_deadline(guest.info().accel);
+    let deadline = boot_deadline(guest.info().accel, machine::System::Linux);
     let boot = tokio::select! {
         boot = guest.wait_ready(deadline) => boot.map_err(|error| failed("BootFailed", &error))?,
         () = s.until_cancelled() => return Err(StepError::canceled()),

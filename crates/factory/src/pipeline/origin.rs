@@ -7,6 +7,7 @@ use access::Action;
 use catalog::Resource;
 use disk::DiskDigest;
 use jobs::{StepError, StepHandle};
+use machine::System;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use wire::{Location, ProvisioningState, ResourceId};
@@ -93,6 +94,13 @@ pub(super) struct Sourced {
 impl Sourced {
     pub fn is_windows(&self) -> bool {
         self.os_type.eq_ignore_ascii_case(WINDOWS)
+    }
+
+    pub fn system(&self) -> System {
+        match self.is_windows() {
+            true => System::Windows,
+            false => System::Linux,
+        }
     }
 }
 
@@ -310,40 +318,63 @@ async fn blob(factory: &Arc<Factory>, uri: &str, sha256: &str) -> Result<Sourced
     })
 }
 
-/// The tree where it may, a machine where it must; refused before anything is built where neither can.
-fn settle_executor(recipe: &Recipe, sourced: &mut Sourced) -> Result<(), StepError> {
-    let windows = sourced.is_windows();
-    let checks = recipe.validators.iter().find(|one| !one.is_scan());
-    let for_windows = recipe
-        .customizers
-        .iter()
-        .find_map(|one| match one.action() {
-            Customization::Windows { kind } => Some(kind.clone()),
-            _ => None,
-        });
+/// Refuses what the source's system cannot do, by the name of whoever asks for it.
+fn check_system(recipe: &Recipe, sourced: &Sourced) -> Result<(), StepError> {
     let refused = |message: String| Err(StepError::failed("SourceFailed", message));
-    match (windows, for_windows) {
-        (true, _) if !recipe.customizers.is_empty() => {
-            return refused(
-                "the source is a Windows image; customizing one needs a Windows guest with a way in, which this \
-                 server does not have. It can be distributed without customizers."
-                    .to_owned(),
-            );
+    let windows = sourced.is_windows();
+    for customizer in &recipe.customizers {
+        let (name, kind) = (customizer.name(), customizer.action().kind());
+        match (windows, customizer.action()) {
+            (true, Customization::Windows(_)) => {}
+            (true, Customization::File { destination, .. }) => {
+                return refused(format!(
+                    "the source is a Windows image, and the File customizer `{name}` writes {destination}; write the \
+                     destination like C:\\app\\motd.txt"
+                ));
+            }
+            (true, _) => {
+                return refused(format!(
+                    "the source is a Windows image, and the {kind} customizer `{name}` is not for one: use File, \
+                     PowerShell, WindowsRestart and WindowsUpdate"
+                ));
+            }
+            (false, Customization::Windows(_)) => {
+                return refused(format!(
+                    "the {kind} customizer `{name}` needs a Windows source, and this one is none"
+                ));
+            }
+            (false, _) => {}
         }
-        (true, _) if checks.is_some() => {
-            return refused(
-                "the source is a Windows image; checks in one need a Windows guest with a way in, which this server does \
-                 not have. It can be distributed without checks."
-                    .to_owned(),
-            );
+    }
+    for check in recipe.validators.iter().filter(|one| !one.is_scan()) {
+        let (name, kind) = (crate::test::name(check), check.kind());
+        if !crate::test::is_for(check, sourced.system()) {
+            return refused(match windows {
+                true => format!(
+                    "the source is a Windows image, and the {kind} check `{name}` is not for one: use PowerShell, \
+                     Bullion.Pester and Bullion.Tattoo"
+                ),
+                false => {
+                    format!(
+                        "the {kind} check `{name}` needs a Windows source, and this one is none"
+                    )
+                }
+            });
         }
-        (false, Some(kind)) => {
+        if windows && !recipe.generalize {
             return refused(format!(
-                "a {kind} customizer needs a Windows source, and this one is none"
+                "the check `{name}` needs a generalized Windows, because Setup is the only way into one, and \
+                 vmProfile.bullion.generalize is false"
             ));
         }
-        _ => {}
     }
+    Ok(())
+}
+
+/// The tree where it may, a machine where it must; refused before anything is built where neither can.
+fn settle_executor(recipe: &Recipe, sourced: &mut Sourced) -> Result<(), StepError> {
+    check_system(recipe, sourced)?;
+    let refused = |message: String| Err(StepError::failed("SourceFailed", message));
     sourced.executor = match (sourced.ancestry, recipe.executor) {
         (Ancestry::Foreign, Some(Executor::Tree)) => {
             return refused(
@@ -353,6 +384,7 @@ fn settle_executor(recipe: &Recipe, sourced: &mut Sourced) -> Result<(), StepErr
             );
         }
         (Ancestry::Foreign, _) => Executor::Machine,
+        (Ancestry::Built, _) if sourced.is_windows() => Executor::Machine,
         (Ancestry::Built, asked) => asked.unwrap_or(Executor::Tree),
     };
     Ok(())

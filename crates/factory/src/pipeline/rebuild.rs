@@ -380,7 +380,8 @@ impl Rebuild {
                     on_line: log_lines(&handle),
                     keep: None,
                 };
-                let (store, parent) = (&self.store, parent.digest);
+                let system = self.record.resolved.source.system();
+                let (store, parent) = (&self.store, (parent.digest, system));
                 stages::in_machine(&self.factory, store, parent, &self.recipe, context).await
             })
         }

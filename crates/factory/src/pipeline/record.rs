@@ -177,6 +177,21 @@ impl RunRecord {
         self.write().await
     }
 
+    /// A step that is not done.
+    pub async fn skip(
+        &mut self,
+        stage: Stage,
+        name: &str,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<(), StepError> {
+        let step = self.entry(stage, name);
+        step.state = StepState::Skipped;
+        step.message = reason.to_owned();
+        step.end_time = Some(now.to_string());
+        self.write().await
+    }
+
     pub async fn fail(
         &mut self,
         stage: Stage,

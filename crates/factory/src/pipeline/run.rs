@@ -297,7 +297,10 @@ impl Run {
             date: String::new(),
         };
         let tattooed = Tattooed {
-            tattoo: self.record_of(resolved, &base, &nothing),
+            tattoo: {
+                let os_version = resolved.source.facts.os_version.clone();
+                self.record_of(resolved, &base, &nothing, os_version)
+            },
             disk: base,
         };
         let proofs = self.test(cx, resolved, home, &tattooed).await?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use access::Action;
 use disk::{DiskDigest, ReadAt};
 use jobs::{JobContext, JobError, OnUndo, StepError, StepHandle, step_key};
+use machine::System;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use store::{FileDisk, Store};
@@ -243,7 +244,7 @@ impl Run {
         );
         let key = step_key("customize-machine", MACHINE_FORMAT, &inputs);
         let (factory, store) = (Arc::clone(&self.factory), Arc::clone(home));
-        let (recipe, parent) = (self.recipe.clone(), base.digest);
+        let (recipe, parent) = (self.recipe.clone(), (base.digest, resolved.source.system()));
         let keep = self.kept_place(self.recipe.on_customizer_error);
         let (epoch, deadline) = (resolved.source.epoch, self.time_left(cx.clock().now()));
         let action = move |handle: StepHandle, _: Shown| async move {
@@ -597,10 +598,18 @@ impl Customize {
 pub(super) async fn in_machine(
     factory: &Arc<Factory>,
     store: &Arc<Store>,
-    parent: DiskDigest,
+    (parent, system): (DiskDigest, System),
     recipe: &Recipe,
     context: BuildContext,
 ) -> Result<StepDisk, StepError> {
+    if system == System::Windows {
+        let store = Arc::clone(store);
+        blocking(move || {
+            let disk = store.disk(&parent).map_err(|error| store_failed(&error))?;
+            build::check_way_in(&disk).map_err(|error| failed("SourceFailed", &error))
+        })
+        .await?;
+    }
     let hypervisor = factory.hypervisor().await;
     let original = factory.disks.checkout(store, parent).await;
     let original = original.map_err(|error| checkout_failed(&error))?;
@@ -620,6 +629,7 @@ pub(super) async fn in_machine(
         parent: original.path(),
         disk: copy.clone(),
         work: work.path().join("machine"),
+        system,
         firmware: firmware.unwrap_or(machine::Firmware::Bios),
         customizers: &recipe.customizers,
         generalize: recipe.generalize,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use access::Permit;
 use disk::DiskDigest;
 use jobs::{StepError, StepHandle};
-use machine::{DataDisk, Firmware};
+use machine::{DataDisk, Firmware, System};
 use serde_json::{Value, json};
 use store::{StoreError, Trace};
 use wire::Location;
@@ -137,6 +137,7 @@ fn provenance(proof: Option<Proof>) -> Answer {
 struct Place<'a> {
     region: &'a Location,
     firmware: Firmware,
+    system: System,
     /// What the evidence says of it.
     told: Value,
 }
@@ -151,6 +152,17 @@ impl<'a> Place<'a> {
     ) -> Result<Place<'a>, StepError> {
         let definition = super::definition(factory, own).await?;
         let firmware = firmware_of_generation(&definition.properties);
+        let said = |key: &str| definition.properties[key].as_str().unwrap_or_default();
+        let system = match said("osType").eq_ignore_ascii_case("Windows") {
+            true => System::Windows,
+            false => System::Linux,
+        };
+        if system == System::Windows && said("osState").eq_ignore_ascii_case("Specialized") {
+            return Err(StepError::failed(
+                GATE_FAILED,
+                "a gate that deploys a machine has no way into a specialized Windows; take it out of the stage",
+            ));
+        }
         let principal = own.identity().map(|identity| identity.principal);
         let told = json!({
             "id": uuid::Uuid::new_v4(),
@@ -164,6 +176,7 @@ impl<'a> Place<'a> {
         Ok(Place {
             region,
             firmware,
+            system,
             told,
         })
     }
@@ -194,6 +207,7 @@ async fn deploy_and_check(
             .map(|(lun, served)| as_data(*lun, served))
             .collect(),
         work: work.path().join("machine"),
+        system: place.system,
         firmware: place.firmware,
         validators: with_identity(validators),
         tattoo: tattoo(source)?,

@@ -228,6 +228,11 @@ pub fn read(disk: &dyn ReadAt) -> Result<Option<Vec<u8>>, ApplyError> {
     Ok(root.read(disk, |tree| tree.read(path, TATTOO_BYTES_MAX))?)
 }
 
+/// What the Windows on a disk says that it is.
+pub fn windows_version(disk: &dyn ReadAt) -> Result<Option<String>, SystemError> {
+    System::find(disk)?.software()?.version()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,10 +1,11 @@
 //! What each kind of check runs in the machine, and what its answer means. Pure. What a machine
 //! answers is not trusted: it is only compared and shown.
 
-use machine::ExecOutput;
+use machine::{ExecOutput, System};
 use wire::template::{ScanLimits, Validator};
 
 use super::facts;
+use crate::build::reason_against_user;
 use crate::tattoo::{TATTOO_PATH, Tattoo};
 
 const SCRIPT_BYTES_MAX: usize = 64 << 10;
@@ -22,15 +23,14 @@ pub fn reason_against(validator: &Validator) -> Option<(String, &'static str)> {
                 .all(|byte| byte.is_ascii_alphanumeric() || more.contains(&byte))
     };
     match validator {
-        Validator::PowerShell { .. } => Some((
-            "PowerShell checks need a Windows guest".to_owned(),
-            "use a Shell check",
-        )),
         Validator::File { .. } => Some((
             "files of checks cannot be carried out yet".to_owned(),
             "write the file in a Shell check",
         )),
-        Validator::Shell { inline, .. } | Validator::Testinfra { inline, .. }
+        Validator::Shell { inline, .. }
+        | Validator::PowerShell { inline, .. }
+        | Validator::Pester { inline, .. }
+        | Validator::Testinfra { inline, .. }
             if inline.is_empty() =>
         {
             Some((
@@ -38,15 +38,21 @@ pub fn reason_against(validator: &Validator) -> Option<(String, &'static str)> {
                 "give it lines in `inline`",
             ))
         }
-        Validator::Shell { inline, .. } | Validator::Testinfra { inline, .. } => {
+        Validator::Shell { inline, .. }
+        | Validator::PowerShell { inline, .. }
+        | Validator::Pester { inline, .. }
+        | Validator::Testinfra { inline, .. } => {
             let bytes: usize = inline.iter().map(String::len).sum();
             let nul = inline.iter().any(|line| line.contains('\0'));
-            (bytes > SCRIPT_BYTES_MAX || nul).then(|| {
+            let long = || {
                 (
                     "its script is too long, or holds a zero byte".to_owned(),
                     "shorten it",
                 )
-            })
+            };
+            (bytes > SCRIPT_BYTES_MAX || nul)
+                .then(long)
+                .or_else(|| of_user(validator))
         }
         Validator::Service { service, .. } => (!word(service, b"@._:-")).then(|| {
             (
@@ -74,6 +80,17 @@ pub fn reason_against(validator: &Validator) -> Option<(String, &'static str)> {
     }
 }
 
+fn of_user(validator: &Validator) -> Option<(String, &'static str)> {
+    match validator {
+        Validator::PowerShell {
+            run_elevated,
+            run_as_system,
+            ..
+        } => reason_against_user(*run_elevated, *run_as_system),
+        _ => None,
+    }
+}
+
 fn reason_against_limits(limits: &ScanLimits) -> Option<(String, &'static str)> {
     let scored = limits
         .min_score
@@ -86,6 +103,20 @@ fn reason_against_limits(limits: &ScanLimits) -> Option<(String, &'static str)> 
             "give `minScore` from 0 to 100, and at most 1000 `rules` by their ids",
         )
     })
+}
+
+/// Whether a check can be made in such a machine.
+pub fn is_for(validator: &Validator, system: System) -> bool {
+    match system {
+        System::Windows => matches!(
+            validator,
+            Validator::PowerShell { .. } | Validator::Pester { .. } | Validator::Tattoo { .. }
+        ),
+        System::Linux => !matches!(
+            validator,
+            Validator::PowerShell { .. } | Validator::Pester { .. }
+        ),
+    }
 }
 
 /// The line for the machine's shell.
@@ -104,6 +135,7 @@ pub(super) fn command(validator: &Validator) -> String {
         // Refused before a machine is started, or asked in another way.
         Validator::PowerShell { .. }
         | Validator::Testinfra { .. }
+        | Validator::Pester { .. }
         | Validator::File { .. }
         | Validator::Facts { .. }
         | Validator::OpenScap { .. }
@@ -135,6 +167,7 @@ pub(super) fn judge(validator: &Validator, output: &ExecOutput, tattoo: &Tattoo)
         | Validator::OpenScap { .. }
         | Validator::Lynis { .. }
         | Validator::PowerShell { .. }
+        | Validator::Pester { .. }
         | Validator::Testinfra { .. } => (true, format!("{}{}", output.stdout, output.stderr)),
         Validator::SshdOption { option, value, .. } => sshd_option(&output.stdout, option, value),
         Validator::Tattoo { .. } => compare(&output.stdout, tattoo),
@@ -166,12 +199,16 @@ fn sshd_option(effective: &str, option: &str, value: &str) -> (bool, String) {
 
 /// The record in the machine must be the whole record, and nothing else.
 fn compare(found: &str, tattoo: &Tattoo) -> (bool, String) {
-    let expected = match tattoo.render() {
-        Ok(expected) => expected,
-        Err(error) => return (false, error.to_string()),
-    };
+    match tattoo.render() {
+        Ok(expected) => compare_texts(TATTOO_PATH, found, &expected),
+        Err(error) => (false, error.to_string()),
+    }
+}
+
+/// The text at a place, by lines.
+pub(super) fn compare_texts(place: &str, found: &str, expected: &str) -> (bool, String) {
     if found == expected {
-        return (true, expected);
+        return (true, expected.to_owned());
     }
     let lacks = expected
         .lines()
@@ -185,10 +222,7 @@ fn compare(found: &str, tattoo: &Tattoo) -> (bool, String) {
         .collect();
     (
         false,
-        format!(
-            "{TATTOO_PATH} differs from the record:\n{}",
-            lines.join("\n")
-        ),
+        format!("{place} differs from the record:\n{}", lines.join("\n")),
     )
 }
 

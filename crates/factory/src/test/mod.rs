@@ -5,23 +5,25 @@
 
 mod checks;
 mod facts;
+mod junit;
 mod testinfra;
 #[cfg(test)]
 mod testinfra_tests;
+mod windows;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use machine::{
-    Accel, DataDisk, Firmware, Guest, Hypervisor, MachineDisk, MachineError, MachineSpec,
+    Accel, DataDisk, Firmware, Guest, Hypervisor, MachineDisk, MachineError, MachineSpec, System,
     SystemState,
 };
 use serde::{Deserialize, Serialize};
 use wire::template::Validator;
 
 pub(crate) use checks::quoted;
-pub use checks::reason_against;
+pub use checks::{is_for, reason_against};
 
 use crate::tattoo::Tattoo;
 use testinfra::Testinfra;
@@ -31,15 +33,20 @@ pub const TEST_FORMAT: u32 = 1;
 /// Emulated machines take a minute when the host is idle.
 const BOOT_DEADLINE_TCG: Duration = Duration::from_secs(15 * 60);
 const BOOT_DEADLINE_KVM: Duration = Duration::from_secs(4 * 60);
+/// A generalized Windows is set up in its first start, and restarts once.
+const SETUP_DEADLINE_TCG: Duration = Duration::from_secs(3 * 60 * 60);
+const SETUP_DEADLINE_KVM: Duration = Duration::from_secs(30 * 60);
 const CHECK_DEADLINE: Duration = Duration::from_secs(5 * 60);
 /// Output of one check that is kept: its end.
 const OUTPUT_BYTES_MAX: usize = 4096;
 
 /// How long a boot may take on what machines run on here.
-pub fn boot_deadline(accel: Accel) -> Duration {
-    match accel {
-        Accel::Kvm => BOOT_DEADLINE_KVM,
-        Accel::Tcg => BOOT_DEADLINE_TCG,
+pub fn boot_deadline(accel: Accel, system: System) -> Duration {
+    match (system, accel) {
+        (System::Linux, Accel::Kvm) => BOOT_DEADLINE_KVM,
+        (System::Linux, Accel::Tcg) => BOOT_DEADLINE_TCG,
+        (System::Windows, Accel::Kvm) => SETUP_DEADLINE_KVM,
+        (System::Windows, Accel::Tcg) => SETUP_DEADLINE_TCG,
     }
 }
 
@@ -93,6 +100,7 @@ pub struct TestSubject {
     pub data_disks: Vec<DataDisk>,
     /// A folder of the machine's own.
     pub work: PathBuf,
+    pub system: System,
     pub firmware: Firmware,
     pub validators: Vec<Validator>,
     /// The record that the disk must carry.
@@ -120,6 +128,9 @@ pub async fn run_in(
     booted: &(dyn Fn() + Send + Sync),
 ) -> Result<(TestReport, Arc<dyn Guest>), MachineError> {
     let mut spec = MachineSpec::new("image-test", &subject.work, "");
+    if subject.system == System::Windows {
+        spec = spec.windows();
+    }
     spec.disk = subject.disk.clone();
     spec.data_disks.clone_from(&subject.data_disks);
     spec.firmware = subject.firmware;
@@ -148,7 +159,8 @@ async fn boot_and_check(
     log: &(dyn Fn(&str) + Send + Sync),
     booted: &(dyn Fn() + Send + Sync),
 ) -> Result<TestReport, MachineError> {
-    let boot = guest.wait_ready(boot_deadline(accel)).await?;
+    let limit = boot_deadline(accel, subject.system);
+    let boot = guest.wait_ready(limit).await?;
     booted();
     log(&format!(
         "booted in {:.1} s ({:?}, {accel}): {}",
@@ -160,6 +172,12 @@ async fn boot_and_check(
         log(&format!("check {}: {how}", check.name));
     };
     for validator in &subject.validators {
+        if subject.system == System::Windows || !is_for(validator, subject.system) {
+            let results = in_windows(guest, validator, subject).await?;
+            results.iter().for_each(log_result);
+            checks.extend(results);
+            continue;
+        }
         if let Validator::Testinfra { inline, .. } = validator {
             let tests = Testinfra {
                 name: name(validator),
@@ -200,6 +218,38 @@ async fn boot_and_check(
     })
 }
 
+/// A check that was not made, which is none that passed.
+fn not_for(validator: &Validator, system: System) -> CheckResult {
+    CheckResult {
+        name: name(validator).to_owned(),
+        kind: validator.kind().to_owned(),
+        passed: false,
+        output: format!("a check of this kind cannot be made in a {system:?}"),
+        seconds: 0.0,
+    }
+}
+
+/// One check in a Windows, or one that is for none such.
+async fn in_windows(
+    guest: &dyn Guest,
+    validator: &Validator,
+    subject: &TestSubject,
+) -> Result<Vec<CheckResult>, MachineError> {
+    let script = windows::script(validator).filter(|_| is_for(validator, subject.system));
+    let Some(script) = script else {
+        return Ok(vec![not_for(validator, subject.system)]);
+    };
+    let started = Instant::now();
+    let output = guest.script(&script, &[], CHECK_DEADLINE).await?;
+    let seconds = started.elapsed().as_secs_f64();
+    Ok(windows::results(
+        validator,
+        &output,
+        &subject.tattoo,
+        seconds,
+    ))
+}
+
 /// One thing that is run in the machine.
 struct Asked {
     name: String,
@@ -207,7 +257,7 @@ struct Asked {
     fact: Option<facts::Fact>,
 }
 
-fn name(validator: &Validator) -> &str {
+pub(crate) fn name(validator: &Validator) -> &str {
     match validator.name() {
         "" => validator.kind(),
         name => name,
@@ -254,6 +304,7 @@ mod tests {
             disk: "/nowhere/disk.raw".into(),
             data_disks: Vec::new(),
             work: "/nowhere/machine".into(),
+            system: System::Linux,
             firmware: Firmware::Bios,
             validators,
             tattoo: Tattoo {

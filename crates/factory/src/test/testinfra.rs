@@ -9,14 +9,12 @@ use std::time::{Duration, Instant};
 
 use machine::MachineInfo;
 use process::ProcessError;
-use quick_xml::escape::resolve_predefined_entity;
-use quick_xml::events::{BytesRef, BytesStart, Event};
-use quick_xml::{Reader, XmlVersion};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpStream, UnixListener};
 use tokio::task::JoinSet;
 
 use super::CheckResult;
+use super::junit::{self, Case};
 use crate::confined::{Confined, ConfinedError, WORK};
 use crate::pipeline::chain;
 
@@ -26,8 +24,6 @@ const MODULE: &str = "/usr/lib/python3/dist-packages/testinfra";
 const SOCKET: &str = "ssh.sock";
 const RESULT: &str = "result.xml";
 const RESULT_BYTES_MAX: u64 = 8 << 20;
-/// Test functions of one check.
-const CASES_MAX: usize = 500;
 /// Connections to the machine at one time.
 const CONNECTIONS_MAX: usize = 32;
 const OUTPUT_BYTES_MAX: usize = 64 << 10;
@@ -65,7 +61,15 @@ impl Testinfra<'_> {
     pub async fn run(&self) -> Vec<CheckResult> {
         let started = Instant::now();
         match self.cases().await {
-            Ok(cases) => cases.into_iter().map(|case| self.result(case)).collect(),
+            Ok(cases) => {
+                let cases = cases.into_iter();
+                cases
+                    .map(|mut case| {
+                        case.name = shown(&case.name);
+                        case.result(self.name, self.kind)
+                    })
+                    .collect()
+            }
             Err(output) => vec![CheckResult {
                 name: self.name.to_owned(),
                 kind: self.kind.to_owned(),
@@ -73,16 +77,6 @@ impl Testinfra<'_> {
                 output: super::tail(&output),
                 seconds: started.elapsed().as_secs_f64(),
             }],
-        }
-    }
-
-    fn result(&self, case: Case) -> CheckResult {
-        CheckResult {
-            name: format!("{}: {}", self.name, case.name),
-            kind: self.kind.to_owned(),
-            passed: case.passed,
-            output: super::tail(&case.output),
-            seconds: case.seconds,
         }
     }
 
@@ -127,14 +121,11 @@ impl Testinfra<'_> {
         let result = place
             .take(RESULT, RESULT_BYTES_MAX)
             .map_err(|error| chain(&error))?;
-        let cases = cases(&String::from_utf8_lossy(&result))
-            .map_err(|error| format!("what pytest wrote cannot be read: {error}"))?;
-        match cases.is_empty()
-            || (output.status.code() == Some(1)) != cases.iter().any(|case| !case.passed)
-        {
-            true => Err("what pytest wrote is not what it ended with".to_owned()),
-            false => Ok(cases),
-        }
+        junit::settled(
+            &String::from_utf8_lossy(&result),
+            output.status.code() == Some(1),
+            "pytest",
+        )
     }
 
     /// The files that pytest and ssh find.
@@ -191,90 +182,8 @@ fn way_to(folder: &Path, port: u16) -> std::io::Result<JoinSet<()>> {
     Ok(way)
 }
 
-/// One test function.
-#[derive(Debug, Clone, PartialEq)]
-struct Case {
-    name: String,
-    passed: bool,
-    output: String,
-    seconds: f64,
-}
-
-/// The cases of a JUnit report. One that was skipped has passed, and says why it was not run.
-fn cases(xml: &str) -> Result<Vec<Case>, quick_xml::Error> {
-    let mut reader = Reader::from_str(xml);
-    let mut cases: Vec<Case> = Vec::new();
-    let mut inside = false;
-    loop {
-        let event = reader.read_event()?;
-        let (start, ends) = match &event {
-            Event::Start(start) => (start, false),
-            Event::Empty(start) => (start, true),
-            Event::Text(text) => {
-                if let (true, Some(case)) = (inside, cases.last_mut()) {
-                    case.output.push_str(text);
-                }
-                continue;
-            }
-            Event::GeneralRef(reference) => {
-                if let (true, Some(case)) = (inside, cases.last_mut()) {
-                    case.output.push(character(reference));
-                }
-                continue;
-            }
-            Event::End(end) => {
-                inside &= !OUTCOMES.contains(&end.local_name().as_ref());
-                continue;
-            }
-            Event::Eof => return Ok(cases),
-            _ => continue,
-        };
-        match start.local_name().as_ref() {
-            "testcase" if cases.len() < CASES_MAX => cases.push(Case {
-                name: shown(&attribute(start, "name")),
-                passed: true,
-                output: String::new(),
-                seconds: attribute(start, "time").parse().unwrap_or_default(),
-            }),
-            outcome if OUTCOMES.contains(&outcome) => {
-                inside = !ends;
-                if let Some(case) = cases.last_mut() {
-                    case.passed &= outcome == "skipped";
-                    case.output.push_str(&attribute(start, "message"));
-                    case.output.push('\n');
-                }
-            }
-            _ => {}
-        }
-    }
-}
-
-/// What stands in a case that did not just pass.
-const OUTCOMES: [&str; 3] = ["failure", "error", "skipped"];
-
 /// The function's name without the machine's, which is the same everywhere.
 fn shown(name: &str) -> String {
     name.replace("[ssh://machine]", "")
         .replace("ssh://machine-", "")
-}
-
-fn character(reference: &BytesRef<'_>) -> char {
-    let known = match reference.resolve_char_ref() {
-        Ok(Some(number)) => Some(number),
-        _ => resolve_predefined_entity(reference).and_then(|text| text.chars().next()),
-    };
-    known.unwrap_or('\u{fffd}')
-}
-
-fn attribute(start: &BytesStart<'_>, name: &str) -> String {
-    let found = start.try_get_attribute(name).ok().flatten();
-    let value = found.and_then(|found| {
-        Some(
-            found
-                .normalized_value(XmlVersion::Implicit1_0)
-                .ok()?
-                .into_owned(),
-        )
-    });
-    value.unwrap_or_default()
 }

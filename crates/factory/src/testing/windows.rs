@@ -12,6 +12,11 @@ const PREFIX: &str = r"HKEY_LOCAL_MACHINE\SOFTWARE";
 /// What Windows says of itself between sysprep and its next start.
 pub const GENERALIZED: &str = "IMAGE_STATE_GENERALIZE_RESEAL_TO_OOBE";
 
+/// What the Windows says it is, as regedit reads it and as people say it.
+const VERSION: &str = "\"ProductName\"=\"Windows Server 2022 Datacenter\"\n\"DisplayVersion\"=\"21H2\"\n\
+                       \"CurrentBuildNumber\"=\"20348\"\n\"UBR\"=dword:00000a8c\n";
+pub const VERSION_TEXT: &str = "Windows Server 2022 Datacenter 21H2 (20348.2700)";
+
 /// Makes the volume, by FUSE in a mount namespace of its own. With `scattered`, all of the volume is filled with files of one
 /// cluster, of which every other goes, so that a long hive is in a hundred pieces; and it has so many names that where the pieces
 /// are stands in another record than the file's first.
@@ -101,7 +106,7 @@ pub fn seal(hive: &mut [u8]) {
     hive[0x1fc..0x200].copy_from_slice(&sum.to_le_bytes());
 }
 
-/// A hive in which Windows says `state` of itself.
+/// A hive in which Windows says `state` of itself, and which one it is.
 pub async fn hive_in_state(state: &str, pages: usize) -> Vec<u8> {
     let folder = tempfile::tempdir().expect("a folder");
     let hive = folder.path().join("SOFTWARE");
@@ -112,7 +117,9 @@ pub async fn hive_in_state(state: &str, pages: usize) -> Vec<u8> {
         key = format!("{key}\\{part}");
         text += &format!("[{key}]\n\n");
     }
-    text += &format!("[{key}]\n\"ImageState\"=\"{state}\"\n");
+    text += &format!("[{key}]\n\"ImageState\"=\"{state}\"\n\n");
+    text += &format!("[{PREFIX}\\Microsoft\\Windows NT]\n\n");
+    text += &format!("[{PREFIX}\\Microsoft\\Windows NT\\CurrentVersion]\n{VERSION}");
     let regedit = folder.path().join("state.reg");
     fs::write(&regedit, text).expect("write a file");
     let command = Command::new("hivexregedit").args(["--merge", "--prefix", PREFIX]);

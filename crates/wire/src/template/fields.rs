@@ -110,6 +110,7 @@ const SOURCES: &[(&str, &[Field])] = &[
 ];
 
 const POWERSHELL: &[Field] = &[
+    ("secrets", Any),
     ("name", Any),
     ("inline", Any),
     ("scriptUri", Any),
@@ -203,6 +204,15 @@ const VALIDATORS: &[(&str, &[Field])] = &[
     ("Bullion.Facts", &[("name", Any), ("facts", Any)]),
     (
         "Bullion.Testinfra",
+        &[
+            ("name", Any),
+            ("inline", Any),
+            ("scriptUri", Any),
+            ("sha256Checksum", Any),
+        ],
+    ),
+    (
+        "Bullion.Pester",
         &[
             ("name", Any),
             ("inline", Any),

@@ -138,6 +138,9 @@ pub enum Customizer {
         /// Empty means 0 alone.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         valid_exit_codes: Vec<i32>,
+        /// Bullion's own member.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        secrets: Vec<SecretReference>,
     },
     /// For Windows guests.
     #[serde(rename_all = "camelCase")]
@@ -367,6 +370,19 @@ pub enum Validator {
         #[serde(default, skip_serializing_if = "String::is_empty")]
         sha256_checksum: String,
     },
+    /// Passes when every test of a file for Pester does, in a Windows whose image has Pester 5 or later.
+    #[serde(rename = "Bullion.Pester", rename_all = "camelCase")]
+    Pester {
+        #[serde(default)]
+        name: String,
+        /// Lines of PowerShell.
+        #[serde(default)]
+        inline: Vec<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        script_uri: Option<String>,
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        sha256_checksum: String,
+    },
     /// Passes when OpenSCAP finds no rule of a profile broken that counts. It looks at the finished disk.
     #[serde(rename = "Bullion.OpenScap", rename_all = "camelCase")]
     OpenScap {
@@ -433,6 +449,7 @@ impl Validator {
             | Self::SshdOption { name, .. }
             | Self::Facts { name, .. }
             | Self::Testinfra { name, .. }
+            | Self::Pester { name, .. }
             | Self::OpenScap { name, .. }
             | Self::Lynis { name, .. }
             | Self::Tattoo { name } => name,
@@ -454,6 +471,7 @@ impl Validator {
             Self::Tattoo { .. } => "Bullion.Tattoo",
             Self::Facts { .. } => "Bullion.Facts",
             Self::Testinfra { .. } => "Bullion.Testinfra",
+            Self::Pester { .. } => "Bullion.Pester",
             Self::OpenScap { .. } => "Bullion.OpenScap",
             Self::Lynis { .. } => "Bullion.Lynis",
         }

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 
 use base64::Engine;
 use sha2::{Digest, Sha256};
-use wire::template::Customizer as WireCustomizer;
+use wire::template::{Customizer as WireCustomizer, SecretReference};
 
-use super::TemplateProblem;
-use crate::build::{Action, Customizer, FileContent, ImagePath, PackageName, Secret};
+use super::{TemplateProblem, windows};
+use crate::build::{
+    Action, Customizer, FileContent, ImagePath, PackageName, Secret, WindowsAction, WindowsPath,
+};
 use crate::fetch::{Fetched, Remote, is_sha256};
 
 const CUSTOMIZERS_MAX: usize = 100;
@@ -149,16 +151,11 @@ fn action(wire: &WireCustomizer, contents: &mut Contents<'_>) -> Result<Action, 
             sha256_checksum,
             mode,
             ..
-        } => Action::File {
-            content: contents.read(source_uri, sha256_checksum)?,
-            destination: ImagePath::parse(destination).ok_or_else(|| {
-                let message = format!("`{destination}` is not an absolute path of a file");
-                (message, "write it like /etc/motd")
-            })?,
-            mode: file_mode(mode.as_deref().unwrap_or_default())?,
-            uid: 0,
-            gid: 0,
-        },
+        } => {
+            let content = contents.read(source_uri, sha256_checksum)?;
+            let mode = mode.as_deref().unwrap_or_default();
+            file(content, destination, mode)?
+        }
         WireCustomizer::Shell {
             inline,
             script_uri,
@@ -167,19 +164,14 @@ fn action(wire: &WireCustomizer, contents: &mut Contents<'_>) -> Result<Action, 
             ..
         } => Action::Shell {
             lines: contents.script(inline, script_uri.as_deref(), sha256_checksum)?,
-            secrets: secrets
-                .iter()
-                .map(|secret| Secret::parse(secret).map_err(|why| (why, "correct the secret")))
-                .collect::<Result<_, _>>()?,
+            secrets: references(secrets)?,
         },
         WireCustomizer::CaCertificate { certificate, .. } => Action::CaCertificate {
             pem: certificate.clone(),
         },
         WireCustomizer::PowerShell { .. }
         | WireCustomizer::WindowsRestart { .. }
-        | WireCustomizer::WindowsUpdate { .. } => Action::Windows {
-            kind: wire.kind().to_owned(),
-        },
+        | WireCustomizer::WindowsUpdate { .. } => Action::Windows(windows::action(wire, contents)?),
         WireCustomizer::Ansible {
             playbook,
             variables,
@@ -199,6 +191,42 @@ fn action(wire: &WireCustomizer, contents: &mut Contents<'_>) -> Result<Action, 
             Action::PartitionGrowth { enabled: *enabled }
         }
     })
+}
+
+/// A file of a Linux or of a Windows, as its destination says.
+fn file(content: FileContent, destination: &str, mode: &str) -> Result<Action, Wrong> {
+    if let Some(path) = WindowsPath::parse(destination) {
+        return match mode {
+            "" => Ok(Action::Windows(WindowsAction::File {
+                content,
+                destination: path,
+            })),
+            _ => Err((
+                "a file of Windows has no `mode`".to_owned(),
+                "leave it out, and use icacls in a PowerShell customizer",
+            )),
+        };
+    }
+    Ok(Action::File {
+        content,
+        destination: ImagePath::parse(destination).ok_or_else(|| {
+            let message = format!("`{destination}` is not an absolute path of a file");
+            (
+                message,
+                "write it like /etc/motd, or like C:\\app\\motd.txt",
+            )
+        })?,
+        mode: file_mode(mode)?,
+        uid: 0,
+        gid: 0,
+    })
+}
+
+pub(super) fn references(secrets: &[SecretReference]) -> Result<Vec<Secret>, Wrong> {
+    let secrets = secrets.iter();
+    secrets
+        .map(|secret| Secret::parse(secret).map_err(|why| (why, "correct the secret")))
+        .collect()
 }
 
 fn cloud_config(text: &str) -> Result<String, Wrong> {

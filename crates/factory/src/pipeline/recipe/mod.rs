@@ -4,6 +4,7 @@
 mod customize;
 pub(crate) mod source;
 mod target;
+mod windows;
 
 use machine::Firmware;
 use serde::{Deserialize, Serialize};
@@ -231,6 +232,18 @@ fn validators(
 fn settled(validator: &Validator, contents: &mut Contents<'_>) -> Result<Validator, Wrong> {
     let mut validator = validator.clone();
     if let Validator::Shell {
+        inline,
+        script_uri,
+        sha256_checksum,
+        ..
+    }
+    | Validator::PowerShell {
+        inline,
+        script_uri,
+        sha256_checksum,
+        ..
+    }
+    | Validator::Pester {
         inline,
         script_uri,
         sha256_checksum,
