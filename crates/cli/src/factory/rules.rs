@@ -85,8 +85,10 @@ rules! {
         "Major.Minor.Patch, three whole numbers such as `1.0.0`, each at most 2147483647" is_version;
     SourceVersion "sourceVersion" r"^(latest|\d{1,10}\.\d{1,10}\.\d{1,10})$"
         "`latest`, or Major.Minor.Patch such as `12.20261121.0`" |s| s == "latest" || is_version(s);
-    AbsolutePath "absolutePath" r"^/[^\x00]*[^/]$"
-        "an absolute path in the image, such as `/etc/motd`, without `..`" is_absolute_path;
+    AbsolutePath "absolutePath" r"^(/[^\x00]*[^/]|[A-Za-z]:[\\/][^\x00]*[^\\/. ])$"
+        "an absolute path in the image, such as `/etc/motd` or `C:\\app\\motd.txt`, without `..`" |s| is_absolute_path(s) || is_windows_path(s);
+    RestartTimeout "restartTimeout" r"^[0-9]{1,5}[smh]$"
+        "a number and a unit, such as `5m` or `2h`" is_time;
     FileMode "fileMode" r"^[0-7]{3,4}$"
         "octal permissions such as `0644`" is_mode;
     PackageName "packageName" r"^[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?(=[A-Za-z0-9.+~:-]+)?$"
@@ -132,12 +134,6 @@ impl Default for ZoneName {
 impl Default for SourceVersion {
     fn default() -> SourceVersion {
         SourceVersion("latest".into())
-    }
-}
-
-impl Default for FileMode {
-    fn default() -> FileMode {
-        FileMode("0644".into())
     }
 }
 
@@ -216,6 +212,7 @@ files! {
     CheckFile "check";
     FactsFile "facts";
     TestsFile "tests";
+    PowerShellFile "text";
     CertificateFile "certificates";
     PlaybookFile "yaml";
     UserDataFile "text";
@@ -245,6 +242,28 @@ fn fits(rule: NameRule, text: &str) -> bool {
 
 fn is_version(text: &str) -> bool {
     text.parse::<wire::VersionNumber>().is_ok()
+}
+
+/// With a drive, and nothing that Windows would read in another way.
+pub fn is_windows_path(text: &str) -> bool {
+    let text = text.replace('/', "\\");
+    let Some((drive, rest)) = text.split_once(":\\") else {
+        return false;
+    };
+    let good = |part: &str| {
+        !part.is_empty()
+            && !part.ends_with(['.', ' '])
+            && !part.contains(|c: char| c.is_control() || "<>:\"|?*".contains(c))
+    };
+    drive.len() == 1
+        && drive.as_bytes()[0].is_ascii_alphabetic()
+        && text.len() <= 240
+        && rest.split('\\').all(good)
+}
+
+fn is_time(text: &str) -> bool {
+    let number = text.strip_suffix(['s', 'm', 'h']).unwrap_or_default();
+    (1..=5).contains(&number.len()) && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn is_absolute_path(text: &str) -> bool {

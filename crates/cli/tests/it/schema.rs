@@ -47,6 +47,27 @@ fn example_of_a_scanned_image_is_without_fault() {
 }
 
 #[test]
+fn example_of_a_windows_server_is_without_fault() {
+    let factory = cli::factory::load("../../examples/windows-server".into()).unwrap();
+    let desired = cli::factory::body::desired(&factory).unwrap();
+    let template = desired.iter().find(|one| one.kind == "ImageTemplate");
+    let body = &template.unwrap().body["properties"];
+    let steps = body["customize"].as_array().unwrap();
+    let kinds: Vec<_> = steps.iter().map(|one| &one["type"]).collect();
+    assert_eq!(
+        kinds,
+        ["PowerShell", "File", "WindowsUpdate", "WindowsRestart"]
+    );
+    assert_eq!(steps[0]["validExitCodes"], serde_json::json!([0, 3010]));
+    // A file of Windows has no mode.
+    assert_eq!(steps[1]["destination"], r"C:\inetpub\wwwroot\index.html");
+    assert!(steps[1].get("mode").is_none());
+    assert_eq!(steps[2]["filters"][1], "include:$true");
+    assert_eq!(steps[3]["restartTimeout"], "30m");
+    assert_eq!(body["validate"]["inVMValidations"][0]["type"], "PowerShell");
+}
+
+#[test]
 fn example_factory_is_without_fault() {
     let factory = cli::factory::load("../../examples/golden-debian".into()).unwrap();
     let desired = cli::factory::body::desired(&factory).unwrap();

@@ -11,7 +11,7 @@ use super::super::document::{
     BuildSecret, Customizer, Distribution, GalleryDistribution, ImageTemplate, Source,
     TargetRegion, Validator,
 };
-use super::super::rules::{Reference, kind};
+use super::super::rules::{Reference, TemplateName, is_windows_path, kind};
 use super::{sha256, without_null};
 
 impl Factory {
@@ -88,14 +88,20 @@ impl Factory {
                 mode,
             } => {
                 let bytes = self.file(&source.0);
-                json!({
+                let mode = mode.as_ref().map(|mode| mode.as_str());
+                // Where nobody says one, a file of Windows has none.
+                let mode = match is_windows_path(destination.as_str()) {
+                    true => mode,
+                    false => mode.or(Some("0644")),
+                };
+                without_null(json!({
                     "type": "File",
                     "name": name.as_str(),
                     "sourceUri": data_uri(&bytes),
                     "destination": destination.as_str(),
                     "sha256Checksum": sha256(&bytes),
-                    "mode": format!("{:0>4}", mode.as_str()),
-                })
+                    "mode": mode.map(|mode| format!("{mode:0>4}")),
+                }))
             }
             Customizer::Shell {
                 name,
@@ -103,18 +109,12 @@ impl Factory {
                 inline,
                 secrets,
             } => {
-                let mut step = json!({ "type": "Shell", "name": name.as_str() });
-                match script {
-                    Some(script) => {
-                        let bytes = self.file(&script.0);
-                        step["scriptUri"] = data_uri(&bytes).into();
-                        step["sha256Checksum"] = sha256(&bytes).into();
-                    }
-                    None => step["inline"] = json!(inline),
-                }
-                add_secrets(&mut step, secrets);
-                step
+                let script = script.as_ref().map(|script| &*script.0);
+                self.script("Shell", name, script, inline, secrets)
             }
+            Customizer::PowerShell { .. }
+            | Customizer::WindowsRestart { .. }
+            | Customizer::WindowsUpdate { .. } => self.windows_customizer(step),
             Customizer::CaCertificate { name, certificate } => {
                 let bytes = self.file(&certificate.0);
                 let text = String::from_utf8_lossy(&bytes).into_owned();
@@ -139,6 +139,94 @@ impl Factory {
                 json!({ "type": "Bullion.PartitionGrowth", "name": name.as_str(), "enabled": enabled })
             }
         }
+    }
+
+    fn windows_customizer(&self, step: &Customizer) -> Value {
+        match step {
+            Customizer::PowerShell {
+                name,
+                script,
+                inline,
+                valid_exit_codes,
+                secrets,
+            } => {
+                let script = script.as_ref().map(|script| &*script.0);
+                let mut step = self.script("PowerShell", name, script, inline, secrets);
+                add_codes(&mut step, valid_exit_codes);
+                step
+            }
+            Customizer::WindowsRestart {
+                name,
+                restart_command,
+                restart_check_command,
+                restart_timeout,
+            } => without_null(json!({
+                "type": "WindowsRestart",
+                "name": name.as_str(),
+                "restartCommand": restart_command,
+                "restartCheckCommand": restart_check_command,
+                "restartTimeout": restart_timeout.as_ref().map(|timeout| timeout.as_str()),
+            })),
+            Customizer::WindowsUpdate {
+                name,
+                search_criteria,
+                filters,
+                update_limit,
+            } => without_null(json!({
+                "type": "WindowsUpdate",
+                "name": name.as_str(),
+                "searchCriteria": search_criteria,
+                "filters": (!filters.is_empty()).then_some(filters),
+                "updateLimit": update_limit,
+            })),
+            _ => Value::Null,
+        }
+    }
+
+    fn windows_validator(&self, step: &Validator) -> Value {
+        match step {
+            Validator::Pester { name, file } => {
+                json!({ "type": "Bullion.Pester", "name": name.as_str(), "inline": [self.text(&file.0)] })
+            }
+            Validator::PowerShell {
+                name,
+                script,
+                inline,
+                valid_exit_codes,
+            } => {
+                let inline = match script {
+                    Some(script) => json!([self.text(&script.0)]),
+                    None => json!(inline),
+                };
+                let mut step =
+                    json!({ "type": "PowerShell", "name": name.as_str(), "inline": inline });
+                add_codes(&mut step, valid_exit_codes);
+                step
+            }
+            _ => Value::Null,
+        }
+    }
+
+    /// A customizer of this type that runs a script.
+    fn script(
+        &self,
+        kind: &str,
+        name: &TemplateName,
+        script: Option<&str>,
+        inline: &Option<Vec<String>>,
+        secrets: &[BuildSecret],
+    ) -> Value {
+        let mut step = json!({ "type": kind, "name": name.as_str() });
+        match script {
+            Some(script) => {
+                let bytes = self.file(script);
+                step["scriptUri"] = data_uri(&bytes).into();
+                step["sha256Checksum"] = sha256(&bytes).into();
+            }
+            None => step["inline"] = json!(inline),
+        }
+        add_secrets(&mut step, secrets);
+        step
     }
 
     pub(super) fn validator(&self, step: &Validator) -> Value {
@@ -167,6 +255,7 @@ impl Factory {
             Validator::Testinfra { name, file } => {
                 json!({ "type": "Bullion.Testinfra", "name": name.as_str(), "inline": [self.text(&file.0)] })
             }
+            Validator::Pester { .. } | Validator::PowerShell { .. } => self.windows_validator(step),
             Validator::OpenScap {
                 name,
                 content,
@@ -299,6 +388,12 @@ fn of_type(kind: &str, target: &impl serde::Serialize) -> Value {
         value.extend(target);
     }
     value
+}
+
+fn add_codes(step: &mut Value, codes: &[i32]) {
+    if !codes.is_empty() {
+        step["validExitCodes"] = json!(codes);
+    }
 }
 
 fn add_secrets(step: &mut Value, secrets: &[BuildSecret]) {

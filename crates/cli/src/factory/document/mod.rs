@@ -16,9 +16,10 @@ use serde_json::Value;
 
 use super::rules::{
     AbsolutePath, CertificateFile, CheckFile, DefinitionName, FactoryName, FactsFile, FileMode,
-    GalleryName, Guid, MediaFile, OfferOrSku, PackageName, PlaybookFile, Publisher, Reference,
-    ResourceGroupName, ScopeName, ScriptFile, ServiceName, SourceVersion, SshdValue, SshdWord,
-    TemplateName, TestsFile, UserDataFile, VariableName, VersionNumber, ZoneName, kind,
+    GalleryName, Guid, MediaFile, OfferOrSku, PackageName, PlaybookFile, PowerShellFile, Publisher,
+    Reference, ResourceGroupName, RestartTimeout, ScopeName, ScriptFile, ServiceName,
+    SourceVersion, SshdValue, SshdWord, TemplateName, TestsFile, UserDataFile, VariableName,
+    VersionNumber, ZoneName, kind,
 };
 use identity::{Application, RoleAssignment, ServicePrincipal};
 use pipeline::Pipeline;
@@ -249,11 +250,10 @@ pub enum Customizer {
         name: TemplateName,
         /// Path in this folder.
         source: MediaFile,
-        /// Path in the image.
+        /// Path in the image; of a Windows, with its drive.
         destination: AbsolutePath,
-        /// Permissions in quotes; `"0644"` unless given.
-        #[serde(default)]
-        mode: FileMode,
+        /// Permissions in quotes; `"0644"` unless given. A file of Windows has none.
+        mode: Option<FileMode>,
     },
     /// Run a script of this folder, or a few lines written here, as root.
     Shell {
@@ -267,6 +267,46 @@ pub enum Customizer {
         #[serde(default)]
         #[schemars(length(max = 50))]
         secrets: Vec<BuildSecret>,
+    },
+    /// Run a script of this folder, or a few lines written here, in a Windows, as SYSTEM and without a network.
+    PowerShell {
+        name: TemplateName,
+        /// Path in this folder. Either `script` or `inline`.
+        script: Option<PowerShellFile>,
+        /// Lines of PowerShell, which are one script. Either `script` or `inline`.
+        #[schemars(length(min = 1, max = 500))]
+        inline: Option<Vec<String>>,
+        /// Exit codes that are good; 0 alone unless given.
+        #[serde(default)]
+        #[schemars(length(max = 100))]
+        valid_exit_codes: Vec<i32>,
+        /// What the script finds in its environment, and nobody finds anywhere else.
+        #[serde(default)]
+        #[schemars(length(max = 50))]
+        secrets: Vec<BuildSecret>,
+    },
+    /// Restart a Windows and wait until it is up.
+    WindowsRestart {
+        name: TemplateName,
+        /// A command as cmd takes it; `shutdown /r /f /t 0 /c "packer restart"` unless given.
+        restart_command: Option<String>,
+        /// A command that ends with 0 once all is up; it is tried until then.
+        restart_check_command: Option<String>,
+        /// How long all of it may take; `5m` unless given. An emulated machine gets six times as long.
+        restart_timeout: Option<RestartTimeout>,
+    },
+    /// Install updates of Windows, from where it gets them, and restart as often as that takes.
+    WindowsUpdate {
+        name: TemplateName,
+        /// As Windows Update takes them; `BrowseOnly=0 and IsInstalled=0` unless given.
+        search_criteria: Option<String>,
+        /// `include:` or `exclude:` and an expression of PowerShell about `$_`, the update. The first that holds decides; what
+        /// none is about is left out. Everything is included unless given.
+        #[serde(default)]
+        #[schemars(length(max = 100))]
+        filters: Vec<String>,
+        /// Updates at a time; 1000 unless given.
+        update_limit: Option<u32>,
     },
     /// Trust a certificate authority of the organisation.
     CaCertificate {
@@ -354,6 +394,25 @@ pub enum Validator {
         name: TemplateName,
         /// Path in this folder. The fixture `host` is the machine; `with host.sudo():` asks as root. The file sees nothing of
         /// the server but Python, pytest and testinfra, and reaches nothing but the machine.
+        file: TestsFile,
+    },
+    /// A script or a few lines end with a good exit code, in a Windows, as SYSTEM.
+    PowerShell {
+        name: TemplateName,
+        /// Path in this folder. Either `script` or `inline`.
+        script: Option<TestsFile>,
+        /// Lines of PowerShell, which are one script. Either `script` or `inline`.
+        #[schemars(length(min = 1, max = 500))]
+        inline: Option<Vec<String>>,
+        /// Exit codes that are good; 0 alone unless given.
+        #[serde(default)]
+        #[schemars(length(max = 100))]
+        valid_exit_codes: Vec<i32>,
+    },
+    /// Every test of a file for Pester passes, in a Windows whose image has Pester 5 or later.
+    Pester {
+        name: TemplateName,
+        /// Path in this folder. It runs inside the machine, as SYSTEM.
         file: TestsFile,
     },
     /// OpenSCAP finds no rule broken that counts. It looks at the finished disk before that is booted; not for a pipeline.

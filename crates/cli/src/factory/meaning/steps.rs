@@ -24,8 +24,9 @@ impl Meaning<'_> {
         let items = steps.map_or(&[][..], Node::items);
         self.names_differ(place, list, "name", items);
         for item in items {
-            if item.get("type").and_then(Node::text) == Some("Shell") {
-                self.script_or_inline(place, item);
+            let kind = item.get("type").and_then(Node::text);
+            if let Some(kind @ ("Shell" | "PowerShell")) = kind {
+                self.script_or_inline(place, item, kind);
             }
         }
     }
@@ -51,12 +52,17 @@ impl Meaning<'_> {
         }
     }
 
-    fn script_or_inline(&mut self, place: &Place, item: &Node) {
+    fn script_or_inline(&mut self, place: &Place, item: &Node, kind: &str) {
+        const KEYS: [&str; 6] = [
+            "type",
+            "name",
+            "script",
+            "inline",
+            "secrets",
+            "validExitCodes",
+        ];
         // A misspelt `script` has been reported as an unknown key; that it is missing is no news.
-        if item
-            .keys()
-            .any(|key| !["type", "name", "script", "inline", "secrets"].contains(&key))
-        {
+        if item.keys().any(|key| !KEYS.contains(&key)) {
             return;
         }
         let given = |key: &str| item.get(key).filter(|node| node.value != Tree::Null);
@@ -65,15 +71,20 @@ impl Meaning<'_> {
                 self.report(
                     place,
                     inline.at,
-                    "a Shell step has both `script` and `inline`".into(),
+                    format!("a {kind} step has both `script` and `inline`"),
                     "keep one of the two",
                 );
             }
             (None, None) => self.report(
                 place,
                 item.at,
-                "a Shell step has neither `script` nor `inline`".into(),
-                "add `script: scripts/NAME.sh`, or `inline:` with a list of lines",
+                format!("a {kind} step has neither `script` nor `inline`"),
+                match kind {
+                    "PowerShell" => {
+                        "add `script: scripts/NAME.ps1`, or `inline:` with a list of lines"
+                    }
+                    _ => "add `script: scripts/NAME.sh`, or `inline:` with a list of lines",
+                },
             ),
             _ => {}
         }
