@@ -275,77 +275,31 @@ impl Bucket {
             max_retries: limits.retries,
             retry_timeout: limits.request,
         };
+        let prefix = self.kind.variables().to_ascii_lowercase();
+        // The library's builders have the same calls, and no trait in common.
+        macro_rules! built {
+            ($builder:ty, $named:ident) => {{
+                let mut builder = <$builder>::new()
+                    .with_client_options(client)
+                    .with_retry(retry);
+                if let Some(courier) = courier {
+                    builder = builder.with_http_connector(By(courier));
+                }
+                for (key, value) in &settings {
+                    if let Ok(key) = format!("{prefix}{key}").parse() {
+                        builder = builder.with_config(key, value);
+                    }
+                }
+                let built = builder.$named(&self.name).build();
+                built.map(|store| Arc::new(store) as Arc<dyn ObjectStore>)
+            }};
+        }
         let made = match self.kind {
-            Kind::S3 => self.s3(&settings, client, retry, courier),
-            Kind::Azure => self.azure(&settings, client, retry, courier),
-            Kind::Google => self.google(&settings, client, retry),
+            Kind::S3 => built!(AmazonS3Builder, with_bucket_name),
+            Kind::Azure => built!(MicrosoftAzureBuilder, with_container_name),
+            Kind::Google => built!(GoogleCloudStorageBuilder, with_bucket_name),
         };
         made.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
-    }
-
-    fn s3(
-        &self,
-        settings: &BTreeMap<String, String>,
-        client: ClientOptions,
-        retry: RetryConfig,
-        courier: Option<Courier>,
-    ) -> object_store::Result<Arc<dyn ObjectStore>> {
-        let mut builder = AmazonS3Builder::new().with_client_options(client);
-        if let Some(courier) = courier {
-            builder = builder.with_http_connector(By(courier));
-        }
-        for (key, value) in settings {
-            if let Ok(key) = format!("aws_{key}").parse() {
-                builder = builder.with_config(key, value);
-            }
-        }
-        let store = builder
-            .with_bucket_name(&self.name)
-            .with_retry(retry)
-            .build()?;
-        Ok(Arc::new(store))
-    }
-
-    fn azure(
-        &self,
-        settings: &BTreeMap<String, String>,
-        client: ClientOptions,
-        retry: RetryConfig,
-        courier: Option<Courier>,
-    ) -> object_store::Result<Arc<dyn ObjectStore>> {
-        let mut builder = MicrosoftAzureBuilder::new().with_client_options(client);
-        if let Some(courier) = courier {
-            builder = builder.with_http_connector(By(courier));
-        }
-        for (key, value) in settings {
-            if let Ok(key) = format!("azure_{key}").parse() {
-                builder = builder.with_config(key, value);
-            }
-        }
-        let store = builder
-            .with_container_name(&self.name)
-            .with_retry(retry)
-            .build()?;
-        Ok(Arc::new(store))
-    }
-
-    fn google(
-        &self,
-        settings: &BTreeMap<String, String>,
-        client: ClientOptions,
-        retry: RetryConfig,
-    ) -> object_store::Result<Arc<dyn ObjectStore>> {
-        let mut builder = GoogleCloudStorageBuilder::new().with_client_options(client);
-        for (key, value) in settings {
-            if let Ok(key) = format!("google_{key}").parse() {
-                builder = builder.with_config(key, value);
-            }
-        }
-        let store = builder
-            .with_bucket_name(&self.name)
-            .with_retry(retry)
-            .build()?;
-        Ok(Arc::new(store))
     }
 }
 
