@@ -18,6 +18,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
+const TIB: f64 = (1u64 << 40) as f64;
 const BLOCK: u64 = 4096;
 /// As between the two rebuilt Debian disks: 121,000 blocks in 7,165 runs.
 const MEAN_RUN: u64 = 17;
@@ -39,8 +40,8 @@ struct Churn {
 fn main() -> Result<()> {
     let mut out = io::stdout().lock();
     // Alone, because it is about the memory of the process.
-    if std::env::var_os("BULLION_BENCH_WHOLE").is_some() {
-        return whole(&mut out, 10 << 40, 512 * MIB);
+    if let Ok(tib) = std::env::var("BULLION_BENCH_WHOLE") {
+        return whole(&mut out, tib.parse()?, 512 * MIB);
     }
     // As 10 TiB of distinct blocks are to 512 MiB, so are these to 3 MiB.
     let small = Churn {
@@ -226,42 +227,99 @@ fn flat(out: &mut dyn Write) -> Result<()> {
     Ok(())
 }
 
-/// What the index of a store of this many bytes of distinct blocks takes: as its tables say, and of the machine.
-fn whole(out: &mut dyn Write, distinct: u64, index_bytes: u64) -> Result<()> {
+/// What the index of stores of up to so many TiB of distinct blocks takes: as its tables say, and of the machine; and
+/// what it finds then.
+fn whole(out: &mut dyn Write, most_tib: f64, index_bytes: u64) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let before = memory()?;
     // Not in memory, which shall be the index's alone.
     let noted = Arc::new(Folder::open(folder.path())?);
+    writeln!(out, "before: {}", memory()?)?;
     let mut simulation = Simulation::noting_in(noted, index_bytes)?;
     let clock = Instant::now();
-    let packs = distinct / BLOCK / Simulation::blocks_in_pack();
     let mut most = 0;
-    while simulation.packs() < packs {
-        simulation.fill(1024.min(packs - simulation.packs()));
-        most = most.max(simulation.index_use().bytes);
+    let sizes = [
+        0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0,
+    ];
+    for tib in sizes.into_iter().filter(|tib| *tib <= most_tib) {
+        let packs = (tib * TIB) as u64 / BLOCK / Simulation::blocks_in_pack();
+        while simulation.packs() < packs {
+            simulation.fill(256.min(packs - simulation.packs()));
+            most = most.max(simulation.index_use().bytes);
+        }
+        writeln!(
+            out,
+            "{tib} TiB after {:.0} s:",
+            clock.elapsed().as_secs_f64()
+        )?;
+        tell(out, &simulation, most)?;
     }
+    // As a start of the process on a store that is there.
+    let clock = Instant::now();
+    let simulation = simulation.reopen(index_bytes)?;
+    writeln!(
+        out,
+        "opened again in {:.0} s:",
+        clock.elapsed().as_secs_f64()
+    )?;
+    tell(out, &simulation, simulation.index_use().bytes)
+}
+
+/// What a store takes, and what it finds of what is in it.
+fn tell(out: &mut dyn Write, simulation: &Simulation, most: u64) -> Result<()> {
     let known = simulation.index_use();
     writeln!(
         out,
-        "{:.1} TiB in {} packs: index {:.0} MiB at most, {:.0} MiB now, {} packs known, {} hooks, one in {}, {} lists; before {before}, after {}; {:.0} s",
-        distinct as f64 / (1u64 << 40) as f64,
-        known.packs,
+        "  {}; index {:.0} MiB at most, {:.0} MiB now, {:.0} MiB at least; {} of {} packs known, {} hooks, one in {}, {} lists",
+        memory()?,
         most as f64 / MIB as f64,
         known.bytes as f64 / MIB as f64,
+        known.least_bytes as f64 / MIB as f64,
         known.known_packs,
+        known.packs,
         known.hooks,
         known.one_in,
         known.runs,
-        memory()?,
-        clock.elapsed().as_secs_f64(),
     )?;
+    let (packs, count) = (simulation.packs(), Simulation::blocks_in_pack());
+    let mut random = Random(88172645463325252);
+    let anywhere = |_| Ok(simulation.finds(random.below(packs), random.below(328) as usize)?);
+    let there = cost(simulation, anywhere, "a frame is not found")?;
+    let absent = |number| Ok(simulation.finds_nothing(number)?);
+    let nowhere = cost(simulation, absent, "what is not there is found")?;
+    write!(
+        out,
+        "  a frame anywhere {:.2} reads, {:.1} us of {:.0}; nowhere {:.2} reads, {:.1} us of {:.0}; not found of blocks",
+        there.reads, there.own_us, there.all_us, nowhere.reads, nowhere.own_us, nowhere.all_us
+    )?;
+    // A GiB of each kind: what lay together still does, in groups of so many blocks from all over the store.
+    for group in [16, 64, 256, 1024, count] {
+        let groups = (GIB / BLOCK).div_ceil(group);
+        let run = |_| Run {
+            first: random.below(packs) * count + random.below(count - group + 1),
+            count: group,
+        };
+        let disk: Vec<Run> = (0..groups).map(run).collect();
+        let looked = simulation.look(&disk)?;
+        let missed = 100.0 * looked.stored as f64 / looked.blocks as f64;
+        write!(out, ", in groups of {group} {missed:.2} %")?;
+    }
+    writeln!(out, "; {}", memory()?)?;
     Ok(())
 }
 
 /// Of this process, now and at its highest.
 fn memory() -> Result<String> {
     let status = fs::read_to_string("/proc/self/status")?;
-    let lines = status.lines();
-    let lines = lines.filter(|line| line.starts_with("VmHWM") || line.starts_with("VmRSS"));
-    Ok(lines.collect::<Vec<_>>().join(", "))
+    let of = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kib.and_then(|kib| kib.parse::<u64>().ok())
+            .ok_or("no memory is told")
+    };
+    let mib = |kib: u64| kib as f64 / 1024.0;
+    Ok(format!(
+        "process {:.1} MiB at its highest, {:.1} MiB now",
+        mib(of("VmHWM:")?),
+        mib(of("VmRSS:")?)
+    ))
 }

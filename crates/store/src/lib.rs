@@ -39,7 +39,7 @@ mod serve;
 mod session;
 mod sidecar;
 mod similar;
-#[doc(hidden)]
+#[cfg(feature = "simulate")]
 pub mod simulate;
 mod source;
 mod store;

@@ -125,7 +125,8 @@ fn push_end(footer: &PackFooter, bytes: &mut Vec<u8>) -> String {
     pack_name(&check)
 }
 
-/// The name and the end of a pack whose frames nobody has. For simulations.
+/// The name and the end of a pack whose frames nobody has.
+#[cfg(feature = "simulate")]
 pub(crate) fn made_up_file(footer: &PackFooter) -> (String, Vec<u8>) {
     let mut end = Vec::new();
     let name = push_end(footer, &mut end);
@@ -188,7 +189,8 @@ impl Trailer {
 }
 
 impl PackFooter {
-    /// Of frames that nobody has, one after the other. For simulations.
+    /// Of frames that nobody has, one after the other.
+    #[cfg(feature = "simulate")]
     pub(crate) fn made_up(
         frames: impl Iterator<Item = (FrameId, Coding, u32, Vec<Fingerprint>)>,
     ) -> PackFooter {

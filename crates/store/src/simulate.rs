@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::StoreError;
 use crate::frame::{Coding, FrameId, ID_LEN, Packing};
-use crate::index::{Fingerprint, IndexUse, Precedence, Reach};
+use crate::index::{Fingerprint, IndexUse, Precedence, Reach, pack_key, pack_name};
 use crate::keys::Keys;
 use crate::pack::{HEADER_LEN, PackFooter, TRAILER_LEN, made_up_file};
 use crate::place::{Entry, MemoryPlace, Place};
@@ -84,11 +84,50 @@ fn footer(pack: u64, blocks: &[Run]) -> PackFooter {
 /// A pack that is not kept: its number, and the blocks in it.
 type Made = (u64, Vec<Run>);
 
+/// Packs that there are.
+#[derive(Default)]
+struct Packs {
+    made: HashMap<String, Made>,
+    /// By number, those that came before all others: full, and of blocks with the numbers that follow from theirs. There
+    /// may be half a million, and the memory is the index's.
+    filled: Vec<[u8; 16]>,
+}
+
+fn filled_with(pack: u64) -> Vec<Run> {
+    vec![Run {
+        first: pack * PACK_BLOCKS as u64,
+        count: PACK_BLOCKS as u64,
+    }]
+}
+
+impl Packs {
+    fn get(&self, name: &str) -> Option<Made> {
+        if let Some(made) = self.made.get(name) {
+            return Some(made.clone());
+        }
+        let key = pack_key(name)?;
+        let number = self.filled.iter().position(|filled| *filled == key)? as u64;
+        Some((number, filled_with(number)))
+    }
+
+    fn entries(&self) -> impl Iterator<Item = Entry> {
+        let made = self.made.iter().map(|(name, (_, blocks))| Entry {
+            name: name.clone(),
+            bytes: MadeUp::len(blocks),
+        });
+        let filled = self.filled.iter().zip(0..).map(|(key, number)| Entry {
+            name: pack_name(key),
+            bytes: MadeUp::len(&filled_with(number)),
+        });
+        made.chain(filled)
+    }
+}
+
 /// Keeps what the index notes, and of packs how they came to be.
 #[derive(Clone)]
 struct MadeUp {
     noted: Arc<dyn Place>,
-    packs: Arc<Mutex<HashMap<String, Made>>>,
+    packs: Arc<Mutex<Packs>>,
     /// The footer and the end of the pack that was read last.
     last: Arc<Mutex<(String, Vec<u8>)>>,
     reads: Arc<AtomicU64>,
@@ -112,7 +151,7 @@ impl MadeUp {
     }
 
     fn made(&self, name: &str) -> Option<Made> {
-        locked(&self.packs).get(name).cloned()
+        locked(&self.packs).get(name)
     }
 
     fn len(blocks: &[Run]) -> u64 {
@@ -166,17 +205,17 @@ impl Place for MadeUp {
     fn list(&self, prefix: &str) -> io::Result<Vec<Entry>> {
         let mut all = self.noted.list(prefix)?;
         let packs = locked(&self.packs);
-        let packs = packs.iter().filter(|(name, _)| name.starts_with(prefix));
-        all.extend(packs.map(|(name, (_, blocks))| Entry {
-            name: name.clone(),
-            bytes: MadeUp::len(blocks),
-        }));
+        all.extend(
+            packs
+                .entries()
+                .filter(|entry| entry.name.starts_with(prefix)),
+        );
         all.sort();
         Ok(all)
     }
 
     fn delete(&self, name: &str) -> io::Result<()> {
-        locked(&self.packs).remove(name);
+        locked(&self.packs).made.remove(name);
         self.noted.delete(name)
     }
 }
@@ -200,6 +239,16 @@ fn open(place: &MadeUp, index_bytes: u64) -> Result<Store, StoreError> {
     Store::open_place(Box::new(place.clone()), options)
 }
 
+/// The blocks of a disk as an ingest looks them up.
+fn stretches(disk: &[Run]) -> impl Iterator<Item = Vec<(u64, Fingerprint)>> {
+    let blocks = disk.iter().flat_map(|run| run.first..run.first + run.count);
+    let mut blocks = blocks.map(|block| (block, fingerprint(block)));
+    std::iter::from_fn(move || {
+        let stretch: Vec<_> = blocks.by_ref().take(STRETCH_BLOCKS).collect();
+        (!stretch.is_empty()).then_some(stretch)
+    })
+}
+
 impl Simulation {
     /// What the index notes is kept in memory.
     pub fn new(index_bytes: u64) -> Result<Simulation, StoreError> {
@@ -219,49 +268,62 @@ impl Simulation {
     }
 
     /// As after a start of the process, with this much memory.
-    pub fn reopen(&mut self, index_bytes: u64) -> Result<(), StoreError> {
+    pub fn reopen(mut self, index_bytes: u64) -> Result<Simulation, StoreError> {
         self.close_pack();
-        self.store = open(&self.place, index_bytes)?;
-        Ok(())
+        let Simulation {
+            place,
+            store,
+            packs,
+            ..
+        } = self;
+        // Two would take twice the memory.
+        drop(store);
+        Ok(Simulation {
+            store: open(&place, index_bytes)?,
+            place,
+            open: Vec::new(),
+            pending: HashSet::new(),
+            packs,
+        })
     }
 
     /// Looks up a disk and stores what is not found.
     pub fn ingest(&mut self, disk: &[Run]) -> Result<Looked, StoreError> {
         let mut looked = Looked::default();
-        let mut stretch = Vec::with_capacity(STRETCH_BLOCKS);
-        for run in disk {
-            for block in run.first..run.first + run.count {
-                stretch.push((block, fingerprint(block)));
-                if stretch.len() == STRETCH_BLOCKS {
-                    self.look_up(&mut stretch, &mut looked)?;
+        for stretch in stretches(disk) {
+            let store = self.store.clone();
+            store.0.warm(stretch.iter().map(|(_, known)| known))?;
+            for (block, known) in stretch {
+                looked.blocks += 1;
+                if self.pending.contains(&block) || store.0.index().block(&known).is_some() {
+                    continue;
+                }
+                looked.stored += 1;
+                self.pending.insert(block);
+                self.open.push(block);
+                if self.open.len() == PACK_BLOCKS {
+                    self.close_pack();
                 }
             }
         }
-        self.look_up(&mut stretch, &mut looked)?;
         self.close_pack();
         Ok(looked)
     }
 
-    fn look_up(
-        &mut self,
-        stretch: &mut Vec<(u64, Fingerprint)>,
-        looked: &mut Looked,
-    ) -> Result<(), StoreError> {
-        let store = self.store.clone();
-        store.0.warm(stretch.iter().map(|(_, known)| known))?;
-        for (block, known) in stretch.drain(..) {
-            looked.blocks += 1;
-            if self.pending.contains(&block) || store.0.index().block(&known).is_some() {
-                continue;
-            }
-            looked.stored += 1;
-            self.pending.insert(block);
-            self.open.push(block);
-            if self.open.len() == PACK_BLOCKS {
-                self.close_pack();
-            }
+    /// Looks up a disk: what of it would be stored.
+    pub fn look(&self, disk: &[Run]) -> Result<Looked, StoreError> {
+        let mut looked = Looked::default();
+        for stretch in stretches(disk) {
+            let inner = &self.store.0;
+            inner.warm(stretch.iter().map(|(_, known)| known))?;
+            let index = inner.index();
+            looked.blocks += stretch.len() as u64;
+            let missed = stretch
+                .iter()
+                .filter(|(_, known)| index.block(known).is_none());
+            looked.stored += missed.count() as u64;
         }
-        Ok(())
+        Ok(looked)
     }
 
     fn close_pack(&mut self) {
@@ -283,7 +345,7 @@ impl Simulation {
         runs.shrink_to_fit();
         let name = self.take(&runs);
         let made = (self.packs, runs);
-        locked(&self.place.packs).insert(name, made);
+        locked(&self.place.packs).made.insert(name, made);
         self.packs += 1;
     }
 
@@ -297,14 +359,12 @@ impl Simulation {
         name
     }
 
-    /// Has the index take up so many full packs of new blocks, as ingests of them do in the end. They are not kept and
-    /// cannot be read again: for what the index takes, and nothing else.
+    /// Has the index take up so many full packs of new blocks, as ingests of them do in the end, before anything else is
+    /// taken in. The blocks of the pack `n` have the numbers from `n` times [`Simulation::blocks_in_pack`] on.
     pub fn fill(&mut self, packs: u64) {
         for _ in 0..packs {
-            self.take(&[Run {
-                first: self.packs * Simulation::blocks_in_pack(),
-                count: Simulation::blocks_in_pack(),
-            }]);
+            let name = self.take(&filled_with(self.packs));
+            locked(&self.place.packs).filled.extend(pack_key(&name));
             self.packs += 1;
         }
     }

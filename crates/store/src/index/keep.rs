@@ -12,21 +12,19 @@ use std::sync::{Arc, PoisonError};
 use super::hooks::Hooks;
 use super::merge::{RunWriter, merge};
 use super::runs::{
-    Entry as RunEntry, FOLDER, Group, MAX_RUNS, NotedPack, ROOT, Run, Runs, frame_key, group_name,
-    named,
+    Entry as RunEntry, Group, MAX_RUNS, ROOT, Run, Runs, frame_key, group_name, named,
 };
+use super::table::At;
 use super::{
-    Fingerprint, FirstBytes, Index, IndexUse, KnownPack, Level, Location, Matched, Precedence,
+    ByFingerprint, Fingerprint, FirstBytes, Index, IndexUse, Level, Location, Matched, Precedence,
     Standing,
 };
-use crate::codec::PACKS;
-use crate::collect::Note;
 use crate::error::StoreError;
 use crate::frame::FrameId;
 use crate::pack::PackFooter;
 use crate::place::Entry;
 use crate::section::UsedFrame;
-use crate::store::{Inner, Store, list, read_footer, read_known_footer};
+use crate::store::{Inner, Store, read_known_footer};
 
 /// Packs that are read again for one stretch of a disk: those in which most of it seems to be.
 const MAX_WARMED: usize = 128;
@@ -39,8 +37,6 @@ const NEAR_STRETCHES: u32 = 64;
 /// An older list is merged with younger ones if it is no more than so many times as long: a lookup reads a page of each
 /// list, and each entry is written again as often as this for each list that there is.
 const MERGE_RATIO: usize = 8;
-/// Numbers of packs that are gone are only kept up to so many, or as many as there are packs.
-const MAX_LOST_NUMBERS: usize = 4096;
 
 /// For whom a frame is looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,46 +73,13 @@ impl Index {
         let blocks: usize = blocks_of(footer);
         self.by_fingerprint.len() + blocks <= self.limits.blocks
             && self.loaded_frames + footer.frames.len() <= self.limits.frames
+            && !self.is_beyond()
     }
 
-    /// Takes up what was noted, as far as the packs are still there. `false` if it is of no use.
-    fn restore(&mut self, runs: Runs, groups: Vec<Group>, packs: &[Entry]) -> bool {
-        let there: BTreeMap<&str, u64> = packs
-            .iter()
-            .map(|entry| (entry.name.as_str(), entry.bytes))
-            .collect();
-        let limit = packs.len() * 2 + MAX_LOST_NUMBERS;
-        let last = groups.iter().filter_map(|group| group.packs.last());
-        if last.clone().any(|(number, _)| *number as usize >= limit) {
-            return false;
-        }
-        let is_there = |pack: &NotedPack| {
-            let bytes = there.get(super::pack_name(&pack.name).as_str());
-            bytes == Some(&u64::from(pack.file_bytes))
-        };
-        for group in &groups {
-            for (number, pack) in &group.packs {
-                if (*number as usize) < self.packs.len() {
-                    return false;
-                }
-                while self.packs.len() < *number as usize {
-                    self.packs.push(KnownPack::gone());
-                }
-                match is_there(pack) && !self.pack_names.contains_key(&pack.name) {
-                    true => {
-                        let pack = self.name_pack(*pack);
-                        self.packs[pack as usize].is_covered = true;
-                    }
-                    false => self.packs.push(KnownPack::gone()),
-                }
-            }
-        }
-        let packs = &self.packs;
-        let hooks = groups.into_iter().flat_map(|group| group.hooks);
-        let is_there = |pack: u32| packs[pack as usize].standing != Standing::Gone;
-        self.hooks.fill(hooks.filter(|(_, pack)| is_there(*pack)));
-        self.runs = Arc::new(runs);
-        true
+    /// Whether tables have more room than they may have by now.
+    fn is_beyond(&self) -> bool {
+        self.by_fingerprint.is_beyond(self.limits.blocks)
+            || self.by_id.is_beyond(self.limits.frames)
     }
 
     /// What is not noted yet, if that is a good part of what is in memory.
@@ -158,9 +121,10 @@ impl Index {
             .map(|(number, _)| number)
             .collect();
         loaded.sort_by_key(|pack| *self.packs[*pack as usize].used.get_mut());
-        let room = |limit: usize| limit / 4 * 3;
+        // A table is made anew to become smaller: with little in it, that takes little.
+        let is_beyond = self.is_beyond();
+        let room = |limit: usize| if is_beyond { 0 } else { limit / 4 * 3 };
         let mut blocks = self.by_fingerprint.len() + blocks_of(footer);
-        let mut without_blocks = HashSet::new();
         for pack in loaded {
             let frames = self.loaded_frames + footer.frames.len();
             if blocks <= room(self.limits.blocks) && frames <= room(self.limits.frames) {
@@ -169,25 +133,17 @@ impl Index {
             let known = &mut self.packs[pack as usize];
             if known.level == Level::Blocks {
                 blocks = blocks.saturating_sub(known.about.blocks as usize);
-                without_blocks.insert(pack);
             }
             self.loaded_frames -= known.frames.len();
             known.level = Level::Named;
-            for at in std::mem::take(&mut known.frames).iter() {
-                if self
-                    .by_id
-                    .get(&at.id)
-                    .is_some_and(|known| known.pack == pack)
-                {
-                    self.by_id.remove(&at.id);
-                }
-            }
+            known.frames = Arc::new([]);
         }
-        // All of what is known of blocks is looked through for it.
-        if !without_blocks.is_empty() {
-            self.by_fingerprint
-                .retain(|_, at| !without_blocks.contains(&at.pack));
-        }
+        let packs = &self.packs;
+        let level = |at: At| packs[at.pack as usize].level;
+        self.by_id.retain(|at| level(at) > Level::Named);
+        self.by_fingerprint.retain(|at| level(at) == Level::Blocks);
+        self.by_id.shrink_to(self.limits.frames);
+        self.by_fingerprint.shrink_to(self.limits.blocks);
     }
 
     /// Whether these packs can be in memory at once.
@@ -275,30 +231,7 @@ impl Index {
     }
 }
 
-impl KnownPack {
-    /// The number of a pack that is no more.
-    fn gone() -> KnownPack {
-        KnownPack {
-            about: NotedPack {
-                name: [0; 16],
-                file_bytes: 0,
-                frame_bytes: 0,
-                table_bytes: 0,
-                frames: 0,
-                tables: 0,
-                blocks: 0,
-            },
-            standing: Standing::Gone,
-            level: Level::Named,
-            is_covered: true,
-            used: Default::default(),
-            matched: Default::default(),
-            frames: Arc::new([]),
-        }
-    }
-}
-
-fn blocks_of(footer: &PackFooter) -> usize {
+pub(super) fn blocks_of(footer: &PackFooter) -> usize {
     footer
         .frames
         .iter()
@@ -307,78 +240,6 @@ fn blocks_of(footer: &PackFooter) -> usize {
 }
 
 impl Inner {
-    /// Makes the index of what is in the place. Where a frame is in two packs, one that is not
-    /// noted as nobody's counts.
-    pub(crate) fn take_up(&self, retired: &Note) -> Result<(), StoreError> {
-        let mut packs = list(&*self.place, PACKS)?;
-        self.take_up_noted(&packs)?;
-        packs.sort_by_key(|entry| retired.contains_key(&entry.name));
-        for entry in packs {
-            if self.index().knows_pack(&entry.name) {
-                continue;
-            }
-            let footer = match read_footer(&*self.place, &entry) {
-                // A list may be older than what it lists.
-                Err(error) if error.is_not_found() => continue,
-                footer => footer?,
-            };
-            match footer {
-                Ok(footer) => {
-                    self.take(&entry.name, entry.bytes, &footer, Precedence::Known);
-                }
-                Err(what) => {
-                    tracing::warn!(pack = entry.name, what, "a pack is left out of the store");
-                    self.index_mut().damaged.push(entry.name);
-                }
-            }
-        }
-        let mut index = self.index_mut();
-        for name in retired.keys() {
-            index.set_noted(name);
-        }
-        Ok(())
-    }
-
-    fn take_up_noted(&self, packs: &[Entry]) -> Result<(), StoreError> {
-        let noted = match Runs::open(&*self.place) {
-            Ok(None) => return Ok(()),
-            Ok(Some(noted)) => Some(noted),
-            Err(error @ StoreError::Damaged { .. }) => {
-                tracing::warn!(%error, "the index is made anew from the packs");
-                None
-            }
-            Err(error) if error.is_not_found() => None,
-            Err(error) => return Err(error),
-        };
-        let files = noted.as_ref().map(|(runs, _)| runs.files());
-        let fresh = || Index::new(self.options.index_bytes);
-        let mut index = fresh();
-        let is_of_use = noted.is_some_and(|(runs, groups)| index.restore(runs, groups, packs));
-        *self.index_mut() = match is_of_use {
-            true => index,
-            false => fresh(),
-        };
-        let counts: HashSet<String> = files.filter(|_| is_of_use).into_iter().flatten().collect();
-        if !is_of_use {
-            self.drop_noted();
-        }
-        for entry in list(&*self.place, FOLDER)? {
-            if !counts.contains(&entry.name)
-                && let Err(error) = self.place.delete(&entry.name)
-            {
-                tracing::debug!(name = entry.name, %error, "a file of an older index stays");
-            }
-        }
-        Ok(())
-    }
-
-    /// The next opening makes the index anew.
-    fn drop_noted(&self) {
-        if let Err(error) = self.place.delete(ROOT) {
-            tracing::warn!(%error, "an index that is of no use stays");
-        }
-    }
-
     /// Takes a pack that is in the place into the index.
     pub(crate) fn take(&self, name: &str, bytes: u64, footer: &PackFooter, which: Precedence) {
         self.make_room(footer);
@@ -417,12 +278,12 @@ impl Inner {
         let bytes = group.encode();
         next.groups.push(named(&bytes));
         put(&group_name(&named(&bytes)), &bytes)?;
-        let mut writer = RunWriter::new(place);
+        let buffers = self.index().limits.buffers;
+        let mut writer = RunWriter::new(place, buffers, None);
         for entry in entries {
             writer.push(entry)?;
         }
-        next.runs
-            .extend(Some(writer.finish()?).filter(|run| run.pages() > 0));
+        next.runs.extend(writer.finish()?);
         let from = merged_from(&next.runs);
         if from + 1 < next.runs.len() {
             let gone: HashSet<u32> = {
@@ -432,10 +293,11 @@ impl Inner {
                 gone.map(|(_, number)| number).collect()
             };
             let young = next.runs.split_off(from);
-            let one = merge(place, &young, &|pack| !gone.contains(&pack))?;
-            next.runs.extend(Some(one).filter(|run| run.pages() > 0));
+            let writer = RunWriter::new(place, buffers, next.filter_for(&young));
+            let one = merge(place, &young, writer, &|pack| !gone.contains(&pack))?;
+            next.runs.extend(one);
         }
-        next.make_filters(place)?;
+        next.make_filters(place, buffers)?;
         put(ROOT, &next.encode())?;
         let counts: HashSet<String> = next.files().into_iter().collect();
         {
@@ -564,8 +426,11 @@ impl Inner {
         let (packs, mut wanted) = {
             let mut index = self.index_mut();
             index.matched.clear();
+            if index.matched.capacity() > index.limits.matched * 2 {
+                index.matched = ByFingerprint::default();
+            }
             index.clock.fetch_add(1, Ordering::Relaxed);
-            let unknown = fingerprints.filter(|known| !index.by_fingerprint.contains_key(*known));
+            let unknown = fingerprints.filter(|known| index.by_fingerprint.get(known).is_none());
             let wanted: HashSet<Fingerprint, BuildHasherDefault<FirstBytes>> =
                 unknown.copied().collect();
             (index.with_near(packs), wanted)

@@ -10,10 +10,13 @@
 mod filter;
 mod hooks;
 mod keep;
+mod limits;
 mod merge;
+mod opening;
 mod runs;
+mod table;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -24,8 +27,10 @@ use crate::pack::{HEADER_LEN, PackFooter};
 use crate::section::UsedFrame;
 use hooks::Hooks;
 pub(crate) use keep::Reach;
+use limits::Limits;
 pub(crate) use runs::{FOLDER, ROOT, check_files};
 use runs::{NotedPack, Runs};
+use table::{At, Key, Table};
 
 /// A block, as one domain knows it. Domains have different secrets, so one's fingerprints tell
 /// nothing about another's, and nobody can look for two blocks with one fingerprint.
@@ -56,12 +61,18 @@ impl Location {
     }
 }
 
-/// Where a block is: a frame by its pack and its place there, and the place within it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct BlockAt {
-    pack: u32,
-    /// The frame in the upper 28 bits, the block in the lower four.
-    nth_slot: u32,
+/// Where a block is: of its place in a pack, the frame is the upper 28 bits, the block in it the lower four.
+fn block_at(pack: u32, nth: u32, slot: u32) -> At {
+    At {
+        pack,
+        nth: nth << 4 | slot,
+    }
+}
+
+impl Key for FrameId {
+    fn head(&self) -> u64 {
+        self.0.head()
+    }
 }
 
 /// Where a block was found in a pack that is not in memory.
@@ -69,13 +80,6 @@ struct BlockAt {
 struct Matched {
     frame: UsedFrame,
     slot: u8,
-}
-
-/// A frame in a pack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct FrameAt {
-    pack: u32,
-    nth: u32,
 }
 
 /// Fingerprints come from a keyed hash, so their first bytes are as good as any hash of them.
@@ -98,7 +102,6 @@ impl Hasher for FirstBytes {
 }
 
 pub(crate) type ByFingerprint<V> = HashMap<Fingerprint, V, BuildHasherDefault<FirstBytes>>;
-type ByFrame<V> = HashMap<FrameId, V, BuildHasherDefault<FirstBytes>>;
 
 /// Which of two places of one frame counts from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,66 +149,22 @@ struct KnownPack {
     frames: Arc<[Location]>,
 }
 
-/// How much of the index stays in memory.
-#[derive(Debug, Clone, Copy)]
-struct Limits {
-    hooks: usize,
-    blocks: usize,
-    matched: usize,
-    frames: usize,
-}
-
-impl Limits {
-    /// What names of packs and what leads to what is noted take (`fixed`) cannot be less. Of 16 parts of the rest, seven
-    /// are the hooks', four the blocks', two the frames', and no more than two of those that are looked for now. What is
-    /// left is for merging what is noted.
-    fn of(bytes: u64, fixed: u64) -> Limits {
-        let rest = bytes.saturating_sub(fixed);
-        let sixteenth = usize::try_from(rest / 16).unwrap_or(usize::MAX / 16);
-        let frame = FRAME_ENTRY_BYTES + size_of::<Location>();
-        Limits {
-            hooks: 7 * sixteenth,
-            blocks: roomiest(4 * sixteenth, BLOCK_ENTRY_BYTES),
-            matched: roomiest((2 * sixteenth).min(MATCHED_BYTES), MATCHED_ENTRY_BYTES),
-            frames: roomiest(2 * sixteenth, frame),
-        }
-    }
-}
-
-const BLOCK_ENTRY_BYTES: usize = size_of::<Fingerprint>() + size_of::<BlockAt>();
-/// Enough for all blocks that are looked for together.
-const MATCHED_BYTES: usize = 1 << 20;
-const MATCHED_ENTRY_BYTES: usize = size_of::<Fingerprint>() + size_of::<Matched>();
-const FRAME_ENTRY_BYTES: usize = size_of::<FrameId>() + size_of::<FrameAt>();
-
-/// What a hash table with room for so many takes: a power of two of entries and a byte each, an
-/// eighth of which stays free.
-fn map_bytes(capacity: usize, entry: usize) -> usize {
-    (capacity * 8).div_ceil(7).next_power_of_two() * (entry + 1)
-}
-
-/// How many entries a table may have that stays within so many bytes, the smaller table that it
-/// grows out of included.
-fn roomiest(bytes: usize, entry: usize) -> usize {
-    let buckets = (bytes / (entry + 1)) * 2 / 3;
-    match buckets.checked_ilog2() {
-        Some(power) => (1usize << power) / 8 * 7,
-        None => 0,
-    }
-}
-
 #[derive(Debug)]
 pub(crate) struct Index {
     packs: Vec<KnownPack>,
-    pack_names: HashMap<[u8; 16], u32>,
-    by_id: ByFrame<FrameAt>,
-    by_fingerprint: ByFingerprint<BlockAt>,
+    pack_names: Table<[u8; 16]>,
+    by_id: Table<FrameId>,
+    by_fingerprint: Table<Fingerprint>,
     /// Blocks that are looked for now, of packs that there is no room for.
     matched: ByFingerprint<Matched>,
     hooks: Hooks,
     /// For everything together, in bytes.
     room: u64,
     limits: Limits,
+    /// What leads to what is noted took at its highest.
+    runs_bytes: usize,
+    /// It was told that the room is too small.
+    is_told: bool,
     /// Frames of packs that are in memory.
     loaded_frames: usize,
     clock: AtomicU32,
@@ -231,6 +190,8 @@ pub(crate) struct Totals {
 pub struct IndexUse {
     /// Memory, as its tables are laid out.
     pub bytes: u64,
+    /// With a lower limit than this it would take more than the limit.
+    pub least_bytes: u64,
     pub packs: u64,
     /// Packs whose blocks are all known.
     pub known_packs: u64,
@@ -247,13 +208,15 @@ impl Index {
         let limits = Limits::of(bytes, 0);
         Index {
             packs: Vec::new(),
-            pack_names: HashMap::new(),
-            by_id: ByFrame::default(),
-            by_fingerprint: ByFingerprint::default(),
+            pack_names: Table::new(),
+            by_id: Table::new(),
+            by_fingerprint: Table::new(),
             matched: ByFingerprint::default(),
             hooks: Hooks::new(limits.hooks),
             room: bytes,
             limits,
+            runs_bytes: 0,
+            is_told: false,
             loaded_frames: 0,
             clock: AtomicU32::new(0),
             runs: Arc::new(Runs::default()),
@@ -272,7 +235,7 @@ impl Index {
         let Some(key) = pack_key(name) else { return };
         self.damaged.retain(|damaged| damaged != name);
         let pack = match self.pack_names.get(&key) {
-            Some(known) => *known,
+            Some(known) => known.pack,
             None => self.name_pack(NotedPack::new(key, file_bytes, footer)),
         };
         // It was retired, perhaps, and now its frames are wanted again.
@@ -282,12 +245,9 @@ impl Index {
 
     fn name_pack(&mut self, about: NotedPack) -> u32 {
         let pack = self.packs.len() as u32;
-        self.pack_names.insert(about.name, pack);
-        if self.packs.len() == self.packs.capacity() {
-            // By an eighth: doubling would cost as much memory again.
-            self.packs.reserve_exact(self.packs.len() / 8 + 8);
-        }
-        self.packs.push(KnownPack {
+        self.pack_names
+            .put(about.name, At { pack, nth: 0 }, |_| true);
+        self.push_pack(KnownPack {
             about,
             standing: Standing::Current,
             level: Level::Named,
@@ -298,19 +258,6 @@ impl Index {
         });
         self.fit();
         pack
-    }
-
-    /// What no limit holds back: names of packs, and what leads to what is noted.
-    fn fixed_bytes(&self) -> usize {
-        self.packs.capacity() * size_of::<KnownPack>()
-            + map_bytes(self.pack_names.capacity(), size_of::<([u8; 16], u32)>())
-            + self.runs.bytes()
-    }
-
-    /// Divides what is left beside that.
-    fn fit(&mut self) {
-        self.limits = Limits::of(self.room, self.fixed_bytes() as u64);
-        self.hooks.fit(self.limits.hooks);
     }
 
     /// Takes what a footer says into memory.
@@ -334,35 +281,30 @@ impl Index {
         }
         known.level = before.max(level);
         let standing = known.standing;
+        if let Some(frame) = footer.frames.first() {
+            let (frames, any) = (footer.frames.len(), frame.id);
+            self.by_id.reserve(frames, self.limits.frames, any);
+        }
+        if level == Level::Blocks {
+            let (blocks, most) = (keep::blocks_of(footer), self.limits.blocks);
+            self.by_fingerprint
+                .reserve(blocks, most, Fingerprint::default());
+            let all = footer.frames.iter().flat_map(|frame| &frame.fingerprints);
+            self.by_fingerprint.fetch(all);
+        }
         for (packed, nth) in footer.frames.iter().zip(0u32..) {
             let better = |other: u32| {
                 precedence == Precedence::New || self.packs[other as usize].standing > standing
             };
-            let at = FrameAt { pack, nth };
-            let entry = self.by_id.entry(packed.id);
-            entry
-                .and_modify(|known| {
-                    if better(known.pack) {
-                        *known = at;
-                    }
-                })
-                .or_insert(at);
+            self.by_id
+                .put(packed.id, At { pack, nth }, |known| better(known.pack));
             if level < Level::Blocks {
                 continue;
             }
             for (fingerprint, slot) in packed.fingerprints.iter().zip(0u32..) {
-                let at = BlockAt {
-                    pack,
-                    nth_slot: nth << 4 | slot,
-                };
-                let entry = self.by_fingerprint.entry(*fingerprint);
-                entry
-                    .and_modify(|known| {
-                        if better(known.pack) {
-                            *known = at;
-                        }
-                    })
-                    .or_insert(at);
+                let at = block_at(pack, nth, slot);
+                self.by_fingerprint
+                    .put(*fingerprint, at, |known| better(known.pack));
                 self.hooks.add(Hooks::key(fingerprint), pack, better);
             }
         }
@@ -378,11 +320,13 @@ impl Index {
         let there = self.packs.iter();
         for at in there.filter(|pack| pack.standing < Standing::Retired) {
             for frame in at.frames.iter() {
-                if let Some(known) = self.by_id.get_mut(&frame.id)
-                    && self.packs[known.pack as usize].standing >= Standing::Retired
-                {
-                    (known.pack, known.nth) = (frame.pack, frame.nth);
-                }
+                let at = At {
+                    pack: frame.pack,
+                    nth: frame.nth,
+                };
+                self.by_id.put(frame.id, at, |known| {
+                    self.packs[known.pack as usize].standing >= Standing::Retired
+                });
             }
         }
     }
@@ -390,7 +334,7 @@ impl Index {
     fn forget_blocks(&mut self) {
         let packs = &self.packs;
         let stays = |pack: u32| packs[pack as usize].standing < Standing::Retired;
-        self.by_fingerprint.retain(|_, at| stays(at.pack));
+        self.by_fingerprint.retain(|at| stays(at.pack));
         self.matched = ByFingerprint::default();
         self.hooks.retain(stays);
         for known in &mut self.packs {
@@ -415,11 +359,12 @@ impl Index {
             known.level = Level::Named;
             self.loaded_frames -= known.frames.len();
             known.frames = Arc::new([]);
-            self.pack_names.remove(&known.about.name);
         }
-        let gone: HashSet<u32> = packs.iter().copied().collect();
-        self.by_id.retain(|_, at| !gone.contains(&at.pack));
-        self.by_fingerprint.retain(|_, at| !gone.contains(&at.pack));
+        let packs = &self.packs;
+        let stays = |at: At| packs[at.pack as usize].standing != Standing::Gone;
+        self.pack_names.retain(stays);
+        self.by_id.retain(stays);
+        self.by_fingerprint.retain(stays);
         self.matched = ByFingerprint::default();
     }
 
@@ -439,8 +384,8 @@ impl Index {
             return None;
         }
         self.touch(pack);
-        let frame = pack.frames.get((at.nth_slot >> 4) as usize)?;
-        Some((frame.used(), (at.nth_slot & 15) as u8))
+        let frame = pack.frames.get((at.nth >> 4) as usize)?;
+        Some((frame.used(), (at.nth & 15) as u8))
     }
 
     /// Where a frame is, as far as it is in memory.
@@ -466,7 +411,8 @@ impl Index {
 
     /// A pack that is in the place, by name.
     pub(crate) fn pack_number(&self, name: &str) -> Option<u32> {
-        self.pack_names.get(&pack_key(name)?).copied()
+        let known = self.pack_names.get(&pack_key(name)?)?;
+        Some(known.pack)
     }
 
     /// Packs to which a lookup may lead.
@@ -516,32 +462,14 @@ impl Index {
             }
         })
     }
-
-    pub(crate) fn usage(&self) -> IndexUse {
-        let known = |pack: &&KnownPack| pack.level == Level::Blocks;
-        let bytes = map_bytes(self.by_fingerprint.capacity(), BLOCK_ENTRY_BYTES)
-            + map_bytes(self.by_id.capacity(), FRAME_ENTRY_BYTES)
-            + map_bytes(self.matched.capacity(), MATCHED_ENTRY_BYTES)
-            + self.loaded_frames * size_of::<Location>()
-            + self.hooks.bytes()
-            + self.fixed_bytes();
-        IndexUse {
-            bytes: bytes as u64,
-            packs: self.pack_numbers().count() as u64,
-            known_packs: self.packs.iter().filter(known).count() as u64,
-            hooks: self.hooks.len() as u64,
-            one_in: self.hooks.one_in(),
-            runs: self.runs.count() as u64,
-        }
-    }
 }
 
-fn pack_name(key: &[u8; 16]) -> String {
+pub(crate) fn pack_name(key: &[u8; 16]) -> String {
     format!("{PACKS}{}.pack", hex(key))
 }
 
 /// The 32 digits of a pack's name; what has another name is none.
-fn pack_key(name: &str) -> Option<[u8; 16]> {
+pub(crate) fn pack_key(name: &str) -> Option<[u8; 16]> {
     let digits = name.strip_prefix(PACKS)?.strip_suffix(".pack")?;
     crate::codec::unhex(digits)
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::filter::Filter;
 use super::hooks::HookKey;
-use super::merge::filter_of;
+use super::merge::{Buffers, filter_of};
 use crate::codec::{Reader, hex};
 use crate::error::StoreError;
 use crate::frame::FrameId;
@@ -42,7 +42,7 @@ pub(super) const PAGE_BYTES: usize = 4096;
 const PAGE_HEAD: usize = 16;
 const ENTRY_BYTES: usize = 12;
 pub(super) const PAGE_ENTRIES: usize = (PAGE_BYTES - PAGE_HEAD) / ENTRY_BYTES;
-/// 8 MiB, which is written at once.
+/// 8 MiB, which is written at once; where the index has little memory, less.
 pub(super) const PART_PAGES: usize = 2048;
 const PART_HEAD: usize = 16;
 
@@ -227,40 +227,6 @@ impl Part {
         PART_HEAD + pages * (PAGE_BYTES + 8) + 32
     }
 
-    /// Makes the file of sorted entries, no more than [`PART_PAGES`] pages of them.
-    pub(super) fn encode(entries: &[Entry]) -> (Part, Vec<u8>) {
-        let pages = entries.len().div_ceil(PAGE_ENTRIES);
-        let mut out = head(PART_MAGIC, pages);
-        out.reserve_exact(Part::file_bytes(pages) - out.len());
-        let mut fences = Vec::with_capacity(pages);
-        for (number, page) in entries.chunks(PAGE_ENTRIES).enumerate() {
-            fences.push(page[0].0);
-            let start = out.len();
-            out.extend_from_slice(&(page.len() as u64).to_le_bytes());
-            out.extend_from_slice(&[0; 8]);
-            for (key, pack) in page {
-                out.extend_from_slice(&key.to_be_bytes());
-                out.extend_from_slice(&pack.to_le_bytes());
-            }
-            out.resize(start + PAGE_BYTES, 0);
-            let check = page_check(number, &out[start..]);
-            out[start + 8..start + 16].copy_from_slice(&check);
-        }
-        let mut tail = Vec::with_capacity(pages * 8);
-        for fence in &fences {
-            tail.extend_from_slice(&fence.to_be_bytes());
-        }
-        let check = tail_check(pages, &tail);
-        out.extend_from_slice(&tail);
-        out.extend_from_slice(&check);
-        let part = Part {
-            // Parts may have the same fences and differ.
-            name: part_key(&out),
-            fences: fences.into(),
-        };
-        (part, out)
-    }
-
     /// Reads what must be in memory of a part.
     pub(super) fn open(
         place: &dyn Place,
@@ -316,6 +282,97 @@ impl Part {
     }
 }
 
+/// The file of a part while its entries come, in order. Nothing else is kept of them.
+pub(super) struct PartWriter {
+    bytes: Vec<u8>,
+    fences: Vec<u64>,
+    most_pages: usize,
+    /// On the last page.
+    entries: usize,
+    last: Option<Entry>,
+}
+
+impl PartWriter {
+    /// Of so many pages at most.
+    pub(super) fn new(most_pages: usize) -> PartWriter {
+        PartWriter {
+            bytes: Vec::with_capacity(Part::file_bytes(most_pages)),
+            fences: Vec::with_capacity(most_pages),
+            most_pages,
+            entries: PAGE_ENTRIES,
+            last: None,
+        }
+    }
+
+    /// What one takes in memory.
+    pub(super) fn room(most_pages: usize) -> usize {
+        Part::file_bytes(most_pages) + most_pages * size_of::<u64>()
+    }
+
+    /// Whether the next entry belongs to another part.
+    pub(super) fn is_full(&self) -> bool {
+        self.entries == PAGE_ENTRIES && self.fences.len() == self.most_pages
+    }
+
+    pub(super) fn last(&self) -> Option<Entry> {
+        self.last
+    }
+
+    pub(super) fn push(&mut self, entry: Entry) {
+        let (key, pack) = entry;
+        if self.entries == PAGE_ENTRIES {
+            self.close_page();
+            if self.fences.is_empty() {
+                self.bytes.clear();
+                self.bytes.extend_from_slice(&head(PART_MAGIC, 0));
+            }
+            self.bytes.extend_from_slice(&[0; PAGE_HEAD]);
+            self.fences.push(key);
+            self.entries = 0;
+        }
+        self.bytes.extend_from_slice(&key.to_be_bytes());
+        self.bytes.extend_from_slice(&pack.to_le_bytes());
+        self.entries += 1;
+        self.last = Some(entry);
+    }
+
+    fn close_page(&mut self) {
+        let Some(number) = self.fences.len().checked_sub(1) else {
+            return;
+        };
+        let start = PART_HEAD + number * PAGE_BYTES;
+        self.bytes.resize(start + PAGE_BYTES, 0);
+        let page = &mut self.bytes[start..];
+        page[..8].copy_from_slice(&(self.entries as u64).to_le_bytes());
+        let check = page_check(number, page);
+        page[8..PAGE_HEAD].copy_from_slice(&check);
+    }
+
+    /// The part and its file, and an empty one from now on; nothing if nothing came.
+    pub(super) fn finish(&mut self) -> Option<(Part, &[u8])> {
+        self.close_page();
+        self.entries = PAGE_ENTRIES;
+        let pages = self.fences.len();
+        if pages == 0 {
+            return None;
+        }
+        let from = self.bytes.len();
+        for fence in &self.fences {
+            self.bytes.extend_from_slice(&fence.to_be_bytes());
+        }
+        let check = tail_check(pages, &self.bytes[from..]);
+        self.bytes.extend_from_slice(&check);
+        self.bytes[PART_HEAD - 4..PART_HEAD].copy_from_slice(&(pages as u32).to_le_bytes());
+        let part = Part {
+            // Parts may have the same fences and differ.
+            name: part_key(&self.bytes),
+            fences: self.fences.as_slice().into(),
+        };
+        self.fences.clear();
+        Some((part, &self.bytes))
+    }
+}
+
 fn part_key(bytes: &[u8]) -> [u8; 16] {
     named(&blake3::derive_key(PART_CONTEXT, bytes))
 }
@@ -356,10 +413,10 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) fn of(parts: Vec<Part>) -> Run {
+    pub(super) fn of(parts: Vec<Part>, filter: Option<Filter>) -> Run {
         Run {
             parts,
-            filter: None,
+            filter: filter.map(Arc::new),
         }
     }
 
@@ -421,42 +478,41 @@ impl Runs {
         seal(ROOT_CONTEXT, out)
     }
 
-    /// What is noted, and the groups in full; nothing if there is no note.
-    pub(super) fn open(place: &dyn Place) -> Result<Option<(Runs, Vec<Group>)>, StoreError> {
-        let get = |name: &str, limit| {
-            place.get(name, limit).map_err(|source| StoreError::Get {
-                name: name.to_owned(),
-                source,
-            })
-        };
-        let Some(bytes) = get(ROOT, MAX_ROOT_BYTES)? else {
+    /// What is noted; nothing if there is no note.
+    pub(super) fn open(place: &dyn Place, buffers: Buffers) -> Result<Option<Runs>, StoreError> {
+        let Some(bytes) = get(place, ROOT, MAX_ROOT_BYTES)? else {
             return Ok(None);
         };
         let names = Names::decode(&bytes).map_err(|what| StoreError::Damaged {
             name: ROOT.to_owned(),
             what,
         })?;
-        let mut groups = Vec::new();
-        for name in &names.groups {
-            let name = group_name(name);
-            let bytes = get(&name, MAX_GROUP_BYTES)?;
-            let group = bytes.ok_or("it is gone");
-            let group = group.and_then(|bytes| Group::decode(&bytes));
-            groups.push(group.map_err(|what| StoreError::Damaged { name, what })?);
-        }
         let open = |run: &Vec<([u8; 16], u32)>| {
             let parts = run.iter();
             parts
                 .map(|(name, pages)| Part::open(place, *name, *pages as usize))
                 .collect::<Result<Vec<_>, _>>()
-                .map(Run::of)
+                .map(|parts| Run::of(parts, None))
         };
         let mut runs = Runs {
             runs: names.runs.iter().map(open).collect::<Result<_, _>>()?,
             groups: names.groups,
         };
-        runs.make_filters(place)?;
-        Ok(Some((runs, groups)))
+        runs.make_filters(place, buffers)?;
+        Ok(Some(runs))
+    }
+
+    /// The groups one after the other: all hooks that were ever noted are more than there may be memory for.
+    pub(super) fn groups<'a>(
+        &'a self,
+        place: &'a dyn Place,
+    ) -> impl Iterator<Item = Result<Group, StoreError>> + 'a {
+        self.groups.iter().map(move |name| {
+            let name = group_name(name);
+            let bytes = get(place, &name, MAX_GROUP_BYTES)?.ok_or("it is gone");
+            let group = bytes.and_then(|bytes| Group::decode(&bytes));
+            group.map_err(|what| StoreError::Damaged { name, what })
+        })
     }
 
     /// Packs that a frame may be in.
@@ -471,15 +527,25 @@ impl Runs {
 
     /// Gives all lists but the oldest a filter, so that a lookup reads a page of that one and hardly ever another.
     /// Together they are a small part of it.
-    pub(super) fn make_filters(&mut self, place: &dyn Place) -> Result<(), StoreError> {
+    pub(super) fn make_filters(
+        &mut self,
+        place: &dyn Place,
+        buffers: Buffers,
+    ) -> Result<(), StoreError> {
         for (age, run) in self.runs.iter_mut().enumerate() {
             run.filter = match run.filter.take() {
                 _ if age == 0 => None,
-                None => Some(Arc::new(filter_of(place, run)?)),
+                None => Some(Arc::new(filter_of(place, run, buffers)?)),
                 known => known,
             };
         }
         Ok(())
+    }
+
+    /// What those that are merged to be the next of these shall have.
+    pub(super) fn filter_for(&self, merged: &[Run]) -> Option<Filter> {
+        let pages: usize = merged.iter().map(Run::pages).sum();
+        (!self.runs.is_empty()).then(|| Filter::new(pages * PAGE_ENTRIES))
     }
 
     pub(super) fn count(&self) -> usize {
@@ -499,6 +565,13 @@ impl Runs {
             .chain(parts.map(|part| part_name(&part.name)))
             .collect()
     }
+}
+
+fn get(place: &dyn Place, name: &str, limit: u64) -> Result<Option<Vec<u8>>, StoreError> {
+    place.get(name, limit).map_err(|source| StoreError::Get {
+        name: name.to_owned(),
+        source,
+    })
 }
 
 /// The file that says what counts.

@@ -1,8 +1,10 @@
 //! A store of which more would have to be known than there is memory for: it finds all that it
 //! holds, within its limit, and whatever becomes of what it noted.
 
+use std::sync::Arc;
+
 use disk::{DiskDigest, MemDisk};
-use store::place::{MemoryPlace, Place};
+use store::place::{Folder, MemoryPlace, Place};
 use store::simulate::{Run, Simulation};
 use store::{Collect, Store, StoreError, StoreOptions};
 
@@ -171,7 +173,7 @@ fn the_index_stays_within_its_limit() {
             assert!(simulation.finds_nothing(pack).expect("find"));
         }
         assert!(simulation.index_use().bytes <= limit);
-        simulation.reopen(limit).expect("reopen");
+        let mut simulation = simulation.reopen(limit).expect("reopen");
         let known = simulation.index_use();
         assert!(known.bytes <= limit, "{known:?}");
         assert_eq!(known.packs, packs);
@@ -188,4 +190,78 @@ fn the_index_stays_within_its_limit() {
     };
     check(8 << 20, 600);
     check(16 << 20, 600);
+}
+
+/// Set in the process of its own that a test starts itself in.
+const ALONE: &str = "BULLION_TEST_ALONE";
+
+/// What the tables say is not all that a process takes: it is asked of the machine, of a process that does nothing else.
+#[tokio::test]
+async fn the_whole_process_stays_within_the_limit() {
+    let limit = 24 << 20;
+    if std::env::var_os(ALONE).is_some() {
+        // 40 GiB: half of the room is names, filters and what is merged.
+        return fill_within(limit, 2000);
+    }
+    let own = std::env::current_exe().expect("this test");
+    let name = "index::the_whole_process_stays_within_the_limit";
+    let run = process::Command::new(own)
+        .args(["--exact", name, "--nocapture"])
+        .env(ALONE, "1");
+    let done = run.run().await;
+    done.unwrap_or_else(|error| panic!("{error}"));
+}
+
+fn fill_within(limit: u64, packs: u64) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let noted = Arc::new(Folder::open(folder.path()).expect("a folder"));
+    let mut simulation = Simulation::noting_in(noted, limit).expect("new");
+    let before = memory("VmRSS:");
+    simulation.fill(packs);
+    for pack in (0..packs).step_by(40) {
+        assert!(simulation.finds(pack, 100).expect("find"), "pack {pack}");
+    }
+    let known = simulation.index_use();
+    assert!(
+        known.bytes <= limit && known.least_bytes <= limit,
+        "{known:?}"
+    );
+    let most = memory("VmHWM:") - before;
+    assert!(most <= limit, "{most} bytes of {limit}: {known:?}");
+    let simulation = simulation.reopen(limit).expect("reopen");
+    assert_eq!(simulation.index_use().packs, packs);
+    let most = memory("VmHWM:") - before;
+    assert!(most <= limit, "{most} bytes of {limit}, opened again");
+}
+
+/// A line of what the machine says of this process, in bytes.
+fn memory(name: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("status");
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let kib = line.expect(name).trim().trim_end_matches(" kB");
+    kib.parse::<u64>().expect("a number") << 10
+}
+
+#[test]
+fn a_limit_that_is_too_low_for_the_names_of_packs_is_told_and_all_is_found() {
+    let (limit, packs, a_pack) = (96 << 10, 800, 256 << 10);
+    let mut simulation = Simulation::new(limit).expect("new");
+    simulation.fill(100);
+    let known = simulation.index_use();
+    assert!(known.least_bytes <= limit, "{known:?}");
+    simulation.fill(packs - 100);
+    let known = simulation.index_use();
+    assert!(known.least_bytes > limit, "{known:?}");
+    // Nothing is beyond it but what must be, and the pack that was taken up last.
+    assert!(known.bytes <= known.least_bytes + a_pack, "{known:?}");
+    for pack in (0..packs).step_by(100) {
+        assert!(simulation.finds(pack, 327).expect("find"), "pack {pack}");
+    }
+    let limit = known.least_bytes + 2 * a_pack;
+    let simulation = simulation.reopen(limit).expect("reopen");
+    let known = simulation.index_use();
+    assert!(
+        known.bytes <= limit && known.least_bytes <= limit,
+        "{known:?}"
+    );
 }
