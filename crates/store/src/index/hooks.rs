@@ -38,6 +38,8 @@ const THINNED_PART: usize = 8;
 pub(crate) struct Hooks {
     /// Without gaps: of a large store they are most of what the index takes.
     sorted: Vec<Hook>,
+    /// So many there were at once.
+    written: usize,
     recent: HashMap<HookKey, u32, BuildHasherDefault<FirstBytes>>,
     /// What is a hook has a tag below this.
     bound: u64,
@@ -87,6 +89,7 @@ impl Hooks {
     pub(crate) fn new(bytes: usize) -> Hooks {
         Hooks {
             sorted: Vec::new(),
+            written: 0,
             recent: HashMap::default(),
             bound: 1 << TAG_BITS,
             limit: limit_of(bytes),
@@ -101,6 +104,7 @@ impl Hooks {
         }
         if self.sorted.capacity() > self.limit {
             self.sorted.shrink_to(self.limit);
+            self.written = self.written.min(self.sorted.capacity());
         }
     }
 
@@ -170,9 +174,11 @@ impl Hooks {
         let mut end = self.sorted.len();
         let room = end + recent.len();
         if room > self.sorted.capacity() {
-            let more = (end / 8).min(self.limit.saturating_sub(end));
-            self.sorted.reserve_exact(more.max(recent.len()));
+            // For all that there will be, at once: what is not written to takes no memory, and a table that was moved
+            // to grow would leave a hole as large as it was.
+            self.sorted.reserve_exact(self.limit.max(room) - end);
         }
+        self.written = self.written.max(room);
         self.sorted.resize(room, 0);
         // From the end on, so that no second table is needed.
         for (before, hook) in recent.iter().enumerate().rev() {
@@ -214,7 +220,7 @@ impl Hooks {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.sorted.capacity() * HOOK_BYTES + map_bytes(self.recent.capacity(), RECENT_BYTES)
+        self.written * HOOK_BYTES + map_bytes(self.recent.capacity(), RECENT_BYTES)
     }
 }
 
