@@ -134,6 +134,10 @@ impl Checker<'_> {
             );
             return self.report(place, node.at, what, Some(all));
         };
+        if entries.is_empty() {
+            let what = format!("`{label}` has no key");
+            return self.report(place, node.at, what, Some(all));
+        }
         for (key, value) in entries {
             match shapes.iter().find(|(name, _)| *name == key.text) {
                 Some((name, schema)) if value.value != Tree::Null => {

@@ -5,6 +5,8 @@
 
 pub mod body;
 mod check;
+#[cfg(test)]
+mod check_tests;
 mod content;
 pub mod document;
 mod folder;
