@@ -21,11 +21,7 @@ const API: &str = "api-version=2024-03-03";
 pub fn run(data: &Path) -> Result<()> {
     // The server gets what `bullion serve` would have: a thread for each core.
     let own = tokio::runtime::Runtime::new()?;
-    let clients = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name(CLIENTS)
-        .enable_all()
-        .build()?;
+    let clients = clients()?;
     let begun = Instant::now();
     let running = own.block_on(seed::start(data))?;
     let started = begun.elapsed();
@@ -59,6 +55,16 @@ pub fn run(data: &Path) -> Result<()> {
     ));
     own.block_on(running.stop());
     Ok(())
+}
+
+/// Where clients run: on one thread, by whose name [`processor`] knows it.
+pub fn clients() -> Result<tokio::runtime::Runtime> {
+    let built = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name(CLIENTS)
+        .enable_all()
+        .build();
+    Ok(built?)
 }
 
 fn sign_in(
@@ -207,7 +213,7 @@ fn show(what: &str, seen: &Seen, used: [f64; 2]) {
 }
 
 /// Seconds of the processor so far: of the server's threads, and of the clients'.
-fn processor() -> [f64; 2] {
+pub fn processor() -> [f64; 2] {
     let mut used = [0.0; 2];
     for task in std::fs::read_dir("/proc/self/task")
         .into_iter()
@@ -241,6 +247,6 @@ fn load() -> String {
 }
 
 #[allow(clippy::print_stdout, reason = "figures are what a bench is for")]
-fn say(line: &str) {
+pub fn say(line: &str) {
     println!("{line}");
 }

@@ -107,7 +107,7 @@ async fn fill(data: &Path, count: usize) -> Result<()> {
     Ok(())
 }
 
-async fn base(connection: &mut Connection, token: &str, definitions: usize) -> Result<()> {
+pub async fn base(connection: &mut Connection, token: &str, definitions: usize) -> Result<()> {
     let mut put = async |path: &str, body: Value| -> Result<()> {
         let path = format!("{path}?{API}");
         let answer = connection
@@ -155,7 +155,7 @@ pub fn definition(sku: &str) -> Value {
 }
 
 /// As a build publishes them, but without a disk: no store has one here, and replication would try to get it for ever.
-fn properties() -> Value {
+pub fn properties() -> Value {
     json!({
         "publishingProfile": {
             "targetRegions": [{ "name": "north", "regionalReplicaCount": 1, "storageAccountType": "Standard_LRS" }],
