@@ -24,6 +24,7 @@ const TEXTS: &[&str] = &[
     "1.0.0",
     "/etc/motd",
     "0644",
+    "5m",
     "6f1d2c3b-0a4e-4b7d-9c55-2f0b8f1e7a10",
 ];
 
