@@ -7,7 +7,7 @@ use super::{Fingerprint, Index, IndexUse, KnownPack, Level, Location, Matched};
 use crate::frame::FrameId;
 
 /// Of all room, what allocators and what is read at the moment may take.
-const SPARE_PART: u64 = 32;
+const SPARE_PART: u64 = 8;
 /// Of the rest, what tables have even where names leave less. Then the limit does not hold.
 const FLOOR_PART: u64 = 8;
 
