@@ -93,7 +93,7 @@ async fn packages_are_found_by_name_and_source<B: Backend>(world: &World<B>) {
     assert_eq!(uses("bash").await, ["bash 5.2"], "once for two disks");
     assert_eq!(uses("ssl").await, [""; 0]);
 
-    let without = bill(&[newer.clone()]);
+    let without = bill(std::slice::from_ref(&newer));
     catalog.keep_bill(&permit, "bd1:a", &without).await.unwrap();
     assert_eq!(uses("openssl").await, ["libssl3 3.0.15"]);
     let elsewhere = StoredBill {
