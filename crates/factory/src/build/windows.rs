@@ -88,16 +88,10 @@ if ($good -eq 0) { throw 'no update could be installed' }
 exit 101
 "#;
 
-/// Like Azure's builder, it leaves all of it to a script of the image's own where there is one. Without `/mode:vm`, which
-/// binds an image to the hypervisor that it was made on. Answers that Setup has kept would be those of the next start, too.
-const GENERALISE: &str = r#"$own = "$env:SystemDrive\DeprovisioningScript.ps1"
-if (Test-Path -LiteralPath $own) {
-    & $own
-    $code = $global:LASTEXITCODE
-    if ($code -eq 0) { Remove-Item -LiteralPath $own -Force }
-    exit $code
-}
-$ErrorActionPreference = 'Stop'
+/// Like Azure's builder, it leaves sysprep to a script of the image's own where there is one, but for what we brought in:
+/// answers that Setup has kept would be those of the next start, too. Without `/mode:vm`, which binds an image to the
+/// hypervisor that it was made on.
+const GENERALISE: &str = r#"$ErrorActionPreference = 'Stop'
 foreach ($kept in 'Panther\unattend.xml', 'Panther\Unattend\unattend.xml', 'System32\Sysprep\unattend.xml') {
     $file = Join-Path $env:SystemRoot $kept
     if (Test-Path -LiteralPath $file) { Remove-Item -LiteralPath $file -Force }
@@ -105,6 +99,14 @@ foreach ($kept in 'Panther\unattend.xml', 'Panther\Unattend\unattend.xml', 'Syst
 $logon = 'HKLM:\SOFTWARE\Microsoft\Windows NT\CurrentVersion\Winlogon'
 foreach ($name in 'AutoAdminLogon', 'AutoLogonCount', 'DefaultPassword') {
     Remove-ItemProperty -LiteralPath $logon -Name $name -ErrorAction SilentlyContinue
+}
+$own = "$env:SystemDrive\DeprovisioningScript.ps1"
+if (Test-Path -LiteralPath $own) {
+    $ErrorActionPreference = 'Continue'
+    & $own
+    $code = $global:LASTEXITCODE
+    if ($code -eq 0) { Remove-Item -LiteralPath $own -Force }
+    exit $code
 }
 $sysprep = "$env:SystemRoot\System32\Sysprep"
 Start-Process -FilePath "$sysprep\Sysprep.exe" -ArgumentList '/generalize', '/oobe', '/quiet', '/quit' -Wait
