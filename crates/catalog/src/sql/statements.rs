@@ -230,6 +230,7 @@ impl<E: Engine> Statements for SqlCatalog<E> {
 
 /// The disks first, each once, and then their versions by the index that there is for it: the planner of SQLite would
 /// take the list of all versions, and is told. With the plus it compares as the index does, whatever the column's type.
+/// That of PostgreSQL would at times read all uses of packages and all versions; `offset` keeps it from that.
 const VERSIONS_USING: Sql = Sql::of(
     "with asked as materialized (
          select value ->> 0 as place, value ->> 1 as package, value ->> 2 as system from json_each($2)),
@@ -253,14 +254,17 @@ const VERSIONS_USING: Sql = Sql::of(
      seen as materialized (select value as scope from json_array_elements_text($6::json)),
      disks as materialized (
          select b.disk, string_agg(asked.place, ',') as uses
-         from asked cross join bill_packages u cross join bills b
-         where u.package = asked.package and b.id = u.bill and b.system = asked.system
+         from asked
+         cross join lateral (select bill from bill_packages where package = asked.package offset 0) as u
+         join bills b on b.id = u.bill and b.system = asked.system
          group by b.id)
      select r.id, r.id_key, r.sort_key, disks.uses
-     from disks cross join resources as r
-     where r.tenant = $1 and r.type_key = 'microsoft.compute/galleries/images/versions'
-       and (as_json(r.properties) #>> '{bullion,diskDigest}') collate \"C\" = disks.disk
-       and r.sort_key > $3 and r.sort_key >= $4 and r.sort_key < $5
+     from disks cross join lateral (
+         select id, id_key, sort_key from resources
+         where tenant = $1 and type_key = 'microsoft.compute/galleries/images/versions'
+           and (as_json(properties) #>> '{bullion,diskDigest}') collate \"C\" = disks.disk
+         offset 0) as r
+     where r.sort_key > $3 and r.sort_key >= $4 and r.sort_key < $5
        and exists (select 1 from seen where r.id_key = scope
                    or (r.id_key > scope || '/' and r.id_key < scope || '0'))
      order by r.sort_key limit $7",
