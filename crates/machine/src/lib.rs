@@ -8,6 +8,8 @@ mod acceleration;
 mod agent;
 mod error;
 pub mod fake;
+#[doc(hidden)]
+pub mod fuzzing;
 mod hypervisor;
 mod login;
 pub mod metadata;
