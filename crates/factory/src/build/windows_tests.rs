@@ -16,6 +16,8 @@ use super::secrets::SecretValue;
 use super::windows_action::{WindowsAction, WindowsPath};
 
 const PATIENCE: Duration = Duration::from_secs(300);
+/// What is waited for in vain; long enough for a fake's restart on a busy machine.
+const SHORT: Duration = Duration::from_secs(2);
 
 fn customizer(name: &str, action: WindowsAction) -> Customizer {
     Customizer::new(name, Action::Windows(action)).unwrap()
@@ -174,6 +176,31 @@ async fn a_restart_is_over_when_its_check_says_so() {
     assert_eq!(asked.load(Ordering::SeqCst), 3);
     let told = |line: &String| line.starts_with("Windows has restarted in");
     assert!(lines.iter().any(told), "{lines:?}");
+}
+
+#[tokio::test]
+async fn a_restart_whose_check_never_says_so_is_given_up() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let machines = FakeHypervisor::answering(move |_, script| {
+        let checks = script.contains("aXMtdXA=");
+        checks.then(|| {
+            count.fetch_add(1, Ordering::SeqCst);
+            answer(1, "not yet").unwrap()
+        })
+    });
+    let restart = WindowsAction::Restart {
+        command: "shutdown /r".to_owned(),
+        check: "is-up".to_owned(),
+        timeout: SHORT,
+    };
+    let (done, _) = built(&machines, &[customizer("r", restart)]).await;
+    let error = done.unwrap_err().to_string();
+    assert!(
+        error.contains("`r` did not end within") && error.contains("not yet"),
+        "{error}"
+    );
+    assert!(asked.load(Ordering::SeqCst) > 1);
 }
 
 #[tokio::test]

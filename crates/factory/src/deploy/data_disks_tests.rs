@@ -18,6 +18,7 @@ use super::{
     MACHINE_WRITE, Power, PowerChange, PowerInput, Wanted,
 };
 use crate::disks::{DataDisk, Disks};
+use crate::domains::KEPT_IN;
 use crate::import::{ImportSource, LocalDisk};
 use crate::testing::World;
 
@@ -274,6 +275,11 @@ async fn what_was_written_over_a_data_disk_is_kept() {
         run("qemu-img", &[&copy[..], &[&copied]].concat(), &folder).await;
     }
     drop((attached, factory));
+    // As if that of the image had begun in a domain of its own.
+    let id = disk_id(&site.world, "web-1_DataDisk_3");
+    let mut began = site.world.get(&id).await.unwrap();
+    began.properties["bullion"][KEPT_IN] = "south~payroll".into();
+    site.world.put(&id, Draft::from_resource(began)).await;
     let mut five = vec![5; MIB];
     five[300 << 10..400 << 10].fill(9);
     assert_eq!(std::fs::read(folder.join("copy-5")).unwrap(), five);
@@ -289,6 +295,9 @@ async fn what_was_written_over_a_data_disk_is_kept() {
         stored(&site.world, 3).await,
         "nothing was written to it"
     );
+    let now = site.disk("web-1_DataDisk_3").await.unwrap();
+    let facts = &now.properties["bullion"];
+    assert_eq!(facts[KEPT_IN], Value::Null, "it lies where all are now");
 }
 
 /// A machine reads on under the same names when another server is there.

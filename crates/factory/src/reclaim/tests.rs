@@ -11,7 +11,7 @@ use serde_json::json;
 use store::region::{Kind, Want};
 use wire::{Location, ResourceId};
 
-use super::{Done, Reclaim};
+use super::{Done, NOTE, Reclaim};
 use crate::Factory;
 use crate::domains::{DomainName, DomainSetting, KeyChoice};
 use crate::export::ImageFormat;
@@ -92,6 +92,47 @@ async fn a_deleted_version_gives_its_room_back_after_the_grace() {
     settle(&world, &reclaim).await;
     assert!(!holds(&world, "north", &digest) && !holds(&world, "south", &digest));
     assert!(bytes(&world, "south") < before, "its room is free");
+}
+
+/// The note is written whenever all was read, and at no other time.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nothing_came_or_went_nothing_is_read() {
+    let world = World::new(&["north"]).await;
+    let (factory, version, _) = published(&world).await;
+    let note = factory.data.join("regions").join(NOTE);
+    let reclaim = Reclaim::new(factory);
+    let reads = async || {
+        let _ = std::fs::remove_file(&note);
+        pass(&reclaim).await;
+        note.exists()
+    };
+    assert!(reads().await, "what is used is not known yet");
+    assert!(!reads().await);
+    let catalog: Arc<dyn Catalog> = world.catalog.clone();
+    let tag = async |id: &ResourceId, action: &str| {
+        let permit = system(&world, action, id);
+        crate::pipeline::change(&catalog, &permit, |draft| {
+            draft.properties["note"] = "of no concern here".into();
+        })
+        .await
+        .unwrap();
+    };
+    let definition = "Microsoft.Compute/galleries/images/write";
+    tag(&world.definition, definition).await;
+    assert!(!reads().await, "a definition has no disk");
+    tag(&version, WRITE).await;
+    assert!(reads().await, "a version may have another one");
+    assert!(!reads().await);
+    stored_beside(&world);
+    assert!(reads().await, "a store has a disk more");
+}
+
+/// A disk that no resource names.
+fn stored_beside(world: &World) {
+    let store = world.regions.store(&Location::new("north")).unwrap();
+    store
+        .ingest(&disk::MemDisk::from(vec![9; 1 << 20]))
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
