@@ -116,7 +116,7 @@ impl Index {
     /// Lets go of what was not used for longest, until there is room and a quarter more.
     fn evict(&mut self, footer: &PackFooter) {
         let mut loaded: Vec<u32> = (0u32..)
-            .zip(&self.packs)
+            .zip(self.packs.iter())
             .filter(|(_, pack)| pack.is_covered && pack.level > Level::Named)
             .map(|(number, _)| number)
             .collect();
@@ -164,7 +164,7 @@ impl Index {
     fn with_near(&self, mut packs: Vec<u32>) -> Vec<u32> {
         let now = self.clock.load(Ordering::Relaxed);
         let mut near: Vec<(u32, u32)> = (0u32..)
-            .zip(&self.packs)
+            .zip(self.packs.iter())
             .filter(|(_, known)| known.level < Level::Blocks && known.standing < Standing::Retired)
             .map(|(number, known)| (known.matched.load(Ordering::Relaxed), number))
             .filter(|(matched, _)| *matched > 0 && now - *matched <= NEAR_STRETCHES)

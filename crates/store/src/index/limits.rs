@@ -90,7 +90,7 @@ fn roomiest(bytes: usize, entry: usize) -> usize {
 
 impl Index {
     fn names_bytes(&self) -> usize {
-        self.packs.capacity() * size_of::<KnownPack>() + self.pack_names.bytes()
+        self.packs.bytes() + self.pack_names.bytes()
     }
 
     /// What no limit holds back. While lists are merged, what leads to them is there twice, and it becomes less and

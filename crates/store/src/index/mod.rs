@@ -12,6 +12,7 @@ mod hooks;
 mod keep;
 mod limits;
 mod merge;
+mod names;
 mod opening;
 mod runs;
 mod table;
@@ -28,6 +29,7 @@ use crate::section::UsedFrame;
 use hooks::Hooks;
 pub(crate) use keep::Reach;
 use limits::Limits;
+use names::{Names, Packs};
 pub(crate) use runs::{FOLDER, ROOT, check_files};
 use runs::{NotedPack, Runs};
 use table::{At, Key, Table};
@@ -151,8 +153,8 @@ struct KnownPack {
 
 #[derive(Debug)]
 pub(crate) struct Index {
-    packs: Vec<KnownPack>,
-    pack_names: Table<[u8; 16]>,
+    packs: Packs,
+    pack_names: Names,
     by_id: Table<FrameId>,
     by_fingerprint: Table<Fingerprint>,
     /// Blocks that are looked for now, of packs that there is no room for.
@@ -207,8 +209,8 @@ impl Index {
     pub(crate) fn new(bytes: u64) -> Index {
         let limits = Limits::of(bytes, 0);
         Index {
-            packs: Vec::new(),
-            pack_names: Table::new(),
+            packs: Packs::default(),
+            pack_names: Names::new(),
             by_id: Table::new(),
             by_fingerprint: Table::new(),
             matched: ByFingerprint::default(),
@@ -235,7 +237,7 @@ impl Index {
         let Some(key) = pack_key(name) else { return };
         self.damaged.retain(|damaged| damaged != name);
         let pack = match self.pack_names.get(&key) {
-            Some(known) => known.pack,
+            Some(known) => known,
             None => self.name_pack(NotedPack::new(key, file_bytes, footer)),
         };
         // It was retired, perhaps, and now its frames are wanted again.
@@ -245,9 +247,8 @@ impl Index {
 
     fn name_pack(&mut self, about: NotedPack) -> u32 {
         let pack = self.packs.len() as u32;
-        self.pack_names
-            .put(about.name, At { pack, nth: 0 }, |_| true);
-        self.push_pack(KnownPack {
+        self.pack_names.put(about.name, pack);
+        self.packs.push(KnownPack {
             about,
             standing: Standing::Current,
             level: Level::Named,
@@ -337,7 +338,7 @@ impl Index {
         self.by_fingerprint.retain(|at| stays(at.pack));
         self.matched = ByFingerprint::default();
         self.hooks.retain(stays);
-        for known in &mut self.packs {
+        for known in self.packs.iter_mut() {
             if known.standing >= Standing::Retired {
                 known.level = known.level.min(Level::Frames);
             }
@@ -411,8 +412,7 @@ impl Index {
 
     /// A pack that is in the place, by name.
     pub(crate) fn pack_number(&self, name: &str) -> Option<u32> {
-        let known = self.pack_names.get(&pack_key(name)?)?;
-        Some(known.pack)
+        self.pack_names.get(&pack_key(name)?)
     }
 
     /// Packs to which a lookup may lead.

@@ -59,14 +59,6 @@ impl There {
 }
 
 impl Index {
-    pub(super) fn push_pack(&mut self, pack: KnownPack) {
-        if self.packs.len() == self.packs.capacity() {
-            // By an eighth: doubling would cost as much memory again.
-            self.packs.reserve_exact(self.packs.len() / 8 + 8);
-        }
-        self.packs.push(pack);
-    }
-
     /// Takes up what was noted together, as far as the packs are still there. `false` if it is of no use.
     fn restore(&mut self, group: Group, there: &There) -> bool {
         let limit = there.packs.len() * 2 + MAX_LOST_NUMBERS;
@@ -79,14 +71,14 @@ impl Index {
                 return false;
             }
             while self.packs.len() < *number as usize {
-                self.push_pack(KnownPack::gone());
+                self.packs.push(KnownPack::gone());
             }
             match there.has(pack) && self.pack_names.get(&pack.name).is_none() {
                 true => {
                     let pack = self.name_pack(*pack);
                     self.packs[pack as usize].is_covered = true;
                 }
-                false => self.push_pack(KnownPack::gone()),
+                false => self.packs.push(KnownPack::gone()),
             }
         }
         for (key, pack) in group.hooks {
@@ -100,7 +92,7 @@ impl Index {
 
 impl KnownPack {
     /// The number of a pack that is no more.
-    fn gone() -> KnownPack {
+    pub(super) fn gone() -> KnownPack {
         KnownPack {
             about: NotedPack {
                 name: [0; 16],
