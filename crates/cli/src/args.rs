@@ -311,10 +311,28 @@ Steps whose inputs did not change are found, not run again. Ctrl-C stops followi
 
 A template with `errorHandling: {onValidationError: abort}` keeps the machine that failed its
 checks for an hour, or until it is run again or the server stops. The key is a file on the server's
-host.")]
+host; `bullion build exec` works from anywhere, and in a Windows.")]
     Shell {
         /// Run, by name or resource id
         run: String,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// Run a command in the machine of a run whose checks failed
+    #[command(after_help = "Examples:
+  bullion build exec RUN -- systemctl --failed
+  bullion build exec RUN -- 'Get-WinEvent -LogName System -MaxEvents 20'
+  bullion build exec RUN < look.sh
+
+The words are given, with spaces between them, to the shell of the machine: that of a user who may
+`sudo`, or PowerShell as SYSTEM in a Windows. They come from stdin if none are given. A command has
+100 seconds; the exit code is 0 if its is, and 1 otherwise.")]
+    Exec {
+        /// Run, by name or resource id
+        run: String,
+        /// Command; read from stdin unless given
+        #[arg(last = true, value_name = "COMMAND")]
+        command: Vec<String>,
         #[command(flatten)]
         scope: Scope,
     },

@@ -26,7 +26,7 @@ use factory::source::Product;
 use factory::{BlobPlace, Factory, FactoryError, FactoryOptions, Regions};
 use jobs::{JobKind, Jobs, Runner, RunnerBuilder, StepError, StepHandle};
 use provenance::PublicKey;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use store::StoreError;
 use store::region::Kind;
 use tokio::task::JoinSet;
@@ -41,6 +41,8 @@ use crate::work::{Begun, DomainAsked, Work};
 
 /// How long steps under way have to end at a stop; what did not is resumed at the next start.
 const STOP_GRACE: Duration = Duration::from_secs(20);
+/// Of a command in a machine that is kept; within the time that a request has.
+const KEPT_DEADLINE: Duration = Duration::from_secs(100);
 /// Regions of one installation.
 const REGIONS_MAX: usize = 1000;
 /// The longest between two looks for regions that other servers made.
@@ -322,6 +324,14 @@ impl Work for FactoryWork {
 
     fn kept_machine(&self, run: &ResourceId) -> Option<Value> {
         self.factory.kept_machines().of(run)
+    }
+
+    async fn run_in_kept(&self, run: &ResourceId, lines: &str) -> Option<Result<Value, String>> {
+        let kept = self.factory.kept_machines();
+        let ran = kept.run_in(run, lines, KEPT_DEADLINE).await?;
+        Some(ran.map(|output| {
+            json!({ "exitCode": output.status, "stdout": output.stdout, "stderr": output.stderr })
+        }))
     }
 
     async fn release_machine(&self, run: &ResourceId) -> bool {

@@ -359,6 +359,7 @@ fn factory() -> Vec<Operation> {
         row!(GET Named runs::KIND, GROUP, "Bullion.Factory/runs/read", runs::get),
         row!(GET Collection runs::KIND, LISTED, "Bullion.Factory/runs/read", runs::all),
         row!(POST Collection "Bullion.Factory/runs/readLog", GROUP, "Bullion.Factory/runs/readLog/action", runs::read_log),
+        row!(POST Collection "Bullion.Factory/runs/runCommand", GROUP, "Bullion.Factory/runs/runCommand/action", runs::run_command),
         row!(POST Collection "Bullion.Factory/runs/releaseMachine", GROUP, "Bullion.Factory/runs/releaseMachine/action", runs::release_machine),
         row!(GET Named operations::KIND, EXTENSION, "Bullion.Factory/operations/read", operations::status, subject: Subject::Parent),
         row!(GET Named operations::RESULT_KIND, EXTENSION, "Bullion.Factory/operationResults/read", operations::result, subject: Subject::Parent),

@@ -59,8 +59,10 @@ pub trait Work: Send + Sync {
     async fn begin_run(&self, permit: &Permit, template: &Resource) -> Result<Begun, ArmError>;
     /// Takes back the record of a run whose job could not be submitted.
     async fn abandon_run(&self, run: &ResourceId, tenant: TenantId);
-    /// How to log in to the machine that is kept of a run whose checks failed, if there is one.
+    /// What is known of the machine that is kept of a run whose checks failed, if there is one.
     fn kept_machine(&self, run: &ResourceId) -> Option<Value>;
+    /// Runs lines of its shell in that machine: `exitCode`, `stdout` and `stderr`; none if no machine is kept.
+    async fn run_in_kept(&self, run: &ResourceId, lines: &str) -> Option<Result<Value, String>>;
     /// Ends that machine. Answers whether there was one.
     async fn release_machine(&self, run: &ResourceId) -> bool;
     /// The job that starts a machine.

@@ -189,6 +189,13 @@ pub struct ReadLog {
     pub offset: u64,
 }
 
+/// What is to be run in the machine that is kept of a run, in the words of Azure's `runCommand`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RunCommand {
+    /// Lines of shell, or of PowerShell.
+    pub script: Vec<String>,
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LogPage {

@@ -1,5 +1,6 @@
 //! `build`: runs of image templates.
 
+use std::io::Read;
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -21,6 +22,8 @@ use crate::io::{Format, Io, table};
 const LOG_PAUSE: Duration = Duration::from_secs(1);
 /// Pages of one log; a log is bounded by the server, so this only stops a loop.
 const LOG_PAGES_MAX: usize = 100_000;
+/// Of a command from stdin.
+const COMMAND_BYTES_MAX: u64 = 256 << 10;
 
 pub async fn run(
     client: &Client,
@@ -71,6 +74,14 @@ pub async fn run(
         Build::Shell { run, scope } => {
             let run = Finder::new(client, &scope).find(RUN, &run).await?;
             shell(client, &run, profile, io).await
+        }
+        Build::Exec {
+            run,
+            command,
+            scope,
+        } => {
+            let run = Finder::new(client, &scope).find(RUN, &run).await?;
+            exec(client, &run, command.join(" "), io).await
         }
         Build::Release { run, scope } => {
             let run = Finder::new(client, &scope).find(RUN, &run).await?;
@@ -277,16 +288,73 @@ async fn shell(
     profile: &Utf8Path,
     io: &mut Io,
 ) -> Result<Exit, CliError> {
-    let seen = follow::look(client, run).await?;
-    let kept = seen.raw.pointer("/properties/keptMachine/ssh");
-    let Some(ssh) = kept.filter(|ssh| ssh.is_object()) else {
+    let (seen, name) = (follow::look(client, run).await?, run.id.name());
+    let kept = &seen.raw["properties"]["keptMachine"];
+    if kept["osType"] == "Windows" {
         return Err(CliError::failed(
-            format!("no machine of the run {} is kept", run.id.name()),
+            format!("nobody can log in to the machine of the run {name}, which is a Windows"),
+            format!("`bullion build exec {name} -- COMMAND` runs PowerShell in it"),
+        ));
+    }
+    let Some(ssh) = kept.get("ssh").filter(|ssh| ssh.is_object()) else {
+        return Err(CliError::failed(
+            format!("no machine of the run {name} is kept"),
             "a template with `errorHandling: {onValidationError: abort}` keeps the machine whose checks failed, for an hour",
         ));
     };
     super::vm::print_ssh(io, profile, ssh)?;
     Ok(Exit::Done)
+}
+
+async fn exec(
+    client: &Client,
+    run: &Located,
+    mut command: String,
+    io: &mut Io,
+) -> Result<Exit, CliError> {
+    if command.is_empty() {
+        if io.terminal.stdin {
+            io.say("Type the command, and end it with Ctrl-D:");
+        }
+        let mut limited = (&mut io.input).take(COMMAND_BYTES_MAX);
+        let read = limited.read_to_string(&mut command);
+        read.map_err(|source| CliError::ReadFile {
+            path: "-".into(),
+            source,
+        })?;
+    }
+    let operation = format!(
+        "run a command in the machine that is kept of the run {}",
+        run.id.name()
+    );
+    let path = api::below(&run.id, "/runCommand", api::BULLION);
+    let lines: Vec<&str> = command.lines().collect();
+    let body = json!({ "script": lines });
+    let ask = Ask {
+        operation: &operation,
+        tenant: run.tenant,
+        method: "POST",
+        path: &path,
+        body: Some(&body),
+    };
+    let answer = client.send(ask).await?.body;
+    let code = answer["exitCode"].as_u64();
+    if io.format == Format::Json {
+        io.json(&answer)?;
+    } else {
+        io.text(answer["stdout"].as_str().unwrap_or_default())?;
+        let errors = answer["stderr"].as_str().unwrap_or_default().trim_end();
+        if !errors.is_empty() {
+            io.say(errors);
+        }
+        if let Some(code) = code.filter(|code| *code != 0) {
+            io.say(format!("The command ended with exit code {code}."));
+        }
+    }
+    Ok(match code {
+        Some(0) => Exit::Done,
+        _ => Exit::Failure,
+    })
 }
 
 async fn release(client: &Client, run: &Located, io: &mut Io) -> Result<Exit, CliError> {

@@ -154,7 +154,7 @@ fn way_on(name: &str, run: &RunProperties) -> String {
     let is_kept = |step: &RunStep| step.detail["keptUntil"].is_string();
     let kept = match run.steps.iter().any(is_kept) {
         true => format!(
-            " The machine is kept: `bullion build shell {name}`, `bullion build release {name}`."
+            " The machine is kept: `bullion build exec {name} -- COMMAND`, `bullion build shell {name}`, `bullion build release {name}`."
         ),
         false => String::new(),
     };

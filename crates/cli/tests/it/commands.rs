@@ -480,6 +480,14 @@ async fn a_build_is_followed_to_its_end() {
     stage
         .check("build_log", &["build", "log", "golden-debian-1"])
         .await;
+    let ran =
+        json!({ "exitCode": 3, "stdout": "0 loaded units listed.\n", "stderr": "a warning\n" });
+    let run = format!("{GROUP}/providers/Bullion.Factory/runs/golden-debian-1");
+    stage.fake.put(&format!("{run}/runCommand"), ran);
+    let exec: Vec<&str> = "build exec golden-debian-1 -- systemctl --failed"
+        .split(' ')
+        .collect();
+    stage.check("build_exec", &exec).await;
     stage.fake.state.lock().unwrap().busy = true;
     stage
         .check("build_busy", &["build", "run", "golden-debian"])

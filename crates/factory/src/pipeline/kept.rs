@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use catalog::{Clock, later};
 use jiff::Timestamp;
-use machine::Guest;
+use machine::{ExecOutput, Guest, System};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use wire::ResourceId;
@@ -23,6 +23,7 @@ const KEPT_MAX: usize = 2;
 /// One machine and what it needs for as long as it runs.
 pub(super) struct KeptMachine {
     pub template: ResourceId,
+    pub system: System,
     pub guest: Arc<dyn Guest>,
     pub disk: Attachable,
     pub work: TempDir,
@@ -63,13 +64,35 @@ impl KeptMachines {
         until
     }
 
-    /// How to log in to the machine of a run, if it is kept.
+    /// What there is to know about the machine of a run, if it is kept: how to log in, which a Windows has no way to.
     pub fn of(&self, run: &ResourceId) -> Option<Value> {
         let all = self.lock();
         let entry = all.get(run.folded())?;
-        let ssh = crate::deploy::login(entry.machine.guest.info());
-        let is_running = entry.machine.guest.is_running();
-        is_running.then(|| json!({ "until": entry.until.to_string(), "ssh": ssh }))
+        let (guest, system) = (&entry.machine.guest, entry.machine.system);
+        let mut shown = json!({ "until": entry.until.to_string(), "osType": os_type(system) });
+        if system == System::Linux {
+            shown["ssh"] = crate::deploy::login(guest.info());
+        }
+        guest.is_running().then_some(shown)
+    }
+
+    /// Runs lines in the machine of a run, if it is kept: of shell, or of PowerShell where it is a Windows.
+    pub async fn run_in(
+        &self,
+        run: &ResourceId,
+        lines: &str,
+        deadline: Duration,
+    ) -> Option<Result<ExecOutput, String>> {
+        let (guest, system) = {
+            let all = self.lock();
+            let machine = &all.get(run.folded())?.machine;
+            (Arc::clone(&machine.guest), machine.system)
+        };
+        let ran = match system {
+            System::Linux => guest.exec(lines, deadline).await,
+            System::Windows => guest.script(lines, &[], deadline).await,
+        };
+        Some(ran.map_err(|error| super::chain(&error)))
     }
 
     /// Ends the machine of a run. Answers whether there was one.
@@ -109,6 +132,14 @@ impl KeptMachines {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Entry>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// As Azure calls them.
+fn os_type(system: System) -> &'static str {
+    match system {
+        System::Linux => "Linux",
+        System::Windows => "Windows",
     }
 }
 

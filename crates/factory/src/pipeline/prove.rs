@@ -326,9 +326,7 @@ impl Run {
         let system = resolved.source.system();
         let (digest, tattoo) = (tattooed.disk.digest, tattooed.tattoo.clone());
         let validators = self.in_machine();
-        // Nobody could log in to a Windows that was kept.
-        let keeps =
-            self.recipe.on_validation_error == OnBuildError::Abort && system == System::Linux;
+        let keeps = self.recipe.on_validation_error == OnBuildError::Abort;
         let (run, template) = (self.input.run.clone(), self.input.template.clone());
         move |handle, shown| {
             Box::pin(async move {
@@ -365,13 +363,14 @@ impl Run {
                 if keeps && !report.passed() {
                     let kept = KeptMachine {
                         template,
+                        system,
                         guest,
                         disk,
                         work,
                     };
                     let until = factory.kept.keep(&factory.clock, &run, kept).await;
                     handle.log(format!(
-                        "the machine is kept until {until}; `bullion build shell {}` logs in",
+                        "the machine is kept until {until}; `bullion build exec {} -- COMMAND` runs a command in it",
                         run.name()
                     ));
                     detail["keptUntil"] = json!(until.to_string());

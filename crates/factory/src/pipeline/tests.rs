@@ -185,6 +185,14 @@ async fn a_machine_whose_checks_failed_is_kept_for_a_while_where_that_is_asked_f
         shown["ssh"]["port"].is_u64() && shown["until"].is_string(),
         "{shown}"
     );
+    let minute = std::time::Duration::from_secs(60);
+    let ran = kept.run_in(&first.run, "systemctl --failed", minute).await;
+    assert!(ran.unwrap().unwrap().success());
+    let log = world.machines.log();
+    assert!(
+        log.iter().any(|line| line.ends_with("systemctl --failed")),
+        "{log:?}"
+    );
     let (second, _) = world.run(&factory).await;
     assert!(kept.of(&first.run).is_none(), "the template was run again");
     assert!(kept.of(&second.run).is_some());

@@ -27,6 +27,19 @@ async fn run_for(
     machines: Option<FakeHypervisor>,
     change: impl FnOnce(&mut Value),
 ) -> (World, RunProperties) {
+    let world = prepared(os_type, state, machines, change).await;
+    let factory = world.factory();
+    let (begun, _) = world.run(&factory).await;
+    let record = world.record(&begun.run).await;
+    (world, record)
+}
+
+async fn prepared(
+    os_type: &str,
+    state: &str,
+    machines: Option<FakeHypervisor>,
+    change: impl FnOnce(&mut Value),
+) -> World {
     let mut world = World::new(&["north"]).await;
     if let Some(machines) = machines {
         world.machines = machines;
@@ -49,10 +62,7 @@ async fn run_for(
     properties["vmProfile"] = json!({});
     change(&mut properties);
     world.set_template(properties).await;
-    let factory = world.factory();
-    let (begun, _) = world.run(&factory).await;
-    let record = world.record(&begun.run).await;
-    (world, record)
+    world
 }
 
 async fn refused(state: &str, change: impl FnOnce(&mut Value), told: &str) {
@@ -311,6 +321,33 @@ async fn a_windows_is_customized_checked_and_published() {
         .filter_map(|check| check["name"].as_str())
         .collect();
     assert_eq!(names, ["service", "tests: IIS.is installed", "tattoo"]);
+}
+
+#[tokio::test]
+async fn a_windows_whose_check_failed_is_kept_for_commands() {
+    let guest = Guest {
+        pester: FAILED.to_owned(),
+        ..Guest::default()
+    };
+    let (_, machines) = guest.machines();
+    let world = prepared("Windows", GENERALIZED, Some(machines), |properties| {
+        everything(properties);
+        properties["errorHandling"] = json!({ "onValidationError": "abort" });
+    })
+    .await;
+    let factory = world.factory();
+    let (begun, _) = world.run(&factory).await;
+    let kept = factory.kept_machines();
+    let shown = kept.of(&begun.run).expect("a machine is kept");
+    assert_eq!(shown["osType"], "Windows");
+    assert_eq!(shown["ssh"], Value::Null, "there is no way to log in");
+    let run_in = |lines| kept.run_in(&begun.run, lines, std::time::Duration::from_secs(60));
+    let output = run_in("installer /check").await.unwrap().unwrap();
+    let said = output.stdout.trim_end();
+    assert_eq!((output.status, said), (3010, "a restart is asked for"));
+    assert!(kept.release(&begun.run).await);
+    assert!(run_in("installer /check").await.is_none());
+    assert_eq!(world.machines.running(), [""; 0]);
 }
 
 /// What is told of a run in which this went wrong; nothing was published.

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Map, json};
 use wire::ArmError;
-use wire::factory::ReadLog;
+use wire::factory::{ReadLog, RunCommand};
 
 use super::{Reply, list, need, present};
 use crate::body::typed;
@@ -14,6 +14,7 @@ use crate::state::Server;
 
 pub const KIND: &str = "Bullion.Factory/runs";
 const LINES_MAX: usize = 1000;
+const SCRIPT_BYTES_MAX: usize = 256 << 10;
 
 /// With the machine that is kept of it, as long as there is one.
 pub async fn get(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
@@ -23,6 +24,33 @@ pub async fn get(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
         body["properties"]["keptMachine"] = kept;
     }
     Ok(Reply::ok(body))
+}
+
+/// Runs lines in the machine that is kept of a run: of shell, or of PowerShell where that is a Windows. One that was cut
+/// leaves a Windows in which nothing more can be run.
+pub async fn run_command(server: Arc<Server>, call: Call) -> Result<Reply, ArmError> {
+    let none = Map::new();
+    let asked: RunCommand = typed(call.body.as_object().unwrap_or(&none))?;
+    let lines = asked.script.join("\n");
+    if lines.trim().is_empty() || lines.len() > SCRIPT_BYTES_MAX {
+        let message = format!(
+            "The script must have one line at least, and {SCRIPT_BYTES_MAX} bytes at most."
+        );
+        return Err(errors::invalid("script", message));
+    }
+    let permit = call.permit.to_read_own();
+    let run = server.catalog.get(&permit).await.map_err(errors::catalog)?;
+    match server.work.run_in_kept(&run.id, &lines).await {
+        Some(Ok(output)) => Ok(Reply::ok(output)),
+        Some(Err(why)) => Err(errors::conflict(format!(
+            "The command did not end in the machine that is kept of the run '{}': {why}.",
+            run.id.name()
+        ))),
+        None => Err(errors::conflict(format!(
+            "No machine is kept of the run '{}'.",
+            run.id.name()
+        ))),
+    }
 }
 
 /// Ends the machine that is kept of a run. Where there is none, that is what was asked for.

@@ -264,6 +264,14 @@ impl Work for FakeWork {
         None
     }
 
+    async fn run_in_kept(&self, _run: &ResourceId, lines: &str) -> Option<Result<Value, String>> {
+        match lines {
+            "true" => Some(Ok(json!({ "exitCode": 0, "stdout": "", "stderr": "" }))),
+            "hang" => Some(Err("it was cut".to_owned())),
+            _ => None,
+        }
+    }
+
     async fn release_machine(&self, _run: &ResourceId) -> bool {
         false
     }

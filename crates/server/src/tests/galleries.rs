@@ -349,6 +349,22 @@ async fn templates_are_checked_before_they_are_kept() {
         .await;
     assert_eq!(log.body["lines"], json!(["one line"]));
     assert_eq!(log.body["done"], true);
+    let command = format!("{}/runCommand", run.header("x-bullion-run"));
+    for (script, status, told) in [
+        (json!(["true"]), 200, "exitCode"),
+        (json!(["hang"]), 409, "did not end in the machine"),
+        (json!(["ls"]), 409, "No machine is kept"),
+        (json!(["", " "]), 400, "one line at least"),
+        (json!(["x".repeat(300 << 10)]), 400, "at most"),
+        (json!("true"), 400, "invalid type"),
+        (Value::Null, 400, "invalid type"),
+    ] {
+        let body = json!({ "script": script });
+        let answer = site.ask("POST", &command, Some(body)).await;
+        assert_eq!(answer.status, status, "{:?}", answer.body);
+        let said = answer.body.to_string();
+        assert!(said.contains(told), "{said}");
+    }
     assert_eq!(
         site.ask("POST", &format!("{path}/cancel"), None)
             .await

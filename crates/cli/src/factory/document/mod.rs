@@ -615,7 +615,7 @@ pub struct TargetRegion {
 pub struct ErrorHandling {
     /// `abort` keeps what the failed step had written, on the server's host.
     pub on_customizer_error: Option<OnError>,
-    /// `abort` keeps the machine whose checks failed, for a login with `bullion build shell`.
+    /// `abort` keeps the machine whose checks failed, for `bullion build exec` and `bullion build shell`.
     pub on_validation_error: Option<OnError>,
 }
 
