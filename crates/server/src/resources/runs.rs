@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use serde_json::{Map, json};
-use wire::ArmError;
 use wire::factory::{ReadLog, RunCommand};
+use wire::{ArmError, ErrorCode};
 
 use super::{Reply, list, need, present};
 use crate::body::typed;
@@ -40,17 +40,19 @@ pub async fn run_command(server: Arc<Server>, call: Call) -> Result<Reply, ArmEr
     }
     let permit = call.permit.to_read_own();
     let run = server.catalog.get(&permit).await.map_err(errors::catalog)?;
-    match server.work.run_in_kept(&run.id, &lines).await {
-        Some(Ok(output)) => Ok(Reply::ok(output)),
-        Some(Err(why)) => Err(errors::conflict(format!(
-            "The command did not end in the machine that is kept of the run '{}': {why}.",
-            run.id.name()
-        ))),
-        None => Err(errors::conflict(format!(
-            "No machine is kept of the run '{}'.",
-            run.id.name()
-        ))),
-    }
+    let name = run.id.name();
+    let refusal = match server.work.run_in_kept(&run.id, &lines).await {
+        Some(Ok(output)) => return Ok(Reply::ok(output)),
+        Some(Err(why)) => format!(
+            "The command did not end in the machine that is kept of the run '{name}': {why}. \
+             Start what takes longer in the background, and look at it later."
+        ),
+        None => format!(
+            "No machine is kept of the run '{name}'. One is kept of a run whose checks failed, where the template's \
+             'errorHandling.onValidationError' is 'abort', until it is released or its time is over."
+        ),
+    };
+    Err(ArmError::new(ErrorCode::OperationNotAllowed, refusal))
 }
 
 /// Ends the machine that is kept of a run. Where there is none, that is what was asked for.

@@ -352,8 +352,12 @@ async fn templates_are_checked_before_they_are_kept() {
     let command = format!("{}/runCommand", run.header("x-bullion-run"));
     for (script, status, told) in [
         (json!(["true"]), 200, "exitCode"),
-        (json!(["hang"]), 409, "did not end in the machine"),
-        (json!(["ls"]), 409, "No machine is kept"),
+        (json!(["hang"]), 409, "in the background"),
+        (
+            json!(["ls"]),
+            409,
+            "'errorHandling.onValidationError' is 'abort'",
+        ),
         (json!(["", " "]), 400, "one line at least"),
         (json!(["x".repeat(300 << 10)]), 400, "at most"),
         (json!("true"), 400, "invalid type"),
