@@ -2,6 +2,7 @@
 //! its own, with its versions written down.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 
@@ -19,6 +20,8 @@ const NPM: [&str; 2] = ["@azure/arm-compute@24.1.0", "@azure/identity@4.13.1"];
 /// Azure's storage, emulated by its makers.
 const AZURITE: [&str; 1] = ["azurite@3.37.0"];
 const PYTHON: &str = "/usr/bin/python3";
+/// Parts of the tests that run at once may want the same client.
+static INSTALLING: Mutex<()> = Mutex::new(());
 
 /// The folder that az is in, or why it cannot be had.
 pub fn az_folder(log: &Path, step: &Step) -> Result<Result<PathBuf, String>> {
@@ -150,6 +153,7 @@ fn mark(folder: &Path, installed: &str) -> Result<()> {
 
 /// Makes the environment anew unless it is of that list. pip's own settings say where packages come from.
 pub fn python(folder: &Path, wanted: &str, list: &str, log: &Path, step: &Step) -> Result<bool> {
+    let _one_at_a_time = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
     if is_current(folder, wanted) {
         return Ok(true);
     }
@@ -176,6 +180,7 @@ pub fn python(folder: &Path, wanted: &str, list: &str, log: &Path, step: &Step) 
 
 /// The same for node. npm's own settings say where packages come from.
 fn npm(folder: &Path, packages: &[&str], log: &Path, step: &Step) -> Result<bool> {
+    let _one_at_a_time = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
     let wanted = packages.join(" ");
     if !is_current(folder, &wanted) {
         emptied(folder)?;

@@ -22,6 +22,8 @@ pub struct Step {
     detail: LastLine,
     ended: Arc<(Mutex<bool>, Condvar)>,
     painter: Option<JoinHandle<()>>,
+    /// It has the terminal's last line for itself.
+    drawn: bool,
 }
 
 impl Step {
@@ -33,16 +35,23 @@ impl Step {
         Self::begin_silently(name)
     }
 
+    /// Told in plain lines on a terminal too, because another step runs at the same time.
+    pub fn begin_beside(name: impl Into<String>) -> Self {
+        Self::with(name.into(), false)
+    }
+
     /// In a pipe only its end is told, so that a list of steps reads as a table.
     pub fn begin_silently(name: impl Into<String>) -> Self {
-        let name = name.into();
+        Self::with(name.into(), std::io::stderr().is_terminal())
+    }
+
+    fn with(name: String, drawn: bool) -> Self {
         let started = Instant::now();
         let detail = LastLine::default();
         let ended = Arc::new((Mutex::new(false), Condvar::new()));
-        let terminal = std::io::stderr().is_terminal();
         let painter = {
             let (name, detail, ended) = (name.clone(), detail.clone(), Arc::clone(&ended));
-            std::thread::spawn(move || paint(&name, started, &detail, &ended, terminal))
+            std::thread::spawn(move || paint(&name, started, &detail, &ended, drawn))
         };
         Self {
             name,
@@ -50,6 +59,7 @@ impl Step {
             detail,
             ended,
             painter: Some(painter),
+            drawn,
         }
     }
 
@@ -58,11 +68,12 @@ impl Step {
         self.detail.clone()
     }
 
-    /// Where the words of a program that tells its own progress can be put: a terminal shows the newest, a pipe all.
+    /// Where the words of a program that tells its own progress can be put: a line of its own shows the newest, plain
+    /// lines tell all.
     pub fn talk(&self) -> Talk {
         Talk {
             detail: self.detail.clone(),
-            all: !std::io::stderr().is_terminal(),
+            all: !self.drawn,
         }
     }
 
@@ -124,9 +135,9 @@ fn paint(
     started: Instant,
     detail: &LastLine,
     ended: &(Mutex<bool>, Condvar),
-    terminal: bool,
+    drawn: bool,
 ) {
-    let period = if terminal { FRAME } else { HEARTBEAT };
+    let period = if drawn { FRAME } else { HEARTBEAT };
     let (flag, wake) = ended;
     let mut over = flag.lock().unwrap_or_else(PoisonError::into_inner);
     while !*over {
@@ -135,7 +146,7 @@ fn paint(
             seconds(started.elapsed()),
             shortened(&detail.get(), DETAIL_WIDTH)
         );
-        if terminal {
+        if drawn {
             eprint!("\r\x1b[2K{line}");
             let _ = std::io::stderr().flush();
         } else if started.elapsed() >= HEARTBEAT {
@@ -146,7 +157,7 @@ fn paint(
             .unwrap_or_else(PoisonError::into_inner)
             .0;
     }
-    if terminal {
+    if drawn {
         eprint!("\r\x1b[2K");
     }
 }

@@ -1,8 +1,10 @@
-//! `cargo xtask test`: everything that must hold, in parts, cheapest first. What each part took is the first thing
-//! that is printed; the whole output of each is kept in a file, and shown for a part that failed.
+//! `cargo xtask test`: everything that must hold, in parts. First, cheapest first and one after the other, what takes
+//! every core; then two at a time, longest first, what waits for machines, servers and clients. What each part took is
+//! the first thing that is printed; the whole output of each is kept in a file, and shown for a part that failed.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -21,8 +23,8 @@ Usage: cargo xtask test [--quick] [--part NAME]...
 
 Options:
   --quick      leave out what boots machines, drives az or needs a database, and what must be installed for that
-  --part NAME  only this part; may be repeated. Parts: format tidy lints licences build unit postgres s3
-               az sdk boot quickstart
+  --part NAME  only this part; may be repeated. Parts: format tidy lints licences build unit program boot
+               quickstart az sdk postgres s3
 
 The time of each part is printed as it ends; its output is in target/test-logs. CI runs this without options.
 
@@ -39,6 +41,10 @@ const S3: &str = "BULLION_TEST_S3";
 const NODE: &str = "BULLION_TEST_S3_NODE";
 const AZ: &str = "BULLION_TEST_AZ";
 const AZURITE: &str = "BULLION_TEST_AZURITE";
+/// Parts of the second half that run at once. One that boots machines keeps one to one and a half cores busy, with pauses.
+const LANES: usize = 2;
+/// The package whose tests are of the whole program.
+const PROGRAM: &str = "bullion";
 /// Lines of a failed part's log that are shown; the rest is in the file.
 const SHOWN_LINES: usize = 200;
 
@@ -50,28 +56,30 @@ enum Part {
     Licences,
     Build,
     Unit,
-    Postgres,
-    S3,
-    Az,
-    Sdk,
+    Program,
     Boot,
     Quickstart,
+    Az,
+    Sdk,
+    Postgres,
+    S3,
 }
 
 impl Part {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Format,
         Self::Tidy,
         Self::Lints,
         Self::Licences,
         Self::Build,
         Self::Unit,
-        Self::Postgres,
-        Self::S3,
-        Self::Az,
-        Self::Sdk,
+        Self::Program,
         Self::Boot,
         Self::Quickstart,
+        Self::Az,
+        Self::Sdk,
+        Self::Postgres,
+        Self::S3,
     ];
 
     fn name(self) -> &'static str {
@@ -86,9 +94,15 @@ impl Part {
             Self::S3 => "s3",
             Self::Az => "az",
             Self::Sdk => "sdk",
+            Self::Program => "program",
             Self::Boot => "boot",
             Self::Quickstart => "quickstart",
         }
+    }
+
+    /// What its step is called.
+    fn title(self) -> String {
+        format!("{:<11} {}", self.name(), self.what())
     }
 
     fn what(self) -> &'static str {
@@ -105,17 +119,26 @@ impl Part {
             Self::Sdk => {
                 "SDKs for Python and node, requests made of the OpenAPI document, against `bullion dev`"
             }
-            Self::Boot => "real images and machines, also driven by az",
+            Self::Program => "an image's whole way, through kills, also by az",
+            Self::Boot => "real disks made, booted and checked",
             Self::Quickstart => "the first hour of a user, twice",
         }
     }
 
-    /// It takes long, or needs more than a toolchain.
+    /// It takes long, or needs more than a toolchain; and it waits more than it computes.
     fn is_for_later(self) -> bool {
-        matches!(
-            self,
-            Self::Postgres | Self::S3 | Self::Az | Self::Sdk | Self::Boot | Self::Quickstart
-        )
+        match self {
+            Self::Format | Self::Tidy | Self::Lints | Self::Licences | Self::Build | Self::Unit => {
+                false
+            }
+            Self::Program
+            | Self::Boot
+            | Self::Quickstart
+            | Self::Az
+            | Self::Sdk
+            | Self::Postgres
+            | Self::S3 => true,
+        }
     }
 }
 
@@ -197,14 +220,26 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
     })?;
     let logs = workspace::target_folder()?.join("test-logs");
     std::fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
+    let parts = options.parts();
+    let (later, now): (Vec<Part>, Vec<Part>) =
+        parts.into_iter().partition(|part| part.is_for_later());
     let mut outcomes = Vec::new();
-    for part in options.parts() {
+    for part in now {
         if interrupt::happened() {
-            bail!("interrupted; what was built is kept");
+            break;
         }
-        let outcome = run_part(part, &options, &logs, &outcomes)?;
+        let step = Step::begin_silently(part.title());
+        let outcome = run_part(part, step, &options, &logs, &outcomes)?;
         outcomes.push(outcome);
     }
+    let more = in_lanes(&later, |part| {
+        let step = Step::begin_beside(part.title());
+        run_part(part, step, &options, &logs, &outcomes)
+    })?;
+    if interrupt::happened() {
+        bail!("interrupted; what was built is kept");
+    }
+    outcomes.extend(more.into_iter().map(|(_, outcome)| outcome));
     report(&outcomes, &logs, started.elapsed());
     let good = outcomes
         .iter()
@@ -216,8 +251,47 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
     })
 }
 
-fn run_part(part: Part, options: &Options, logs: &Path, before: &[Outcome]) -> Result<Outcome> {
-    let step = Step::begin_silently(format!("{:<11} {}", part.name(), part.what()));
+/// Whoever of the lanes is free takes the next part; none begins one after an interrupt or another's error. In the order
+/// of `parts`.
+fn in_lanes<T: Send>(
+    parts: &[Part],
+    run: impl Fn(Part) -> Result<T> + Sync,
+) -> Result<Vec<(Part, T)>> {
+    let queue = Mutex::new(parts.iter().copied());
+    let queue = || queue.lock().unwrap_or_else(PoisonError::into_inner);
+    let lane = || -> Result<Vec<(Part, T)>> {
+        let mut ended = Vec::new();
+        while !interrupt::happened() {
+            let Some(part) = queue().next() else { break };
+            match run(part) {
+                Ok(outcome) => ended.push((part, outcome)),
+                Err(error) => {
+                    queue().by_ref().for_each(drop);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(ended)
+    };
+    let lanes: Result<Vec<_>> = std::thread::scope(|scope| {
+        let lanes: Vec<_> = (0..LANES).map(|_| scope.spawn(lane)).collect();
+        let joined = lanes.into_iter().map(std::thread::ScopedJoinHandle::join);
+        joined
+            .map(|lane| lane.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    let mut ended: Vec<_> = lanes?.into_iter().flatten().collect();
+    ended.sort_by_key(|(part, _)| parts.iter().position(|other| other == part));
+    Ok(ended)
+}
+
+fn run_part(
+    part: Part,
+    step: Step,
+    options: &Options,
+    logs: &Path,
+    before: &[Outcome],
+) -> Result<Outcome> {
     let log = logs.join(format!("{}.log", part.name()));
     // A log of an earlier run would be added to.
     std::fs::write(&log, "").with_context(|| format!("cannot write {}", log.display()))?;
@@ -281,10 +355,16 @@ fn execute(part: Part, options: &Options, log: &Path, step: &Step) -> Result<End
             Ok(programs) => programs,
             Err(why) => return Ok(Ended::Failed(why)),
         },
-        Part::Boot => match (clients::az_folder(log, step)?, clients::azurite(log, step)?) {
-            (Ok(az), Ok(azurite)) => boot_tests(&az, &azurite)?,
+        Part::Program => match (clients::az_folder(log, step)?, clients::azurite(log, step)?) {
+            (Ok(az), Ok(azurite)) => boot_tests(|package| package == PROGRAM)?
+                .map(|test| test.env(AZ, az).env(AZURITE, azurite))
+                .into_iter()
+                .collect(),
             (Err(why), _) | (_, Err(why)) => return Ok(Ended::Failed(why)),
         },
+        Part::Boot => boot_tests(|package| package != PROGRAM)?
+            .into_iter()
+            .collect(),
         Part::Quickstart => return quickstart::rehearse(log, step),
     };
     run_all(programs, log, step)
@@ -353,20 +433,15 @@ fn unit_tests() -> Result<Vec<Program>> {
     ])
 }
 
-/// One target after the other and one test after the other: an emulated machine takes every core there is.
-fn boot_tests(az: &Path, azurite: &Path) -> Result<Vec<Program>> {
-    let test = tests_that_need(Needs::Boot)?;
-    let alone = |test: Program| {
-        test.args(["--", "--test-threads", "1", "--nocapture"])
-            .env(AZ, az)
-            .env(AZURITE, azurite)
-    };
-    Ok(test.map(alone).into_iter().collect())
+/// One target after the other and one test after the other: an emulated machine takes more than a core.
+fn boot_tests(of: impl Fn(&str) -> bool) -> Result<Option<Program>> {
+    let test = tests_that_need(Needs::Boot, of)?;
+    Ok(test.map(|test| test.args(["--", "--test-threads", "1", "--nocapture"])))
 }
 
 /// Against a server that lives as long as they run.
 fn postgres_tests(log: &Path, step: &Step) -> Result<Ended> {
-    let Some(test) = tests_that_need(Needs::Postgres)? else {
+    let Some(test) = tests_that_need(Needs::Postgres, |_| true)? else {
         return run_all(Vec::new(), log, step);
     };
     let server = postgres::Server::start(&log.with_extension("server.log"), Writes::Careless)?;
@@ -399,11 +474,12 @@ fn s3_tests(log: &Path, step: &Step) -> Result<Ended> {
     run_all(vec![everywhere, with_garage], log, step)
 }
 
-fn tests_that_need(needs: Needs) -> Result<Option<Program>> {
+/// `of` says of a package's name whether it is meant.
+fn tests_that_need(needs: Needs, of: impl Fn(&str) -> bool) -> Result<Option<Program>> {
     let targets = workspace::test_targets(&workspace::metadata()?);
     let mut names: Vec<String> = targets
         .into_iter()
-        .filter(|target| target.needs == needs)
+        .filter(|target| target.needs == needs && of(&target.package))
         .map(|target| target.name)
         .collect();
     names.sort();
@@ -590,6 +666,30 @@ mod tests {
         let options = Options::parse(&args).unwrap().unwrap();
         let names: Vec<_> = options.parts().into_iter().map(Part::name).collect();
         assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn parts_of_the_second_half_run_at_once_and_are_told_in_order() {
+        let both = std::sync::Barrier::new(LANES);
+        let parts = [Part::Program, Part::Boot, Part::Az, Part::Sdk];
+        let ended = in_lanes(&parts, |part| {
+            // Nobody passes before as many run as there are lanes.
+            both.wait();
+            Ok(part.name())
+        });
+        let names = parts.map(|part| (part, part.name()));
+        assert_eq!(ended.unwrap(), names);
+    }
+
+    #[test]
+    fn nothing_more_begins_after_an_error() {
+        let begun = Mutex::new(Vec::new());
+        let ended = in_lanes(&Part::ALL, |part| -> Result<()> {
+            begun.lock().unwrap().push(part);
+            bail!("the disk is full")
+        });
+        assert_eq!(ended.unwrap_err().to_string(), "the disk is full");
+        assert!(begun.lock().unwrap().len() <= LANES);
     }
 
     #[test]
