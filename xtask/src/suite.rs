@@ -232,9 +232,12 @@ pub fn command(args: &[String]) -> Result<ExitCode> {
         let outcome = run_part(part, step, &options, &logs, &outcomes)?;
         outcomes.push(outcome);
     }
+    let begin: fn(String) -> Step = match later.len() {
+        1 => Step::begin_silently,
+        _ => Step::begin_beside,
+    };
     let more = in_lanes(&later, |part| {
-        let step = Step::begin_beside(part.title());
-        run_part(part, step, &options, &logs, &outcomes)
+        run_part(part, begin(part.title()), &options, &logs, &outcomes)
     })?;
     if interrupt::happened() {
         bail!("interrupted; what was built is kept");
@@ -635,7 +638,14 @@ fn report(outcomes: &[Outcome], logs: &Path, took: Duration) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::sync::Condvar;
+    use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+
     use super::*;
+
+    /// Of what comes at once, unless it never comes.
+    const DEADLINE: Duration = Duration::from_secs(60);
 
     #[test]
     fn what_the_runners_counted_is_summed() {
@@ -670,23 +680,41 @@ mod tests {
 
     #[test]
     fn parts_of_the_second_half_run_at_once_and_are_told_in_order() {
-        let both = std::sync::Barrier::new(LANES);
+        let (begun, more) = (Mutex::new(0), Condvar::new());
         let parts = [Part::Program, Part::Boot, Part::Az, Part::Sdk];
         let ended = in_lanes(&parts, |part| {
-            // Nobody passes before as many run as there are lanes.
-            both.wait();
+            let mut count = begun.lock().unwrap();
+            *count += 1;
+            more.notify_all();
+            // Nobody ends before as many have begun as there are lanes.
+            let waited = more.wait_timeout_while(count, DEADLINE, |count| *count < LANES);
+            assert!(!waited.unwrap().1.timed_out());
             Ok(part.name())
         });
         let names = parts.map(|part| (part, part.name()));
         assert_eq!(ended.unwrap(), names);
     }
 
+    thread_local! {
+        /// Gone when its thread is.
+        static HELD: RefCell<Option<Sender<()>>> = const { RefCell::new(None) };
+    }
+
     #[test]
     fn nothing_more_begins_after_an_error() {
+        let (sender, receiver) = channel();
+        let (sender, receiver) = (Mutex::new(Some(sender)), Mutex::new(receiver));
         let begun = Mutex::new(Vec::new());
-        let ended = in_lanes(&Part::ALL, |part| -> Result<()> {
+        let ended = in_lanes(&Part::ALL, |part| {
             begun.lock().unwrap().push(part);
-            bail!("the disk is full")
+            if part == Part::Format {
+                HELD.set(sender.lock().unwrap().take());
+                bail!("the disk is full");
+            }
+            // The other lane goes on only when that of the error has ended.
+            let end = receiver.lock().unwrap().recv_timeout(DEADLINE);
+            assert_eq!(end, Err(RecvTimeoutError::Disconnected));
+            Ok(())
         });
         assert_eq!(ended.unwrap_err().to_string(), "the disk is full");
         assert!(begun.lock().unwrap().len() <= LANES);

@@ -48,7 +48,7 @@ pub struct TestTarget {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Needs {
     Nothing,
-    /// Machines, so that it runs alone.
+    /// Machines, so that its tests run one after the other.
     Boot,
     /// A PostgreSQL server.
     Postgres,
