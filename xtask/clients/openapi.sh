@@ -8,8 +8,9 @@ token=$(curl --silent --fail --cacert "$BULLION_CA" --data grant_type=client_cre
   | sed -n 's/.*"access_token":"\([^"]*\)".*/\1/p')
 cd "$(mktemp -d)"
 trap 'rm -rf "$PWD"' EXIT
-# The seed is fixed, so that a run that failed fails again.
+# The seed is fixed and one thread draws, so that a run that failed fails again. With two, CPython 3.11 now and then ends
+# `ast.parse` with a SystemError: it counts the depth of what it builds for all threads together (python/cpython#106905).
 "$SCHEMATHESIS" run "$BULLION_URL/openapi.json" --url "$BULLION_URL" --tls-verify "$BULLION_CA" \
   --header "Authorization: Bearer $token" --phases fuzzing --max-examples 25 --max-time 75 --seed 1 --no-shrink \
   --checks not_a_server_error,status_code_conformance,content_type_conformance --continue-on-failure \
-  --suppress-health-check all --warnings off --request-timeout 30 --workers 2 --no-color
+  --suppress-health-check all --warnings off --request-timeout 30 --workers 1 --no-color
