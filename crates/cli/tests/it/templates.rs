@@ -7,8 +7,8 @@ use wire::template::fields::{Strictness, settle_template};
 use crate::fake;
 use crate::harness::{Surroundings, shown};
 
-const TEMPLATE: &str = "/subscriptions/11111111-2222-4333-8444-555555555555/resourceGroups/images\
-                        /providers/Microsoft.VirtualMachineImages/imageTemplates/child";
+const TEMPLATES: &str = "/subscriptions/11111111-2222-4333-8444-555555555555/resourceGroups/images\
+                         /providers/Microsoft.VirtualMachineImages/imageTemplates";
 
 /// The server knows every member, and reads back what the folder says.
 #[tokio::test]
@@ -22,12 +22,14 @@ async fn all_parts_of_a_template_are_the_servers() {
     let line = ["apply", "tests/fixtures/templates", "--yes"];
     let outcome = surroundings.run(&line).await;
     assert_eq!(outcome.code, 0, "{}", shown(&line, &outcome));
-    let sent = fake.get(TEMPLATE)["properties"].clone();
-    let Value::Object(mut properties) = sent.clone() else {
-        panic!("no properties: {sent}");
-    };
-    settle_template(&mut properties, Strictness::Refuse).unwrap();
-    let read: ImageTemplateProperties = serde_json::from_value(properties.into()).unwrap();
-    assert!(read.more.is_empty(), "{:?}", read.more);
-    insta::assert_snapshot!("child", serde_json::to_string_pretty(&sent).unwrap());
+    for name in ["base", "child"] {
+        let sent = fake.get(&format!("{TEMPLATES}/{name}"))["properties"].clone();
+        let Value::Object(mut properties) = sent.clone() else {
+            panic!("no properties: {sent}");
+        };
+        settle_template(&mut properties, Strictness::Refuse).unwrap();
+        let read: ImageTemplateProperties = serde_json::from_value(properties.into()).unwrap();
+        assert!(read.more.is_empty(), "{:?}", read.more);
+        insta::assert_snapshot!(name, serde_json::to_string_pretty(&sent).unwrap());
+    }
 }

@@ -31,7 +31,7 @@ const BLOCK: usize = disk::BLOCK_SIZE;
 const STRIDE: usize = 256 * BLOCK;
 /// Where scripts and files lie in the guest until it is switched off.
 const PLACE: &str = "/run/bullion";
-const ENVIRONMENT: &str = "DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 HOME=/root \
+const ENVIRONMENT: &str = "DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 HOME=/root PYTHONHASHSEED=0 \
     PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What is built in one machine.

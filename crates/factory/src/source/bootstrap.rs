@@ -14,12 +14,13 @@ use process::{Command, ProcessError, Stream};
 
 use super::archive::{ARCHITECTURE, PROXY_VARIABLES};
 use super::content::{self, ImageIds};
+use super::python::{COMPILE_AGAIN, STEADY_HASHES};
 use super::{
     BaseInputs, BaseRequest, FetchError, LogLine, Pin, SourceError, Watch, boot, memory, watched,
 };
 
 /// Raised whenever equal inputs would give other bytes than before.
-const RECIPE: &str = "debian-archive 2";
+const RECIPE: &str = "debian-archive 3";
 const INSTALL_DEADLINE: Duration = Duration::from_secs(45 * 60);
 const GIB: u64 = 1 << 30;
 /// Where apt keeps packages, in a tree.
@@ -245,11 +246,13 @@ async fn install(pin: &Pin, place: &Place, log: &LogLine) -> Result<PathBuf, Sou
         .args(copy_in(&place.lists, "/var/lib/apt/lists", is_root))
         .args(copy_in(&place.debs, ARCHIVES, is_root))
         .arg(copy_out(&place.debs, &fetched, is_root))
+        .arg(format!("--customize-hook={COMPILE_AGAIN}"))
         .arg(format!("--customize-hook={MAKE_INITRD}"))
         .arg("")
         .args([&tar, &sources])
         .env("SOURCE_DATE_EPOCH", pin.epoch.to_string())
         .env(NO_INITRD.0, NO_INITRD.1)
+        .env(STEADY_HASHES.0, STEADY_HASHES.1)
         .inherit(PROXY_VARIABLES)
         .deadline(INSTALL_DEADLINE)
         .on_line(move |stream, line| {

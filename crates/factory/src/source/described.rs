@@ -84,7 +84,8 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-fn is_mirror(text: &str) -> bool {
+/// An address over HTTP, of plain letters.
+pub(super) fn is_mirror(text: &str) -> bool {
     let place = text
         .strip_prefix("https://")
         .or(text.strip_prefix("http://"));

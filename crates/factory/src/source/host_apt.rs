@@ -8,7 +8,8 @@ use std::time::Duration;
 use process::Command;
 use serde::{Deserialize, Serialize};
 
-use super::SourceError;
+use super::described::is_mirror;
+use super::{SourceError, shelf};
 
 /// Files of sources that are looked at.
 const MAX_SOURCE_FILES: usize = 200;
@@ -35,6 +36,31 @@ pub struct SourceLine {
     pub components: Vec<String>,
     /// Key files or fingerprints, as apt's `signed-by` has them.
     pub signed_by: Option<String>,
+}
+
+/// Only root puts rings of keys there.
+const KEYRING_FOLDERS: [&str; 2] = ["/usr/share/keyrings/", "/etc/apt/keyrings/"];
+
+impl SourceLine {
+    /// Whether somebody else than the operator may name it. apt runs programs for other schemes than HTTP's, and what one of
+    /// the keys signed is installed by root.
+    pub(crate) fn is_for_anybody(&self) -> bool {
+        let is_ring = |key: &str| {
+            let names = KEYRING_FOLDERS
+                .iter()
+                .map(|folder| key.strip_prefix(folder));
+            names.flatten().any(|name| shelf::is_plain(name))
+        };
+        let is_fingerprint = |key: &str| {
+            let digits = key.strip_suffix('!').unwrap_or(key);
+            digits.len() == 40 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+        };
+        let keys = self.signed_by.iter().flat_map(|keys| keys.split(','));
+        is_mirror(&self.uri)
+            && keys
+                .into_iter()
+                .all(|key| is_ring(key) || is_fingerprint(key))
+    }
 }
 
 impl fmt::Display for SourceLine {

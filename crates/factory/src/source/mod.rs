@@ -16,6 +16,7 @@ mod host_apt;
 mod marketplace;
 mod memory;
 mod pin;
+mod python;
 mod release;
 mod shelf;
 mod signature;
@@ -36,6 +37,7 @@ pub use host_apt::SourceLine;
 pub use marketplace::Marketplace;
 pub(crate) use pin::hex;
 pub use pin::{Described, FileState, Pin, StateDigest, SuiteState};
+pub(crate) use python::STEADY_HASHES;
 pub use vendor::VendorImages;
 
 /// A base operating system as it is asked for: `publisher:offer:sku:version`.
@@ -219,7 +221,7 @@ pub enum SourceError {
     #[error("the archive's {file} cannot be used: {reason}")]
     BadRelease { file: String, reason: &'static str },
     #[error(
-        "packages of the pinned archive state {version} are no longer in the archive as they were signed, and not all of them are kept here; ask for `latest` to pin the present state, or for another mirror if this one sends wrong bytes"
+        "packages of the pinned archive state {version} are no longer in the archive as they were signed, and not all of them are kept here; ask for `latest` to pin the present state, or for another mirror if this one sends wrong bytes or has put the release away"
     )]
     ArchiveMoved {
         version: String,

@@ -57,13 +57,15 @@ impl Factory {
                 offer,
                 sku,
                 version,
-            } => json!({
+                mirrors,
+            } => without_null(json!({
                 "type": "PlatformImage",
                 "publisher": publisher.as_str(),
                 "offer": offer.as_str(),
                 "sku": sku.as_str(),
                 "version": version.as_str(),
-            }),
+                "mirrors": (!mirrors.is_empty()).then_some(mirrors),
+            })),
             Source::SharedImageVersion {
                 image_definition,
                 version,

@@ -225,6 +225,11 @@ pub enum Source {
         /// `latest`, or one version such as `12.20261121.0`.
         #[serde(default)]
         version: SourceVersion,
+        /// Where its packages come from, in place of the server's own mirrors: lines such as
+        /// `deb https://mirror.example/debian bookworm main`.
+        #[serde(default)]
+        #[schemars(length(max = 20))]
+        mirrors: Vec<String>,
     },
     /// A version of an image definition. The new image shares all blocks with it that it does not change.
     SharedImageVersion {

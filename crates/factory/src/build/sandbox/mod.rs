@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::block::RootFs;
 use super::error::BuildError;
+use crate::source::STEADY_HASHES;
 
 pub use child::enter;
 
@@ -134,6 +135,7 @@ impl Job {
             ("TZ", "UTC0"),
             ("LC_ALL", "C.UTF-8"),
             ("DEBIAN_FRONTEND", "noninteractive"),
+            STEADY_HASHES,
         ];
         Job {
             parent: parent.to_owned(),

@@ -462,6 +462,45 @@ mod tests {
         );
     }
 
+    /// What is wrong with a line of `source.mirrors`.
+    #[track_caller]
+    fn check_mirror(line: &str, expected: &str) {
+        let image = json!({
+            "type": "PlatformImage", "publisher": "Debian", "offer": "debian-12", "sku": "12-gen2", "version": "latest",
+            "mirrors": [line],
+        });
+        check("/source", image, expected);
+    }
+
+    #[test]
+    fn a_mirror_is_asked_over_http_and_its_keys_are_the_operators() {
+        check_mirror("deb http://mirror.example/debian bookworm main", "");
+        check_mirror(
+            "deb [signed-by=/usr/share/keyrings/a.gpg,/etc/apt/keyrings/b.asc] https://mirror.example:8443/debian bookworm main",
+            "",
+        );
+        let fingerprint = "A".repeat(40);
+        check_mirror(
+            &format!("deb [signed-by={fingerprint}!] http://mirror.example bookworm main"),
+            "",
+        );
+        for line in [
+            "deb file:///srv/mirror bookworm main",
+            "deb ssh://-oProxyCommand=x/debian bookworm main",
+            "deb http://mirror.example/../debian bookworm main",
+            "deb [signed-by=/srv/blobs/mine.gpg] http://mirror.example bookworm main",
+            "deb [signed-by=/usr/share/keyrings/../../../srv/mine.gpg] http://mirror.example bookworm main",
+            "deb [signed-by=/usr/share/keyrings/a.gpg,] http://mirror.example bookworm main",
+            "deb [signed-by=AAAA] http://mirror.example bookworm main",
+        ] {
+            let expected =
+                format!("source.mirrors: `{line}` is no mirror that a template may name");
+            check_mirror(line, &expected);
+        }
+        let unread = "source.mirrors: `bookworm main` is not a package source; write `deb [signed-by=FILE] URI SUITE COMPONENT...`";
+        check_mirror("bookworm main", unread);
+    }
+
     #[test]
     fn content_must_be_what_its_hash_says() {
         let file = |uri: &str, hash: &str| json!({ "type": "File", "name": "f", "sourceUri": uri, "destination": "/etc/x", "sha256Checksum": hash });

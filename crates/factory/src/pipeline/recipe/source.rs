@@ -6,7 +6,7 @@ use wire::template::Source;
 
 use super::TemplateProblem;
 use crate::fetch::is_sha256;
-use crate::source::{LATEST, PlatformImage, SourceLine};
+use crate::source::{LATEST, PlatformImage, SourceError, SourceLine};
 
 pub const DEFINITION: &str = "Microsoft.Compute/galleries/images";
 pub const VERSION: &str = "Microsoft.Compute/galleries/images/versions";
@@ -136,14 +136,23 @@ pub(super) fn mirrors(properties: &Value) -> Result<Vec<SourceLine>, TemplatePro
         TemplateProblem::new(
             "source.mirrors",
             message,
-            "list lines like `deb [signed-by=FILE] URI SUITE main`",
+            "list lines like `deb [signed-by=FILE] URI SUITE main`, with a URI of http or https and a FILE in \
+             /usr/share/keyrings or /etc/apt/keyrings of the server's machine",
         )
     };
     let lines: Vec<String> =
         serde_json::from_value(lines.clone()).map_err(|error| bad(error.to_string()))?;
     let parsed = lines.into_iter().map(|line| {
-        line.parse::<SourceLine>()
-            .map_err(|error| bad(error.to_string()))
+        let parsed: SourceLine = line
+            .parse()
+            .map_err(|error: SourceError| bad(error.to_string()))?;
+        if parsed.is_for_anybody() {
+            Ok(parsed)
+        } else {
+            Err(bad(format!(
+                "`{parsed}` is no mirror that a template may name"
+            )))
+        }
     });
     parsed.collect()
 }

@@ -16,6 +16,7 @@ async fn the_environment_is_closed() {
         "LC_ALL=C.UTF-8",
         "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "PWD=/",
+        "PYTHONHASHSEED=0",
         "SOURCE_DATE_EPOCH=1763000000",
         "TZ=UTC0",
         "0022",
