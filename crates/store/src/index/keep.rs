@@ -34,6 +34,8 @@ const UNNOTED_PART: usize = 4;
 const MAX_MATCHED: usize = 256;
 /// A pack that was of use is tried again for so many stretches.
 const NEAR_STRETCHES: u32 = 64;
+/// Of packs that may be tried again, those that were of use last; more than are ever read for one stretch.
+pub(super) const MAX_NEAR: usize = 1024;
 /// An older list is merged with younger ones if it is no more than so many times as long: a lookup reads a page of each
 /// list, and each entry is written again as often as this for each list that there is.
 const MERGE_RATIO: usize = 8;
@@ -137,7 +139,9 @@ impl Index {
             self.loaded_frames -= known.frames.len();
             known.level = Level::Named;
             known.frames = Arc::new([]);
+            self.near.push(pack);
         }
+        self.forget_far();
         let packs = &self.packs;
         let level = |at: At| packs[at.pack as usize].level;
         self.by_id.retain(|at| level(at) > Level::Named);
@@ -159,20 +163,39 @@ impl Index {
         blocks <= self.limits.blocks / 4 * 3 && frames <= self.limits.frames / 4 * 3
     }
 
-    /// These packs, and after them others that were of use for what was looked for before: what lies together on a disk
+    /// What was looked for before is forgotten.
+    fn next_stretch(&mut self) {
+        self.matched.clear();
+        if self.matched.capacity() > self.limits.matched * 2 {
+            self.matched = ByFingerprint::default();
+        }
+        *self.stretch.get_mut() += 1;
+    }
+
+    /// Keeps of the packs that are near those that were of use lately and are not in memory, the last ones first.
+    fn forget_far(&mut self) {
+        let now = *self.stretch.get_mut();
+        let packs = &self.packs;
+        let matched = |pack: u32| packs[pack as usize].matched.load(Ordering::Relaxed);
+        self.near.retain(|pack| {
+            let known = &packs[*pack as usize];
+            let last = matched(*pack);
+            let is_late = last > 0 && now.saturating_sub(last) <= NEAR_STRETCHES;
+            is_late && known.level < Level::Blocks && known.standing < Standing::Retired
+        });
+        self.near
+            .sort_unstable_by_key(|pack| (std::cmp::Reverse(matched(*pack)), *pack));
+        self.near.dedup();
+        self.near.truncate(MAX_NEAR);
+    }
+
+    /// Those of these packs that are not in memory, and after them others that were of use for what was looked for before: what lies together on a disk
     /// is mostly in the same packs, and a sample finds only some of them each time.
-    fn with_near(&self, mut packs: Vec<u32>) -> Vec<u32> {
-        let now = self.clock.load(Ordering::Relaxed);
-        let mut near: Vec<(u32, u32)> = (0u32..)
-            .zip(self.packs.iter())
-            .filter(|(_, known)| known.level < Level::Blocks && known.standing < Standing::Retired)
-            .map(|(number, known)| (known.matched.load(Ordering::Relaxed), number))
-            .filter(|(matched, _)| *matched > 0 && now - *matched <= NEAR_STRETCHES)
-            .collect();
-        near.sort_unstable_by_key(|(matched, number)| (std::cmp::Reverse(*matched), *number));
+    fn with_near(&mut self, mut packs: Vec<u32>) -> Vec<u32> {
+        self.forget_far();
+        packs.retain(|pack| self.packs[*pack as usize].level < Level::Blocks);
         let known: HashSet<u32> = packs.iter().copied().collect();
-        let near = near.into_iter().map(|(_, number)| number);
-        packs.extend(near.filter(|number| !known.contains(number)));
+        packs.extend(self.near.iter().filter(|number| !known.contains(number)));
         packs.truncate(MAX_MATCHED);
         packs
     }
@@ -202,8 +225,8 @@ impl Index {
             }
         }
         if self.matched.len() > before {
-            let now = self.clock.load(Ordering::Relaxed);
-            known.matched.store(now, Ordering::Relaxed);
+            self.was_of_use(known);
+            self.near.push(pack);
         }
     }
 
@@ -399,22 +422,27 @@ impl Inner {
         Ok(None)
     }
 
-    /// Reads again what is known of packs in which these blocks seem to be. Where that is more than there is room for,
-    /// only what of these blocks is in them is kept, until the next call.
+    /// Reads again what is known of packs in which these blocks seem to be, and of those near by. Where that is more than
+    /// there is room for, only what of these blocks is in them is kept, until the next call.
     pub(crate) fn warm<'a>(
         &self,
         fingerprints: impl Iterator<Item = &'a Fingerprint> + Clone,
     ) -> Result<(), StoreError> {
-        let packs = {
-            let index = self.index();
-            match index.is_whole() {
-                true => return Ok(()),
-                false => index.hooked(fingerprints.clone()),
-            }
-        };
-        if self.index().has_room_for(&packs) {
-            return self.warm_packs(packs);
+        if self.index().is_whole() {
+            return Ok(());
         }
+        let hooked = self.index().hooked(fingerprints.clone());
+        let has_room = {
+            let mut index = self.index_mut();
+            index.next_stretch();
+            let all = index.with_near(hooked.clone());
+            index.has_room_for(&all)
+        };
+        if has_room {
+            self.warm_packs(&hooked)?;
+        }
+        // Also what had to go for others just now.
+        let packs = self.index_mut().with_near(hooked);
         self.match_packs(packs, fingerprints)
     }
 
@@ -423,17 +451,13 @@ impl Inner {
         packs: Vec<u32>,
         fingerprints: impl Iterator<Item = &'a Fingerprint>,
     ) -> Result<(), StoreError> {
-        let (packs, mut wanted) = {
-            let mut index = self.index_mut();
-            index.matched.clear();
-            if index.matched.capacity() > index.limits.matched * 2 {
-                index.matched = ByFingerprint::default();
-            }
-            index.clock.fetch_add(1, Ordering::Relaxed);
+        if packs.is_empty() {
+            return Ok(());
+        }
+        let mut wanted: HashSet<Fingerprint, BuildHasherDefault<FirstBytes>> = {
+            let index = self.index();
             let unknown = fingerprints.filter(|known| index.by_fingerprint.get(known).is_none());
-            let wanted: HashSet<Fingerprint, BuildHasherDefault<FirstBytes>> =
-                unknown.copied().collect();
-            (index.with_near(packs), wanted)
+            unknown.copied().collect()
         };
         for pack in packs {
             if wanted.is_empty() {
@@ -465,12 +489,13 @@ impl Inner {
             return Ok(());
         }
         let packs: HashSet<u32> = at.map(|at| at.pack).collect();
-        self.warm_packs(packs.into_iter().take(MAX_WARMED).collect())
+        let packs: Vec<u32> = packs.into_iter().take(MAX_WARMED).collect();
+        self.warm_packs(&packs)
     }
 
-    fn warm_packs(&self, packs: Vec<u32>) -> Result<(), StoreError> {
+    fn warm_packs(&self, packs: &[u32]) -> Result<(), StoreError> {
         for pack in packs {
-            self.load(pack, Level::Blocks)?;
+            self.load(*pack, Level::Blocks)?;
         }
         Ok(())
     }

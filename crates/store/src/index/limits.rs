@@ -124,6 +124,7 @@ impl Index {
             + map_bytes(self.matched.capacity(), MATCHED_ENTRY_BYTES)
             + self.loaded_frames * size_of::<Location>()
             + self.hooks.bytes()
+            + size_of_val(&self.near[..])
             + self.names_bytes()
             + self.runs.bytes();
         IndexUse {

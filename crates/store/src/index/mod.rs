@@ -146,7 +146,7 @@ struct KnownPack {
     is_covered: bool,
     /// When it was last of use.
     used: AtomicU32,
-    /// When something that was looked for was found in it without keeping it; 0 is never.
+    /// The last stretch of a disk of which something was found in it; 0 is none.
     matched: AtomicU32,
     frames: Arc<[Location]>,
 }
@@ -159,6 +159,8 @@ pub(crate) struct Index {
     by_fingerprint: Table<Fingerprint>,
     /// Blocks that are looked for now, of packs that there is no room for.
     matched: ByFingerprint<Matched>,
+    /// Packs not in memory in which something was found lately, no more than [`keep::MAX_NEAR`].
+    near: Vec<u32>,
     hooks: Hooks,
     /// For everything together, in bytes.
     room: u64,
@@ -170,6 +172,8 @@ pub(crate) struct Index {
     /// Frames of packs that are in memory.
     loaded_frames: usize,
     clock: AtomicU32,
+    /// Counts what is looked up together.
+    stretch: AtomicU32,
     runs: Arc<Runs>,
     /// Packs that are there and could not be understood.
     pub(crate) damaged: Vec<String>,
@@ -214,6 +218,7 @@ impl Index {
             by_id: Table::new(),
             by_fingerprint: Table::new(),
             matched: ByFingerprint::default(),
+            near: Vec::new(),
             hooks: Hooks::new(limits.hooks),
             room: bytes,
             limits,
@@ -221,6 +226,7 @@ impl Index {
             is_told: false,
             loaded_frames: 0,
             clock: AtomicU32::new(0),
+            stretch: AtomicU32::new(0),
             runs: Arc::new(Runs::default()),
             damaged: Vec::new(),
         }
@@ -385,6 +391,7 @@ impl Index {
             return None;
         }
         self.touch(pack);
+        self.was_of_use(pack);
         let frame = pack.frames.get((at.nth >> 4) as usize)?;
         Some((frame.used(), (at.nth & 15) as u8))
     }
@@ -403,6 +410,14 @@ impl Index {
     fn touch(&self, pack: &KnownPack) {
         let now = self.clock.load(Ordering::Relaxed);
         pack.used.store(now, Ordering::Relaxed);
+    }
+
+    fn was_of_use(&self, pack: &KnownPack) {
+        let now = self.stretch.load(Ordering::Relaxed);
+        // Written once a stretch, as all who look read it.
+        if pack.matched.load(Ordering::Relaxed) != now {
+            pack.matched.store(now, Ordering::Relaxed);
+        }
     }
 
     /// The name of a pack.
