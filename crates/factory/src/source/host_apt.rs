@@ -49,7 +49,7 @@ impl SourceLine {
             let names = KEYRING_FOLDERS
                 .iter()
                 .map(|folder| key.strip_prefix(folder));
-            names.flatten().any(|name| shelf::is_plain(name))
+            names.flatten().any(shelf::is_plain)
         };
         let is_fingerprint = |key: &str| {
             let digits = key.strip_suffix('!').unwrap_or(key);
