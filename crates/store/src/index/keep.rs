@@ -169,12 +169,12 @@ impl Index {
         if self.matched.capacity() > self.limits.matched * 2 {
             self.matched = ByFingerprint::default();
         }
-        *self.stretch.get_mut() += 1;
+        self.stretch += 1;
     }
 
     /// Keeps of the packs that are near those that were of use lately and are not in memory, the last ones first.
     fn forget_far(&mut self) {
-        let now = *self.stretch.get_mut();
+        let now = self.stretch;
         let packs = &self.packs;
         let matched = |pack: u32| packs[pack as usize].matched.load(Ordering::Relaxed);
         self.near.retain(|pack| {
@@ -189,8 +189,8 @@ impl Index {
         self.near.truncate(MAX_NEAR);
     }
 
-    /// Those of these packs that are not in memory, and after them others that were of use for what was looked for before: what lies together on a disk
-    /// is mostly in the same packs, and a sample finds only some of them each time.
+    /// Those of these packs that are not in memory, and after them others that were of use for what was looked for before:
+    /// what lies together on a disk is mostly in the same packs, and a sample finds only some of them each time.
     fn with_near(&mut self, mut packs: Vec<u32>) -> Vec<u32> {
         self.forget_far();
         packs.retain(|pack| self.packs[*pack as usize].level < Level::Blocks);

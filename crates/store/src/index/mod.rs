@@ -173,7 +173,7 @@ pub(crate) struct Index {
     loaded_frames: usize,
     clock: AtomicU32,
     /// Counts what is looked up together.
-    stretch: AtomicU32,
+    stretch: u32,
     runs: Arc<Runs>,
     /// Packs that are there and could not be understood.
     pub(crate) damaged: Vec<String>,
@@ -226,7 +226,7 @@ impl Index {
             is_told: false,
             loaded_frames: 0,
             clock: AtomicU32::new(0),
-            stretch: AtomicU32::new(0),
+            stretch: 0,
             runs: Arc::new(Runs::default()),
             damaged: Vec::new(),
         }
@@ -413,10 +413,9 @@ impl Index {
     }
 
     fn was_of_use(&self, pack: &KnownPack) {
-        let now = self.stretch.load(Ordering::Relaxed);
         // Written once a stretch, as all who look read it.
-        if pack.matched.load(Ordering::Relaxed) != now {
-            pack.matched.store(now, Ordering::Relaxed);
+        if pack.matched.load(Ordering::Relaxed) != self.stretch {
+            pack.matched.store(self.stretch, Ordering::Relaxed);
         }
     }
 
